@@ -1,0 +1,104 @@
+"""What flows between steps: a frozen `Artifact`, and the `TensorSpec`s of its inputs and outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: Triton's data type names (model_config.proto without the TYPE_ prefix) and the NumPy type of each.
+NUMPY_BY_DTYPE: Mapping[str, str] = {
+    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
+    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
+    "FP16": "float16", "FP32": "float32", "FP64": "float64",
+}  # fmt: skip
+DTYPE_BY_NUMPY: Mapping[str, str] = {name: dtype for dtype, name in NUMPY_BY_DTYPE.items()}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A named tensor of a component.
+
+    Attributes:
+        name: The tensor's name in the graph.
+        dtype: Triton's name of the type, such as ``FP32``.
+        shape: Shape of one sample, the batch dimension left out; -1 where the size varies.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The NumPy type with the same bits."""
+        return np.dtype(NUMPY_BY_DTYPE[self.dtype])
+
+    def mismatch(self, array: npt.NDArray[Any]) -> str | None:
+        """Say how one sample (no batch dimension) differs from this spec; None when it fits."""
+        if array.dtype != self.numpy_dtype:
+            found = DTYPE_BY_NUMPY.get(array.dtype.name, array.dtype.name)
+            return f"dtype is {found}, expected {self.dtype}"
+        fits = len(array.shape) == len(self.shape) and all(
+            want in (-1, got) for want, got in zip(self.shape, array.shape, strict=True)
+        )
+        return None if fits else f"shape is {list(array.shape)}, expected {list(self.shape)}"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a step made, with what the next step must know of it.
+
+    Attributes:
+        format: ``torch``, ``onnx``, ``onnxruntime``, ``tensorrt_plan``, ``tensorrt_rtx_plan``, ``reference``.
+        path: The main file. Anything beside it in the same folder belongs to the artifact.
+        sha256: Digest of the main file.
+        inputs: Tensors that it takes.
+        outputs: Tensors that it gives.
+        produced_by: Name of the pass or engine.
+        metadata: JSON-able facts for reports and later steps: sizes, parity, ranges, timings.
+    """
+
+    format: str
+    path: Path
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    produced_by: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk of the main file and of ONNX external data beside it."""
+        data = self.path.with_name(self.path.name + ".data")
+        return self.path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+
+    def to_json(self) -> str:
+        """Serialize, the path by its file name only: an artifact moves with its folder."""
+        fields = asdict(self) | {"path": self.path.name, "metadata": dict(self.metadata)}
+        return json.dumps(fields, indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, folder: Path) -> Artifact:
+        """Read what `to_json` wrote; ``folder`` is where the main file lies now."""
+        fields = json.loads(text)
+        for side in ("inputs", "outputs"):
+            fields[side] = tuple(
+                TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in fields[side]
+            )
+        return cls(**fields | {"path": folder / fields["path"]})
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

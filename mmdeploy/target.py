@@ -1,0 +1,90 @@
+"""What a recipe builds for (`Target`) and what machine this is (`Hardware`).
+
+INT8 results depend on the instruction set as well as on the engine, so every verdict records the hardware
+that it was reached on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+_ISA_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+
+
+class Target(StrEnum):
+    """The engine family and hardware that a recipe is compiled for."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine that figures were measured on.
+
+    Attributes:
+        cpu: Model name of the processor.
+        cores: Logical cores that this process may use.
+        isa: Instruction sets that decide INT8 speed and accuracy, sorted.
+        memory_bytes: Physical memory.
+        gpus: Names of the NVIDIA GPUs with a working driver.
+    """
+
+    cpu: str
+    cores: int
+    isa: tuple[str, ...]
+    memory_bytes: int
+    gpus: tuple[str, ...]
+
+    def __str__(self) -> str:
+        gpus = f", {', '.join(self.gpus)}" if self.gpus else ", no GPU"
+        return f"{self.cpu}, {self.cores} cores, {self.memory_bytes / 2**30:.0f} GiB{gpus}"
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields as JSON-able values."""
+        return asdict(self)
+
+
+def usable_cores() -> int:
+    """Return the number of logical cores that this process may be scheduled on."""
+    return len(os.sched_getaffinity(0))
+
+
+@functools.cache
+def gpu_names() -> tuple[str, ...]:
+    """Return the names of the GPUs that nvidia-smi lists; empty without a driver."""
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(line.strip() for line in listed.stdout.splitlines() if line.strip())
+
+
+@functools.cache
+def this_hardware() -> Hardware:
+    """Describe the machine that this process runs on (Linux)."""
+    model, flags = platform.processor() or platform.machine(), set[str]()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            model = value.strip()
+        elif key.strip() in ("flags", "Features"):
+            flags = set(value.split())
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    isa = tuple(sorted(flags.intersection(_ISA_FLAGS)))
+    return Hardware(model, usable_cores(), isa, memory_bytes, gpu_names())

@@ -22,7 +22,11 @@ _DTYPE_BY_ORT = {
 
 
 def open_session(
-    model: Path | bytes, parameters: Mapping[str, str], *, providers: Sequence[str] = CPU, graph_level: str = "0"
+    model: Path | bytes,
+    parameters: Mapping[str, str],
+    *,
+    providers: Sequence[str] = CPU,
+    graph_level: str = "0",
 ) -> Any:
     """Open an ``onnxruntime.InferenceSession``.
 

@@ -2,8 +2,8 @@
 
 ``BuildReport.model_json_schema()`` is the schema of ``report.json``. A change that an existing reader would
 misread, or refuse, makes a new ``SCHEMA_VERSION``. Numbers that JSON cannot hold are written as the strings
-``"Infinity"``, ``"-Infinity"`` and ``"NaN"``: the SQNR of two equal tensors is infinite, and ``null`` there would
-say "not measured".
+``"Infinity"``, ``"-Infinity"`` and ``"NaN"``: the SQNR of two equal tensors is infinite, and ``null`` there
+would say "not measured".
 """
 
 from __future__ import annotations

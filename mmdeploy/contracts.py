@@ -118,7 +118,10 @@ class Pass(Protocol):
     CONSUMES: str
     PRODUCES: str
     REQUIRES: tuple[str, ...]
-    Options: type[MethodOptions]
+
+    @property
+    def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
+        """The class of the method's options."""
 
     def run(self, artifact: Artifact, options: Any, context: StepContext) -> Artifact:
         """Do the work; write only into ``context.workdir``."""
@@ -137,7 +140,10 @@ class Engine(Protocol):
     REQUIRES: tuple[str, ...]
     BACKEND: str
     FILENAME: str
-    Options: type[MethodOptions]
+
+    @property
+    def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
+        """The class of the method's options."""
 
     def run(self, artifact: Artifact, options: Any, context: StepContext) -> Artifact:
         """Build the engine from an ONNX artifact."""
@@ -282,7 +288,10 @@ class Gate(Protocol):
     """A judgement: a module with these members."""
 
     REQUIRES: tuple[str, ...]
-    Options: type[MethodOptions]
+
+    @property
+    def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
+        """The class of the method's options."""
 
     def check(self, options: Any, evidence: Evidence) -> GateResult:
         """Measure and compare. A "no" is a result; only broken tools raise."""

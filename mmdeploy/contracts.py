@@ -118,7 +118,7 @@ class Pass(Protocol):
     CONSUMES: str
     PRODUCES: str
     REQUIRES: tuple[str, ...]
-    Options: type[MethodOptions]
+    Options: type[Any]
 
     def run(self, artifact: Artifact, options: Any, context: StepContext) -> Artifact:
         """Do the work; write only into ``context.workdir``."""
@@ -137,7 +137,7 @@ class Engine(Protocol):
     REQUIRES: tuple[str, ...]
     BACKEND: str
     FILENAME: str
-    Options: type[MethodOptions]
+    Options: type[Any]
 
     def run(self, artifact: Artifact, options: Any, context: StepContext) -> Artifact:
         """Build the engine from an ONNX artifact."""
@@ -282,7 +282,7 @@ class Gate(Protocol):
     """A judgement: a module with these members."""
 
     REQUIRES: tuple[str, ...]
-    Options: type[MethodOptions]
+    Options: type[Any]
 
     def check(self, options: Any, evidence: Evidence) -> GateResult:
         """Measure and compare. A "no" is a result; only broken tools raise."""

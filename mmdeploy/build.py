@@ -40,8 +40,8 @@ from mmdeploy.judge import (
     reference_ensemble,
     substitute_ensemble,
 )
-from mmdeploy.loader import LoadedRecipe
 from mmdeploy.plan import ORIGINAL, Decision, Plan, Step, explain, make_plan
+from mmdeploy.recipe import Recipe
 from mmdeploy.scheduler import Workers
 from mmdeploy.store import Store, translated
 from mmdeploy.target import this_hardware, usable_cores
@@ -105,13 +105,13 @@ class Outcome:
     error: BaseException | None = None
 
 
-def run_build(loaded: LoadedRecipe, settings: Settings, observer: Observer) -> Outcome:
+def run_build(recipe: Recipe, settings: Settings, observer: Observer) -> Outcome:
     """Build a recipe; whatever happens, the outcome holds a report.
 
     Raises:
         StoreError: If the run's folder cannot be made: then there is no place for a report.
     """
-    run = _Run(loaded, settings, observer)
+    run = _Run(recipe, settings, observer)
     error: BaseException | None = None
     try:
         run.make_steps()
@@ -138,14 +138,14 @@ class _Progress:
 class _Run:
     """One build from its folder to its report."""
 
-    def __init__(self, loaded: LoadedRecipe, settings: Settings, observer: Observer) -> None:
-        self.loaded, self.recipe, self.settings, self.observer = loaded, loaded.recipe, settings, observer
+    def __init__(self, recipe: Recipe, settings: Settings, observer: Observer) -> None:
+        self.recipe, self.settings, self.observer = recipe, settings, observer
         self.started_at, self._started = datetime.now(UTC), time.monotonic()
         self.id = f"{self.started_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         self.folder = _run_folder(settings.workdir, self.recipe.name, self.id)
         self.staged_folder = self.folder / "staged"
         self.store = Store(settings.workdir / "store")
-        self.fingerprints = take_fingerprints(self.recipe, loaded.root)
+        self.fingerprints = take_fingerprints(self.recipe)
         self.plan = make_plan(self.recipe, self.fingerprints)
         self.state = _Progress()
         self.candidate: StagedRepository | None = None
@@ -171,17 +171,17 @@ class _Run:
 
     def stage_and_judge(self) -> None:
         """Write both repositories, serve them and run the gates."""
-        recipe, root, artifacts = self.recipe, self.loaded.root, self.state.artifacts
+        recipe, artifacts = self.recipe, self.state.artifacts
         unrunnable = self.fingerprints.unrunnable
-        self.candidate = stage(self.staged_folder, candidate_ensemble(recipe, root, artifacts))
+        self.candidate = stage(self.staged_folder, candidate_ensemble(recipe, artifacts))
         if not recipe.gates:
             self.state.notes.append("The recipe has no gates: nothing was served or judged.")
             return
         served, substitute = self.candidate, None
         if unrunnable:
-            served = stage(self.folder / "substitute", substitute_ensemble(recipe, root, artifacts, unrunnable))
+            served = stage(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable))
             substitute = "; ".join(f"{name}: {why}" for name, why in unrunnable.items())
-        reference = stage(self.folder / "reference", reference_ensemble(recipe, root, artifacts, unrunnable))
+        reference = stage(self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable))
         self.observer.step_started("gates")
         self.state.judgement = judge(
             recipe,
@@ -220,11 +220,9 @@ class _Run:
         results = judgement.results if judgement else ()
         verdict = Verdict.FAIL if error else (judgement.verdict if judgement else Verdict.PASS)
         records = tuple(self.state.records.get(step.id) or _skipped(step) for step in self.plan.steps)
-        gate_records = tuple(
-            gate_record(result, seconds=taken) for result, taken in zip(results, seconds, strict=True)
-        )
+        gate_records = tuple(gate_record(result, seconds=taken) for result, taken in zip(results, seconds, strict=True))
         return BuildReport(
-            recipe=RecipeRecord(name=self.recipe.name, path=self.loaded.path, sha256=self.loaded.sha256),
+            recipe=RecipeRecord(name=self.recipe.name, path=self.recipe.origin.path, sha256=self.recipe.origin.sha256),
             target=self.recipe.target,
             started_at=self.started_at,
             seconds=time.monotonic() - self._started,
@@ -276,7 +274,7 @@ class _Run:
 
     def _task(self, step: Step, threads: int) -> Task:
         needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs}
-        return Task(step, self.recipe, self.loaded.root, self.store.root, needed, threads)
+        return Task(step, self.recipe, self.store.root, needed, threads)
 
     def _may_publish(self) -> bool:
         judgement = self.state.judgement

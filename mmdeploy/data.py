@@ -140,9 +140,7 @@ class Batches:
         """Yield feed dicts, batch on axis 0."""
         waiting: list[Feed] = []
         first = 0
-        for feed, _ in stream(
-            self.reference, root=self.root, specs=self.specs, ranges=self.ranges, limit=self.limit
-        ):
+        for feed, _ in stream(self.reference, root=self.root, specs=self.specs, ranges=self.ranges, limit=self.limit):
             waiting.append(feed)
             if len(waiting) == self.batch_size:
                 yield _stacked(waiting, self.reference, first)
@@ -187,9 +185,7 @@ def load_evaluation(
     """
     feeds: list[Feed] = []
     labels: list[Any] = []
-    for index, (feed, label) in enumerate(
-        stream(reference, root=root, specs=specs, ranges=ranges, limit=limit)
-    ):
+    for index, (feed, label) in enumerate(stream(reference, root=root, specs=specs, ranges=ranges, limit=limit)):
         if index and (label is None) != (labels[0] is None):
             odd = "has no label, but sample 0 has" if label is None else "has a label, but sample 0 has none"
             raise DataError(f"{reference}: sample {index} {odd}")
@@ -260,8 +256,7 @@ def _checked(feed: Mapping[str, Any], specs: Sequence[TensorSpec], ranges: Range
         if spec.name not in feed:
             raise DataError(
                 f"{where} has no input {spec.name!r}",
-                hint=f"it has {', '.join(map(str, feed)) or 'none'}; every sample needs all of "
-                f"{', '.join(names)}",
+                hint=f"it has {', '.join(map(str, feed)) or 'none'}; every sample needs all of {', '.join(names)}",
             )
         checked[spec.name] = _checked_array(feed[spec.name], spec, ranges.get(spec.name), where)
     return checked
@@ -293,9 +288,7 @@ def _refuse_outside(array: Array, span: tuple[float, float], where: str) -> None
     if outside.any():
         at = np.argwhere(outside)[0].tolist()
         low, high = span
-        raise DataError(
-            f"{where} holds {array[tuple(at)]} at index {at}, outside the declared range [{low}, {high}]"
-        )
+        raise DataError(f"{where} holds {array[tuple(at)]} at index {at}, outside the declared range [{low}, {high}]")
 
 
 def _refuse_repeated(feed: Feed, first_seen: dict[bytes, int], index: int, where: str) -> None:

@@ -28,13 +28,9 @@ _NOT_DATA = {".py", ".pyc", ".yaml", ".yml", ".md"}
 _ALWAYS = ("torch", "numpy")
 
 
-def take_fingerprints(recipe: Recipe, root: Path) -> Fingerprints:
-    """Digest everything that decides what the steps of a recipe give.
-
-    Args:
-        recipe: The recipe.
-        root: The folder that its paths are relative to.
-    """
+def take_fingerprints(recipe: Recipe) -> Fingerprints:
+    """Digest everything that decides what the steps of a recipe give."""
+    root = recipe.root
     used = _used_methods(recipe)
     distributions = {name for module in used for name in module.REQUIRES}
     data_files = _digest_files(_data_files(recipe, root), root)
@@ -62,7 +58,7 @@ def unrunnable(recipe: Recipe) -> dict[str, str]:
     """Say why the engine of a component cannot run on this machine, by component; without those that can."""
     reasons = {}
     for name in recipe.components:
-        options = recipe.engine_of(name)
+        options = recipe.engine_options(name)
         reason = engines.METHODS[options.method].unavailable(options)
         if reason:
             reasons[name] = reason
@@ -73,7 +69,7 @@ def _used_methods(recipe: Recipe) -> list[object]:
     used: list[object] = []
     for name, component in recipe.components.items():
         used.append(export.METHODS[component.export.method])
-        used.append(engines.METHODS[recipe.engine_of(name).method])
+        used.append(engines.METHODS[recipe.engine_options(name).method])
         if component.quantize is not None:
             used.append(quantize.METHODS[component.quantize.method])
     return used

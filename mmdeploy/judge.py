@@ -78,30 +78,30 @@ class ServedDeployment:
         return {part.name: part.artifact.size_bytes for part in self._ensemble.components}
 
 
-def candidate_ensemble(recipe: Recipe, root: Path, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
+def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
     """Describe what would be published: the engines of the ``<component>/engine`` steps."""
-    return _ensemble(recipe, root, {name: artifacts[f"{name}/engine"] for name in recipe.components}, recipe.engine_of)
+    return _ensemble(recipe, {name: artifacts[f"{name}/engine"] for name in recipe.components}, recipe.engine_options)
 
 
 def reference_ensemble(
-    recipe: Recipe, root: Path, artifacts: Mapping[str, Artifact], unrunnable: Mapping[str, str]
+    recipe: Recipe, artifacts: Mapping[str, Artifact], unrunnable: Mapping[str, str]
 ) -> ServedEnsemble:
     """Describe the FP32 reference: the same kind of engine, or the FP32 graph where that cannot run here."""
     built = {
         name: artifacts[f"{name}/export" if name in unrunnable else f"{name}/reference"] for name in recipe.components
     }
-    return _ensemble(recipe, root, built, _engine_or_substitute(recipe, unrunnable))
+    return _ensemble(recipe, built, _engine_or_substitute(recipe, unrunnable))
 
 
 def substitute_ensemble(
-    recipe: Recipe, root: Path, artifacts: Mapping[str, Artifact], unrunnable: Mapping[str, str]
+    recipe: Recipe, artifacts: Mapping[str, Artifact], unrunnable: Mapping[str, str]
 ) -> ServedEnsemble:
     """Describe the stand-in: the graph that each engine was built from, through ONNX Runtime."""
     built = {}
     for name in recipe.components:
         engine = artifacts[f"{name}/engine"]
         built[name] = _graph_of(engine) if name in unrunnable else engine
-    return _ensemble(recipe, root, built, _engine_or_substitute(recipe, unrunnable))
+    return _ensemble(recipe, built, _engine_or_substitute(recipe, unrunnable))
 
 
 def _graph_of(engine: Artifact) -> Artifact:
@@ -111,14 +111,14 @@ def _graph_of(engine: Artifact) -> Artifact:
 
 def _engine_or_substitute(recipe: Recipe, unrunnable: Mapping[str, str]) -> Callable[[str], MethodOptions]:
     onnxruntime: MethodOptions = engines.DEFAULT_BY_TARGET[Target.CPU]
-    return lambda name: onnxruntime if name in unrunnable else recipe.engine_of(name)
+    return lambda name: onnxruntime if name in unrunnable else recipe.engine_options(name)
 
 
 def _ensemble(
-    recipe: Recipe, root: Path, built: Mapping[str, Artifact], engine_of: Callable[[str], MethodOptions]
+    recipe: Recipe, built: Mapping[str, Artifact], engine_of: Callable[[str], MethodOptions]
 ) -> ServedEnsemble:
     components = tuple(
-        _component(recipe, root, name, built[name], engine_of(name)) for name in topological_order(recipe.components)
+        _component(recipe, name, built[name], engine_of(name)) for name in topological_order(recipe.components)
     )
     specs = {
         tensor: replace(spec, name=tensor)
@@ -134,7 +134,7 @@ def _ensemble(
     )
 
 
-def _component(recipe: Recipe, root: Path, name: str, artifact: Artifact, engine: MethodOptions) -> ServedComponent:
+def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOptions) -> ServedComponent:
     component, module = recipe.components[name], engines.METHODS[engine.method]
     inputs = {key: wire.tensor for key, wire in component.inputs.items()}
     outputs = {key: wire.tensor for key, wire in component.outputs.items()}
@@ -153,7 +153,7 @@ def _component(recipe: Recipe, root: Path, name: str, artifact: Artifact, engine
             if tensor in recipe.inputs and recipe.inputs[tensor].range is not None
         },
         labels={
-            key: root / recipe.outputs[tensor].labels
+            key: recipe.root / recipe.outputs[tensor].labels
             for key, tensor in outputs.items()
             if tensor in recipe.outputs and recipe.outputs[tensor].labels is not None
         },
@@ -180,7 +180,10 @@ def judge(
         pool = stack.enter_context(ThreadPoolExecutor(2))
         starting = [
             pool.submit(
-                triton_server.start, [staged.path], log=logs / f"triton-{role}.log", response_cache_bytes=_NO_CACHE_BYTES
+                triton_server.start,
+                [staged.path],
+                log=logs / f"triton-{role}.log",
+                response_cache_bytes=_NO_CACHE_BYTES,
             )
             for role, staged in (("candidate", candidate), ("reference", reference))
         ]

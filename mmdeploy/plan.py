@@ -170,7 +170,7 @@ class _Planner:
         self._add_export(name, component)
         if component.quantize is not None:
             self._add_quantize(name, component)
-        engine = self.recipe.engine_of(name)
+        engine = self.recipe.engine_options(name)
         self._add_engine(name, "engine", engine, shipped_graph(self.recipe, name))
         if self.recipe.gates and name not in self.fingerprints.unrunnable:
             full_precision = engine.model_copy(
@@ -212,7 +212,7 @@ class _Planner:
         assert options is not None
         module = quantize.METHODS[options.method]
         before = [shipped_graph(self.recipe, other) for other in upstream(self.recipe.components, name)]
-        engine = self.recipe.engine_of(name)
+        engine = self.recipe.engine_options(name)
         needs = (f"{name}/export", *before)
         identity = {
             "encoding": str(engines.METHODS[engine.method].encoding(engine)),

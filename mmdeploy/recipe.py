@@ -180,9 +180,7 @@ class Component(Section):
         default_factory=lambda: _default(export.METHODS),
         description="From PyTorch to a graph. Always done; the defaults where the section is missing.",
     )
-    quantize: QuantizeOptions | None = Field(
-        None, description="To INT8. Not done where the section is missing."
-    )
+    quantize: QuantizeOptions | None = Field(None, description="To INT8. Not done where the section is missing.")
     engine: EngineOptions | None = Field(
         None, description="What runs it. The target's default engine where the section is missing."
     )
@@ -241,7 +239,8 @@ class Recipe(Section):
         examples=[{"image": {"dtype": "UINT8", "shape": [8, 8]}}],
     )
     components: dict[ModelName, Component] = Field(
-        json_schema_extra=NOT_EMPTY, description="By name; each becomes one model in Triton and one step of the ensemble."
+        json_schema_extra=NOT_EMPTY,
+        description="By name; each becomes one model in Triton and one step of the ensemble.",
     )
     outputs: dict[TensorName, OutputSpecOrNothing] = Field(
         json_schema_extra=NOT_EMPTY,

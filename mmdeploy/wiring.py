@@ -200,7 +200,9 @@ def _unused_components(recipe: Recipe) -> Iterator[Finding]:
     for name, component in recipe.components.items():
         if name not in needed:
             written = ", ".join(repr(wire.tensor) for wire in component.outputs.values())
-            message = f"no output of the ensemble depends on this component (it writes {written}); wire it, or take it out"
+            message = (
+                f"no output of the ensemble depends on this component (it writes {written}); wire it, or take it out"
+            )
             yield Finding(("components", name), message, needs_all=True)
 
 

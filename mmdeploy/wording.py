@@ -151,7 +151,9 @@ def _unknown_key(data: Any, place: Keys) -> Complaint:
     if guess is None and elsewhere:
         message = f"unknown key {key!r} here; it belongs to {' or '.join(elsewhere)}; {did_you_mean('', accepted)}"
         return Complaint(place, message)
-    return Complaint(place, f"unknown key {key!r}; {did_you_mean(key, accepted)}", meant=guess, meant_key=guess is not None)
+    return Complaint(
+        place, f"unknown key {key!r}; {did_you_mean(key, accepted)}", meant=guess, meant_key=guess is not None
+    )
 
 
 def _methods_at(data: Any, path: Keys) -> list[str]:
@@ -203,4 +205,3 @@ def _unknown_value(value: Any, annotation: Any) -> str:
     if isinstance(value, str) and all(isinstance(item, str) for item in accepted):
         return f"{value!r} is not accepted; {did_you_mean(value, accepted)}"
     return f"must be {' or '.join(json.dumps(item) for item in accepted)}, not {shown(value)}"
-

@@ -179,8 +179,7 @@ class _Reader:
                 ours.value = {key: self.node(value, (*path, key), at) for key, (value, at) in entries.items()}
             elif isinstance(node, yaml.SequenceNode):
                 ours.value = [
-                    self.node(item, (*path, index), item.start_mark.line + 1)
-                    for index, item in enumerate(node.value)
+                    self.node(item, (*path, index), item.start_mark.line + 1) for index, item in enumerate(node.value)
                 ]
             else:
                 ours.value = self._scalar(node, path)

@@ -88,9 +88,7 @@ class BuildDisplay:
         with self._lock:
             if self._live:
                 if step in self._tasks:
-                    self._bars.update(
-                        self._tasks[step], completed=done, total=total, what=without_controls(what)
-                    )
+                    self._bars.update(self._tasks[step], completed=done, total=total, what=without_controls(what))
                 return
             if self._clock() - self._heartbeat.get(step, 0.0) < _HEARTBEAT_SECONDS:
                 return

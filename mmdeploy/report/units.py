@@ -132,9 +132,7 @@ def _decimals(value: float | None, interval: tuple[float, float] | None, limit: 
     if not shown:
         return 0
     decimals = min(max(_natural_decimals(shown, interval), 0), _MAX_DECIMALS)
-    while (
-        limit is not None and decimals < _MAX_DECIMALS and any(_misleads(n, limit, decimals) for n in shown)
-    ):
+    while limit is not None and decimals < _MAX_DECIMALS and any(_misleads(n, limit, decimals) for n in shown):
         decimals += 1
     return decimals
 

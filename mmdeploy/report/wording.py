@@ -20,9 +20,7 @@ def outcome(report: BuildReport) -> str:
     """Return the build's outcome as a word or two: passed, failed, inconclusive, stopped."""
     if report.failure is not None:
         return "stopped"
-    return {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.INCONCLUSIVE: "inconclusive"}[
-        report.verdict
-    ]
+    return {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.INCONCLUSIVE: "inconclusive"}[report.verdict]
 
 
 def headline(report: BuildReport) -> str:
@@ -36,9 +34,7 @@ def headline(report: BuildReport) -> str:
     if report.verdict is Verdict.PASS:
         return f"{word}: all {len(report.gates)} gates" if len(report.gates) > 1 else f"{word}: the one gate"
     if report.verdict is Verdict.FAIL:
-        return f"{word}: {_named(report, Verdict.FAIL)}" + (
-            f"; inconclusive: {undecided}" if undecided else ""
-        )
+        return f"{word}: {_named(report, Verdict.FAIL)}" + (f"; inconclusive: {undecided}" if undecided else "")
     return f"{word}: {undecided or 'every gate passed, but only on the substitute'}"
 
 
@@ -57,9 +53,7 @@ def published_text(report: BuildReport) -> str:
     """Say where the repository is, and whether it is live."""
     if report.published is None:
         return "not published; staged repository kept"
-    return (
-        "published" if report.verdict is Verdict.PASS else f"published on request, although {report.verdict}"
-    )
+    return "published" if report.verdict is Verdict.PASS else f"published on request, although {report.verdict}"
 
 
 def sizes_and_total(report: BuildReport) -> list[SizeRecord]:
@@ -107,9 +101,7 @@ def _advice_on_failed(report: BuildReport) -> list[str]:
 
 def _advice_on_undecided(report: BuildReport) -> list[str]:
     if report.substitute is not None:
-        return [
-            f"judge it on a machine that runs {report.target} engines; the build's steps are reused there"
-        ]
+        return [f"judge it on a machine that runs {report.target} engines; the build's steps are reused there"]
     advice = []
     if few := _named(report, Verdict.INCONCLUSIVE, _ACCURACY):
         advice.append(f"{few}: the interval straddles the limit; give more evaluation samples")

@@ -83,12 +83,8 @@ class GrpcRunner:
             raise self._translated(error) from error
         self.max_batch_size = int(config.max_batch_size)
         type_name = model_config_pb2.DataType.Name
-        self.inputs = tuple(
-            _spec(tensor.name, type_name(tensor.data_type), tensor.dims) for tensor in config.input
-        )
-        self.outputs = tuple(
-            _spec(tensor.name, type_name(tensor.data_type), tensor.dims) for tensor in config.output
-        )
+        self.inputs = tuple(_spec(tensor.name, type_name(tensor.data_type), tensor.dims) for tensor in config.input)
+        self.outputs = tuple(_spec(tensor.name, type_name(tensor.data_type), tensor.dims) for tensor in config.output)
         self._dtype_by_name = {spec.name: spec.numpy_dtype for spec in self.outputs}
         self._request = service_pb2.ModelInferRequest(model_name=model, model_version=model_version)
         self._layout: tuple[Any, ...] = ()
@@ -137,9 +133,7 @@ class GrpcRunner:
         self._layout = ()
         for name, dtype, shape in layout:
             if dtype.name not in DTYPE_BY_NUMPY:
-                raise InferenceError(
-                    f"{self.model}: input {name!r} has dtype {dtype}, which has no name in Triton"
-                )
+                raise InferenceError(f"{self.model}: input {name!r} has dtype {dtype}, which has no name in Triton")
             tensor = self._request.inputs.add()
             tensor.name, tensor.datatype = name, DTYPE_BY_NUMPY[dtype.name]
             tensor.shape.extend(shape)
@@ -181,10 +175,7 @@ class HttpRunner:
         config = get_json(f"{self._url}/v2/models/{model}/config", timeout_s=timeout_s)
         self.max_batch_size = int(config["max_batch_size"])
         self.inputs, self.outputs = (
-            tuple(
-                _spec(tensor["name"], tensor["data_type"], map(int, tensor["dims"]))
-                for tensor in config[side]
-            )
+            tuple(_spec(tensor["name"], tensor["data_type"], map(int, tensor["dims"])) for tensor in config[side])
             for side in ("input", "output")
         )
 
@@ -194,9 +185,7 @@ class HttpRunner:
         url = f"{self._url}/v2/models/{self.model}/infer"
         answer = get_json(url, body=body, timeout_s=self._timeout_s)
         return {
-            output["name"]: np.array(output["data"], NUMPY_BY_DTYPE[output["datatype"]]).reshape(
-                output["shape"]
-            )
+            output["name"]: np.array(output["data"], NUMPY_BY_DTYPE[output["datatype"]]).reshape(output["shape"])
             for output in answer["outputs"]
         }
 
@@ -230,9 +219,7 @@ def get_json(url: str, *, body: Mapping[str, Any] | None = None, timeout_s: floa
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
         data = None if body is None else json.dumps(body).encode()
-        connection.request(
-            "GET" if data is None else "POST", parts.path, data, {"Content-Type": "application/json"}
-        )
+        connection.request("GET" if data is None else "POST", parts.path, data, {"Content-Type": "application/json"})
         response = connection.getresponse()
         text = response.read()
     except (OSError, http.client.HTTPException) as error:

@@ -104,9 +104,7 @@ class Server:
         import psutil
 
         if self._process is None:
-            raise EnvironmentUnfitError(
-                f"the memory of {self.http_url} cannot be measured: it runs elsewhere"
-            )
+            raise EnvironmentUnfitError(f"the memory of {self.http_url} cannot be measured: it runs elsewhere")
         total = 0
         for process in psutil.Process(self._process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -139,9 +137,7 @@ class Server:
         try:
             get_json(f"{self.http_url}/v2/repository/models/{model}/{action}", body={}, timeout_s=timeout_s)
         except InferenceError as error:
-            raise ServerError(
-                f"Triton refused to {action} {model!r}: {error}", log=_name(self.log)
-            ) from error
+            raise ServerError(f"Triton refused to {action} {model!r}: {error}", log=_name(self.log)) from error
 
 
 def start(

@@ -6,12 +6,8 @@ import re
 from pathlib import Path
 
 _TAIL_LINES = 15
-_STATUS = re.compile(
-    r"^\| (?P<model>\S+) +\| (?P<version>\S+) +\| (?P<status>UNAVAILABLE.*?) *\|$", re.MULTILINE
-)
-_LOADED = re.compile(
-    r"failed to load '(?P<model>[^']+)' version (?P<version>\d+): (?P<status>.*)\"$", re.MULTILINE
-)
+_STATUS = re.compile(r"^\| (?P<model>\S+) +\| (?P<version>\S+) +\| (?P<status>UNAVAILABLE.*?) *\|$", re.MULTILINE)
+_LOADED = re.compile(r"failed to load '(?P<model>[^']+)' version (?P<version>\d+): (?P<status>.*)\"$", re.MULTILINE)
 _REPOSITORY = re.compile(r"model_repository_manager\.cc:\d+\] \"?(?P<reason>.*?)\"?$", re.MULTILINE)
 _PORT_TAKEN = re.compile(r"Socket '(?P<socket>[^']+)' already in use")
 # Without a GPU the wheel's server complains about what it does not find, at level E; none of it matters.

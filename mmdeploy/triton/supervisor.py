@@ -36,9 +36,7 @@ def main(parent: int, grace_s: float, shm_prefix: str, run_folder: Path, command
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda signum, frame: stop.append(signum))
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
-    child = subprocess.Popen(
-        command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    )
+    child = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
     poll = select.poll()
     poll.register(wakeup, select.POLLIN)
     with contextlib.suppress(OSError, AttributeError):  # a kernel without pidfd: getppid is asked in the loop

@@ -51,9 +51,7 @@ class TritonPythonModel:
         self.outputs = [tensor["name"] for tensor in config["output"]]
         rules = json.loads(parameters.get("mmdeploy.inputs", "{}"))
         self.checks = [
-            check
-            for tensor in config["input"]
-            if (check := _check(tensor, rules.get(tensor["name"], {}))) is not None
+            check for tensor in config["input"] if (check := _check(tensor, rules.get(tensor["name"], {}))) is not None
         ]
         gc.collect()
         gc.freeze()

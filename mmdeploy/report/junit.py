@@ -1,7 +1,7 @@
 """A report as JUnit XML: one test case a gate, so that a CI system shows the verdicts beside its tests.
 
 A failed gate is a ``failure``, an undecided one is ``skipped`` with the reason, and a step that failed is a
-test case of its own with an ``error``. The elements, and their order, are those of the JUnit schema that Jenkins
+test case of its own with an ``error``. Elements and their order are those of the JUnit schema that Jenkins
 publishes. CI systems show a skipped test as harmless: the exit code of ``mmdeploy build`` is what stops a
 pipeline on an inconclusive verdict. What was judged on a substitute says so in the name of its test case.
 """

@@ -1,8 +1,8 @@
-"""Mend a recipe that does not fit the schema, so that one look finds every problem and not the first layer only.
+"""Mend a recipe that does not fit the schema, so that one look finds every problem, not only the first layer.
 
-What was probably meant is put in its place (a misspelt key, an unknown method); any other value that does not fit is
-taken out. Then the recipe is validated again, and what is new is reported, unless it follows from the mending. The
-mended recipe is never built: it only lets the checks that need a whole recipe run.
+What was probably meant is put in its place (a misspelt key, an unknown method); any other value that does not
+fit is taken out. Then the recipe is validated again, and what is new is reported, unless it follows from the
+mending. The mended recipe is never built: it only lets the checks that need a whole recipe run.
 """
 
 from __future__ import annotations

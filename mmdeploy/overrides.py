@@ -18,7 +18,7 @@ def apply_override(tree: Node, override: str) -> list[Problem]:
         override: Such as ``components.fusion.quantize.method=static`` or ``gates.0.max_drop=0.02``.
 
     Returns:
-        What is wrong with it: a path that leads nowhere, or a value that is no YAML. The tree is then unchanged.
+        What is wrong with it: a path that leads nowhere, or a value that is no YAML. Then nothing is changed.
     """
     try:
         _apply(tree, override)

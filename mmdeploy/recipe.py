@@ -1,8 +1,9 @@
 """The recipe: its schema (pydantic, frozen, no extra keys).
 
-Options of passes, engines and gates are the ``Options`` classes of their modules, told apart by ``method``; the
-unions below are made from the literal dicts of the packages, so a new module is in the schema by its entry.
-A section that is missing means "not done", but for two that every component needs: ``export`` and ``engine``.
+Options of passes, engines and gates are the ``Options`` classes of their modules, told apart by ``method``;
+the unions below are made from the literal dicts of the packages, so a new module is in the schema by its
+entry. A section that is missing means "not done", but for two that every component needs: ``export`` and
+``engine``.
 """
 
 from __future__ import annotations
@@ -84,14 +85,14 @@ class Model(Section):
     """The trained PyTorch model. Building a recipe runs this code."""
 
     factory: CallableReference = Field(
-        description="Callable without arguments that returns the torch.nn.Module: path.py:callable beside the "
-        "recipe, or package.module:callable.",
+        description="Callable without arguments that returns the torch.nn.Module: path.py:callable beside "
+        "the recipe, or package.module:callable.",
         examples=["model.py:build"],
     )
     weights: Path | None = Field(
         None,
-        description="State dict, as .safetensors or as a torch file that loads with weights_only=True. Without it "
-        "the factory's own weights are taken.",
+        description="State dict, as .safetensors or as a torch file that loads with weights_only=True. "
+        "Without it the factory's own weights are taken.",
         examples=["weights.safetensors"],
     )
     allow_pickle: bool = Field(
@@ -115,8 +116,8 @@ class Data(Section):
     )
     files: tuple[str, ...] | None = Field(
         None,
-        description="Globs of the files that the callables read. A change to one of them makes the steps that "
-        "depend on it run again.",
+        description="Globs of the files that the callables read. A change to one of them makes the steps "
+        "that depend on it run again.",
         examples=[["digits.npz"]],
     )
 
@@ -143,14 +144,14 @@ class Wire(Section):
     dtype: Dtype | None = Field(None, description="Element type; checked against the other end of the wire.")
     shape: Shape | None = Field(
         None,
-        description="Shape of one sample, the batch dimension left out; checked against the other end of the wire.",
+        description="Shape of one sample, the batch dimension left out; checked like dtype.",
     )
 
 
 if TYPE_CHECKING:
     WireOrName = Wire
 else:
-    # Not a BeforeValidator: what comes after one is no longer validated as JSON, where a list is a strict tuple.
+    # Not a BeforeValidator: what follows one is no longer validated as JSON, where a list is a strict tuple.
     WireOrName = Annotated[
         Annotated[TensorName, AfterValidator(lambda name: Wire(tensor=name)), Tag("name")]
         | Annotated[Wire, Tag("wire")],
@@ -201,7 +202,8 @@ if TYPE_CHECKING:
     OutputSpecOrNothing = OutputSpec
 else:
     OutputSpecOrNothing = Annotated[
-        Annotated[None, AfterValidator(lambda _: OutputSpec()), Tag("nothing")] | Annotated[OutputSpec, Tag("spec")],
+        Annotated[None, AfterValidator(lambda _: OutputSpec()), Tag("nothing")]
+        | Annotated[OutputSpec, Tag("spec")],
         Discriminator(lambda value: "nothing" if value is None else "spec"),
     ]
 
@@ -244,11 +246,12 @@ class Recipe(Section):
     )
     outputs: dict[TensorName, OutputSpecOrNothing] = Field(
         json_schema_extra=NOT_EMPTY,
-        description="What clients get, by the ensemble's tensor name. With several, the first is the one scored.",
+        description="What clients get, by the ensemble's tensor name. The first is the one scored.",
         examples=[{"logits": {}}],
     )
     gates: tuple[GateOptions, ...] = Field(
-        (), description="What the served ensemble must prove before it is published. All run; then one verdict."
+        (),
+        description="What the served ensemble must prove before it is published. All run; then one verdict.",
     )
     _origin: Origin | None = PrivateAttr(default=None)
 
@@ -278,6 +281,4 @@ class Recipe(Section):
         chosen = self.components[component].engine
         if chosen is not None:
             return chosen
-        method = engines.DEFAULT_BY_TARGET[self.target]
-        options: MethodOptions = engines.METHODS[method].Options(method=method)
-        return options
+        return engines.DEFAULT_BY_TARGET[self.target]

@@ -62,13 +62,14 @@ def _file_problem(name: str, root: Path) -> str | None:
 def _glob_problem(pattern: str, root: Path) -> str | None:
     from glob import glob
 
-    if any(Path(root, match).is_file() for match in glob(pattern, root_dir=root, recursive=True)):
+    matches = glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns
+    if any((root / match).is_file() for match in matches):
         return None
     return f"{pattern!r} matches no file in {root}"
 
 
 def _reference_problem(reference: str, root: Path) -> str | None:
-    """Check ``path.py:callable``; a ``package.module:callable`` is found only by importing it, when building."""
+    """Check ``path.py:callable``; whether a ``package.module:callable`` is there shows when it is imported."""
     file, _, name = reference.rpartition(":")
     if not file.endswith(".py"):
         return None
@@ -95,7 +96,7 @@ def _reference_problem(reference: str, root: Path) -> str | None:
 
 
 def _names(module: ast.Module) -> set[str] | None:
-    """Return the names that a module defines or imports at any level of its ``if`` and ``try``; None if unknowable."""
+    """Return the names that a module defines or imports, ``if`` and ``try`` included; None if unknowable."""
     import ast
 
     names: set[str] = set()

@@ -1,6 +1,6 @@
 """What the schema accepts at each place of a recipe, and what it says about it.
 
-A field is described by ``Field(description=...)`` or by its line in the ``Attributes`` of the class's docstring.
+A field is described by ``Field(description=...)`` or in the ``Attributes`` of the class's docstring.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def members(annotation: Any) -> list[Any]:
 
 def models(annotation: Any) -> list[type[BaseModel]]:
     """Return the alternatives of an annotation that are sections."""
-    return [member for member in members(annotation) if inspect.isclass(member) and issubclass(member, BaseModel)]
+    return [
+        member for member in members(annotation) if inspect.isclass(member) and issubclass(member, BaseModel)
+    ]
 
 
 def methods(model: type[BaseModel]) -> tuple[str, ...]:
@@ -105,7 +107,8 @@ class _Described(GenerateJsonSchema):
         model: type[BaseModel] = schema["cls"]
         made["description"] = summary(model)
         if methods(model):
-            made["title"] = f"{model.__module__.rpartition('.')[2]} options"
+            made["title"] = f"{methods(model)[0]} options"
+            made["required"] = sorted({"method", *made.get("required", ())})
         for name, text in described(model).items():
             made["properties"][name].setdefault("description", text)
         return made

@@ -25,7 +25,8 @@ _WANTED = {
 }  # fmt: skip
 _BOUNDS = {
     "greater_than": ("greater than", "gt"), "greater_than_equal": ("at least", "ge"),
-    "less_than": ("less than", "lt"), "less_than_equal": ("at most", "le"), "multiple_of": ("a multiple of", "multiple_of"),
+    "less_than": ("less than", "lt"), "less_than_equal": ("at most", "le"),
+    "multiple_of": ("a multiple of", "multiple_of"),
 }  # fmt: skip
 _YAML_1_1_BOOLEANS = ("yes", "no", "on", "off", "y", "n")
 _SHOWN_CHARACTERS = 60
@@ -100,7 +101,7 @@ def _without_wrong_alternatives(error: ValidationError, tree: Node) -> list[Any]
 
 
 def _path(loc: Sequence[str | int], tree: Node) -> Keys:
-    """Take out of pydantic's location what is no key of the recipe: the names of the alternatives it tried."""
+    """Take out of pydantic's location what is no key of the recipe: names of alternatives that it tried."""
     node: Node | None = tree
     path: list[str | int] = []
     tagged = False
@@ -149,7 +150,9 @@ def _unknown_key(data: Any, place: Keys) -> Complaint:
     guess = nearest(key, accepted)
     elsewhere = places_of(key)
     if guess is None and elsewhere:
-        message = f"unknown key {key!r} here; it belongs to {' or '.join(elsewhere)}; {did_you_mean('', accepted)}"
+        message = (
+            f"unknown key {key!r} here; it belongs to {' or '.join(elsewhere)}; {did_you_mean('', accepted)}"
+        )
         return Complaint(place, message)
     return Complaint(
         place, f"unknown key {key!r}; {did_you_mean(key, accepted)}", meant=guess, meant_key=guess is not None
@@ -163,7 +166,9 @@ def _methods_at(data: Any, path: Keys) -> list[str]:
 def _unknown_method(data: Any, path: Keys, value: Any) -> Complaint:
     accepted = _methods_at(data, path)
     if not isinstance(value, str):
-        return Complaint((*path, "method"), f"must be a string, not {shown(value)}; {did_you_mean('', accepted)}")
+        return Complaint(
+            (*path, "method"), f"must be a string, not {shown(value)}; {did_you_mean('', accepted)}"
+        )
     message = f"unknown method {value!r}; {did_you_mean(value, accepted)}"
     return Complaint((*path, "method"), message, meant=nearest(value, accepted))
 
@@ -201,7 +206,9 @@ def _advice(kind: str, value: Any) -> str:
 def _unknown_value(value: Any, annotation: Any) -> str:
     accepted: list[Any] = []
     for member in members(annotation):
-        accepted += list(get_args(member)) or [item.value for item in getattr(member, "__members__", {}).values()]
+        accepted += list(get_args(member)) or [
+            item.value for item in getattr(member, "__members__", {}).values()
+        ]
     if isinstance(value, str) and all(isinstance(item, str) for item in accepted):
         return f"{value!r} is not accepted; {did_you_mean(value, accepted)}"
     return f"must be {' or '.join(json.dumps(item) for item in accepted)}, not {shown(value)}"

@@ -1,8 +1,8 @@
 """YAML as a tree of values that know their line.
 
 Scalars are read by the core schema of YAML 1.2 (spec section 10.3), as editors and JSON do: ``yes``, ``no``,
-``on`` and ``off`` are strings and no booleans, ``010`` is ten, ``1e-3`` is a number, ``12:30`` and dates are strings.
-Anchors, aliases and merge keys work. A key written twice is an error.
+``on`` and ``off`` are strings and no booleans, ``010`` is ten, ``1e-3`` is a number, ``12:30`` and dates are
+strings. Anchors, aliases and merge keys work. A key written twice is an error.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def tree_from_file(path: Path) -> tuple[bytes, Node, list[Problem]]:
     """Read a YAML file.
 
     Returns:
-        The file's bytes, the tree, and what is wrong with it that does not keep the rest from being read (keys written twice).
+        The file's bytes, the tree, and what is wrong with it that does not keep the rest from being read, such
+        as keys written twice.
 
     Raises:
         RecipeError: If the file cannot be read or is not YAML with a mapping at the top.
@@ -130,7 +131,9 @@ def tree_from_text(text: str, name: str) -> tuple[Node, list[Problem]]:
     """Read YAML text; ``name`` stands for the file in messages. Otherwise as `tree_from_file`."""
     document = _compose(text, name)
     if document is None:
-        raise _refusal(name, "is empty; a recipe is a mapping that starts with schema_version, name and target")
+        raise _refusal(
+            name, "is empty; a recipe is a mapping that starts with schema_version, name and target"
+        )
     reader = _Reader(name)
     tree = reader.node(document, (), document.start_mark.line + 1)
     if not isinstance(tree.value, dict):
@@ -241,7 +244,9 @@ class _Reader:
         except (KeyError, ValueError):
             self._complain(node.start_mark.line + 1, path, f"{text!r} does not fit its tag !!{kind}")
             return None
-        self._complain(node.start_mark.line + 1, path, f"the tag {node.tag!r} is not accepted: write a plain value")
+        self._complain(
+            node.start_mark.line + 1, path, f"the tag {node.tag!r} is not accepted: write a plain value"
+        )
         return None
 
     def _made(self, value: Scalar, line: int) -> Node:
@@ -258,7 +263,9 @@ def _content(path: Path) -> bytes:
         if path.is_dir():
             raise _refusal(str(path), "is a folder; name the recipe's YAML file in it")
         if path.stat().st_size > MAX_BYTES:
-            raise _refusal(str(path), f"has {path.stat().st_size} bytes; a recipe is a YAML file of a few kilobytes")
+            raise _refusal(
+                str(path), f"has {path.stat().st_size} bytes; a recipe is a YAML file of a few kilobytes"
+            )
         return path.read_bytes()
     except FileNotFoundError as error:
         raise _refusal(str(path), _no_file(path)) from error
@@ -285,10 +292,13 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         return yaml.compose(text, Loader=_Core)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        line = text.splitlines()[mark.line : mark.line + 1] if mark else []
-        hint = "; indent with spaces, not tabs" if line and line[0][: mark.column + 1].endswith("\t") else ""
-        raise _refusal(place, f"not YAML: {_reason(error)}{hint}") from error
+        if mark is None:
+            raise _refusal(name, f"not YAML: {_reason(error)}") from error
+        line = "".join(text.splitlines()[mark.line : mark.line + 1])
+        hint = "; indent with spaces, not tabs" if line[: mark.column + 1].endswith("\t") else ""
+        raise _refusal(
+            f"{name}:{mark.line + 1}:{mark.column + 1}", f"not YAML: {_reason(error)}{hint}"
+        ) from error
     except yaml.reader.ReaderError as error:
         line_number = text.count("\n", 0, int(error.position)) + 1
         message = f"not YAML: character #x{error.character:04x} is not allowed"
@@ -301,7 +311,8 @@ def _refuse_deep_nesting(text: str, name: str) -> None:
     for event in yaml.parse(text, Loader=_Core):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise _refusal(f"{name}:{event.start_mark.line + 1}", f"more than {MAX_DEPTH} levels deep")
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise _refusal(f"{name}:{line}", f"more than {MAX_DEPTH} levels deep")
 
 
 def _reason(error: yaml.MarkedYAMLError) -> str:

@@ -61,10 +61,10 @@ _RUNS_KEPT = 10
 class Observer(Protocol):
     """Who watches a build."""
 
-    def step_started(self, step_id: str) -> None:
+    def step_started(self, step: str) -> None:
         """Take note that a step, or a phase such as ``serve``, begins."""
 
-    def progress(self, step_id: str, done: int, total: int | None, what: str) -> None:
+    def progress(self, step: str, done: int, total: int | None, what: str) -> None:
         """Take note of how far it is."""
 
     def step_finished(self, record: StepRecord) -> None:

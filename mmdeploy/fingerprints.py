@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mmdeploy import engines, export, quantize
 from mmdeploy.artifact import file_sha256
-from mmdeploy.contracts import Engine, Pass, method_of
+from mmdeploy.contracts import Pass, method_of
 from mmdeploy.plan import Fingerprints, digest
 from mmdeploy.sources import source_files
 
@@ -66,8 +66,8 @@ def unrunnable(recipe: Recipe) -> dict[str, str]:
     return reasons
 
 
-def _used_methods(recipe: Recipe) -> list[Pass | Engine]:
-    used: list[Pass | Engine] = []
+def _used_methods(recipe: Recipe) -> list[Pass]:
+    used: list[Pass] = []
     for name, component in recipe.components.items():
         used.append(export.METHODS[method_of(component.export)])
         used.append(engines.METHODS[method_of(recipe.engine_options(name))])

@@ -145,7 +145,8 @@ class Workers:
             raise _with_log(content[0], running.log)
         if kind == "bug":
             raise WorkerBugError(content[0])
-        return Finished(step_id, *content, seconds=time.monotonic() - running.started)
+        artifact, made = content
+        return Finished(step_id, artifact, made, time.monotonic() - running.started)
 
     def _end(self, step_id: str) -> None:
         running = self._running.pop(step_id)

@@ -181,9 +181,7 @@ class Component(Section):
         default_factory=lambda: _default(export.METHODS),
         description="From PyTorch to a graph. Always done; the defaults where the section is missing.",
     )
-    quantize: QuantizeOptions | None = Field(
-        None, description="To INT8. Not done where the section is missing."
-    )
+    quantize: QuantizeOptions | None = Field(None, description="To INT8. Not done where the section is missing.")
     engine: EngineOptions | None = Field(
         None, description="What runs it. The target's default engine where the section is missing."
     )

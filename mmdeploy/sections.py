@@ -165,9 +165,7 @@ def _attributes(model: type[BaseModel]) -> dict[str, str]:
     return {name: text for name, text in found.items() if name in model.model_fields}
 
 
-def _all_keys(
-    annotation: Any, place: tuple[str, ...], seen: tuple[type[BaseModel], ...]
-) -> Iterator[tuple[str, str]]:
+def _all_keys(annotation: Any, place: tuple[str, ...], seen: tuple[type[BaseModel], ...]) -> Iterator[tuple[str, str]]:
     """Give every key of the schema with the place that accepts it."""
     for member in members(annotation):
         if get_origin(member) is dict:

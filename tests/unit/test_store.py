@@ -38,9 +38,7 @@ def test_an_unknown_key_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "delete", "extra", "seal", "artifact"])
-def test_a_damaged_entry_is_noticed_and_moved_away(
-    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_entry_is_noticed_and_moved_away(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(tmp_path)
     path = put(store).path
     match harm:

@@ -32,9 +32,7 @@ def members(annotation: Any) -> list[Any]:
 
 def models(annotation: Any) -> list[type[BaseModel]]:
     """Return the alternatives of an annotation that are sections."""
-    return [
-        member for member in members(annotation) if inspect.isclass(member) and issubclass(member, BaseModel)
-    ]
+    return [member for member in members(annotation) if inspect.isclass(member) and issubclass(member, BaseModel)]
 
 
 def methods(model: type[BaseModel]) -> tuple[str, ...]:

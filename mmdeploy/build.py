@@ -35,9 +35,11 @@ from mmdeploy.figures import latencies, sizes, stages
 from mmdeploy.fingerprints import take_fingerprints
 from mmdeploy.judge import (
     Judgement,
+    Staged,
     candidate_ensemble,
     judge,
     reference_ensemble,
+    staged,
     substitute_ensemble,
 )
 from mmdeploy.plan import ORIGINAL, Decision, Plan, Step, explain, make_plan
@@ -45,7 +47,7 @@ from mmdeploy.recipe import Recipe
 from mmdeploy.scheduler import Workers
 from mmdeploy.store import Store, translated
 from mmdeploy.target import this_hardware, usable_cores
-from mmdeploy.triton.repository import StagedRepository, publish, stage
+from mmdeploy.triton.repository import publish
 from mmdeploy.worker import Task
 
 logger = logging.getLogger(__name__)
@@ -148,7 +150,7 @@ class _Run:
         self.fingerprints = take_fingerprints(self.recipe)
         self.plan = make_plan(self.recipe, self.fingerprints)
         self.state = _Progress()
-        self.candidate: StagedRepository | None = None
+        self.candidate: Staged | None = None
 
     def make_steps(self) -> None:
         """Reuse what the store has; run the rest side by side, each step as soon as its inputs are there."""
@@ -173,15 +175,15 @@ class _Run:
         """Write both repositories, serve them and run the gates."""
         recipe, artifacts = self.recipe, self.state.artifacts
         unrunnable = self.fingerprints.unrunnable
-        self.candidate = stage(self.staged_folder, candidate_ensemble(recipe, artifacts))
+        self.candidate = staged(self.staged_folder, candidate_ensemble(recipe, artifacts))
         if not recipe.gates:
             self.state.notes.append("The recipe has no gates: nothing was served or judged.")
             return
         served, substitute = self.candidate, None
         if unrunnable:
-            served = stage(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable))
+            served = staged(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable))
             substitute = "; ".join(f"{name}: {why}" for name, why in unrunnable.items())
-        reference = stage(self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable))
+        reference = staged(self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable))
         self.observer.step_started("gates")
         self.state.judgement = judge(
             recipe,
@@ -203,7 +205,7 @@ class _Run:
             report = self.folder / "report.json"
             report.write_text(self.report(None).to_json())
             publish(
-                self.candidate.path,
+                self.candidate.repository.path,
                 self.settings.destination,
                 self.recipe.name,
                 release_id=self.id,

@@ -25,10 +25,12 @@ from mmdeploy import engines, gates
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.contracts import Array, Evidence, MethodOptions, GateResult, Progress, Verdict, WiredComponent
 from mmdeploy.errors import MmdeployError
+from mmdeploy.sessions import GRAPH_LEVEL
 from mmdeploy.target import Target, this_hardware, usable_cores
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
-from mmdeploy.triton.repository import ServedComponent, ServedEnsemble, StagedRepository, stage
+from mmdeploy.triton.config import ServedComponent, ServedEnsemble
+from mmdeploy.triton.repository import StagedRepository, stage
 from mmdeploy.wiring import topological_order
 
 if TYPE_CHECKING:
@@ -76,6 +78,19 @@ class ServedDeployment:
     def size_bytes(self) -> dict[str, int]:
         """Return the bytes on disk of each component's engine."""
         return {part.name: part.artifact.size_bytes for part in self._ensemble.components}
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A model repository on disk and the ensemble that it was written from."""
+
+    repository: StagedRepository
+    ensemble: ServedEnsemble
+
+
+def staged(folder: Path, ensemble: ServedEnsemble) -> Staged:
+    """Write an ensemble's model repository into an empty folder."""
+    return Staged(stage(folder, ensemble), ensemble)
 
 
 def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
@@ -138,6 +153,7 @@ def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOpti
     component, module = recipe.components[name], engines.METHODS[engine.method]
     inputs = {key: wire.tensor for key, wire in component.inputs.items()}
     outputs = {key: wire.tensor for key, wire in component.outputs.items()}
+    parameters = module.serving(engine)
     return ServedComponent(
         name=name,
         backend=module.BACKEND,
@@ -146,7 +162,8 @@ def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOpti
         inputs=inputs,
         outputs=outputs,
         serving=component.serving,
-        parameters=module.serving(engine),
+        parameters={key: value for key, value in parameters.items() if key != GRAPH_LEVEL},
+        graph_level=int(parameters[GRAPH_LEVEL]) if GRAPH_LEVEL in parameters else None,
         input_rules={
             key: {"range": list(recipe.inputs[tensor].range)}
             for key, tensor in inputs.items()
@@ -162,8 +179,8 @@ def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOpti
 
 def judge(
     recipe: Recipe,
-    candidate: StagedRepository,
-    reference: StagedRepository,
+    candidate: Staged,
+    reference: Staged,
     original: Artifact,
     *,
     logs: Path,
@@ -181,7 +198,7 @@ def judge(
         starting = [
             pool.submit(
                 triton_server.start,
-                [staged.path],
+                [staged.repository.path],
                 log=logs / f"triton-{role}.log",
                 response_cache_bytes=_NO_CACHE_BYTES,
             )
@@ -205,7 +222,7 @@ def judge(
             cores=usable_cores(),
             progress=progress,
         )
-        return _run_gates(recipe, evidence, servers[0].version)
+        return _run_gates(recipe, evidence, servers[0].server_version)
 
 
 def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Server]:

@@ -10,7 +10,6 @@ import graphlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from mmdeploy import gates, quantize
 from mmdeploy.errors import did_you_mean
 from mmdeploy.recipe import Component, Recipe, Wire
 from mmdeploy.yaml_tree import Keys
@@ -248,16 +247,12 @@ def _batch_sizes(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:
-    """Find passes and gates whose data the recipe does not name."""
-    for name, component in recipe.components.items():
-        options = component.quantize
-        method = getattr(options, "method", None)
-        if method and recipe.data.calibration is None and getattr(quantize.METHODS[method], "NEEDS_CALIBRATION", True):
-            path = ("components", name, "quantize")
-            message = f"{method} quantization takes its ranges from samples: name them in data.calibration"
-            yield Finding(path, message, involves=(("data", "calibration"),))
-    for index, gate in enumerate(recipe.gates):
-        method = str(getattr(gate, "method", ""))
-        if recipe.data.evaluation is None and getattr(gates.METHODS[method], "NEEDS_EVALUATION", True):
-            message = f"the gate {method!r} judges on samples: name them in data.evaluation"
-            yield Finding(("gates", index), message, involves=(("data", "evaluation"),))
+    """Find passes and gates whose samples the recipe does not name."""
+    if recipe.data.calibration is None:
+        for name, component in recipe.components.items():
+            if component.quantize is not None:
+                message = "quantization takes its ranges from samples: name them in data.calibration"
+                yield Finding(("components", name, "quantize"), message, involves=(("data", "calibration"),))
+    if recipe.gates and recipe.data.evaluation is None:
+        message = "gates judge on held-out samples: name them in data.evaluation"
+        yield Finding(("gates",), message, involves=(("data", "evaluation"),))

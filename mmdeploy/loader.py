@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mmdeploy.errors import Problem, RecipeError
 from mmdeploy.mending import Mended, mended
-from mmdeploy.overrides import apply_override
 from mmdeploy.recipe import Origin, Recipe
 from mmdeploy.recipe_files import check_files
 from mmdeploy.wiring import Finding, check
@@ -28,6 +27,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(path)
     content, tree, problems = tree_from_file(path)
     for override in overrides:
+        from mmdeploy.overrides import apply_override
+
         problems += apply_override(tree, override)
     result = mended(tree)
     problems += result.problems

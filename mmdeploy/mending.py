@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from mmdeploy.errors import Problem
 from mmdeploy.recipe import Recipe
-from mmdeploy.wording import Complaint, complaints
 from mmdeploy.yaml_tree import Keys, Node, where
+
+if TYPE_CHECKING:
+    from mmdeploy.wording import Complaint
 
 _ROUNDS = 30
 #: Stand for what must be there and cannot be used; ``*`` is any name.
@@ -59,6 +61,8 @@ def mended(tree: Node) -> Mended:
         try:
             result.recipe = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
         except ValidationError as error:
+            from mmdeploy.wording import complaints  # what says why a recipe is wrong is not needed for a right one
+
             _mend_all(complaints(error, tree), result)
         else:
             break

@@ -202,8 +202,7 @@ if TYPE_CHECKING:
     OutputSpecOrNothing = OutputSpec
 else:
     OutputSpecOrNothing = Annotated[
-        Annotated[None, AfterValidator(lambda _: OutputSpec()), Tag("nothing")]
-        | Annotated[OutputSpec, Tag("spec")],
+        Annotated[None, AfterValidator(lambda _: OutputSpec()), Tag("nothing")] | Annotated[OutputSpec, Tag("spec")],
         Discriminator(lambda value: "nothing" if value is None else "spec"),
     ]
 

@@ -69,7 +69,7 @@ def _glob_problem(pattern: str, root: Path) -> str | None:
 
 
 def _reference_problem(reference: str, root: Path) -> str | None:
-    """Check ``path.py:callable``; whether a ``package.module:callable`` is there shows when it is imported."""
+    """Check ``path.py:callable``; a ``package.module:callable`` is looked for when it is imported."""
     file, _, name = reference.rpartition(":")
     if not file.endswith(".py"):
         return None

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema
 
 from mmdeploy.recipe import Recipe
 from mmdeploy.yaml_tree import Keys
@@ -32,9 +31,7 @@ def members(annotation: Any) -> list[Any]:
 
 def models(annotation: Any) -> list[type[BaseModel]]:
     """Return the alternatives of an annotation that are sections."""
-    return [
-        member for member in members(annotation) if inspect.isclass(member) and issubclass(member, BaseModel)
-    ]
+    return [member for member in members(annotation) if inspect.isclass(member) and issubclass(member, BaseModel)]
 
 
 def methods(model: type[BaseModel]) -> tuple[str, ...]:
@@ -90,28 +87,6 @@ def summary(model: type[BaseModel]) -> str:
 def places_of(key: str) -> tuple[str, ...]:
     """Return where a key is accepted, such as ``components.<name>.quantize (method static)``."""
     return tuple(dict.fromkeys(place for name, place in _all_keys(Recipe, (), ()) if name == key))
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a recipe (draft 2020-12), for editors and other tools."""
-    schema = Recipe.model_json_schema(schema_generator=_Described)
-    return {"$schema": _Described.schema_dialect} | schema
-
-
-class _Described(GenerateJsonSchema):
-    """Takes descriptions from docstrings too, and tells the many ``Options`` apart by their method."""
-
-    def model_schema(self, schema: Any) -> Any:
-        """Make the schema of one class."""
-        made = super().model_schema(schema)
-        model: type[BaseModel] = schema["cls"]
-        made["description"] = summary(model)
-        if methods(model):
-            made["title"] = f"{methods(model)[0]} options"
-            made["required"] = sorted({"method", *made.get("required", ())})
-        for name, text in described(model).items():
-            made["properties"][name].setdefault("description", text)
-        return made
 
 
 def _below(annotation: Any, data: Any, key: str | int) -> Any:

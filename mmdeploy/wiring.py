@@ -10,7 +10,6 @@ import graphlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from mmdeploy import gates, quantize
 from mmdeploy.errors import did_you_mean
 from mmdeploy.recipe import Component, Recipe, Wire
 from mmdeploy.yaml_tree import Keys
@@ -76,9 +75,7 @@ def topological_order(components: Mapping[str, Component]) -> tuple[str, ...]:
         ready = (name for name in components if name not in order and sources[name] <= set(order))
         following = next(ready, None)
         if following is None:
-            raise ValueError(
-                f"the wiring of these components has a cycle: {sorted(set(components) - set(order))}"
-            )
+            raise ValueError(f"the wiring of these components has a cycle: {sorted(set(components) - set(order))}")
         order.append(following)
     return tuple(order)
 
@@ -127,16 +124,12 @@ def _end(component: str, side: str, key: str, wire: Wire) -> _End:
 def _empty_sections(recipe: Recipe) -> Iterator[Finding]:
     for section in ("inputs", "components", "outputs"):
         if not getattr(recipe, section):
-            yield Finding(
-                (section,), f"is empty: an ensemble has at least one of its {section}", needs_all=True
-            )
+            yield Finding((section,), f"is empty: an ensemble has at least one of its {section}", needs_all=True)
 
 
 def _names(recipe: Recipe) -> Iterator[Finding]:
     if recipe.name in recipe.components:
-        message = (
-            f"the ensemble is named {recipe.name!r} as well: in Triton both would be one model; rename one"
-        )
+        message = f"the ensemble is named {recipe.name!r} as well: in Triton both would be one model; rename one"
         yield Finding(("components", recipe.name), message, involves=(("name",),))
     by_folded: dict[str, str] = {}
     for name in recipe.components:
@@ -155,9 +148,7 @@ def _ends(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
                 message = f"nothing writes the tensor {name!r}; {did_you_mean(name, written)}"
                 yield Finding(reader.path, message, needs_all=True)
         for writer in tensor.writers[1:]:
-            message = (
-                f"the tensor {name!r} is already written by {tensor.writers[0].owner}; give it another name"
-            )
+            message = f"the tensor {name!r} is already written by {tensor.writers[0].owner}; give it another name"
             yield Finding(writer.path, message, involves=(tensor.writers[0].path,))
     for name in recipe.inputs:
         if not tensors[name].readers:
@@ -166,9 +157,7 @@ def _ends(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
             if not recipe.components or name in read:
                 continue
             yield Finding(("inputs", name), message, needs_all=True)
-    produced = {
-        wire.tensor for component in recipe.components.values() for wire in component.outputs.values()
-    }
+    produced = {wire.tensor for component in recipe.components.values() for wire in component.outputs.values()}
     for name in recipe.outputs:
         if name in recipe.inputs:
             message = f"{name!r} is an input of the ensemble; an output must be written by a component"
@@ -211,8 +200,7 @@ def _unused_components(recipe: Recipe) -> Iterator[Finding]:
         if name not in needed:
             written = ", ".join(repr(wire.tensor) for wire in component.outputs.values())
             message = (
-                f"no output of the ensemble depends on this component (it writes {written}); "
-                "wire it, or take it out"
+                f"no output of the ensemble depends on this component (it writes {written}); wire it, or take it out"
             )
             yield Finding(("components", name), message, needs_all=True)
 
@@ -221,9 +209,7 @@ def _clashes(tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
     """Find readers declared with another dtype or shape than the writer, and readers that disagree."""
     for name, tensor in tensors.items():
         for field_name in ("dtype", "shape"):
-            declared = [
-                end for end in (*tensor.writers, *tensor.readers) if getattr(end, field_name) is not None
-            ]
+            declared = [end for end in (*tensor.writers, *tensor.readers) if getattr(end, field_name) is not None]
             for end in declared[1:]:
                 first, second = getattr(declared[0], field_name), getattr(end, field_name)
                 if _differ(first, second):
@@ -254,27 +240,19 @@ def _batch_sizes(recipe: Recipe) -> Iterator[Finding]:
     if batching and single:
         for name in single:
             message = (
-                f"0 here, but {batching[0]!r} has {sizes[batching[0]]}: an ensemble batches in all of its steps "
-                "or in none; give every component a max_batch_size above 0, or 0"
+                f"0 here, but {batching[0]!r} has {sizes[batching[0]]}: an ensemble batches in all of its "
+                "steps or in none; give every component a max_batch_size above 0, or 0"
             )
             yield Finding(places[name], message, involves=(places[batching[0]],))
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:
-    """Find passes and gates whose data the recipe does not name."""
-    for name, component in recipe.components.items():
-        options = component.quantize
-        method = getattr(options, "method", None)
-        if (
-            method
-            and recipe.data.calibration is None
-            and getattr(quantize.METHODS[method], "NEEDS_CALIBRATION", True)
-        ):
-            path = ("components", name, "quantize")
-            message = f"{method} quantization takes its ranges from samples: name them in data.calibration"
-            yield Finding(path, message, involves=(("data", "calibration"),))
-    for index, gate in enumerate(recipe.gates):
-        method = str(getattr(gate, "method", ""))
-        if recipe.data.evaluation is None and getattr(gates.METHODS[method], "NEEDS_EVALUATION", True):
-            message = f"the gate {method!r} judges on samples: name them in data.evaluation"
-            yield Finding(("gates", index), message, involves=(("data", "evaluation"),))
+    """Find passes and gates whose samples the recipe does not name."""
+    if recipe.data.calibration is None:
+        for name, component in recipe.components.items():
+            if component.quantize is not None:
+                message = "quantization takes its ranges from samples: name them in data.calibration"
+                yield Finding(("components", name, "quantize"), message, involves=(("data", "calibration"),))
+    if recipe.gates and recipe.data.evaluation is None:
+        message = "gates judge on held-out samples: name them in data.evaluation"
+        yield Finding(("gates",), message, involves=(("data", "evaluation"),))

@@ -150,9 +150,7 @@ def _unknown_key(data: Any, place: Keys) -> Complaint:
     guess = nearest(key, accepted)
     elsewhere = places_of(key)
     if guess is None and elsewhere:
-        message = (
-            f"unknown key {key!r} here; it belongs to {' or '.join(elsewhere)}; {did_you_mean('', accepted)}"
-        )
+        message = f"unknown key {key!r} here; it belongs to {' or '.join(elsewhere)}; {did_you_mean('', accepted)}"
         return Complaint(place, message)
     return Complaint(
         place, f"unknown key {key!r}; {did_you_mean(key, accepted)}", meant=guess, meant_key=guess is not None
@@ -166,9 +164,7 @@ def _methods_at(data: Any, path: Keys) -> list[str]:
 def _unknown_method(data: Any, path: Keys, value: Any) -> Complaint:
     accepted = _methods_at(data, path)
     if not isinstance(value, str):
-        return Complaint(
-            (*path, "method"), f"must be a string, not {shown(value)}; {did_you_mean('', accepted)}"
-        )
+        return Complaint((*path, "method"), f"must be a string, not {shown(value)}; {did_you_mean('', accepted)}")
     message = f"unknown method {value!r}; {did_you_mean(value, accepted)}"
     return Complaint((*path, "method"), message, meant=nearest(value, accepted))
 
@@ -206,9 +202,7 @@ def _advice(kind: str, value: Any) -> str:
 def _unknown_value(value: Any, annotation: Any) -> str:
     accepted: list[Any] = []
     for member in members(annotation):
-        accepted += list(get_args(member)) or [
-            item.value for item in getattr(member, "__members__", {}).values()
-        ]
+        accepted += list(get_args(member)) or [item.value for item in getattr(member, "__members__", {}).values()]
     if isinstance(value, str) and all(isinstance(item, str) for item in accepted):
         return f"{value!r} is not accepted; {did_you_mean(value, accepted)}"
     return f"must be {' or '.join(json.dumps(item) for item in accepted)}, not {shown(value)}"

@@ -107,14 +107,10 @@ commands = Verbs(
     epilog="Exit codes: 0 passed, 1 a gate failed, 2 wrong recipe or command line, 3 a step failed, 4 this "
     "environment cannot do it, 5 inconclusive, 70 a bug, 130 interrupted.",
 )
-click.version_option(__version__, prog_name="mmdeploy", message="%(prog)s %(version)s (multimodal-deploy)")(
-    commands
-)
+click.version_option(__version__, prog_name="mmdeploy", message="%(prog)s %(version)s (multimodal-deploy)")(commands)
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     sys.exit(run(commands, sys.argv[1:]))

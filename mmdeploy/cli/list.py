@@ -37,9 +37,7 @@ def command(name: str | None) -> None:
     """  # noqa: D301
     entries = _entries()
     if name is None or name in _SECTIONS:
-        click.echo(
-            "\n\n".join(_section(section, entries) for section in _SECTIONS if name in (None, section))
-        )
+        click.echo("\n\n".join(_section(section, entries) for section in _SECTIONS if name in (None, section)))
     elif name in entries:
         click.echo(_whole(name, entries[name]))
     else:
@@ -60,9 +58,7 @@ def _entries() -> dict[str, Any]:
         "gates": gates.METHODS,
     }
     return {
-        f"{section}.{method}": module
-        for section, modules in registries.items()
-        for method, module in modules.items()
+        f"{section}.{method}": module for section, modules in registries.items() for method, module in modules.items()
     }
 
 
@@ -94,9 +90,7 @@ def _options(options: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
             continue
         kind = _kind(schema["properties"][name], schema.get("$defs", {}))
         default = (
-            " (required)"
-            if field.is_required()
-            else f" = {_default(field.get_default(call_default_factory=True))}"
+            " (required)" if field.is_required() else f" = {_default(field.get_default(call_default_factory=True))}"
         )
         yield f"{prefix}{name}: {kind}{default}", texts.get(name, "")
         for section in models(field.annotation):
@@ -118,9 +112,7 @@ def _kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         case {"$ref": str(reference)}:
             return _kind(definitions[reference.rpartition("/")[2]], definitions)
         case {"anyOf": list(parts)} | {"oneOf": list(parts)}:
-            return " | ".join(
-                dict.fromkeys(_kind(part, definitions) for part in parts if part != {"type": "null"})
-            )
+            return " | ".join(dict.fromkeys(_kind(part, definitions) for part in parts if part != {"type": "null"}))
         case {"enum": list(values)}:
             return " | ".join(str(value) for value in values)
         case {"const": value}:

@@ -23,9 +23,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for row in cells:
         for number in range(max(len(cell) for cell in row)):
             parts = [cell[number] if number < len(cell) else "" for cell in row]
-            lines.append(
-                "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
-            )
+            lines.append("  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip())
     return "\n".join(lines)
 
 

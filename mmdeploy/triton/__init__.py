@@ -1,1 +1,1 @@
-"""Triton: its configuration and model repository, its server and a client for it."""
+"""Triton Inference Server: its configuration, repository, server, client and Python-based backends."""

@@ -8,7 +8,6 @@ atomic publish makes the release live.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import shutil
 import time
@@ -27,9 +26,7 @@ from mmdeploy.errors import (
     EXIT_INCONCLUSIVE,
     EXIT_INTERRUPTED,
     EXIT_PASS,
-    EXIT_STEP_FAILED,
     MmdeployError,
-    StepError,
 )
 from mmdeploy.figures import latencies, sizes, stages
 from mmdeploy.fingerprints import take_fingerprints
@@ -42,7 +39,7 @@ from mmdeploy.judge import (
     staged,
     substitute_ensemble,
 )
-from mmdeploy.plan import ORIGINAL, Decision, Plan, Step, explain, make_plan
+from mmdeploy.plan import ORIGINAL, Decision, Step, explain, make_plan
 from mmdeploy.recipe import Recipe
 from mmdeploy.scheduler import Workers
 from mmdeploy.store import Store, translated
@@ -64,10 +61,10 @@ _RUNS_KEPT = 10
 class Observer(Protocol):
     """Who watches a build."""
 
-    def step_started(self, step_id: str) -> None:
+    def step_started(self, step: str) -> None:
         """Take note that a step, or a phase such as ``serve``, begins."""
 
-    def progress(self, step_id: str, done: int, total: int | None, what: str) -> None:
+    def progress(self, step: str, done: int, total: int | None, what: str) -> None:
         """Take note of how far it is."""
 
     def step_finished(self, record: StepRecord) -> None:
@@ -120,7 +117,7 @@ def run_build(recipe: Recipe, settings: Settings, observer: Observer) -> Outcome
         run.stage_and_judge()
         run.publish()
     except (Exception, KeyboardInterrupt) as caught:
-        logger.exception("the build stopped")
+        logger.debug("the build stopped", exc_info=True)
         error = caught
     report = run.report(error)
     return Outcome(report, run.folder, error)
@@ -159,17 +156,22 @@ class _Run:
         jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
         kinds = sorted({step.kind for step in waiting})
         logs = self.folder / "logs"
+        running: set[str] = set()
         with Workers(kinds, logs, self.observer.progress) as workers:
             while waiting or len(workers):
-                for step in _startable(waiting, self.state.artifacts):
-                    if len(workers) < jobs:
-                        waiting.remove(step)
-                        self.observer.step_started(step.id)
-                        workers.start(self._task(step, threads=max(1, usable_cores() // jobs)))
+                for step in _startable(waiting, self.state.artifacts, running)[: jobs - len(workers)]:
+                    waiting.remove(step)
+                    running.add(step.key)
+                    self.observer.step_started(step.id)
+                    workers.start(self._task(step, threads=max(1, usable_cores() // jobs)))
                 finished = workers.wait()
                 decision = decisions[finished.step_id]
+                running.discard(decision.step.key)
                 why = decision.why if finished.made else "made by another build meanwhile"
                 self._record(decision.step, finished.artifact, finished.made, why, finished.seconds)
+                for twin in [step for step in waiting if step.key == decision.step.key]:
+                    waiting.remove(twin)
+                    self._record(twin, finished.artifact, False, f"the same as {decision.step.id}", 0.0)
 
     def stage_and_judge(self) -> None:
         """Write both repositories, serve them and run the gates."""
@@ -221,7 +223,10 @@ class _Run:
         seconds = judgement.seconds if judgement else ()
         results = judgement.results if judgement else ()
         verdict = Verdict.FAIL if error else (judgement.verdict if judgement else Verdict.PASS)
-        records = tuple(self.state.records.get(step.id) or _skipped(step) for step in self.plan.steps)
+        failed = getattr(error, "step", None)
+        records = tuple(
+            self.state.records.get(step.id) or _unfinished(step, failed=step.id == failed) for step in self.plan.steps
+        )
         gate_records = tuple(gate_record(result, seconds=taken) for result, taken in zip(results, seconds, strict=True))
         return BuildReport(
             recipe=RecipeRecord(name=self.recipe.name, path=self.recipe.origin.path, sha256=self.recipe.origin.sha256),
@@ -293,18 +298,23 @@ def exit_code(error: BaseException) -> int:
     return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_BUG
 
 
-def _startable(waiting: list[Step], artifacts: Mapping[str, Artifact]) -> list[Step]:
-    return [step for step in waiting if all(need in artifacts for need in step.needs)]
+def _startable(waiting: list[Step], artifacts: Mapping[str, Artifact], running: set[str]) -> list[Step]:
+    """Return the steps whose inputs are there, one of each key and none that runs: twins share a result."""
+    ready: dict[str, Step] = {}
+    for step in waiting:
+        if step.key not in running and all(need in artifacts for need in step.needs):
+            ready.setdefault(step.key, step)
+    return list(ready.values())
 
 
-def _skipped(step: Step) -> StepRecord:
+def _unfinished(step: Step, *, failed: bool) -> StepRecord:
     return StepRecord(
         id=step.id,
         component=step.component,
         kind=step.kind,
         method=step.method,
-        status="skipped",
-        why="not reached",
+        status="failed" if failed else "skipped",
+        why="" if failed else "not reached",
         key=step.key,
     )
 
@@ -330,7 +340,7 @@ def _run_folder(workdir: Path, recipe: str, run_id: str) -> Path:
         (folder / "logs").mkdir(parents=True)
         link = runs / f".latest-{run_id}"
         link.symlink_to(run_id)
-        os.replace(link, runs / "latest")
+        link.replace(runs / "latest")
     kept = sorted(path for path in runs.iterdir() if path.is_dir() and not path.is_symlink())
     for old in kept[:-_RUNS_KEPT]:
         shutil.rmtree(old, ignore_errors=True)

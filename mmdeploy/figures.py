@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 _STATISTICS = ("p50", "p95")
 
 
-def stages(
-    recipe: Recipe, artifacts: Mapping[str, Artifact], results: Sequence[GateResult]
-) -> tuple[StageSeries, ...]:
+def stages(recipe: Recipe, artifacts: Mapping[str, Artifact], results: Sequence[GateResult]) -> tuple[StageSeries, ...]:
     """Say where accuracy went: the scored metric end to end, and the noise of each component stage by stage."""
     series = [_score_series(result.details) for result in results if result.gate == "accuracy"]
     tensors: Mapping[str, Any] = next(
@@ -48,9 +46,7 @@ def _score_series(details: Mapping[str, Any]) -> StageSeries | None:
     )
 
 
-def _component_stages(
-    name: str, artifacts: Mapping[str, Artifact], tensors: Mapping[str, Any]
-) -> Iterator[Stage]:
+def _component_stages(name: str, artifacts: Mapping[str, Artifact], tensors: Mapping[str, Any]) -> Iterator[Stage]:
     for label, step in (("ONNX FP32", "export"), ("INT8", "quantize")):
         artifact = artifacts.get(f"{name}/{step}")
         value = artifact.metadata.get("sqnr_db") if artifact else None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mmdeploy import engines, export, quantize
 from mmdeploy.artifact import file_sha256
+from mmdeploy.contracts import Pass, method_of
 from mmdeploy.plan import Fingerprints, digest
 from mmdeploy.sources import source_files
 
@@ -59,19 +60,19 @@ def unrunnable(recipe: Recipe) -> dict[str, str]:
     reasons = {}
     for name in recipe.components:
         options = recipe.engine_options(name)
-        reason = engines.METHODS[options.method].unavailable(options)
+        reason = engines.METHODS[method_of(options)].unavailable(options)
         if reason:
             reasons[name] = reason
     return reasons
 
 
-def _used_methods(recipe: Recipe) -> list[object]:
-    used: list[object] = []
+def _used_methods(recipe: Recipe) -> list[Pass]:
+    used: list[Pass] = []
     for name, component in recipe.components.items():
-        used.append(export.METHODS[component.export.method])
-        used.append(engines.METHODS[recipe.engine_options(name).method])
+        used.append(export.METHODS[method_of(component.export)])
+        used.append(engines.METHODS[method_of(recipe.engine_options(name))])
         if component.quantize is not None:
-            used.append(quantize.METHODS[component.quantize.method])
+            used.append(quantize.METHODS[method_of(component.quantize)])
     return used
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ import numpy as np
 
 from mmdeploy import engines, gates
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Array, Evidence, MethodOptions, GateResult, Progress, Verdict, WiredComponent
+from mmdeploy.contracts import Array, Evidence, GateResult, MethodOptions, Progress, Verdict, WiredComponent, method_of
 from mmdeploy.errors import MmdeployError
 from mmdeploy.sessions import GRAPH_LEVEL
 from mmdeploy.target import Target, this_hardware, usable_cores
@@ -150,7 +150,7 @@ def _ensemble(
 
 
 def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOptions) -> ServedComponent:
-    component, module = recipe.components[name], engines.METHODS[engine.method]
+    component, module = recipe.components[name], engines.METHODS[method_of(engine)]
     inputs = {key: wire.tensor for key, wire in component.inputs.items()}
     outputs = {key: wire.tensor for key, wire in component.outputs.items()}
     parameters = module.serving(engine)
@@ -164,17 +164,23 @@ def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOpti
         serving=component.serving,
         parameters={key: value for key, value in parameters.items() if key != GRAPH_LEVEL},
         graph_level=int(parameters[GRAPH_LEVEL]) if GRAPH_LEVEL in parameters else None,
-        input_rules={
-            key: {"range": list(recipe.inputs[tensor].range)}
-            for key, tensor in inputs.items()
-            if tensor in recipe.inputs and recipe.inputs[tensor].range is not None
-        },
-        labels={
-            key: recipe.root / recipe.outputs[tensor].labels
-            for key, tensor in outputs.items()
-            if tensor in recipe.outputs and recipe.outputs[tensor].labels is not None
-        },
+        input_rules={key: {"range": list(span)} for key, span in _ranges(recipe, inputs)},
+        labels={key: recipe.root / file for key, file in _labels(recipe, outputs)},
     )
+
+
+def _ranges(recipe: Recipe, inputs: Mapping[str, str]) -> Iterator[tuple[str, tuple[float, float]]]:
+    for key, tensor in inputs.items():
+        span = recipe.inputs[tensor].range if tensor in recipe.inputs else None
+        if span is not None:
+            yield key, span
+
+
+def _labels(recipe: Recipe, outputs: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+    for key, tensor in outputs.items():
+        labels = recipe.outputs[tensor].labels if tensor in recipe.outputs else None
+        if labels is not None:
+            yield key, labels
 
 
 def judge(
@@ -242,7 +248,7 @@ def _run_gates(recipe: Recipe, evidence: Evidence, server_version: str) -> Judge
     results, seconds = [], []
     for options in recipe.gates:
         started = time.monotonic()
-        results.append(gates.METHODS[options.method].check(options, evidence))
+        results.append(gates.METHODS[method_of(options)].check(options, evidence))
         seconds.append(time.monotonic() - started)
     verdict = Verdict.of_all([result.verdict for result in results])
     if evidence.substitute and verdict is Verdict.PASS:

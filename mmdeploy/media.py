@@ -88,4 +88,6 @@ def _samples(path: Path, spec: TensorSpec, fit: bool) -> Array:
     wanted = spec.shape[-1] if spec.shape else -1
     if fit and wanted > 0:
         mono = np.pad(mono[:wanted], (0, max(0, wanted - len(mono))))
-    return mono.astype(spec.numpy_dtype) if spec.numpy_dtype.kind == "f" else samples.mean(axis=1).astype(spec.numpy_dtype)
+    return (
+        mono.astype(spec.numpy_dtype) if spec.numpy_dtype.kind == "f" else samples.mean(axis=1).astype(spec.numpy_dtype)
+    )

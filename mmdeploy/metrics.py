@@ -134,7 +134,7 @@ def proportion_interval(successes: int, samples: int, *, confidence: float) -> I
 
 
 def bootstrap_interval(
-    statistic: Callable[[npt.NDArray[np.intp]], float],
+    statistic: Callable[[npt.NDArray[np.intp]], FloatArray],
     units: int,
     *,
     confidence: float,
@@ -149,7 +149,7 @@ def bootstrap_interval(
     dependence within a round, and so drift of the machine, intact).
 
     Args:
-        statistic: Takes the indices of the drawn units, returns the figure.
+        statistic: Takes the drawn units' indices, shape [draws, units], and returns one figure a draw.
         units: How many units there are.
         confidence: Such as 0.95.
         seed: Of the resampling.
@@ -162,10 +162,12 @@ def bootstrap_interval(
 
     def interval(chosen: str) -> Interval:
         drawn = bootstrap(
-            (np.arange(units),), statistic, vectorized=False, n_resamples=resamples, batch=resamples,
-            confidence_level=confidence, method=chosen, random_state=np.random.default_rng(seed),
+            (np.arange(units),), lambda indices, axis: statistic(np.atleast_2d(indices)), vectorized=True,
+            n_resamples=resamples, batch=_DRAWS_AT_ONCE, confidence_level=confidence, method=chosen,
+            random_state=np.random.default_rng(seed),
         )  # fmt: skip
-        return (float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
+        low, high = drawn.confidence_interval
+        return (float(np.ravel(low)[0]), float(np.ravel(high)[0]))
 
     if units == 1:  # SciPy wants two; one unit says nothing about spread
         return (-math.inf, math.inf)
@@ -196,9 +198,9 @@ def percentile_ratio_interval(
         seed: Of the resampling.
     """
 
-    def ratio(rounds: npt.NDArray[np.intp]) -> float:
-        return float(
-            np.percentile(candidate[rounds], percentile) / np.percentile(reference[rounds], percentile)
+    def ratio(rounds: npt.NDArray[np.intp]) -> FloatArray:
+        return _pooled_percentile(candidate, rounds, percentile) / _pooled_percentile(
+            reference, rounds, percentile
         )
 
     return bootstrap_interval(
@@ -211,8 +213,8 @@ def percentile_interval(
 ) -> Interval:
     """Return the interval of a percentile; shape [rounds, requests of a round], rounds resampled whole."""
 
-    def value(rounds: npt.NDArray[np.intp]) -> float:
-        return float(np.percentile(latencies[rounds], percentile))
+    def value(rounds: npt.NDArray[np.intp]) -> FloatArray:
+        return _pooled_percentile(latencies, rounds, percentile)
 
     return bootstrap_interval(
         value, len(latencies), confidence=confidence, seed=seed, resamples=_TAIL_RESAMPLES
@@ -249,6 +251,12 @@ def required_requests(percentile: float, *, confidence: float, over_limit: int =
 
 
 _TAIL_RESAMPLES = 4000
+_DRAWS_AT_ONCE = 100
+
+
+def _pooled_percentile(latencies: FloatArray, rounds: npt.NDArray[np.intp], percentile: float) -> FloatArray:
+    """Return one percentile a draw, over all requests of its rounds; ``rounds`` is [draws, rounds]."""
+    return np.asarray(np.percentile(latencies[rounds].reshape(len(rounds), -1), percentile, axis=1))
 
 
 def _z(confidence: float) -> float:

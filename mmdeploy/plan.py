@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmdeploy import engines, export, quantize
+from mmdeploy.contracts import MethodOptions, method_of
 from mmdeploy.wiring import topological_order, upstream
 
 if TYPE_CHECKING:
-    from mmdeploy.contracts import MethodOptions
     from mmdeploy.recipe import Component, Recipe
     from mmdeploy.store import Store
 
@@ -192,7 +192,7 @@ class _Planner:
         self._add(Step(ORIGINAL, "original", "outputs", "torch", {}, (), identity))
 
     def _add_export(self, name: str, component: Component) -> None:
-        options, module = component.export, export.METHODS[component.export.method]
+        options, module = component.export, export.METHODS[method_of(component.export)]
         prints = self.fingerprints
         identity = {
             "factory": self.recipe.model.factory,
@@ -205,17 +205,17 @@ class _Planner:
             **_labelled(options),
             **self._made_by(module.__name__, module.REQUIRES),
         }
-        self._add(Step(f"{name}/export", name, "export", options.method, _json(options), (), identity))
+        self._add(Step(f"{name}/export", name, "export", method_of(options), _json(options), (), identity))
 
     def _add_quantize(self, name: str, component: Component) -> None:
         options = component.quantize
         assert options is not None
-        module = quantize.METHODS[options.method]
+        module = quantize.METHODS[method_of(options)]
         before = [shipped_graph(self.recipe, other) for other in upstream(self.recipe.components, name)]
         engine = self.recipe.engine_options(name)
         needs = (f"{name}/export", *before)
         identity = {
-            "encoding": str(engines.METHODS[engine.method].encoding(engine)),
+            "encoding": str(engines.METHODS[method_of(engine)].encoding(engine)),
             "calibration data": self.fingerprints.calibration,
             "calibration callable": str(self.recipe.data.calibration),
             "inputs": digest({key: spec.model_dump(mode="json") for key, spec in self.recipe.inputs.items()}),
@@ -224,10 +224,10 @@ class _Planner:
             **self._inputs(needs),
             **self._made_by(module.__name__, module.REQUIRES),
         }
-        self._add(Step(f"{name}/quantize", name, "quantize", options.method, _json(options), needs, identity))
+        self._add(Step(f"{name}/quantize", name, "quantize", method_of(options), _json(options), needs, identity))
 
     def _add_engine(self, name: str, kind: Literal["engine", "reference"], options: Any, graph: str) -> None:
-        module = engines.METHODS[options.method]
+        module = engines.METHODS[method_of(options)]
         identity = {
             "target": str(self.recipe.target),
             "max_batch_size": str(self.recipe.components[name].serving.max_batch_size),
@@ -235,7 +235,7 @@ class _Planner:
             **self._inputs((graph,)),
             **self._made_by(module.__name__, module.REQUIRES),
         }
-        self._add(Step(f"{name}/{kind}", name, kind, options.method, _json(options), (graph,), identity))
+        self._add(Step(f"{name}/{kind}", name, kind, method_of(options), _json(options), (graph,), identity))
 
     def _add(self, step: Step) -> None:
         self.steps[step.id] = step

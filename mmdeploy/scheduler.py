@@ -38,7 +38,7 @@ _PRELOAD: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-class WorkerBug(Exception):
+class WorkerBugError(Exception):
     """A step raised what is not an `MmdeployError`: a bug, with the worker's traceback as its message."""
 
 
@@ -109,7 +109,7 @@ class Workers:
 
         Raises:
             MmdeployError: What a step raised; the step's log is named in it.
-            WorkerBug: When a step raised anything else.
+            WorkerBugError: When a step raised anything else.
         """
         while True:
             by_connection = {running.connection: step_id for step_id, running in self._running.items()}
@@ -144,8 +144,9 @@ class Workers:
         if kind == "error":
             raise _with_log(content[0], running.log)
         if kind == "bug":
-            raise WorkerBug(content[0])
-        return Finished(step_id, *content, seconds=time.monotonic() - running.started)
+            raise WorkerBugError(content[0])
+        artifact, made = content
+        return Finished(step_id, artifact, made, time.monotonic() - running.started)
 
     def _end(self, step_id: str) -> None:
         running = self._running.pop(step_id)

@@ -6,18 +6,23 @@ here and never in the process that schedules: a crash, a leak or a changed globa
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy import engines, export, quantize
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Encoding, Progress, StepContext
+import numpy as np
+
+from mmdeploy import data, engines, export, quantize, torch_model
+from mmdeploy.artifact import NUMPY_BY_DTYPE, Artifact, TensorSpec, file_sha256
+from mmdeploy.contracts import Array, Progress, StepContext, method_of
 from mmdeploy.errors import StepError
-from mmdeploy.plan import Step
+from mmdeploy.plan import Step, shipped_graph
+from mmdeploy.sessions import open_session
 from mmdeploy.store import Store, translated
+from mmdeploy.wiring import topological_order, upstream
 
 if TYPE_CHECKING:
     from mmdeploy.recipe import Recipe
@@ -26,8 +31,16 @@ logger = logging.getLogger(__name__)
 
 #: Samples that pass through the original model at once when its answers are recorded.
 _ORIGINAL_BATCH = 64
+#: Size of a dynamic axis in example inputs.
+_DYNAMIC_SIZE = 16
 #: Samples a calibration batch where the pass has no ``batch_size``.
 _CALIBRATION_BATCH = 16
+_METHODS: Mapping[str, Mapping[str, Any]] = {
+    "export": export.METHODS,
+    "quantize": quantize.METHODS,
+    "engine": engines.METHODS,
+    "reference": engines.METHODS,
+}
 
 
 @dataclass(frozen=True)
@@ -76,10 +89,7 @@ def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
     step = task.step
     if step.kind == "outputs":
         return _record_original(task, workdir, progress)
-    module: Any = {
-        "export": export.METHODS, "quantize": quantize.METHODS,
-        "engine": engines.METHODS, "reference": engines.METHODS,
-    }[step.kind][step.method]  # fmt: skip
+    module = _METHODS[step.kind][step.method]
     source = task.artifacts[step.needs[0]] if step.needs else _torch_artifact(task)
     options = module.Options.model_validate_json(json.dumps(dict(step.options)))
     produced: Artifact = module.run(source, options, _context(task, workdir, progress))
@@ -94,7 +104,7 @@ def _context(task: Task, workdir: Path, progress: Progress) -> StepContext:
         component=name,
         workdir=workdir,
         target=recipe.target,
-        encoding=Encoding(engines.METHODS[engine.method].encoding(engine)),
+        encoding=engines.METHODS[method_of(engine)].encoding(engine),
         max_batch_size=recipe.components[name].serving.max_batch_size,
         seed=recipe.seed,
         threads=task.threads,
@@ -145,23 +155,23 @@ class _Examples:
 
 
 def _random_inputs(recipe: Recipe, batch: int) -> dict[str, Array]:
-    """Draw ensemble inputs: floats from N(0, 1), integers from their declared range or the type's own up to 255."""
+    """Draw ensemble inputs: integers and bounded floats evenly from their range, other floats from N(0, 1).
+
+    Integers without a declared range are 0 to 255 (UINT8) or 0 and 1: anything larger may be no valid index.
+    """
     random = np.random.default_rng(recipe.seed)
     feeds: dict[str, Array] = {}
     for name, spec in recipe.inputs.items():
         dtype = np.dtype(NUMPY_BY_DTYPE[spec.dtype])
-        shape = (batch, *(16 if size == -1 else size for size in spec.shape))
-        low, high = spec.range or ((0, 1) if dtype.kind in "biu" else (None, None))
+        shape = (batch, *(_DYNAMIC_SIZE if size == -1 else size for size in spec.shape))
         if dtype.kind in "biu":
-            if spec.range is None and dtype == np.uint8:
-                high = 255
+            low, high = spec.range or (0, 255 if dtype == np.uint8 else 1)
             feeds[name] = random.integers(int(low), int(high), shape, endpoint=True).astype(dtype)
-        elif low is not None:
-            feeds[name] = random.uniform(low, high, shape).astype(dtype)
+        elif spec.range is not None:
+            feeds[name] = random.uniform(*spec.range, shape).astype(dtype)
         else:
             feeds[name] = random.standard_normal(shape).astype(dtype)
     return feeds
-
 
 
 def _torch_chain(task: Task, components: Sequence[str]) -> torch_model.TorchChain:
@@ -212,9 +222,7 @@ def _calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
         return None, 0
     specs, ranges = _ensemble_inputs(recipe)
     limit = options.get("samples")
-    summary = data.check_calibration(
-        recipe.data.calibration, root=recipe.root, specs=specs, ranges=ranges, limit=limit
-    )
+    summary = data.check_calibration(recipe.data.calibration, root=recipe.root, specs=specs, ranges=ranges, limit=limit)
     batches = data.batches(
         recipe.data.calibration,
         root=recipe.root,

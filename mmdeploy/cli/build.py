@@ -48,9 +48,7 @@ def command(
     from mmdeploy.report.terminal import Summary
 
     loaded = load_recipe(recipe, overrides)
-    settings = Settings(
-        workdir=workdir, destination=destination, jobs=jobs, publish_unverified=publish_unverified
-    )
+    settings = Settings(workdir=workdir, destination=destination, jobs=jobs, publish_unverified=publish_unverified)
     console = Console(stderr=False)
     with BuildDisplay(console) as display:
         outcome = run_build(loaded, settings, display)

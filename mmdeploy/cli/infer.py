@@ -59,7 +59,9 @@ def _feed_dict(runner: Any, files: tuple[str, ...], fit: bool) -> FeedDict:
     for pair in files:
         name, equals, file = pair.partition("=")
         if not equals:
-            raise UsageError(f"{pair!r} is not INPUT=FILE", hint=f"the model takes {', '.join(map(str, specs.values()))}")
+            raise UsageError(
+                f"{pair!r} is not INPUT=FILE", hint=f"the model takes {', '.join(map(str, specs.values()))}"
+            )
         if name not in specs:
             raise UsageError(f"the model has no input {name!r}; {did_you_mean(name, specs)}")
         given[name] = Path(file)

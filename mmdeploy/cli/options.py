@@ -35,3 +35,27 @@ def set_option(function: Function) -> Function:
 def json_option(function: Function) -> Function:
     """Add ``--json``; the verb's ``as_json: bool``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def workdir_option(function: Function) -> Function:
+    """Add ``--workdir``, the folder of the store and of the runs; given to the verb as ``workdir: Path``."""
+    return click.option(
+        "--workdir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path(".mmdeploy"),
+        show_default=True,
+        envvar="MMDEPLOY_WORKDIR",
+        help="Folder of the artifact store, the runs and their reports.",
+    )(function)
+
+
+def destination_option(function: Function) -> Function:
+    """Add ``--output``, where releases are published; given to the verb as ``destination: Path``."""
+    return click.option(
+        "--output",
+        "destination",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("model_repository"),
+        show_default=True,
+        help="Folder to publish to.",
+    )(function)

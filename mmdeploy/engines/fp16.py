@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ def to_fp16(model: Any, keep_fp32: Sequence[str] = (), *, component: str = "") -
     import onnx
     from onnxruntime.transformers import float16
 
+    _refuse_control_flow(model.graph, component)
     _name_nodes(model.graph.node)
     kept = _kept(model, keep_fp32, component)
     try:
@@ -74,6 +75,15 @@ def to_fp16(model: Any, keep_fp32: Sequence[str] = (), *, component: str = "") -
             hint="set engine.precision: fp32, or keep the operators concerned with engine.keep_fp32",
         ) from error
     return converted, tuple(sorted(kept))
+
+
+def _refuse_control_flow(graph: Any, component: str) -> None:
+    found = sorted({node.op_type for node in graph.node if node.op_type in ("If", "Loop", "Scan")})
+    if found:
+        raise EngineError(
+            f"{component}: engine.precision: fp16 cannot be written into a graph with {', '.join(found)}",
+            hint="set precision: fp32 for this component, or rewrite the model without control flow",
+        )
 
 
 def _name_nodes(nodes: Iterable[Any]) -> None:
@@ -172,7 +182,7 @@ def _drop_cast_pairs(graph: Any) -> None:
     back = {
         node.output[0]: exact[node.input[0]]
         for node in graph.node
-        if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT and node.input[0] in exact
+        if node.op_type == "Cast" and _target_type(node) == TensorProto.FLOAT and node.input[0] in exact
     }
     outputs = {output.name for output in graph.output}
     for node in graph.node:
@@ -183,6 +193,10 @@ def _drop_cast_pairs(graph: Any) -> None:
         if node.op_type == "Cast" and node.output[0] in back and node.output[0] in outputs:
             node.input[0] = back[node.output[0]]
     _drop_unused_casts(graph, outputs)
+
+
+def _target_type(cast: Any) -> int:
+    return next(int(attribute.i) for attribute in cast.attribute if attribute.name == "to")
 
 
 def _drop_unused_casts(graph: Any, outputs: set[str]) -> None:
@@ -201,17 +215,8 @@ def _sort(graph: Any) -> None:
 
     producer = {output: index for index, node in enumerate(graph.node) for output in node.output}
     order = TopologicalSorter(
-        {index: {producer[name] for name in _reads(node) if name in producer} for index, node in enumerate(graph.node)}
+        {index: {producer[name] for name in node.input if name in producer} for index, node in enumerate(graph.node)}
     )
     nodes = [graph.node[index] for index in order.static_order()]
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def _reads(node: Any) -> Iterator[str]:
-    """Yield the names that a node reads, those captured by its subgraphs (If, Loop, Scan) included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _reads(inner)

@@ -6,13 +6,14 @@ import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.contracts import Progress, StepContext
 from mmdeploy.engines.fp16 import to_fp16
+from mmdeploy.engines.fp16_emulation import emulate_fp16
 from mmdeploy.engines.graph_files import copy_graph, load_graph, save_graph
 from mmdeploy.engines.trt_graph import cast_uint8_inputs, check_network_dtypes
 from mmdeploy.engines.trt_messages import Messages, builder_error, collecting, parser_error
@@ -22,7 +23,10 @@ from mmdeploy.errors import EngineError, EnvironmentUnfitError
 #: Given the module and the builder's config, sets on the config what only one flavor has, gives what of it
 #: belongs into the metadata, and after a build that succeeded does what is left to do.
 Configured = Callable[[Any, Any], AbstractContextManager[Mapping[str, Any]]]
+#: The graph that TensorRT parsed, kept beside the plan.
 GRAPH_FILENAME = "graph.onnx"
+#: With FP16, what stands in for it where the engine cannot run; ``metadata["graph"]`` names the one to take.
+EMULATION_FILENAME = "graph_fp16_emulated.onnx"
 PLAN_FILENAME = "model.plan"
 
 
@@ -67,7 +71,11 @@ def build_engine(
     flavor: Flavor,
     configured: Configured,
 ) -> Artifact:
-    """Build an engine from an ONNX artifact, the graph that was parsed kept beside it.
+    """Build an engine from an ONNX artifact.
+
+    Beside the plan lie the graph that was parsed (``metadata["parsed_graph"]``) and, where the engine cannot run,
+    the one to serve through ONNX Runtime in its stead (``metadata["graph"]``; with FP16 it is another, see
+    `fp16_emulation`).
 
     Args:
         artifact: The ONNX graph, Q/DQ pairs included where it is INT8.
@@ -92,48 +100,42 @@ def build_engine(
     graph_path, path = context.workdir / GRAPH_FILENAME, context.workdir / PLAN_FILENAME
     facts = _write_graph(artifact, options, graph_path, context.component)
     with _reporting(trt, context.progress) as monitor, collecting(trt) as (logger, messages):
-        work = _Work(trt, logger, messages, context)
-        builder = trt.Builder(logger)
-        builder.max_threads = max(context.threads, 1)
-        network, parser = _parse(work, builder, graph_path)
-        _check_tensors(work, network, artifact)
-        config = builder.create_builder_config()
+        build = _Build(trt, trt.Builder(logger), logger, messages, context)
+        build.builder.max_threads = max(context.threads, 1)
+        network, parser = _parse(build, graph_path)
+        _check_tensors(build, network, artifact)
+        config = _config(build, options, _native_profile(build, network, profile))
         config.progress_monitor = monitor
-        if options.workspace_bytes is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-        _add_profile(work, builder, network, config, profile)
         with configured(trt, config) as flavor_facts:
-            plan = builder.build_serialized_network(network, config)
+            plan = build.builder.build_serialized_network(network, config)
             if plan is None:
                 raise builder_error(messages, component=context.component)
         facts |= {"network_layers": network.num_layers, "warnings": list(messages.warnings), **flavor_facts}
         path.write_bytes(plan)
         del parser  # it owns weights that the network refers to: it must outlive the build
-    return Artifact(
+    facts |= {
+        "precision": options.precision,
+        "tensorrt_version": str(trt.__version__),
+        "build_s": round(time.perf_counter() - started, 3),
+        "engine_bytes": path.stat().st_size,
+        "optimization_profile": {name: vars(shapes) for name, shapes in profile.items()},
+    }
+    return replace(
+        artifact,
         format=flavor.product,
         path=path,
         sha256=file_sha256(path),
-        inputs=artifact.inputs,
-        outputs=artifact.outputs,
         produced_by=flavor.module,
-        metadata={
-            "graph": GRAPH_FILENAME,
-            "graph_sha256": file_sha256(graph_path),
-            "precision": options.precision,
-            "tensorrt_version": str(trt.__version__),
-            "build_s": round(time.perf_counter() - started, 3),
-            "engine_bytes": path.stat().st_size,
-            "optimization_profile": {name: vars(shapes) for name, shapes in profile.items()},
-            **facts,
-        },
+        metadata=facts,
     )
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What every step of one build needs."""
+class _Build:
+    """What the parts of one build share."""
 
     trt: Any
+    builder: Any
     logger: Any
     messages: Messages
     context: StepContext
@@ -143,40 +145,43 @@ def _write_graph(artifact: Artifact, options: TensorRTOptions, path: Path, compo
     """Write the graph that TensorRT will parse, and return what was changed in it."""
     skeleton = load_graph(artifact.path, weights=False)
     cast_inputs = cast_uint8_inputs(skeleton)
+    facts: dict[str, Any] = {"parsed_graph": path.name, "graph": path.name}
     if options.precision == "fp32" and not cast_inputs:
         copy_graph(artifact.path, path)
-        return {}
+        return facts
     model = load_graph(artifact.path)
     cast_uint8_inputs(model)
-    facts: dict[str, Any] = {"cast_inputs": list(cast_inputs)} if cast_inputs else {}
+    facts |= {"cast_inputs": list(cast_inputs)} if cast_inputs else {}
     if options.precision == "fp16":
         model, kept = to_fp16(model, options.keep_fp32, component=component)
-        facts["kept_fp32"] = list(kept)
+        facts |= {"kept_fp32": list(kept), "graph": EMULATION_FILENAME}
     save_graph(model, path)
+    if options.precision == "fp16":
+        save_graph(emulate_fp16(model), path.with_name(EMULATION_FILENAME))
     return facts
 
 
-def _parse(work: _Work, builder: Any, path: Path) -> tuple[Any, Any]:
-    flag = getattr(work.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if flag is None else 1 << int(flag))  # without the flag: always so
-    parser = work.trt.OnnxParser(network, work.logger)
+def _parse(build: _Build, path: Path) -> tuple[Any, Any]:
+    flag = getattr(build.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = build.builder.create_network(0 if flag is None else 1 << int(flag))  # without the flag: always so
+    parser = build.trt.OnnxParser(network, build.logger)
     if not parser.parse_from_file(str(path)):
         model = load_graph(path, weights=False)
-        raise parser_error(parser, work.messages, model=model, component=work.context.component)
+        raise parser_error(parser, build.messages, model=model, component=build.context.component)
     return network, parser
 
 
-def _check_tensors(work: _Work, network: Any, artifact: Artifact) -> None:
+def _check_tensors(build: _Build, network: Any, artifact: Artifact) -> None:
     """Refuse a network whose inputs and outputs are not what the ensemble will send and read."""
     for side, specs, count, tensor in (
         ("inputs", artifact.inputs, network.num_inputs, network.get_input),
         ("outputs", artifact.outputs, network.num_outputs, network.get_output),
     ):
-        found = {tensor(index).name: _dtype(work.trt, tensor(index).dtype) for index in range(count)}
+        found = {tensor(index).name: _dtype(build.trt, tensor(index).dtype) for index in range(count)}
         told = {spec.name: spec.dtype for spec in specs}
         if found != told:
             raise EngineError(
-                f"{work.context.component}: TensorRT's network has the {side} {found}, the component {told}",
+                f"{build.context.component}: TensorRT's network has the {side} {found}, the component {told}",
                 hint="an input that the graph does not use is dropped: remove it from the component",
             )
 
@@ -190,21 +195,29 @@ def _dtype(trt: Any, dtype: Any) -> str:
     return names.get(dtype, str(dtype))
 
 
-def _add_profile(work: _Work, builder: Any, network: Any, config: Any, profile: Mapping[str, InputProfile]) -> None:
-    native = builder.create_optimization_profile()
+def _config(build: _Build, options: TensorRTOptions, native_profile: Any) -> Any:
+    config = build.builder.create_builder_config()
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(build.trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if config.add_optimization_profile(native_profile) < 0:
+        raise builder_error(build.messages, component=build.context.component)
+    return config
+
+
+def _native_profile(build: _Build, network: Any, profile: Mapping[str, InputProfile]) -> Any:
+    native = build.builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         shapes = profile[tensor.name]
         for axis, size in enumerate(tuple(tensor.shape)):
             if size not in (-1, shapes.max[axis]):
                 raise EngineError(
-                    f"{work.context.component}: axis {axis} of {tensor.name!r} is fixed at {size} in the graph,"
+                    f"{build.context.component}: axis {axis} of {tensor.name!r} is fixed at {size} in the graph,"
                     f" and the optimization profile asks up to {shapes.max[axis]}",
                     hint="export with a dynamic batch" if axis == 0 else "declare the size as it is in the graph",
                 )
         native.set_shape(tensor.name, shapes.min, shapes.opt, shapes.max)
-    if config.add_optimization_profile(native) < 0:
-        raise builder_error(work.messages, component=work.context.component)
+    return native
 
 
 @contextmanager

@@ -61,6 +61,6 @@ def node_label(model: Any, index: int, name: str, operator: str) -> str:
     """Name a node in words that lead to it: its name where it has one, else what it writes."""
     nodes: Sequence[Any] = model.graph.node
     if not 0 <= index < len(nodes):
-        return f"operator {operator} {name!r}".rstrip(" '")
+        return f"operator {operator}" if operator else "an input or output of the graph"
     node = nodes[index]
     return f"operator {operator or node.op_type} (node {name or index!r}, writing {', '.join(node.output)})"

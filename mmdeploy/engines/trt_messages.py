@@ -157,7 +157,7 @@ def parser_error(parser: Any, messages: Messages, *, model: Any, component: str)
         code = getattr(error.code(), "name", str(error.code()))
         found = _find(f"{operator} {said}") or (_UNSUPPORTED if "UNSUPPORTED" in code else None)
         label = node_label(model, error.node(), str(error.node_name()), operator)
-        lines.append(f"{label}: {found.meaning if found else said}")
+        lines.append(f"{label}: {found.meaning}{_said(said)}" if found else f"{label}: {said}")
         hints.append(found.hint if found else _UNKNOWN_HINT)
     if not lines:
         return builder_error(messages, component=component)
@@ -177,6 +177,13 @@ def builder_error(messages: Messages, *, component: str) -> EngineError:
         f"{component}: TensorRT could not build the engine: {meaning}{_shortened(messages.errors) or said}",
         hint=found.hint if found else _UNKNOWN_HINT,
     )
+
+
+def _said(text: str, limit: int = 200) -> str:
+    """Return TensorRT's own words in brief, so that a reader can search for them; nothing where it has none."""
+    lines = [line for line in text.splitlines() if line.strip() not in ("", "false")]
+    telling = next((line for line in lines if not line.startswith("Invalid Node")), "")
+    return f" (TensorRT: {telling[:limit]})" if telling else ""
 
 
 def _find(text: str) -> _Translation | None:

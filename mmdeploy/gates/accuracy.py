@@ -20,7 +20,7 @@ Limits: a limit finer than one sample (1 / samples) asks for no loss at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -32,6 +32,7 @@ from mmdeploy import metrics
 from mmdeploy.contracts import Array, Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
 from mmdeploy.errors import DataError, InferenceError
 from mmdeploy.gates import ask, limits, scores
+from mmdeploy.metrics import FloatArray
 
 REQUIRES: tuple[str, ...] = ("scipy", "torch", "torchmetrics")
 
@@ -174,14 +175,10 @@ class _Comparison:
             return metrics.proportion_interval(right, self.samples, confidence=self.confidence)
         return self._bootstrap(self.candidate.of)
 
-    def _bootstrap(self, statistic: Any) -> metrics.Interval:
+    def _bootstrap(self, statistic: Callable[[npt.NDArray[np.intp]], FloatArray]) -> metrics.Interval:
         method: Literal["BCa", "percentile"] = "percentile" if self.candidate.per_sample is None else "BCa"
-
-        def drawn(indices: npt.NDArray[np.intp]) -> float:
-            return float(statistic(indices))
-
         return metrics.bootstrap_interval(
-            drawn,
+            statistic,
             self.samples,
             confidence=self.confidence,
             seed=self.seed,

@@ -28,12 +28,12 @@ class Scored:
 
     Attributes:
         score: The metric over all samples.
-        of: Gives the metric over the samples with the given indices, which may repeat.
+        of: Takes draws of sample indices, shape [draws, samples], and gives the metric of each draw.
         per_sample: The metric of each sample, of which ``score`` is the mean; None where it is no such mean.
     """
 
     score: float
-    of: Callable[[npt.NDArray[np.intp]], float]
+    of: Callable[[npt.NDArray[np.intp]], FloatArray]
     per_sample: FloatArray | None
 
 
@@ -92,7 +92,7 @@ def scored(metric: str, outputs: Array, labels: npt.NDArray[Any]) -> Scored:
         if metric not in GUESSES_BY_METRIC:
             return _scored_as_a_set(metric, predictions, target)
         values = _correct(predictions, target, GUESSES_BY_METRIC[metric])
-    return Scored(float(values.mean()), lambda indices: float(values[indices].mean()), values)
+    return Scored(float(values.mean()), lambda draws: np.asarray(values[draws].mean(axis=1)), values)
 
 
 def _correct(predictions: Any, target: Any, guesses: int) -> FloatArray:
@@ -124,8 +124,8 @@ def _scored_as_a_set(metric: str, predictions: Any, target: Any) -> Scored:
         distributed = bool((predictions >= 0).all()) and bool((sums - 1).abs().max() < 1e-4)
         predictions = predictions if distributed else predictions.softmax(dim=1)
 
-    def of(indices: npt.NDArray[np.intp]) -> float:
-        chosen = torch.from_numpy(np.asarray(indices))
+    def score(indices: npt.NDArray[np.intp]) -> float:
+        chosen = torch.from_numpy(np.ascontiguousarray(indices))
         preds, labels = predictions[chosen], target[chosen]
         if metric == "f1_macro":
             return float(multiclass_f1_score(preds, labels, classes, average="macro", validate_args=False))
@@ -135,4 +135,7 @@ def _scored_as_a_set(metric: str, predictions: Any, target: Any) -> Scored:
         present = torch.bincount(labels, minlength=classes) > 0
         return float(areas[present].mean())
 
-    return Scored(of(np.arange(len(target))), of, None)
+    def of(draws: npt.NDArray[np.intp]) -> FloatArray:
+        return np.array([score(indices) for indices in draws])
+
+    return Scored(score(np.arange(len(target))), of, None)

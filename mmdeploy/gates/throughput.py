@@ -94,11 +94,11 @@ def _judge(
     everything = np.arange(len(candidate))
     checks = []
 
-    def ratio(rounds: npt.NDArray[np.intp]) -> float:
-        return float(reference[rounds].sum() / candidate[rounds].sum())
+    def ratio(rounds: npt.NDArray[np.intp]) -> metrics.FloatArray:
+        return np.asarray(reference[rounds].sum(axis=-1) / candidate[rounds].sum(axis=-1))
 
-    def per_second(rounds: npt.NDArray[np.intp]) -> float:
-        return float(samples * len(rounds) / candidate[rounds].sum())
+    def per_second(rounds: npt.NDArray[np.intp]) -> metrics.FloatArray:
+        return np.asarray(samples * rounds.shape[-1] / candidate[rounds].sum(axis=-1))
 
     wanted = [(ratio, "samples/s ratio", options.min_ratio_to_reference, "")]
     if absolute:
@@ -112,7 +112,7 @@ def _judge(
         verdict = Verdict.INCONCLUSIVE if short else limits.decided(interval, at_least=limit)
         words = limits.in_words(at_least=limit, unit=unit)
         checks.append(
-            Check(_name(options, name), statistic(everything), words, verdict, interval, unit, short)
+            Check(_name(options, name), float(statistic(everything)), words, verdict, interval, unit, short)
         )
     return checks
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from mmdeploy.build_report import BuildReport, CheckRecord, StageSeries
+from mmdeploy.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
 from mmdeploy.report import plots
 from mmdeploy.report.units import (
     bytes_text,
@@ -55,11 +54,9 @@ def render(report: BuildReport) -> str:
             published=published_text(report),
             advice=next_steps(report),
             sizes=sizes,
-            stage_panels=[
-                _draw(functools.partial(plots.stage_panel, *group)) for group in _by_metric(report)
-            ],
-            size_panels=[_draw(functools.partial(plots.size_panel, sizes))] if sizes else [],
-            latency_panels=[_draw(draw) for draw in _latency_panels(report)],
+            stage_panels=[_panel(plots.stage_panel, *group) for group in _stage_groups(report)],
+            size_panels=[_panel(plots.size_panel, "Bytes on disk", sizes)] if sizes else [],
+            latency_panels=[_panel(plots.latency_panel, *group) for group in _latency_groups(report)],
         )
     )
 
@@ -96,34 +93,33 @@ def _check_cells(check: CheckRecord) -> tuple[str, str, str]:
     return (*check_text(check), limit_text(check))
 
 
-def _draw(draw: Callable[[], str]) -> dict[str, Any]:
-    """Draw a panel, or say why it is missing: figures are in the tables, and no plot may cost a report."""
+def _panel(draw: Callable[[str, Any], str], title: str, records: Sequence[Any]) -> dict[str, Any]:
+    """Draw a panel, or say why it is missing: its figures are in the table, no plot may cost a report."""
     from markupsafe import Markup
 
     try:
-        return {"svg": Markup(draw()), "problem": ""}
+        return {"title": title, "svg": Markup(draw(title, records)), "problem": ""}
     except Exception as problem:  # noqa: BLE001 - whatever Matplotlib raises
-        _LOG.warning("a plot of the report could not be drawn: %s", problem)
-        return {"svg": "", "problem": f"{type(problem).__name__}: {problem}"}
+        _LOG.warning("the plot %r of the report could not be drawn: %s", title, problem)
+        return {"title": title, "svg": "", "problem": f"{type(problem).__name__}: {problem}"}
 
 
-def _by_metric(report: BuildReport) -> Iterator[tuple[str, list[StageSeries]]]:
+def _stage_groups(report: BuildReport) -> Iterator[tuple[str, list[StageSeries]]]:
     """Group the series that share an axis: end to end by itself, then the components by metric."""
-    for series in report.stages:
-        if series.component is None:
-            yield series.metric, [series]
+    whole = [series for series in report.stages if series.component is None]
     components = [series for series in report.stages if series.component is not None]
-    for metric in dict.fromkeys(series.metric for series in components):
-        yield metric, [series for series in components if series.metric == metric]
+    for scope, found in ((END_TO_END, whole), ("per component", components)):
+        for metric, unit in dict.fromkeys((series.metric, series.unit) for series in found):
+            yield f"{metric}, {scope}", [one for one in found if (one.metric, one.unit) == (metric, unit)]
 
 
-def _latency_panels(report: BuildReport) -> Iterable[Callable[[], str]]:
-    def load(record: Any) -> tuple[int, int]:
-        return record.batch_size, record.concurrency
+def _latency_groups(report: BuildReport) -> Iterator[tuple[str, list[LatencyRecord]]]:
+    def axis(record: LatencyRecord) -> tuple[int, int, str]:
+        return record.batch_size, record.concurrency, record.statistic
 
-    for (batch_size, concurrency), records in groupby(sorted(report.latencies, key=load), key=load):
-        title = f"latency at batch {batch_size}, concurrency {concurrency}"
-        yield functools.partial(plots.latency_panel, title, list(records))
+    for batch_size, concurrency, statistic in dict.fromkeys(map(axis, report.latencies)):
+        same = [one for one in report.latencies if axis(one) == (batch_size, concurrency, statistic)]
+        yield f"{statistic} at batch {batch_size}, concurrency {concurrency}", same
 
 
 def _facts(facts: JsonValue, path: str = "") -> Iterator[tuple[str, str]]:

@@ -27,6 +27,8 @@ _VARIABLES = {
 }  # fmt: skip
 _WIDTH_INCHES = 4.6
 _ROW_INCHES = 0.235
+_POINTS_PER_LETTER = 5.6
+_EXACT_DB = 60.0  # a thousandth of the signal: beyond it, differences would only squeeze the scale
 _SETTINGS = {
     "svg.fonttype": "none", "font.size": 9.0, "font.family": "sans-serif", "text.color": _INK,
     "axes.edgecolor": _GRID, "axes.labelcolor": _MUTED, "xtick.color": _GRID, "xtick.labelcolor": _MUTED,
@@ -48,8 +50,8 @@ class _Row:
     heading: bool = False
 
 
-def stage_panel(metric: str, series: Sequence[StageSeries]) -> str:
-    """Draw where one metric went, stage by stage, for every component that has it."""
+def stage_panel(title: str, series: Sequence[StageSeries]) -> str:
+    """Draw where one metric went, stage by stage, end to end or for every component that has it."""
     rows = []
     for one in series:
         rows.append(_Row(one.component or END_TO_END, heading=True))
@@ -57,23 +59,21 @@ def stage_panel(metric: str, series: Sequence[StageSeries]) -> str:
             text = figure_text(stage.value, stage.interval, unit=one.unit)
             colour = _REFERENCE if number == 0 else _CANDIDATE
             rows.append(_Row(stage.label, stage.value, stage.interval, text, colour))
-    unit = next((one.unit for one in series if one.unit), "")
+    metric, unit = series[0].metric, series[0].unit
     axis = f"{metric} ({unit})" if unit else metric
-    return _dots(rows, axis, f"{metric} stage by stage", from_zero=False)
+    most = _EXACT_DB if unit == "dB" else math.inf
+    return _dots(rows, axis, title, from_zero=False, most=most)
 
 
 def latency_panel(title: str, records: Sequence[LatencyRecord]) -> str:
-    """Draw latencies of reference and candidate, of one batch size and concurrency."""
-    rows, previous = [], ""
+    """Draw one latency statistic of reference and candidate, of one batch size and concurrency."""
+    rows = []
     for record in records:
-        subject = record.component or END_TO_END
-        if subject != previous:
-            rows.append(_Row(subject, heading=True))
-        previous = subject
+        rows.append(_Row(record.component or END_TO_END, heading=True))
         text = figure_text(record.reference_ms, record.reference_interval_ms, unit="ms")
         rows.append(
             _Row(
-                f"{record.statistic} FP32",
+                "FP32",
                 record.reference_ms,
                 record.reference_interval_ms,
                 text,
@@ -82,13 +82,11 @@ def latency_panel(title: str, records: Sequence[LatencyRecord]) -> str:
         )
         text = figure_text(record.candidate_ms, record.candidate_interval_ms, unit="ms")
         text += f" ({ratio_text(record.candidate_ms, record.reference_ms)})"
-        rows.append(
-            _Row(f"{record.statistic} candidate", record.candidate_ms, record.candidate_interval_ms, text)
-        )
+        rows.append(_Row("candidate", record.candidate_ms, record.candidate_interval_ms, text))
     return _dots(rows, "latency (ms)", title, from_zero=True)
 
 
-def size_panel(sizes: Sequence[SizeRecord]) -> str:
+def size_panel(title: str, sizes: Sequence[SizeRecord]) -> str:
     """Draw bytes on disk of reference and candidate."""
     largest = max((size.reference_bytes or 0, size.candidate_bytes or 0) for size in sizes)
     scale, unit = (2**20, "MiB") if max(largest) >= 2**20 else (2**10, "KiB")
@@ -100,7 +98,7 @@ def size_panel(sizes: Sequence[SizeRecord]) -> str:
             ratio = ratio_text(size.candidate_bytes, size.reference_bytes)
             bars = (
                 (size.reference_bytes, f"{bytes_text(size.reference_bytes)} FP32", _REFERENCE),
-                (size.candidate_bytes, f"{bytes_text(size.candidate_bytes)} candidate ({ratio})", _CANDIDATE),
+                (size.candidate_bytes, f"{bytes_text(size.candidate_bytes)} ({ratio})", _CANDIDATE),
             )
             for offset, (count, text, colour) in enumerate(bars):
                 width = (count or 0) / scale
@@ -108,30 +106,33 @@ def size_panel(sizes: Sequence[SizeRecord]) -> str:
                 axes.annotate(text, (width, at + offset), (4, 0), textcoords="offset points", va="center")
             labels.append((at + 0.5, size.component))
         axes.set_yticks([at for at, _ in labels], [name for _, name in labels])
-        axes.set_xlim(0, 1.75 * max(largest) / scale or 1)
+        axes.grid(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlim(0, 1.4 * max(largest) / scale or 1)
         axes.set_ylim(3 * len(sizes) - 1.2, -0.8)
         axes.set_xlabel(f"bytes on disk ({unit})")
 
-    return _svg(draw, 2.3 * len(sizes), "bytes on disk per component")
+    return _svg(draw, 2.3 * len(sizes), title)
 
 
-def _dots(rows: Sequence[_Row], axis: str, title: str, *, from_zero: bool) -> str:
+def _dots(rows: Sequence[_Row], axis: str, title: str, *, from_zero: bool, most: float = math.inf) -> str:
+    """Draw a row a line; what is above ``most`` is an arrow at the edge, its figure beside it."""
     finite = [
         number
         for row in rows
         for number in (row.value, *(row.interval or ()))
-        if number is not None and math.isfinite(number)
+        if number is not None and math.isfinite(number) and number <= most
     ]
 
     def draw(axes: Any) -> None:
         low, high = _limits(finite, from_zero)
         axes.set_xlim(low, high)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_yticks(range(len(rows)), [row.label if row.heading else f"   {row.label}" for row in rows])
+        axes.set_yticks(range(len(rows)), [row.label for row in rows], ha="left")
+        axes.tick_params(axis="y", length=0, pad=_POINTS_PER_LETTER * max(len(row.label) for row in rows))
         for at, row in enumerate(rows):
             axes.get_yticklabels()[at].set_fontweight("bold" if row.heading else "normal")
             _dot(axes, at, row, edge=high)
-        axes.tick_params(axis="y", length=0)
         axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(axis)
 
@@ -142,11 +143,11 @@ def _dot(axes: Any, at: int, row: _Row, *, edge: float) -> None:
     if row.heading:
         return
     axes.annotate(
-        row.text, (1.02, at), xycoords=("axes fraction", "data"), va="center", annotation_clip=False
+        row.text, (1.04, at), xycoords=("axes fraction", "data"), va="center", annotation_clip=False
     )
     if row.value is None or math.isnan(row.value):
         return
-    if math.isinf(row.value):
+    if row.value > edge:
         axes.plot([edge], [at], marker=">", color=row.colour, markersize=5, clip_on=False)
         return
     if row.interval is not None and all(math.isfinite(end) for end in row.interval):

@@ -75,7 +75,7 @@ def check_text(check: CheckRecord) -> tuple[str, str]:
     scaled = None if check.measured is None else check.measured / factor
     ends = None if check.interval is None else (check.interval[0] / factor, check.interval[1] / factor)
     limit = limit_number(check.limit)
-    decimals = _decimals(scaled, ends, None if limit is None else limit / factor)
+    decimals = _decimals(scaled, ends, None if limit is None else limit / factor, unit)
     suffix = "" if not unit else unit if unit == "%" else f" {unit}"
     value = NOT_MEASURED if scaled is None else number_text(scaled, decimals) + suffix
     return (
@@ -127,12 +127,17 @@ def _byte_scale(count: float) -> tuple[float, str]:
     return 1024.0**power, _BYTE_UNITS[power]
 
 
-def _decimals(value: float | None, interval: tuple[float, float] | None, limit: float | None) -> int:
+def _decimals(
+    value: float | None, interval: tuple[float, float] | None, limit: float | None, unit: str
+) -> int:
     shown = [number for number in (value, *(interval or ())) if number is not None and math.isfinite(number)]
     if not shown:
         return 0
-    decimals = min(max(_natural_decimals(shown, interval), 0), _MAX_DECIMALS)
-    while limit is not None and decimals < _MAX_DECIMALS and any(_misleads(n, limit, decimals) for n in shown):
+    natural = 1 if unit == "dB" else _natural_decimals(shown, interval)
+    decimals = min(max(natural, 0), _MAX_DECIMALS)
+    while (
+        limit is not None and decimals < _MAX_DECIMALS and any(_misleads(n, limit, decimals) for n in shown)
+    ):
         decimals += 1
     return decimals
 

@@ -149,7 +149,7 @@ def test_bootstrap_of_a_mean_agrees_with_the_t_interval():
     expected = stats.t.interval(0.95, 199, data.mean(), stats.sem(data))
     for method in ("percentile", "BCa"):
         interval = metrics.bootstrap_interval(
-            lambda drawn: float(data[drawn].mean()), 200, confidence=0.95, seed=0, method=method
+            lambda drawn: data[drawn].mean(axis=1), 200, confidence=0.95, seed=0, method=method
         )
         assert interval == pytest.approx(expected, abs=0.06)
 
@@ -158,7 +158,7 @@ def test_bca_corrects_skew_where_percentile_does_not():
     data = np.random.default_rng(3).exponential(size=40)
 
     def spread(drawn):
-        return float(data[drawn].var())
+        return data[drawn].var(axis=1)
 
     plain = metrics.bootstrap_interval(spread, 40, confidence=0.95, seed=0)
     corrected = metrics.bootstrap_interval(spread, 40, confidence=0.95, seed=0, method="BCa")
@@ -169,12 +169,14 @@ def test_bootstrap_repeats_itself_and_survives_no_variation():
     data = np.random.default_rng(4).normal(size=30)
 
     def mean(drawn):
-        return float(data[drawn].mean())
+        return data[drawn].mean(axis=1)
 
     intervals = [metrics.bootstrap_interval(mean, 30, confidence=0.9, seed=seed) for seed in (5, 5, 6)]
     assert intervals[0] == intervals[1] != intervals[2]
     for method in ("percentile", "BCa"):
-        same = metrics.bootstrap_interval(lambda drawn: 2.0, 30, confidence=0.9, seed=0, method=method)
+        same = metrics.bootstrap_interval(
+            lambda drawn: np.full(len(drawn), 2.0), 30, confidence=0.9, seed=0, method=method
+        )
         assert same == (2.0, 2.0)
     assert metrics.bootstrap_interval(mean, 1, confidence=0.9, seed=0) == (-math.inf, math.inf)
 

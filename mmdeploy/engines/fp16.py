@@ -58,12 +58,14 @@ def to_fp16(model: Any, keep_fp32: Sequence[str] = (), *, component: str = "") -
 
     _refuse_control_flow(model.graph, component)
     _name_nodes(model.graph.node)
+    del model.graph.value_info[:]  # torch lists its weights there, which the converter takes for activations
     kept = _kept(model, keep_fp32, component)
     try:
         blocked = [*float16.DEFAULT_OP_BLOCK_LIST]
         converted = float16.convert_float_to_float16(
             model, keep_io_types=True, op_block_list=blocked, node_block_list=sorted(kept)
         )
+        _drop_repeated_casts(converted.graph)
         _drop_cast_pairs(converted.graph)
         _sort(converted.graph)
         del converted.graph.value_info[:]  # types changed: infer them anew
@@ -168,6 +170,19 @@ def _coarse_scales(model: Any) -> set[str]:
         if np.any(np.abs(rounded - scale) > _SCALE_RELATIVE_ERROR * np.abs(scale)):
             names.add(node.name)
     return names
+
+
+def _drop_repeated_casts(graph: Any) -> None:
+    """Keep one of the equal casts that the converter writes for a tensor which several kept nodes read."""
+    written: set[str] = set()
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.output[0] in written:
+            continue
+        written.update(node.output)
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _drop_cast_pairs(graph: Any) -> None:

@@ -59,6 +59,26 @@ def test_nothing_is_rounded_between_two_operators_that_stay_in_fp32() -> None:
     assert producer[softmax.input[0]].op_type == "LayerNormalization"
 
 
+def test_a_tensor_that_two_kept_operators_read_is_cast_once() -> None:
+    text = """g (float[N,8] x) => (float[N,4] y, float[N,4] z)
+        { h = MatMul(x, w)  y = Softmax(h)  z = LogSoftmax(h) }"""
+    converted, _ = to_fp16(parse(text, {"w": MLP_WEIGHTS["w"]}))
+    written = [name for node in converted.graph.node for name in node.output]
+    assert len(written) == len(set(written))
+    onnx.checker.check_model(converted, full_check=True)
+
+
+def test_weights_that_torch_lists_among_the_values_stay_as_their_node_is() -> None:
+    model = parse(MLP, MLP_WEIGHTS)
+    model.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in model.graph.initializer
+    )
+    converted, _ = to_fp16(model)
+    assert input_types(converted, "LayerNormalization") == [FLOAT, FLOAT, FLOAT]
+    assert not any(name.startswith("gain_") for node in converted.graph.node for name in node.output)
+
+
 def test_a_decomposed_layer_norm_stays_in_fp32_as_a_whole() -> None:
     text = """g (float[N,8] x) => (float[N,8] y) <int64[1] last = {-1}, float epsilon = {0.00001}> {
         mean = ReduceMean(x, last)  d = Sub(x, mean)  square = Mul(d, d)  v = ReduceMean(square, last)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 CONSUMES = "torch"
 PRODUCES = "onnx"
-REQUIRES = ("torch", "onnx", "onnxscript", "onnxruntime")
+REQUIRES: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnxruntime")
 FILENAME = "model.onnx"
 
 #: Not 1: torch.export takes a size of 1 as fixed.

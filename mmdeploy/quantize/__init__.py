@@ -1,3 +1,5 @@
-"""temp"""
+"""Passes that turn an ONNX graph into one with INT8 Q/DQ pairs: one module each."""
+
 from mmdeploy.quantize import static
+
 METHODS = {"static": static}

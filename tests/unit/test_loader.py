@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from recipe_samples import SAMPLE, write_sample_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recipe_samples import SAMPLE, write_sample_files
 
 from mmdeploy.errors import RecipeError
 from mmdeploy.loader import load_recipe
 
+EMPTY = "is empty; a recipe is a mapping that starts with schema_version, name and target"
+UNCLOSED = "not YAML: while parsing a flow sequence: did not find expected ',' or ']'"
+SECOND_DOCUMENT = "not YAML: expected a single document in the stream: but found another document"
 COMPONENT_KEYS = "engine, export, inputs, module, outputs, quantize, serving"
 
 
@@ -63,9 +66,9 @@ def test_a_right_recipe_is_read_whole(sample):
             id="method of the wrong type",
         ),
         pytest.param(
-            ("calibrator: entropy", "calibrator: entropyy"),
-            "recipe.yaml:18 components.image_encoder.quantize.calibrator",
-            "'entropyy' is not accepted; did you mean 'entropy'? accepted: entropy, minmax, percentile",
+            ("min_cosine: 0.99", "min_cosine: 0.99, statistic: wrst"),
+            "recipe.yaml:32 gates.0.statistic",
+            "'wrst' is not accepted; did you mean 'worst'? accepted: mean, worst",
             id="misspelt enum value",
         ),
         pytest.param(
@@ -143,9 +146,9 @@ def test_a_right_recipe_is_read_whole(sample):
             id="missing key",
         ),
         pytest.param(
-            ("    module: fusion\n", "    module: fusion\n    calibrator: minmax\n"),
-            "recipe.yaml:27 components.fusion.calibrator",
-            "unknown key 'calibrator' here; it belongs to components.<name>.quantize (method static); "
+            ("    module: fusion\n", "    module: fusion\n    max_queue_delay_us: 500\n"),
+            "recipe.yaml:27 components.fusion.max_queue_delay_us",
+            "unknown key 'max_queue_delay_us' here; it belongs to components.<name>.serving.dynamic_batching; "
             f"accepted: {COMPONENT_KEYS}",
             id="a key in the wrong section",
         ),
@@ -222,7 +225,7 @@ def test_all_problems_are_reported_at_once_in_the_order_of_lines(edited, problem
         ("shape: [8, 8]", "shape: [8, x]"),
         ("module: audio_encoder", "modul: audio_encoder"),
         ("{waveform: audio}", "{waveform: adio}"),
-        ("method: static, calibrator: entropy", "method: statc, calibrator: entrpy"),
+        ("method: static, calibrator: entropy", "method: statc, calibratr: entropy"),
         ("max_batch_size: 16", "max_batch_size: 0"),
         ("min_cosine: 0.99", "min_cosin: 0.99"),
         ("labels.txt", "labels.tx"),
@@ -232,7 +235,7 @@ def test_all_problems_are_reported_at_once_in_the_order_of_lines(edited, problem
         "recipe.yaml:11 inputs.image.shape.1",
         "recipe.yaml:12 inputs.audio",
         "recipe.yaml:18 components.image_encoder.quantize.method",
-        "recipe.yaml:18 components.image_encoder.quantize.calibrator",
+        "recipe.yaml:18 components.image_encoder.quantize.calibratr",
         "recipe.yaml:21 components.audio_encoder.modul",
         "recipe.yaml:22 components.audio_encoder.inputs.waveform",
         "recipe.yaml:24 components.audio_encoder.serving.max_batch_size",
@@ -255,10 +258,10 @@ def test_what_follows_from_a_mistake_is_no_second_problem(edited, problems):
 @pytest.mark.parametrize(
     ("content", "where", "message"),
     [
-        (b"", "recipe.yaml", "is empty; a recipe is a mapping that starts with schema_version, name and target"),
-        (b"# nothing\n", "recipe.yaml", "is empty; a recipe is a mapping that starts with schema_version, name and target"),
+        (b"", "recipe.yaml", EMPTY),
+        (b"# nothing\n", "recipe.yaml", EMPTY),
         (b"- a\n- b\n", "recipe.yaml:1", "the top of a recipe must be a mapping (key: value), not a list"),
-        (b"a: [1, 2\nb: 3\n", "recipe.yaml:2:2", "not YAML: while parsing a flow sequence: did not find expected ',' or ']'"),
+        (b"a: [1, 2\nb: 3\n", "recipe.yaml:2:2", UNCLOSED),
         (
             b"a:\n\tb: 3\n",
             "recipe.yaml:2:1",
@@ -268,7 +271,7 @@ def test_what_follows_from_a_mistake_is_no_second_problem(edited, problems):
         (b"a: 1\nb: \xff\n", "recipe.yaml:2", "byte 0xff is not UTF-8; save the recipe as UTF-8 text"),
         (b"a: *b\n", "recipe.yaml:1:4", "not YAML: found undefined alias"),
         (b"a: &a [*a]\n", "recipe.yaml:1 a.0", "an alias stands inside its own anchor"),
-        (b"a: 1\n---\nb: 1\n", "recipe.yaml:2:1", "not YAML: expected a single document in the stream: but found another document"),
+        (b"a: 1\n---\nb: 1\n", "recipe.yaml:2:1", SECOND_DOCUMENT),
         (b"a: " + b"[" * 50_000, "recipe.yaml:1", "more than 50 levels deep"),
         (b"x" * (1 << 21), "recipe.yaml", "has 2097152 bytes; a recipe is a YAML file of a few kilobytes"),
     ],
@@ -341,7 +344,7 @@ def test_overrides_change_add_and_remove(sample):
          f"components.fusion has no key 'quantise'; did you mean 'quantize'? accepted: {COMPONENT_KEYS}"),
         ("gates.2.min_cosine=1", "gates has 2 items, so an index below 2 is accepted, not '2'"),
         ("name.first=1", "name is a single value and has no 'first'"),
-        ("seed=[1", "not YAML: while parsing a flow sequence: did not find expected ',' or ']'"),
+        ("seed=[1", UNCLOSED),
     ],
 )  # fmt: skip
 def test_overrides_that_lead_nowhere(sample, problems, override, message):
@@ -425,7 +428,9 @@ def test_whatever_is_wrong_is_a_problem_with_a_line(tmp_path_factory, text):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.sampled_from([*SAMPLE.splitlines(), "", "{", "]", "- x", "\t", "? :", "&a *a", "<<: *a"]), max_size=12))
+@given(
+    st.lists(st.sampled_from([*SAMPLE.splitlines(), "", "{", "]", "- x", "\t", "? :", "&a *a", "<<: *a"]), max_size=12)
+)
 def test_any_text_is_a_recipe_or_a_recipe_error(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("text") / "recipe.yaml"
     path.write_text("\n".join(lines))

@@ -17,7 +17,12 @@ from mmdeploy.recipe import Dtype, Recipe, Wire, union_of
 from mmdeploy.sections import described, members, models
 from mmdeploy.target import Target
 
-REGISTRIES = {"export": export.METHODS, "quantize": quantize.METHODS, "engines": engines.METHODS, "gates": gates.METHODS}
+REGISTRIES = {
+    "export": export.METHODS,
+    "quantize": quantize.METHODS,
+    "engines": engines.METHODS,
+    "gates": gates.METHODS,
+}
 
 
 def test_dtypes_are_those_that_the_rest_of_mmdeploy_knows():

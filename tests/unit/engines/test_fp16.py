@@ -37,6 +37,7 @@ def input_types(model: onnx.ModelProto, op_type: str) -> list[int]:
 
 
 def answer(model: onnx.ModelProto, **feed: np.ndarray) -> np.ndarray:
+    onnx.checker.check_model(model, full_check=True)
     runner = SessionRunner(open_session(model.SerializeToString(), {}))
     return runner.infer(feed)[runner.outputs[0].name]
 

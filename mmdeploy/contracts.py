@@ -33,6 +33,11 @@ class MethodOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def method_of(options: MethodOptions) -> str:
+    """Return the method that options belong to: the name of their module in its package's dict."""
+    return str(options.model_dump(include={"method"})["method"])
+
+
 class Encoding(StrEnum):
     """How an engine wants INT8 activations written; weights are always symmetric INT8.
 
@@ -115,6 +120,7 @@ class Runner(Protocol):
 class Pass(Protocol):
     """A step that turns an artifact into another: a module with these members."""
 
+    __name__: str
     CONSUMES: str
     PRODUCES: str
     REQUIRES: tuple[str, ...]
@@ -135,6 +141,7 @@ class Engine(Protocol):
         FILENAME: Name of the model file in a version folder.
     """
 
+    __name__: str
     CONSUMES: str
     PRODUCES: str
     REQUIRES: tuple[str, ...]
@@ -287,6 +294,7 @@ class Evidence:
 class Gate(Protocol):
     """A judgement: a module with these members."""
 
+    __name__: str
     REQUIRES: tuple[str, ...]
 
     @property

@@ -125,6 +125,16 @@ def test_scales_that_fp16_cannot_hold_keep_their_node_in_fp32() -> None:
     assert set(kept) == {"QuantizeLinear_0", "DequantizeLinear_1", "DequantizeLinear_2"}
 
 
+def test_a_graph_out_of_order_is_converted_all_the_same() -> None:
+    model = parse(MLP, MLP_WEIGHTS)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    converted, _ = to_fp16(model)
+    onnx.checker.check_model(converted, full_check=True)
+    assert input_types(converted, "MatMul") == [FLOAT16, FLOAT16]
+
+
 def test_control_flow_is_refused() -> None:
     text = """g (float[N,2] x, bool c) => (float[N,2] y) {
         y = If (c) <then_branch = t () => (float[N,2] a) { a = Identity(x) },

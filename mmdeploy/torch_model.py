@@ -8,6 +8,7 @@ pickle that needs more than that can run any code when it is read, so it is refu
 from __future__ import annotations
 
 import contextlib
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,7 +256,7 @@ def _read_torch(path: Path, allow_pickle: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except pickle.UnpicklingError as cause:
-        if allow_pickle or "weights_only" not in str(cause).lower():
+        if allow_pickle or not _is_torch_file(path):
             raise _unreadable(path, cause) from cause
         raise ModelError(
             f"weights {path.name} hold more than tensors: reading them would run pickled code, refused",
@@ -264,6 +265,12 @@ def _read_torch(path: Path, allow_pickle: bool) -> Any:
         ) from cause
     except Exception as cause:
         raise _unreadable(path, cause) from cause
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Say whether a file is what torch.save writes: a zip archive, or a pickle before torch 1.6."""
+    with path.open("rb") as stream:
+        return stream.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _unreadable(path: Path, cause: Exception) -> ModelError:

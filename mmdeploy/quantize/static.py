@@ -8,9 +8,11 @@ and as fast); those of convolutions are, because ONNX Runtime runs a convolution
 When to choose it: first; it needs minutes and no training. Where it costs too much accuracy, leave the worst
 layers out with ``exclude``.
 
-What it needs: calibration data like that of production, 100 to 500 samples. Ranges: ``minmax`` takes the
-smallest and largest value seen; ``percentile`` leaves out the tails; ``entropy`` keeps the part whose
-distribution survives 8 bits best (Migacz, "8-bit Inference with TensorRT", GTC 2017).
+What it needs: calibration data like that of production, 100 to 500 samples. Ranges: ``percentile`` (the
+default) leaves out the tails; ``minmax`` takes the smallest and largest value seen, and is safe where rare large
+values carry meaning; ``entropy`` keeps the part whose distribution survives 8 bits best (Migacz, "8-bit Inference
+with TensorRT", GTC 2017) and takes 0.1 s a tensor. On spoken_digits, along the chain, logits against FP32:
+minmax 41 dB, entropy 42, percentile 43 asymmetric; 37, 40, 40 symmetric.
 
 Limits: products of two activations (attention) stay FP32 unless ``quantize_attention``; ONNX Runtime has
 answered wrongly on some of those graphs, so the result is checked against ONNX Runtime's own unoptimized run.
@@ -61,7 +63,7 @@ class Options(MethodOptions):
     """
 
     method: Literal["static"] = "static"
-    calibrator: Literal["minmax", "entropy", "percentile"] = "minmax"
+    calibrator: Literal["minmax", "entropy", "percentile"] = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     samples: Annotated[int, Field(ge=1)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 8

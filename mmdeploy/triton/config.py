@@ -103,13 +103,12 @@ def component_config(component: ServedComponent) -> ModelConfig:
     config.default_model_filename = component.filename
     _add_tensors(config.input, artifact.inputs, serving.max_batch_size)
     _add_tensors(config.output, artifact.outputs, serving.max_batch_size)
-    if serving.max_batch_size:
-        # Triton has no scalars: one value a sample travels as [1] and is reshaped to [] for the engine.
-        for tensor in (*config.input, *config.output):
-            if any(
-                spec.name == tensor.name and not spec.shape for spec in (*artifact.inputs, *artifact.outputs)
-            ):
-                tensor.reshape.SetInParent()
+    specs = (*artifact.inputs, *artifact.outputs)
+    for tensor, spec in zip((*config.input, *config.output), specs, strict=True):
+        if not spec.shape:
+            # Triton has no scalars: one value a sample travels as [1] and is reshaped to [] for the engine.
+            tensor.reshape.shape.extend([] if serving.max_batch_size else [-1])
+            tensor.reshape.SetInParent()
     for output in config.output:
         if output.name in component.labels:
             output.label_filename = label_filename(output.name)
@@ -202,7 +201,7 @@ def _add_tensors(fields: Any, specs: Iterable[TensorSpec], max_batch_size: int) 
     lead = [] if max_batch_size else [-1]
     for spec in specs:
         added = fields.add(name=spec.name, data_type=DataType.Value(f"TYPE_{spec.dtype}"))
-        added.dims.extend([*lead, *spec.shape] or [1])
+        added.dims.extend([*lead, *(spec.shape or [1])])
 
 
 def _add_serving(config: ModelConfig, component: ServedComponent) -> None:
@@ -249,5 +248,5 @@ def _add_warmup(config: ModelConfig, section: Warmup, inputs: Sequence[TensorSpe
             given = sample.inputs[spec.name]
             given.data_type = DataType.Value(f"TYPE_{spec.dtype}")
             shape = [section.variable_size if dim == -1 else dim for dim in spec.shape]
-            given.dims.extend(shape if largest else [1, *shape])
+            given.dims.extend([*([] if largest else [1]), *(shape or [1])])
             setattr(given, f"{section.data}_data", True)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Key of ``parameters`` under which the embedded backends find the rules that requests must keep.
 INPUT_RULES_PARAMETER = "mmdeploy.inputs"
+#: Where an engine puts the graph level among its parameters; in config.pbtxt it is a field of its own.
+GRAPH_LEVEL_PARAMETER = "optimization.graph.level"
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class ServedComponent:
         inputs: Ensemble tensor by the component's input name.
         outputs: Ensemble tensor by the component's output name.
         serving: The recipe's serving section.
-        parameters: Strings for the backend, as `Engine.serving` gives them.
+        parameters: Strings for the backend, as `Engine.serving` gives them; ``optimization.graph.level`` among
+            them becomes the field of that name.
         input_rules: What a request must keep, by input name; JSON-able, read by the embedded backends.
         labels: Label file by output name; line n names class n.
-        graph_level: Triton's ``optimization.graph.level``; None leaves it out.
         version: Number of the version folder.
     """
 
@@ -53,7 +55,6 @@ class ServedComponent:
     parameters: Mapping[str, str] = field(default_factory=dict)
     input_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     labels: Mapping[str, Path] = field(default_factory=dict)
-    graph_level: int | None = None
     version: int = 1
 
 
@@ -113,9 +114,9 @@ def component_config(component: ServedComponent) -> ModelConfig:
         if output.name in component.labels:
             output.label_filename = label_filename(output.name)
     _add_serving(config, component)
-    if component.graph_level is not None:
-        config.optimization.graph.level = component.graph_level
     parameters = dict(component.parameters)
+    if graph_level := parameters.pop(GRAPH_LEVEL_PARAMETER, ""):
+        config.optimization.graph.level = int(graph_level)
     if component.input_rules:
         rules = {name: dict(rule) for name, rule in component.input_rules.items()}
         parameters[INPUT_RULES_PARAMETER] = json.dumps(rules, sort_keys=True)

@@ -56,7 +56,7 @@ def three_components(folder: Path) -> ServedEnsemble:
         artifact=artifact(folder, "audio", (TensorSpec("waveform", "FP32", (4000,)),), (embedding,)),
         inputs={"waveform": "audio"}, outputs={"embedding": "audio_embedding"},
         serving=Serving(max_batch_size=16, version_policy=LatestVersions(latest=2)),
-        input_rules={"waveform": {"finite": True}}, graph_level=1,
+        parameters={"optimization.graph.level": "1"}, input_rules={"waveform": {"finite": True}},
     )  # fmt: skip
     fusion = ServedComponent(
         name="fusion", backend="tensorrt", filename="model.plan",

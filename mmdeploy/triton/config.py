@@ -38,8 +38,8 @@ class ServedComponent:
         inputs: Ensemble tensor by the component's input name.
         outputs: Ensemble tensor by the component's output name.
         serving: The recipe's serving section.
-        parameters: Strings for the backend, as `Engine.serving` gives them; ``optimization.graph.level`` among
-            them becomes the field of that name.
+        parameters: Strings for the backend, as `Engine.serving` gives them; ``optimization.graph.level``
+            among them becomes the field of that name.
         input_rules: What a request must keep, by input name; JSON-able, read by the embedded backends.
         labels: Label file by output name; line n names class n.
         version: Number of the version folder.

@@ -1,5 +1,6 @@
 """Realistic reports for the tests; run it to look at them: ``python report_samples.py FOLDER``."""
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -210,11 +211,7 @@ ACCURACY = GateResult(
 )
 LATENCY = GateResult(
     "latency",
-    (
-        Check(
-            "p95 ratio (batch 1, concurrency 1)", 0.6939, "<= 0.8 of FP32", PASS, interval=(0.6612, 0.7288)
-        ),
-    ),
+    (Check("p95 ratio (batch 1, concurrency 1)", 0.6939, "<= 0.8 of FP32", PASS, interval=(0.6612, 0.7288)),),
     {"rounds": 400},
 )
 THROUGHPUT = GateResult(
@@ -357,6 +354,14 @@ def stopped() -> BuildReport:
             log=Path(".mmdeploy/log/build-20260314T092653Z.log"),
         ),
     )
+
+
+def golden(name: str, text: str) -> None:
+    """Compare with a golden file; ``UPDATE_GOLDEN=1 pytest`` writes it: read the difference then."""
+    path = Path(__file__).parents[2] / "golden" / "report" / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
 
 
 SAMPLES = {"passed": passed, "failed": failed, "inconclusive": inconclusive, "stopped": stopped}

@@ -30,6 +30,7 @@ _WIDTH_INCHES = 4.6
 _ROW_INCHES = 0.235
 _POINTS_PER_LETTER = 5.6
 _LONGEST_LABEL = 24
+_LARGEST = 1e12
 _EXACT_DB = 60.0  # a thousandth of the signal: beyond it, differences would only squeeze the scale
 _SETTINGS = {
     "svg.fonttype": "none", "font.size": 9.0, "font.family": "sans-serif", "text.color": _INK,
@@ -63,7 +64,7 @@ def stage_panel(title: str, series: Sequence[StageSeries]) -> str:
             rows.append(_Row(stage.label, stage.value, stage.interval, text, colour))
     metric, unit = series[0].metric, series[0].unit
     axis = f"{metric} ({unit})" if unit else metric
-    most = _EXACT_DB if unit == "dB" else math.inf
+    most = _EXACT_DB if unit == "dB" else _LARGEST
     return _dots(rows, axis, title, from_zero=False, most=most)
 
 
@@ -117,13 +118,13 @@ def size_panel(title: str, sizes: Sequence[SizeRecord]) -> str:
     return _svg(draw, 2.3 * len(sizes), title)
 
 
-def _dots(rows: Sequence[_Row], axis: str, title: str, *, from_zero: bool, most: float = math.inf) -> str:
+def _dots(rows: Sequence[_Row], axis: str, title: str, *, from_zero: bool, most: float = _LARGEST) -> str:
     """Draw a row a line; what is above ``most`` is an arrow at the edge, its figure beside it."""
     finite = [
         number
         for row in rows
         for number in (row.value, *(row.interval or ()))
-        if number is not None and math.isfinite(number) and number <= most
+        if number is not None and -_LARGEST <= number <= most
     ]
 
     def draw(axes: Any) -> None:
@@ -135,14 +136,14 @@ def _dots(rows: Sequence[_Row], axis: str, title: str, *, from_zero: bool, most:
         axes.tick_params(axis="y", length=0, pad=_POINTS_PER_LETTER * max(map(len, labels)))
         for at, row in enumerate(rows):
             axes.get_yticklabels()[at].set_fontweight("bold" if row.heading else "normal")
-            _dot(axes, at, row, edge=high)
+            _dot(axes, at, row, (low, high))
         axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(axis)
 
     return _svg(draw, len(rows), title)
 
 
-def _dot(axes: Any, at: int, row: _Row, *, edge: float) -> None:
+def _dot(axes: Any, at: int, row: _Row, limits: tuple[float, float]) -> None:
     if row.heading:
         return
     axes.annotate(
@@ -150,11 +151,14 @@ def _dot(axes: Any, at: int, row: _Row, *, edge: float) -> None:
     )
     if row.value is None or math.isnan(row.value):
         return
-    if row.value > edge:
-        axes.plot([edge], [at], marker=">", color=row.colour, markersize=5, clip_on=False)
+    low, high = limits
+    if not low <= row.value <= high:
+        edge, marker = (high, ">") if row.value > high else (low, "<")
+        axes.plot([edge], [at], marker=marker, color=row.colour, markersize=5, clip_on=False)
         return
-    if row.interval is not None and all(math.isfinite(end) for end in row.interval):
-        axes.plot(row.interval, [at, at], color=row.colour, linewidth=1.6, solid_capstyle="butt")
+    if row.interval is not None and not any(math.isnan(end) for end in row.interval):
+        ends = [min(max(end, low), high) for end in row.interval]
+        axes.plot(ends, [at, at], color=row.colour, linewidth=1.6, solid_capstyle="butt")
     axes.plot([row.value], [at], marker="o", color=row.colour, markersize=5)
 
 
@@ -179,7 +183,7 @@ def _svg(draw: Any, rows: float, title: str) -> str:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": title}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the page's fonts are used, not Matplotlib's
+        warnings.filterwarnings("ignore", category=UserWarning)  # missing glyphs: the page has its own fonts
         figure = Figure(figsize=(_WIDTH_INCHES, _ROW_INCHES * rows + 0.55), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()

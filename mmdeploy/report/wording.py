@@ -119,9 +119,10 @@ def _advice_on_failed(report: BuildReport) -> list[str]:
 
 def _advice_on_undecided(report: BuildReport) -> list[str]:
     if report.substitute is not None:
-        return [
-            f"judge it on a machine that runs {report.target} engines; the build's steps are reused there"
-        ]
+        judge = f"judge it on a machine that runs {report.target} engines"
+        unsafe = ", or publish it without that: mmdeploy build --publish-unverified"
+        failed = Verdict.FAIL in {gate.verdict for gate in report.gates}
+        return [judge if failed or report.published else judge + unsafe]
     advice = []
     if few := _named(report, Verdict.INCONCLUSIVE, _ACCURACY):
         advice.append(f"{few}: the interval straddles the limit; give more evaluation samples")

@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
-from mmdeploy import __version__
+from mmdeploy.version import __version__
 from mmdeploy.contracts import GateResult, Verdict
 from mmdeploy.errors import EXIT_PASS, UsageError
 from mmdeploy.target import Hardware, Target
@@ -68,9 +68,7 @@ def _as_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-Figure = Annotated[
-    float, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "enum": _NON_FINITE}]})
-]
+Figure = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "enum": _NON_FINITE}]})]
 Interval = tuple[Figure, Figure]
 Facts = Annotated[dict[str, JsonValue], BeforeValidator(jsonable)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -296,9 +294,7 @@ class BuildReport(_Record):
         worst = Verdict.of_all([gate.verdict for gate in self.gates])
         if self.failure is not None:
             worst = Verdict.FAIL
-        doubted = (
-            self.substitute is not None and worst is Verdict.PASS and self.verdict is Verdict.INCONCLUSIVE
-        )
+        doubted = self.substitute is not None and worst is Verdict.PASS and self.verdict is Verdict.INCONCLUSIVE
         if self.verdict != worst and not doubted:
             reason = "the build stopped" if self.failure else "that is the worst of the gates"
             raise ValueError(f"verdict is {self.verdict}, but must be {worst}: {reason}")

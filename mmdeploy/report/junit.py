@@ -64,9 +64,7 @@ def _unique_names(gates: tuple[GateRecord, ...]) -> Iterator[tuple[str, GateReco
 
 
 def _gate_case(suite: ET.Element, report: BuildReport, name: str, gate: GateRecord) -> None:
-    case = _case(
-        suite, report, f"gate {name}{' [substitute]' if report.substitute else ''}", gate.seconds or 0.0
-    )
+    case = _case(suite, report, f"gate {name}{' [substitute]' if report.substitute else ''}", gate.seconds or 0.0)
     lines = [_check_line(check) for check in gate.checks]
     if warning := substitute_warning(report):
         lines.insert(0, warning)

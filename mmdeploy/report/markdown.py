@@ -117,10 +117,7 @@ def _advice(report: BuildReport) -> list[str]:
 
 
 def _stages(report: BuildReport) -> str:
-    rows = [
-        (_text(series.component or END_TO_END), _text(series.metric), _path(series))
-        for series in report.stages
-    ]
+    rows = [(_text(series.component or END_TO_END), _text(series.metric), _path(series)) for series in report.stages]
     return _table(("Where", "Metric", "Stage by stage"), rows) if rows else "Not measured."
 
 
@@ -141,9 +138,7 @@ def _steps(report: BuildReport) -> str:
         )
         for step in report.steps
     ]
-    return (
-        _table(("Step", "Method", "Status", "Time", "Size", "Why"), rows, right=(3,)) if rows else "No steps."
-    )
+    return _table(("Step", "Method", "Status", "Time", "Size", "Why"), rows, right=(3,)) if rows else "No steps."
 
 
 def _environment(report: BuildReport) -> str:

@@ -21,9 +21,7 @@ def outcome(report: BuildReport) -> str:
     """Return the build's outcome as a word or two: passed, failed, inconclusive, stopped."""
     if report.failure is not None:
         return "stopped"
-    return {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.INCONCLUSIVE: "inconclusive"}[
-        report.verdict
-    ]
+    return {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.INCONCLUSIVE: "inconclusive"}[report.verdict]
 
 
 def headline(report: BuildReport) -> str:
@@ -37,9 +35,7 @@ def headline(report: BuildReport) -> str:
     if report.verdict is Verdict.PASS:
         return f"{word}: all {len(report.gates)} gates" if len(report.gates) > 1 else f"{word}: the one gate"
     if report.verdict is Verdict.FAIL:
-        return f"{word}: {_named(report, Verdict.FAIL)}" + (
-            f"; inconclusive: {undecided}" if undecided else ""
-        )
+        return f"{word}: {_named(report, Verdict.FAIL)}" + (f"; inconclusive: {undecided}" if undecided else "")
     return f"{word}: {undecided or 'every gate passed, but only on the substitute'}"
 
 

@@ -31,9 +31,7 @@ HARDWARE = Hardware(
 )
 COMMON = {
     "mmdeploy_version": "0.1.0",
-    "recipe": RecipeRecord(
-        name="spoken_digits", path=Path("recipes/spoken_digits/recipe.yaml"), sha256="3f9a" * 16
-    ),
+    "recipe": RecipeRecord(name="spoken_digits", path=Path("recipes/spoken_digits/recipe.yaml"), sha256="3f9a" * 16),
     "target": Target.CPU,
     "started_at": datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC),
     "staged": Path(".mmdeploy/staged/spoken_digits-20260314T092653Z"),
@@ -155,8 +153,7 @@ STAGES = (
     ),
 )
 SIZES = tuple(
-    SizeRecord(component=name, reference_bytes=_FP32[name], candidate_bytes=_INT8[name])
-    for name in COMPONENTS
+    SizeRecord(component=name, reference_bytes=_FP32[name], candidate_bytes=_INT8[name]) for name in COMPONENTS
 )
 
 
@@ -219,9 +216,7 @@ THROUGHPUT = GateResult(
     (Check("ratio (batch 8, concurrency 8)", 1.62, ">= 1.2 of FP32", PASS, interval=(1.55, 1.70)),),
 )
 SIZE = GateResult("size", (Check("ratio", 0.3056, "<= 0.35 of FP32", PASS),), {"bytes": dict(_INT8)})
-MEMORY = GateResult(
-    "memory", (Check("resident set", 611_319_808.0, "<= 805306368 bytes", PASS, unit="bytes"),)
-)
+MEMORY = GateResult("memory", (Check("resident set", 611_319_808.0, "<= 805306368 bytes", PASS, unit="bytes"),))
 
 
 def _report(**fields: object) -> BuildReport:

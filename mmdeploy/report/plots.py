@@ -146,9 +146,7 @@ def _dots(rows: Sequence[_Row], axis: str, title: str, *, from_zero: bool, most:
 def _dot(axes: Any, at: int, row: _Row, limits: tuple[float, float]) -> None:
     if row.heading:
         return
-    axes.annotate(
-        row.text, (1.04, at), xycoords=("axes fraction", "data"), va="center", annotation_clip=False
-    )
+    axes.annotate(row.text, (1.04, at), xycoords=("axes fraction", "data"), va="center", annotation_clip=False)
     if row.value is None or math.isnan(row.value):
         return
     low, high = limits

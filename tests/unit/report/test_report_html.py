@@ -86,9 +86,7 @@ def test_ids_are_unique_and_references_resolve(sample):
 def test_tables_and_plots_are_accessible(sample):
     page = Page(sample[1])
     assert page.tags.count("h1") == 1
-    assert page.tags.count("th") == len(
-        [name for tag, name, _ in page.attributes if (tag, name) == ("th", "scope")]
-    )
+    assert page.tags.count("th") == len([name for tag, name, _ in page.attributes if (tag, name) == ("th", "scope")])
     labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
     assert len(labels) == page.tags.count("svg")
     assert all(labels)

@@ -83,9 +83,7 @@ def test_plots_take_any_figures(series, sizes, latencies):
         assert ET.fromstring(svg).tag == "svg"
 
 
-@pytest.mark.parametrize(
-    "figure", [0.0, 1e-300, 1.7e308, -1.7e308, float("inf"), float("-inf"), float("nan"), None]
-)
+@pytest.mark.parametrize("figure", [0.0, 1e-300, 1.7e308, -1.7e308, float("inf"), float("-inf"), float("nan"), None])
 def test_plots_take_extreme_figures(figure):
     interval = None if figure is None else (-1.7e308, figure)
     stages = tuple(Stage(label=str(at), value=figure, interval=interval) for at in range(2))

@@ -20,9 +20,7 @@ from mmdeploy.report.units import (
 
 
 def check(measured, limit="", interval=None, unit=""):
-    return CheckRecord(
-        name="x", measured=measured, limit=limit, verdict=Verdict.FAIL, interval=interval, unit=unit
-    )
+    return CheckRecord(name="x", measured=measured, limit=limit, verdict=Verdict.FAIL, interval=interval, unit=unit)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +79,7 @@ def test_a_figure_is_never_rounded_onto_the_limit_that_it_misses(measured, limit
     assert check_text(check(measured, limit))[0] == text
 
 
-@given(
-    st.floats(-1e6, 1e6), st.floats(-1e6, 1e6).map(lambda limit: round(limit, 4)), st.sampled_from(["", "dB"])
-)
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6).map(lambda limit: round(limit, 4)), st.sampled_from(["", "dB"]))
 def test_what_is_shown_is_on_the_side_of_the_limit_where_the_figure_is(measured, limit, unit):
     if abs(measured - limit) < 1e-8 or (measured and abs(measured) < 1e-5):
         return

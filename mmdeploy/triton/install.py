@@ -54,9 +54,7 @@ def find_installation(binary: Path | None = None) -> Installation:
     root = _wheel_root()
     if binary is not None:
         if not os.access(binary, os.X_OK) or binary.is_dir():
-            raise EnvironmentUnfitError(
-                f"{binary} is not an executable file", hint="name a tritonserver binary"
-            )
+            raise EnvironmentUnfitError(f"{binary} is not an executable file", hint="name a tritonserver binary")
         if root is None or binary.resolve() != (root / "bin" / "tritonserver").resolve():
             return Installation(binary.absolute(), None)
     else:

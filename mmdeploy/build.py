@@ -54,6 +54,8 @@ _EXIT_BY_VERDICT = {
     Verdict.FAIL: EXIT_GATE_FAILED,
     Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE,
 }
+#: What is started first when there is a choice: what the longest chains wait for.
+_ORDER = ("export", "quantize", "outputs", "engine", "reference")
 #: Runs of a recipe whose folders are kept, the new one included.
 _RUNS_KEPT = 10
 
@@ -304,7 +306,7 @@ def _startable(waiting: list[Step], artifacts: Mapping[str, Artifact], running: 
     for step in waiting:
         if step.key not in running and all(need in artifacts for need in step.needs):
             ready.setdefault(step.key, step)
-    return list(ready.values())
+    return sorted(ready.values(), key=lambda step: _ORDER.index(step.kind))
 
 
 def _unfinished(step: Step, *, failed: bool) -> StepRecord:

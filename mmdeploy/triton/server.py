@@ -1,0 +1,282 @@
+"""Starts, watches and stops a Triton Inference Server.
+
+The server ends with the process that started it, however that ends (`mmdeploy.triton.supervisor`). Ready
+means that every model has answered a probe inference (`mmdeploy.triton.probe`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mmdeploy.errors import EnvironmentUnfitError, InferenceError, ServerError, UsageError
+from mmdeploy.triton import server_log
+from mmdeploy.triton.client import GrpcRunner, ask_json
+from mmdeploy.triton.install import find_installation, is_complete
+from mmdeploy.triton.launch import Ports, Processes, launch
+from mmdeploy.triton.probe import probe_models
+
+logger = logging.getLogger(__name__)
+
+_PORT_ATTEMPTS = 5
+_POLL_S = 0.05
+
+
+@dataclass
+class Server:
+    """A Triton that answers; a context manager that stops it, unless somebody else started it.
+
+    Attributes:
+        http_url: ``http://host:port``.
+        grpc_url: ``host:port``.
+        metrics_url: ``http://host:port/metrics``; None when not known.
+        server_version: Version that the server reports, such as ``2.51.0``.
+        log: Where its log is written; None for a server that somebody else started.
+    """
+
+    http_url: str
+    grpc_url: str
+    metrics_url: str | None = None
+    server_version: str = ""
+    log: Path | None = None
+    _processes: Processes | None = field(default=None, repr=False)
+
+    @property
+    def pid(self) -> int | None:
+        """Process above the server and its stubs; None for a server that somebody else started."""
+        return None if self._processes is None else self._processes.supervisor.pid
+
+    def runner(self, model: str, *, model_version: str = "", timeout_s: float = 60.0) -> GrpcRunner:
+        """Open a connection of its own to a served model."""
+        return GrpcRunner(self.grpc_url, model, model_version=model_version, timeout_s=timeout_s)
+
+    def probe(self, *, timeout_s: float = 60.0) -> tuple[str, ...]:
+        """Ask every loaded model for one inference; return the models that answered.
+
+        Raises:
+            ServerError: If a model does not answer, such as one whose stub was killed, or the server is gone.
+        """
+        self._require_running()
+        results = probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s)
+        broken = "".join(f"\n  {model}: {reason}" for model, reason in results.items() if reason)
+        if broken:
+            raise ServerError(
+                f"models that are loaded do not answer a probe:{broken}",
+                hint="restart the server, or call heal() under explicit model control",
+                log=self._log_name,
+            )
+        return tuple(results)
+
+    def heal(self, *, timeout_s: float = 60.0) -> tuple[str, ...]:
+        """Unload and load again every model that does not answer a probe; return their names.
+
+        Needs explicit model control. Loading alone does nothing for a model whose stub was killed.
+
+        Raises:
+            ServerError: If a model does not answer even then.
+        """
+        self._require_running()
+        results = probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s)
+        broken = tuple(model for model, reason in results.items() if reason)
+        for model in broken:
+            self.unload(model)
+            self.load(model)
+        self.probe(timeout_s=timeout_s)
+        return broken
+
+    def load(self, model: str, *, timeout_s: float = 120.0) -> None:
+        """Load a model, or load it again when its files changed; needs explicit model control.
+
+        Raises:
+            ServerError: If Triton refuses it, with the reason.
+        """
+        self._control(model, "load", timeout_s)
+
+    def unload(self, model: str, *, timeout_s: float = 120.0) -> None:
+        """Unload a model and wait until it is gone; needs explicit model control.
+
+        Raises:
+            ServerError: If Triton refuses, or the model does not go.
+        """
+        self._control(model, "unload", timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while self._is_ready(f"models/{model}/ready"):
+            if time.monotonic() > deadline:
+                raise ServerError(f"{model!r} was not unloaded within {timeout_s} s", log=self._log_name)
+            time.sleep(_POLL_S)
+
+    def memory_bytes(self) -> int:
+        """Return the memory of the server and all its processes now.
+
+        The proportional set size (PSS) where the kernel tells it: pages that processes share, such as
+        libraries and shared memory, count once. Else the resident set size (RSS), which counts them for each.
+
+        Raises:
+            EnvironmentUnfitError: If somebody else started the server.
+        """
+        import psutil
+
+        if self.pid is None:
+            raise EnvironmentUnfitError(
+                f"the memory of {self.http_url} cannot be measured: it was not started here"
+            )
+        total = 0
+        for process in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                try:
+                    total += process.memory_full_info().pss
+                except (psutil.AccessDenied, AttributeError):
+                    total += process.memory_info().rss
+        return total
+
+    def stop(self) -> None:
+        """Stop the server and everything that it started; calling it twice is fine."""
+        if self._processes is not None:
+            self._processes.stop()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @property
+    def _log_name(self) -> str | None:
+        return None if self.log is None else str(self.log)
+
+    def _require_running(self) -> None:
+        if self._processes is None or (code := self._processes.supervisor.poll()) is None:
+            return
+        text = server_log.read(self.log)
+        refused = server_log.refusals(text)
+        if refused:
+            reasons = "".join(f"\n  {model}: {reason}" for model, reason in sorted(refused.items()))
+            raise ServerError(f"Triton refused to load:{reasons}", log=self._log_name)
+        raise ServerError(
+            f"Triton ended (exit code {code}): {server_log.last_words(text)}", log=self._log_name
+        )
+
+    def _is_ready(self, path: str) -> bool:
+        with contextlib.suppress(ServerError, InferenceError):
+            ask_json(f"{self.http_url}/v2/{path}", timeout_s=5)
+            return True
+        return False
+
+    def _await_ready(self, deadline: float) -> None:
+        while not self._is_ready("health/ready"):
+            self._require_running()
+            if time.monotonic() > deadline:
+                said = "\n".join(server_log.informative_lines(server_log.read(self.log))[-15:])
+                raise ServerError(f"Triton was not ready in time; it said last:\n{said}", log=self._log_name)
+            time.sleep(_POLL_S)
+        self.server_version = ask_json(f"{self.http_url}/v2", timeout_s=5)["version"]
+        self.probe(timeout_s=max(1.0, deadline - time.monotonic()))
+
+    def _control(self, model: str, action: Literal["load", "unload"], timeout_s: float) -> None:
+        url = f"{self.http_url}/v2/repository/models/{model}/{action}"
+        try:
+            ask_json(url, body={}, timeout_s=timeout_s)
+        except InferenceError as error:
+            raise ServerError(f"cannot {action} {model!r}: {error.message}", log=self._log_name) from error
+
+
+def start(
+    repositories: Sequence[Path],
+    *,
+    log: Path,
+    host: str = "127.0.0.1",
+    http_port: int = 0,
+    grpc_port: int = 0,
+    metrics_port: int = 0,
+    ready_timeout_s: float = 120.0,
+    binary: Path | None = None,
+    response_cache_bytes: int = 0,
+    model_control: Literal["none", "explicit"] = "none",
+    load: Sequence[str] = (),
+) -> Server:
+    """Start a server on model repositories and wait until every model answers.
+
+    Args:
+        repositories: Model repositories; a model's name must be unique among them.
+        log: File that the server's log is streamed to; emptied first.
+        host: Address to listen on.
+        http_port: Port to listen on; 0 for a free one.
+        grpc_port: Likewise.
+        metrics_port: Likewise.
+        ready_timeout_s: How long loading and the first answers may take together.
+        binary: A ``tritonserver`` to take instead of searching.
+        response_cache_bytes: Size of the cache that models with ``response_cache`` share; 0 for none.
+        model_control: ``explicit`` when models are to be loaded and unloaded later.
+        load: Models to load at the start under explicit control; ``("*",)`` for all.
+
+    Returns:
+        The server; use it as a context manager.
+
+    Raises:
+        EnvironmentUnfitError: If there is no usable Triton, or a port that was asked for is taken.
+        ServerError: If the server refuses a model, dies, or is not ready in time.
+    """
+    installation = find_installation(binary)
+    options = [f"--model-control-mode={model_control}", *(f"--load-model={name}" for name in load)]
+    for repository in repositories:
+        if not repository.is_dir():
+            raise UsageError(f"{repository} is not a folder", hint="name a Triton model repository")
+        options.append(f"--model-repository={repository.absolute()}")
+    if installation.embedded and all(map(is_complete, repositories)):
+        options.append("--disable-auto-complete-config")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(_PORT_ATTEMPTS):
+        ports = Ports.choose(host, http_port, grpc_port, metrics_port)
+        processes = launch(
+            installation, [*options, *ports.options()], log=log, response_cache_bytes=response_cache_bytes
+        )
+        http_url, grpc_url = f"http://{ports.address}:{ports.http}", f"{ports.address}:{ports.grpc}"
+        server = Server(
+            http_url,
+            grpc_url,
+            f"http://{ports.address}:{ports.metrics}/metrics",
+            log=log,
+            _processes=processes,
+        )
+        try:
+            server._await_ready(time.monotonic() + ready_timeout_s)
+        except BaseException as error:
+            server.stop()
+            taken = server_log.taken_address(server_log.read(log))
+            if not isinstance(error, ServerError) or not taken or attempt + 1 == _PORT_ATTEMPTS:
+                raise
+            logger.info("%s was taken before Triton could listen there; trying again", taken)
+        else:
+            return server
+    raise AssertionError("the last attempt returns or raises")
+
+
+def attach(url: str, *, http_url: str = "", timeout_s: float = 10.0) -> Server:
+    """Use a server that runs already.
+
+    Args:
+        url: Its gRPC endpoint, ``host:port`` or ``grpc://host:port``; or its HTTP endpoint,
+            ``http://host:port``, and gRPC is expected at the next port, as Triton's defaults have it.
+        http_url: Its HTTP endpoint, where that is not at the port before gRPC's.
+        timeout_s: For it to answer.
+
+    Raises:
+        UsageError: If the address is none.
+        ServerError: If nothing answers there.
+    """
+    scheme, _, address = url.rstrip("/").rpartition("://")
+    host, _, port = address.rpartition(":")
+    if scheme not in ("", "grpc", "http") or not host or not port.isdigit():
+        raise UsageError(
+            f"{url!r} is not the address of a server",
+            hint="accepted: host:port or grpc://host:port for gRPC, http://host:port for HTTP",
+        )
+    grpc_port = int(port) + 1 if scheme == "http" else int(port)
+    http_url = (http_url or f"http://{host}:{grpc_port - 1}").rstrip("/")
+    version = ask_json(f"{http_url}/v2", timeout_s=timeout_s)["version"]
+    return Server(http_url, f"{host}:{grpc_port}", server_version=version)

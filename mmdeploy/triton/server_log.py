@@ -1,0 +1,63 @@
+"""Reads a Triton log: why a model was refused, why the server ended, what it said last."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_TAIL_LINES = 15
+# In the order of trust: the last line that names a model holds its reason whole.
+_REFUSALS = (
+    re.compile(
+        r"ensemble '?(?P<model>[^' ]+)'? (?P<reason>(?:depends on|contains models).*)\"$", re.MULTILINE
+    ),
+    re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)\"$", re.MULTILINE),
+    re.compile(r"failed to load model '(?P<model>[^']+)': (?P<reason>.*)\"$", re.MULTILINE),
+    re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)\"$", re.MULTILINE),
+)
+_FATAL = re.compile(r"^(?:error|failed).*", re.MULTILINE)
+_PORT_TAKEN = re.compile(r"Socket '(?P<address>[^']+)' already in use")
+# Without a GPU the wheel's server complains of what it does not find; tables repeat what was said before.
+_NOISE = re.compile(r"CUDA driver|CudaDriverHelper|NVML|DCGM|^[+|]|^\s*$")
+
+
+def refusals(text: str) -> dict[str, str]:
+    """Return why each model was refused, by model name.
+
+    Ensembles refused only because a step was refused are left out, so that causes stand alone.
+    """
+    dependents, *causes = (
+        {match["model"]: _first_part(match["reason"]) for match in pattern.finditer(text)}
+        for pattern in _REFUSALS
+    )
+    reasons: dict[str, str] = {}
+    for found in causes:
+        reasons |= found
+    return reasons or dependents
+
+
+def last_words(text: str) -> str:
+    """Return Triton's own closing error, or the last lines that say something."""
+    fatal = _FATAL.findall(text)
+    return fatal[-1] if fatal else "\n".join(informative_lines(text)[-_TAIL_LINES:])
+
+
+def informative_lines(text: str) -> list[str]:
+    """Return the lines of a log without tables and without complaints about a missing GPU."""
+    return [line for line in text.splitlines() if not _NOISE.search(line)]
+
+
+def taken_address(text: str) -> str | None:
+    """Return the ``host:port`` that Triton could not bind to, if it said so."""
+    found = _PORT_TAKEN.search(text)
+    return found["address"] if found else None
+
+
+def read(log: Path | None) -> str:
+    """Return a log's text; empty when there is none."""
+    return log.read_text(errors="replace") if log is not None and log.exists() else ""
+
+
+def _first_part(reason: str) -> str:
+    """Cut the Python traceback that the stub appends, and undo the log's escapes."""
+    return reason.split("\\n\\nAt:")[0].replace("\\n", "\n").strip()

@@ -20,6 +20,7 @@ Limits: a limit finer than one sample (1 / samples) asks for no loss at all.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -159,8 +160,9 @@ class _Comparison:
     def _sign(self) -> int:
         return -1 if self.lower_is_better else 1
 
+    @functools.cached_property
     def drop_interval(self) -> metrics.Interval:
-        """Return the interval of the drop, from the paired comparison."""
+        """The interval of the drop, from the paired comparison."""
         if self.counts:
             lost, won = self.discordant
             return metrics.paired_proportion_interval(lost, won, self.samples, confidence=self.confidence)
@@ -168,8 +170,9 @@ class _Comparison:
             lambda drawn: self._sign * (self.original.of(drawn) - self.candidate.of(drawn))
         )
 
+    @functools.cached_property
     def score_interval(self) -> metrics.Interval:
-        """Return the interval of the candidate's score."""
+        """The interval of the candidate's score."""
         if self.counts and self.candidate.per_sample is not None:
             right = int(self.candidate.per_sample.sum())
             return metrics.proportion_interval(right, self.samples, confidence=self.confidence)
@@ -192,7 +195,7 @@ class _Comparison:
             "samples": self.samples,
             "scores": {"original": self.original.score, "reference": None, "candidate": self.candidate.score},
             "drop": self.drop,
-            "drop_interval": list(self.drop_interval()),
+            "drop_interval": list(self.drop_interval),
             "confidence": self.confidence,
         }
         if self.counts:
@@ -205,15 +208,15 @@ def _checks(comparison: _Comparison, options: Options) -> Iterator[Check]:
     metric, drop = options.metric, comparison.drop
     if options.min is not None:
         yield _judged(
-            metric, comparison.candidate.score, comparison.score_interval(), options, at_least=options.min
+            metric, comparison.candidate.score, comparison.score_interval, options, at_least=options.min
         )
     if options.max is not None:
         yield _judged(
-            metric, comparison.candidate.score, comparison.score_interval(), options, at_most=options.max
+            metric, comparison.candidate.score, comparison.score_interval, options, at_most=options.max
         )
     if options.max_drop is None and options.max_relative_drop is None:
         return
-    interval = comparison.drop_interval()
+    interval = comparison.drop_interval
     if options.max_drop is not None:
         yield _judged(f"{metric} drop", drop, interval, options, at_most=options.max_drop)
     if options.max_relative_drop is not None:

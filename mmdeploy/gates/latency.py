@@ -13,7 +13,7 @@ What it needs: one of ``max_ratio_to_reference``, ``max_ms``. A limit in millise
 machine named by ``hardware`` (the CPU's or a GPU's name, or a glob such as ``*H100*``). Elsewhere it is
 reported under ``not_binding`` and not judged; if it is the only limit, the gate is inconclusive there.
 Limits: times include the gRPC client, which shares the machine. Samples repeat once all were sent, so with a
-response cache this is the latency of a warm cache. p99 needs 299 requests at the default confidence.
+response cache this is the latency of a warm cache. p99 needs 459 requests at the default confidence.
 """
 
 from __future__ import annotations

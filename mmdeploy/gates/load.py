@@ -41,7 +41,7 @@ Clock = Callable[[], float]
 #: Wanted length of a block: short against drift of the machine, long against the cost of changing sides.
 BLOCK_SECONDS = 0.1
 #: Rounds at the first look, so that resampling rounds means something, and the least that any verdict needs.
-FIRST_ROUNDS, MIN_ROUNDS = 20, 8
+FIRST_ROUNDS, MIN_ROUNDS = 30, 8
 #: Data doubles from look to look, so this is 64 times the first look.
 MAX_LOOKS = 7
 
@@ -55,16 +55,16 @@ class LoadOptions(MethodOptions):
         requests: Requests counted on each side before the first look; doubled while undecided.
         max_seconds: When to stop measuring and say ``inconclusive``.
         warmup: Requests to each side before anything is counted.
-        confidence: Of the intervals, over all looks together.
+        confidence: Of the intervals, over all looks together: how rarely noise may decide.
         hardware: Name or glob of the CPU or GPU that absolute limits hold on; needed with them.
     """
 
     batch: int = Field(default=1, ge=1)
     concurrency: int = Field(default=1, ge=1, le=256)
-    requests: int = Field(default=400, ge=FIRST_ROUNDS)
+    requests: int = Field(default=500, ge=FIRST_ROUNDS)
     max_seconds: float = Field(default=60.0, gt=0.0)
     warmup: int = Field(default=20, ge=0)
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    confidence: float = Field(default=0.99, gt=0.5, lt=1.0)
     hardware: str | None = None
 
 
@@ -209,16 +209,19 @@ class SideBySide:
 
     def warm_up(self) -> None:
         """Send uncounted requests to both sides, and learn how many make a block."""
-        count = max(self._options.warmup, self._options.concurrency, 2)
-        slowest = 0.0
-        for side in ("candidate", "reference"):
-            self._block(side, 0, count)
-            settled = self._block(side, count, max(2, self._options.concurrency))
-            if settled is not None:
-                slowest = max(slowest, settled.seconds / len(settled.latencies_ms))
+        slowest = max(self._warm_up("candidate"), self._warm_up("reference"))
         wanted = round(BLOCK_SECONDS / slowest) if slowest > 0 else self._options.requests
         most = max(self._options.requests // FIRST_ROUNDS, self._options.concurrency)
         self.measured.block_requests = min(max(wanted, self._options.concurrency), most)
+
+    def _warm_up(self, side: str) -> float:
+        """Warm one side up, in an eighth of the time at most, and return the seconds that a request takes."""
+        sent, count, until = 0, 2 * self._options.concurrency, self.clock() + self._options.max_seconds / 8
+        while (block := self._block(side, sent, count)) is not None:
+            sent += count
+            if sent >= self._options.warmup or self.clock() >= until:
+                return block.seconds / count
+        return 0.0
 
     def round(self) -> bool:
         """Measure one block of each side; False once a request was refused."""

@@ -1,0 +1,274 @@
+import numpy as np
+import pytest
+from gate_evidence import SteppedClock, TimedDeployment, deployment, evidence, fusion
+from pydantic import ValidationError
+
+from mmdeploy.contracts import Verdict
+from mmdeploy.errors import InferenceError
+from mmdeploy.gates import latency
+
+
+def options(**given):
+    return latency.Options(method="latency", **({"per_component": False} | given))
+
+
+def noisy(seed, mean_ms, *, spread=0.05):
+    rng = np.random.default_rng(seed)
+    return lambda: mean_ms * 1e-3 * rng.lognormal(0.0, spread)
+
+
+def judge(candidate, reference, *, clock=None, seed=0, given=None, **limits):
+    clock = clock or SteppedClock()
+    sides = {
+        "candidate": TimedDeployment(deployment(), clock, candidate),
+        "reference": TimedDeployment(deployment(), clock, reference),
+    }
+    return latency.check(options(**limits), evidence(**sides, seed=seed, **(given or {})), clock=clock)
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [(0.7, Verdict.PASS), (1.0, Verdict.PASS), (1.2, Verdict.FAIL), (2.0, Verdict.FAIL)],
+)
+@pytest.mark.parametrize("percentile", ["p50", "p90", "p95", "p99"])
+def test_the_ratio_of_a_percentile_decides(factor, verdict, percentile):
+    result = judge(noisy(1, 2 * factor), noisy(2, 2), max_ratio_to_reference=1.1, percentile=percentile)
+    assert result.verdict is verdict
+    (check,) = result.checks
+    assert check.measured == pytest.approx(factor, rel=0.06)
+    assert check.interval[0] < check.measured < check.interval[1]
+    assert check.limit == "<= 1.1"
+
+
+def test_verdicts_are_stable_and_the_error_is_bounded_under_noise():
+    """Twenty runs each, with a tail: a slowdown of 1.2 is caught, equals pass at 1.1, hardly fail at 1.0."""
+    slow, same, strict = [], [], []
+    for seed in range(20):
+
+        def tailed(offset, mean, seed=seed):
+            rng = np.random.default_rng([seed, offset])
+            return lambda: 1e-3 * mean * (rng.lognormal(0, 0.1) + (rng.random() < 0.02) * 3)
+
+        slow.append(judge(tailed(0, 1.2), tailed(1, 1), seed=seed, max_ratio_to_reference=1.1).verdict)
+        same.append(judge(tailed(2, 1), tailed(3, 1), seed=seed, max_ratio_to_reference=1.1).verdict)
+        strict.append(
+            judge(
+                tailed(4, 1),
+                tailed(5, 1),
+                seed=seed,
+                max_ratio_to_reference=1.0,
+                max_seconds=5,
+                percentile="p50",
+            ).verdict
+        )
+    assert slow.count(Verdict.FAIL) >= 19
+    assert same.count(Verdict.PASS) >= 19
+    assert strict.count(Verdict.FAIL) <= 1
+
+
+def test_a_limit_that_is_just_reached_is_measured_longer_and_then_inconclusive():
+    result = judge(noisy(1, 2.2), noisy(2, 2), max_ratio_to_reference=1.1, max_seconds=20)
+    (check,) = result.checks
+    assert check.verdict is Verdict.INCONCLUSIVE
+    assert "the limit lies inside the interval" in check.note
+    assert result.details["looks"] > 2
+    assert result.details["requests"] > 2000
+
+
+def test_undecided_at_first_and_decided_with_more_requests():
+    result = judge(
+        noisy(3, 2.08, spread=0.3), noisy(4, 2, spread=0.3), max_ratio_to_reference=1.1, percentile="p50"
+    )
+    assert result.verdict is Verdict.PASS
+    assert result.details["looks"] > 1
+
+
+def test_measuring_stops_when_the_time_is_up():
+    clock = SteppedClock()
+    judge(
+        noisy(1, 110, spread=0.5),
+        noisy(2, 100, spread=0.5),
+        clock=clock,
+        max_ratio_to_reference=1.1,
+        max_seconds=30,
+    )
+    assert clock.now < 30 + 2 * 2 * 2 * 0.1 * 5  # the last round may overrun
+
+
+def test_too_slow_for_a_verdict_is_inconclusive_with_the_reason():
+    result = judge(noisy(1, 4000), noisy(2, 1000), max_ratio_to_reference=1.1, max_seconds=60)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "rounds of the 8 that a verdict needs" in result.checks[0].note
+    result = judge(noisy(1, 400), noisy(2, 400), max_ratio_to_reference=1.1, max_seconds=60, percentile="p99")
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "requests of the 459 that a verdict needs" in result.checks[0].note
+    result = judge(noisy(1, 5000), noisy(2, 1000), max_ratio_to_reference=1.1, max_seconds=1)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "max_seconds: 1" in result.checks[0].note
+
+
+def test_a_machine_that_slows_down_does_it_to_both_sides():
+    clock = SteppedClock()
+
+    def drifting(seed, factor):
+        rng = np.random.default_rng(seed)
+        return lambda: 1e-3 * factor * (1 + clock.now) * rng.lognormal(0, 0.02)
+
+    for factor, verdict in ((1.0, Verdict.PASS), (1.2, Verdict.FAIL)):
+        clock.now = 0.0
+        result = judge(
+            drifting(1, factor), drifting(2, 1.0), clock=clock, max_ratio_to_reference=1.1, percentile="p50"
+        )
+        assert clock.now > 1  # slower by more than two at the end
+        assert result.verdict is verdict
+        assert result.checks[0].measured == pytest.approx(factor, rel=0.03)
+
+
+def test_first_requests_are_not_counted():
+    calls = {"candidate": 0}
+
+    def cold_start():
+        calls["candidate"] += 1
+        return 0.1 if calls["candidate"] <= 20 else 0.001
+
+    result = judge(cold_start, lambda: 0.001, max_ratio_to_reference=1.1)
+    assert result.details["candidate_ms"]["p99"] == pytest.approx(1.0)
+
+
+def test_blocks_alternate_in_mirrored_pairs():
+    order = []
+    judge(
+        lambda: order.append("candidate") or 0.001, lambda: order.append("reference") or 0.001,
+        max_ratio_to_reference=1.1,
+    )  # fmt: skip
+    # A, then B warm up; every two rounds are ABBA or BAAB, so runs of equal sides are one or two blocks long
+    per_block = 500 // 30 + 1
+    warm_up = order.index("reference") * 2
+    sides = [order[start] for start in range(warm_up, len(order), per_block)]
+    assert len(order) == warm_up + len(sides) * per_block
+    for start in range(0, len(sides) - 3, 4):
+        first, second, third, fourth = sides[start : start + 4]
+        assert first == fourth != second == third
+    assert {"".join(side[0] for side in sides[start : start + 2]) for start in range(0, len(sides), 4)} == {
+        "cr", "rc",
+    }  # fmt: skip
+
+
+def test_a_limit_in_milliseconds_binds_on_the_named_hardware_only():
+    for hardware in ("*h100*", "acme turbo 9000 cpu"):
+        result = judge(noisy(1, 2), noisy(2, 2), max_ms=1.5, hardware=hardware, percentile="p50")
+        (check,) = result.checks
+        assert (check.verdict, check.unit) == (Verdict.FAIL, "ms")
+        assert check.measured == pytest.approx(2.0, rel=0.05)
+    both = judge(noisy(1, 2), noisy(2, 2), max_ms=0.1, max_ratio_to_reference=1.2, hardware="*A100*")
+    assert both.verdict is Verdict.PASS
+    assert "0.1 holds on '*A100*' and was not judged here (Acme Turbo 9000 CPU" in both.details["not_binding"]
+    alone = judge(noisy(1, 2), noisy(2, 2), max_ms=100, hardware="*A100*")
+    assert alone.verdict is Verdict.INCONCLUSIVE
+    assert "was not judged here" in alone.checks[0].note
+    assert alone.details["looks"] == 1
+
+
+def test_a_stand_in_is_not_measured():
+    clock = SteppedClock()
+    result = judge(
+        noisy(1, 2), noisy(2, 2), clock=clock, max_ratio_to_reference=1.1,
+        given={"substitute": "TensorRT cannot run here"},
+    )  # fmt: skip
+    (check,) = result.checks
+    assert (check.verdict, check.measured, check.note) == (
+        Verdict.INCONCLUSIVE, None, "TensorRT cannot run here",
+    )  # fmt: skip
+    assert clock.now == 0.0
+
+
+@pytest.mark.parametrize(("largest", "words"), [(4, "takes up to 4"), (0, "takes up to 1")])
+def test_a_batch_that_the_ensemble_does_not_take_fails(largest, words):
+    result = judge(
+        noisy(1, 2), noisy(2, 2), max_ratio_to_reference=1.1, batch=8, given={"max_batch_size": largest}
+    )
+    assert result.verdict is Verdict.FAIL
+    assert words in result.checks[0].note
+
+
+def test_an_ensemble_that_does_not_batch_is_measured():
+    result = judge(noisy(1, 2), noisy(2, 2), max_ratio_to_reference=1.2, given={"max_batch_size": 0})
+    assert result.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("side", "verdict"), [("candidate", Verdict.FAIL), ("reference", Verdict.INCONCLUSIVE)]
+)
+@pytest.mark.parametrize("after", [0, 500])
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_refused_request_ends_the_measurement_with_the_reason(side, verdict, after, concurrency):
+    calls = []
+
+    def refusing(image, audio):
+        calls.append(1)
+        if len(calls) > after:
+            raise InferenceError("out of memory")
+        return fusion(image, audio)
+
+    clock = SteppedClock()
+    sides = {
+        name: TimedDeployment(deployment({"fusion": refusing} if name == side else {}), clock, lambda: 0.001)
+        for name in ("candidate", "reference")
+    }
+    result = latency.check(
+        options(max_ratio_to_reference=1.1, concurrency=concurrency, requests=2000),
+        evidence(**sides),
+        clock=clock,
+    )
+    (check,) = result.checks
+    assert check.verdict is verdict
+    assert f"the {side} did not answer: out of memory" in check.note
+    for name in sides:
+        assert sides[name].opened == sides[name].closed > 0
+
+
+def test_components_are_timed_alone_for_the_report():
+    result = judge(noisy(1, 1), noisy(2, 2), max_ratio_to_reference=0.8, per_component=True)
+    components = result.details["components"]
+    assert list(components) == ["image_encoder", "audio_encoder", "fusion"]
+    for figures in components.values():
+        assert figures["candidate_ms"]["p50"] == pytest.approx(1, rel=0.05)
+        assert figures["reference_ms"]["p50"] == pytest.approx(2, rel=0.05)
+        assert figures["requests"] >= 100
+
+
+def test_samples_of_a_round_are_the_same_for_both_and_all_come_up():
+    seen = {"candidate": [], "reference": []}
+
+    def recording(side):
+        def record(image, audio):
+            seen[side].append(float(image[0, 0]))
+            return fusion(image, audio)
+
+        return record
+
+    clock = SteppedClock()
+    sides = {
+        name: TimedDeployment(deployment({"fusion": recording(name)}), clock, lambda: 0.001) for name in seen
+    }
+    latency.check(options(max_ratio_to_reference=1.1), evidence(**sides), clock=clock)
+    assert seen["candidate"] == seen["reference"]
+    assert len(set(seen["candidate"])) == 96
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "at least one limit: max_ratio_to_reference or max_ms"),
+        ({"max_ms": 5}, "name its CPU or GPU in hardware"),
+        (
+            {"max_ratio_to_reference": 1, "percentile": "p99", "requests": 200},
+            "p99 needs requests: 459 or more",
+        ),
+        ({"max_ratio_to_reference": 1, "percentile": "p97"}, "'p50', 'p90', 'p95' or 'p99'"),
+        ({"max_ratio_to_reference": 0}, "greater than 0"),
+    ],
+)
+def test_options_that_make_no_sense(given, message):
+    with pytest.raises(ValidationError, match=message):
+        options(**given)

@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+from gate_evidence import SAMPLES, deployment, evidence, fusion, image_encoder
+from pydantic import ValidationError
+
+from mmdeploy.contracts import Verdict
+from mmdeploy.errors import DataError, InferenceError
+from mmdeploy.gates import parity
+
+
+def options(**given):
+    return parity.Options(method="parity", **given)
+
+
+def verdicts(result):
+    return {check.name: check.verdict for check in result.checks}
+
+
+def off_by(factor, noise=0.0):
+    def image(pixels):
+        embedding = image_encoder(pixels)["embedding"]
+        return {"embedding": embedding * factor + noise * np.sin(np.arange(8)).astype(np.float32)}
+
+    return image
+
+
+def test_equal_models_pass_every_limit():
+    result = parity.check(options(min_cosine=0.9999, min_sqnr_db=100, max_abs_error=0.0), evidence())
+    assert result.verdict is Verdict.PASS
+    assert len(result.checks) == 3 * 5  # four component outputs and the ensemble's
+    assert all(check.measured is not None for check in result.checks)
+
+
+def test_only_the_component_that_is_off_fails_and_the_ensemble_with_it():
+    candidate = deployment({"image_encoder": off_by(1.0, noise=3.0)})
+    result = parity.check(options(min_cosine=0.999), evidence(candidate=candidate))
+    failed = {name for name, verdict in verdicts(result).items() if verdict is Verdict.FAIL}
+    assert failed == {"image_encoder: worst cosine", "end to end: worst cosine"}
+
+
+def test_a_wrong_scale_passes_the_cosine_and_fails_the_sqnr():
+    candidate = deployment({"image_encoder": off_by(1.1)})
+    result = parity.check(
+        options(min_cosine=0.9999, min_sqnr_db=25, scope="components"), evidence(candidate=candidate)
+    )
+    found = verdicts(result)
+    assert found["image_encoder: worst cosine"] is Verdict.PASS
+    assert found["image_encoder: worst SQNR"] is Verdict.FAIL
+    sqnr = next(check for check in result.checks if check.name == "image_encoder: worst SQNR")
+    assert sqnr.measured == pytest.approx(20.0, abs=0.01)
+
+
+def test_one_bad_sample_fails_the_worst_and_not_the_mean():
+    original = evidence().original["logits"]
+
+    def one_bad(image, audio):
+        logits = fusion(image, audio)["logits"]
+        return {
+            "logits": np.where(np.isclose(logits, original[5]).all(axis=-1, keepdims=True), -logits, logits)
+        }
+
+    given = evidence(candidate=deployment({"fusion": one_bad}))
+    worst = parity.check(options(min_cosine=0.9, scope="end_to_end"), given)
+    mean = parity.check(options(min_cosine=0.9, scope="end_to_end", statistic="mean"), given)
+    assert (worst.verdict, mean.verdict) == (Verdict.FAIL, Verdict.PASS)
+    assert worst.checks[0].measured == pytest.approx(-1.0)
+    assert mean.checks[0].measured == pytest.approx(1 - 2 / SAMPLES)
+
+
+def test_a_refused_request_is_a_failed_check_and_the_others_are_still_judged():
+    def refusing(waveform):
+        raise InferenceError("request refused: too long")
+
+    result = parity.check(
+        options(min_cosine=0.9), evidence(candidate=deployment({"audio_encoder": refusing}))
+    )
+    by_name = {check.name: check for check in result.checks}
+    assert "samples 0 to 15 refused: request refused: too long" in by_name["audio_encoder: parity"].note
+    assert by_name["audio_encoder: parity"].verdict is Verdict.FAIL
+    assert by_name["end to end: parity"].verdict is Verdict.FAIL
+    assert by_name["image_encoder: worst cosine"].verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("answer", "note"),
+    [
+        (lambda logits: np.where(logits > 20, np.nan, logits), "answers hold NaN or Inf"),
+        (lambda logits: logits[:, :-1], "shape [5], the original [6]"),
+        (lambda logits: logits[:-1], "of 16 samples has shape [15, 6]"),
+    ],
+)
+def test_broken_answers_fail_with_the_reason(answer, note):
+    def broken(image, audio):
+        return {"logits": answer(fusion(image, audio)["logits"])}
+
+    given = evidence(candidate=deployment({"fusion": broken}))
+    result = parity.check(options(min_cosine=-1.0, scope="end_to_end"), given)
+    assert result.verdict is Verdict.FAIL
+    assert note in result.checks[0].note
+
+
+def test_a_missing_output_fails():
+    candidate = deployment({"fusion": lambda image, audio: {"energy": fusion(image, audio)["logits"]}})
+    result = parity.check(options(min_cosine=0.0, scope="components"), evidence(candidate=candidate))
+    check = next(check for check in result.checks if check.name.startswith("fusion"))
+    assert (check.verdict, check.note) == (Verdict.FAIL, "the candidate's answer lacks this output")
+
+
+def test_requests_are_as_large_as_the_ensemble_takes_and_no_larger():
+    rows = []
+
+    def recording(pixels):
+        rows.append(len(pixels))
+        return image_encoder(pixels)
+
+    candidate = deployment({"image_encoder": recording})
+    parity.check(
+        options(min_cosine=0.9, scope="end_to_end"), evidence(candidate=candidate, max_batch_size=40)
+    )
+    assert rows == [40, 40, 16]
+
+
+def test_an_ensemble_that_does_not_batch_is_asked_without_a_batch_axis():
+    ranks = set()
+
+    def recording(image, audio):
+        ranks.add(image.ndim)
+        return fusion(image, audio)
+
+    given = evidence(candidate=deployment({"fusion": recording}), max_batch_size=0)
+    result = parity.check(options(min_cosine=0.9999), given)
+    assert result.verdict is Verdict.PASS
+    assert ranks == {1}
+
+
+def test_samples_are_spread_over_the_evaluation_set():
+    seen = []
+
+    def recording(pixels):
+        seen.extend(pixels[:, 0])
+        return image_encoder(pixels)
+
+    given = evidence(candidate=deployment({"image_encoder": recording}))
+    result = parity.check(options(min_cosine=0.9, scope="end_to_end", samples=3), given)
+    assert seen == list(given.feeds["image"][[0, 48, 95], 0])
+    assert result.details["samples"] == 3
+
+
+@pytest.mark.parametrize(("scope", "asked"), [("components", 4), ("end_to_end", 1), ("both", 5)])
+def test_scope(scope, asked):
+    assert len(parity.check(options(min_cosine=0.9, scope=scope), evidence()).checks) == asked
+
+
+def test_no_samples_is_a_data_error():
+    empty = {"image": np.zeros((0, 12), np.uint8), "audio": np.zeros((0, 20), np.float32)}
+    with pytest.raises(DataError, match="no samples"):
+        parity.check(options(min_cosine=0.9), evidence(feeds=empty))
+    with pytest.raises(DataError, match="disagree"):
+        parity.check(options(min_cosine=0.9), evidence(feeds={**empty, "audio": np.zeros((2, 20))}))
+
+
+def test_a_limit_is_needed():
+    with pytest.raises(ValidationError, match="at least one limit: min_cosine"):
+        options()
+
+
+def test_details_hold_what_reports_plot():
+    tensors = parity.check(options(min_cosine=0.9), evidence()).details["tensors"]
+    assert list(tensors) == [
+        "image_encoder", "audio_encoder.embedding", "audio_encoder.energy", "fusion", "end to end",
+    ]  # fmt: skip
+    assert tensors["fusion"]["sqnr_db"] == {"worst": parity.SQNR_EXACT_DB, "mean": parity.SQNR_EXACT_DB}

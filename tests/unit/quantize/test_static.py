@@ -140,8 +140,8 @@ def answers(path: Path, x: Array) -> Array:
 
 
 def sqnr_db(reference: Array, answer: Array) -> float:
-    noise = np.square(reference.astype(np.float64) - answer).sum()
-    return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / noise))
+    noise = float(np.square(reference.astype(np.float64) - answer).sum())
+    return 10 * float(np.log10(np.square(reference.astype(np.float64)).sum() / noise)) if noise else np.inf
 
 
 @pytest.fixture(params=GRAPHS)

@@ -232,8 +232,8 @@ class Recipe(Section):
     name: ModelName = Field(description="Name of the ensemble in Triton.", examples=["spoken_digits"])
     target: Target = Field(description="What it is compiled for.")
     seed: int = Field(0, ge=0, lt=2**32, description="For everything random: examples, sampling, bootstrap.")
-    model: Model
-    data: Data = Field(default_factory=Data)
+    model: Model = Field(description="The trained PyTorch model.")
+    data: Data = Field(default_factory=Data, description="Where samples come from.")
     inputs: dict[TensorName, InputSpec] = Field(
         json_schema_extra=NOT_EMPTY,
         description="What clients send, by the ensemble's tensor name.",

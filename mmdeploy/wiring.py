@@ -56,7 +56,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_names(recipe),
         *_ends(recipe, tensors),
         *_cycles(recipe.components),
-        *_unused_components(recipe),
+        *_unused(recipe, tensors),
         *_clashes(tensors),
         *_batch_sizes(recipe),
         *_data(recipe),
@@ -183,8 +183,8 @@ def _cycles(components: Mapping[str, Component]) -> Iterator[Finding]:
             return
 
 
-def _unused_components(recipe: Recipe) -> Iterator[Finding]:
-    """Find components that no output of the ensemble depends on: Triton would run them for nothing."""
+def _unused(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
+    """Find components that run for nothing, and tensors that nothing takes."""
     needed, sources = set[str](), _sources(recipe.components)
     waiting = [
         name
@@ -203,6 +203,11 @@ def _unused_components(recipe: Recipe) -> Iterator[Finding]:
                 f"no output of the ensemble depends on this component (it writes {written}); wire it, or take it out"
             )
             yield Finding(("components", name), message, needs_all=True)
+            continue
+        for key, wire in component.outputs.items():
+            if not tensors[wire.tensor].readers and wire.tensor not in recipe.outputs:
+                message = f"nothing takes the tensor {wire.tensor!r}: Triton refuses it; wire it, or make it an output"
+                yield Finding(("components", name, "outputs", key), message, needs_all=True)
 
 
 def _clashes(tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mmdeploy import __version__
+from mmdeploy.version import __version__
 from mmdeploy.cli.outcome import ReaderGone, run
 from mmdeploy.errors import EXIT_USAGE, did_you_mean
 
@@ -38,7 +38,7 @@ class Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs' names."""
-        return list(VERBS)
+        return [*VERBS]  # once the verb "list" is imported, that name is a module here
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a verb."""
@@ -58,7 +58,7 @@ class Verbs(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl([*VERBS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; click would end a broken pipe with exit code 1, which here means a failed gate."""

@@ -27,6 +27,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """Write ``1 gate`` or ``2 gates``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def wrapped(text: str, indent: str = "") -> str:
     """Wrap a paragraph to the width that is there."""
     return textwrap.fill(

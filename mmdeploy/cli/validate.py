@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmdeploy.cli.options import json_option, recipe_argument, set_option
+from mmdeploy.cli.text import counted, table
 from mmdeploy.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -60,10 +61,9 @@ def _json(recipe: Recipe) -> str:
 
 
 def _summary(recipe: Recipe) -> str:
-    from mmdeploy.cli.text import table
     from mmdeploy.wiring import topological_order
 
-    counts = f"{_count(len(recipe.components), 'component')}, {_count(len(recipe.gates), 'gate')}"
+    counts = f"{counted(len(recipe.components), 'component')}, {counted(len(recipe.gates), 'gate')}"
     rows = []
     for name in topological_order(recipe.components):
         component = recipe.components[name]
@@ -84,10 +84,6 @@ def _summary(recipe: Recipe) -> str:
             table(("ensemble", f"max_batch_size {recipe.max_batch_size}"), ends),
         )
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _method(options: MethodOptions) -> str:

@@ -58,12 +58,15 @@ def to_fp16(model: Any, keep_fp32: Sequence[str] = (), *, component: str = "") -
 
     _refuse_control_flow(model.graph, component)
     _name_nodes(model.graph.node)
+    _sort(model.graph)  # where it is not, as ONNX Runtime's quantizer leaves it, types are not inferred
+    del model.graph.value_info[:]  # torch lists its weights there, which the converter takes for activations
     kept = _kept(model, keep_fp32, component)
     try:
         blocked = [*float16.DEFAULT_OP_BLOCK_LIST]
         converted = float16.convert_float_to_float16(
             model, keep_io_types=True, op_block_list=blocked, node_block_list=sorted(kept)
         )
+        _drop_repeated_casts(converted.graph)
         _drop_cast_pairs(converted.graph)
         _sort(converted.graph)
         del converted.graph.value_info[:]  # types changed: infer them anew
@@ -170,6 +173,19 @@ def _coarse_scales(model: Any) -> set[str]:
     return names
 
 
+def _drop_repeated_casts(graph: Any) -> None:
+    """Keep one of the equal casts that the converter writes for a tensor which several kept nodes read."""
+    written: set[str] = set()
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.output[0] in written:
+            continue
+        written.update(node.output)
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
 def _drop_cast_pairs(graph: Any) -> None:
     """Join an operator kept in FP32 to the next one directly, without the rounding to FP16 in between."""
     from onnx import TensorProto
@@ -210,7 +226,7 @@ def _drop_unused_casts(graph: Any, outputs: set[str]) -> None:
 
 
 def _sort(graph: Any) -> None:
-    """Put each node behind what it reads: the converter appends its casts at the end."""
+    """Put each node behind what it reads, as ONNX wants it: converters append theirs at the end."""
     from graphlib import TopologicalSorter
 
     producer = {output: index for index, node in enumerate(graph.node) for output in node.output}

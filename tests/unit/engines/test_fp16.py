@@ -37,6 +37,7 @@ def input_types(model: onnx.ModelProto, op_type: str) -> list[int]:
 
 
 def answer(model: onnx.ModelProto, **feed: np.ndarray) -> np.ndarray:
+    onnx.checker.check_model(model, full_check=True)
     runner = SessionRunner(open_session(model.SerializeToString(), {}))
     return runner.infer(feed)[runner.outputs[0].name]
 
@@ -57,6 +58,26 @@ def test_nothing_is_rounded_between_two_operators_that_stay_in_fp32() -> None:
     producer = {name: node for node in converted.graph.node for name in node.output}
     softmax = next(node for node in converted.graph.node if node.op_type == "Softmax")
     assert producer[softmax.input[0]].op_type == "LayerNormalization"
+
+
+def test_a_tensor_that_two_kept_operators_read_is_cast_once() -> None:
+    text = """g (float[N,8] x) => (float[N,4] y, float[N,4] z)
+        { h = MatMul(x, w)  y = Softmax(h)  z = LogSoftmax(h) }"""
+    converted, _ = to_fp16(parse(text, {"w": MLP_WEIGHTS["w"]}))
+    written = [name for node in converted.graph.node for name in node.output]
+    assert len(written) == len(set(written))
+    onnx.checker.check_model(converted, full_check=True)
+
+
+def test_weights_that_torch_lists_among_the_values_stay_as_their_node_is() -> None:
+    model = parse(MLP, MLP_WEIGHTS)
+    model.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in model.graph.initializer
+    )
+    converted, _ = to_fp16(model)
+    assert input_types(converted, "LayerNormalization") == [FLOAT, FLOAT, FLOAT]
+    assert not any(name.startswith("gain_") for node in converted.graph.node for name in node.output)
 
 
 def test_a_decomposed_layer_norm_stays_in_fp32_as_a_whole() -> None:
@@ -102,6 +123,16 @@ def test_scales_that_fp16_cannot_hold_keep_their_node_in_fp32() -> None:
     assert kept == ("DequantizeLinear_2",)
     _, kept = to_fp16(parse(text, weights, opset=18))  # FP16 scales came with opset 19
     assert set(kept) == {"QuantizeLinear_0", "DequantizeLinear_1", "DequantizeLinear_2"}
+
+
+def test_a_graph_out_of_order_is_converted_all_the_same() -> None:
+    model = parse(MLP, MLP_WEIGHTS)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    converted, _ = to_fp16(model)
+    onnx.checker.check_model(converted, full_check=True)
+    assert input_types(converted, "MatMul") == [FLOAT16, FLOAT16]
 
 
 def test_control_flow_is_refused() -> None:

@@ -15,7 +15,9 @@ WEIGHTS = {"w": np.arange(8, dtype=np.float32).reshape(4, 2)}
 
 def test_serving_writes_what_was_chosen() -> None:
     default = engine.serving(engine.Options())
-    assert default["intra_op_thread_count"] == str(usable_cores())
+    assert default["intra_op_thread_count"] == "1"
+    cores = engine.serving(engine.Options(intra_op_threads="cores"))
+    assert cores["intra_op_thread_count"] == str(usable_cores())
     assert default["session.intra_op.allow_spinning"] == "0"
     assert "optimization.graph.level" not in default
     chosen = engine.serving(

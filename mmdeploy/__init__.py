@@ -1,3 +1,43 @@
-"""mmdeploy: compile trained multimodal PyTorch models into gated, served Triton ensembles."""
+"""mmdeploy: compile trained multimodal PyTorch models into gated, served Triton ensembles.
+
+The same as the command line, from Python::
+
+    import mmdeploy
+
+    recipe = mmdeploy.load_recipe("recipes/spoken_digits/recipe.yaml", ["gates.1.max_drop=0.02"])
+    print(mmdeploy.plan(recipe))
+    outcome = mmdeploy.build(recipe)
+    outcome.report.verdict, outcome.report.published
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["BuildReport", "Outcome", "Recipe", "Settings", "__version__", "build", "load_recipe", "plan"]
+
+if TYPE_CHECKING:
+    from mmdeploy.api import build, plan
+    from mmdeploy.build import Outcome, Settings
+    from mmdeploy.build_report import BuildReport
+    from mmdeploy.loader import load_recipe
+    from mmdeploy.recipe import Recipe
+
+_HOMES = {
+    "BuildReport": "mmdeploy.build_report",
+    "Outcome": "mmdeploy.build",
+    "Recipe": "mmdeploy.recipe",
+    "Settings": "mmdeploy.build",
+    "build": "mmdeploy.api",
+    "load_recipe": "mmdeploy.loader",
+    "plan": "mmdeploy.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: ``import mmdeploy`` itself costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

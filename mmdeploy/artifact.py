@@ -92,9 +92,7 @@ class Artifact:
         """Read what `to_json` wrote; ``folder`` is where the main file lies now."""
         fields = json.loads(text)
         for side in ("inputs", "outputs"):
-            fields[side] = tuple(
-                TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in fields[side]
-            )
+            fields[side] = tuple(TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in fields[side])
         return cls(**fields | {"path": folder / fields["path"]})
 
 

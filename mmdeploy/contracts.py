@@ -33,6 +33,11 @@ class MethodOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def method_of(options: MethodOptions) -> str:
+    """Return the method that options belong to: the name of their module in its package's dict."""
+    return str(options.model_dump(include={"method"})["method"])
+
+
 class Encoding(StrEnum):
     """How an engine wants INT8 activations written; weights are always symmetric INT8.
 
@@ -115,10 +120,14 @@ class Runner(Protocol):
 class Pass(Protocol):
     """A step that turns an artifact into another: a module with these members."""
 
+    __name__: str
     CONSUMES: str
     PRODUCES: str
     REQUIRES: tuple[str, ...]
-    Options: type[MethodOptions]
+
+    @property
+    def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
+        """The class of the method's options."""
 
     def run(self, artifact: Artifact, options: Any, context: StepContext) -> Artifact:
         """Do the work; write only into ``context.workdir``."""
@@ -132,12 +141,16 @@ class Engine(Protocol):
         FILENAME: Name of the model file in a version folder.
     """
 
+    __name__: str
     CONSUMES: str
     PRODUCES: str
     REQUIRES: tuple[str, ...]
     BACKEND: str
     FILENAME: str
-    Options: type[MethodOptions]
+
+    @property
+    def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
+        """The class of the method's options."""
 
     def run(self, artifact: Artifact, options: Any, context: StepContext) -> Artifact:
         """Build the engine from an ONNX artifact."""
@@ -281,8 +294,12 @@ class Evidence:
 class Gate(Protocol):
     """A judgement: a module with these members."""
 
+    __name__: str
     REQUIRES: tuple[str, ...]
-    Options: type[MethodOptions]
+
+    @property
+    def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
+        """The class of the method's options."""
 
     def check(self, options: Any, evidence: Evidence) -> GateResult:
         """Measure and compare. A "no" is a result; only broken tools raise."""

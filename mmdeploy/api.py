@@ -1,0 +1,46 @@
+"""The Python API: what ``mmdeploy plan`` and ``mmdeploy build`` do, as functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmdeploy.build import Observer, Outcome, Settings, run_build
+from mmdeploy.build_report import StepRecord
+from mmdeploy.fingerprints import take_fingerprints
+from mmdeploy.plan import Decision, explain, make_plan
+from mmdeploy.recipe import Recipe
+from mmdeploy.report import write_all
+from mmdeploy.store import Store
+
+
+class Silent:
+    """An `Observer` that takes no note."""
+
+    def step_started(self, step: str) -> None:
+        """Do nothing."""
+
+    def progress(self, step: str, done: int, total: int | None, what: str) -> None:
+        """Do nothing."""
+
+    def step_finished(self, record: StepRecord) -> None:
+        """Do nothing."""
+
+
+def plan(recipe: Recipe, *, workdir: Path = Path(".mmdeploy")) -> tuple[Decision, ...]:
+    """Say for each step of a recipe whether a build would run or reuse it, and why."""
+    return explain(make_plan(recipe, take_fingerprints(recipe)), Store(workdir / "store"))
+
+
+def build(recipe: Recipe, settings: Settings | None = None, observer: Observer | None = None) -> Outcome:
+    """Build a recipe, judge what is served, publish it if it passes, and write the reports.
+
+    A gate that says no is a result: see ``outcome.report.verdict``.
+
+    Raises:
+        MmdeployError: If a step failed; the reports have been written.
+    """
+    outcome = run_build(recipe, settings or Settings(), observer or Silent())
+    write_all(outcome.report, outcome.folder)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome

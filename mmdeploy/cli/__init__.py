@@ -1,0 +1,116 @@
+"""The command line: one file a verb, loaded when it is called.
+
+A verb is a module of this package with a click command named ``command``, and an entry in `VERBS`. The
+command returns its exit code (None is 0) and raises `MmdeployError` for what went wrong;
+`mmdeploy.cli.outcome` turns that into a message and an exit code. Libraries log; only this package prints.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import click
+
+from mmdeploy import __version__
+from mmdeploy.cli.outcome import ReaderGone, run
+from mmdeploy.errors import EXIT_USAGE, did_you_mean
+
+#: Every verb, in the order of a user's day, with its line in ``mmdeploy --help``; its module has its name.
+VERBS: Mapping[str, str] = {
+    "validate": "Check a recipe without running anything of it.",
+    "plan": "Show what a build would run or reuse, and why.",
+    "build": "Build a recipe, judge what is served, publish it if it passes.",
+    "serve": "Serve a model repository with Triton on this machine.",
+    "infer": "Send files to a served ensemble.",
+    "report": "Show the report of a build.",
+    "lint": "Check a Triton model repository against the rules of Triton.",
+    "list": "List passes, engines and gates with their options.",
+    "schema": "Print the JSON schema of a recipe.",
+}
+
+
+class Verbs(click.Group):
+    """The group of verbs; a verb's module is imported only when the verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs' names."""
+        return [*VERBS]  # once the verb "list" is imported, that name is a module here
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"mmdeploy.cli.{cmd_name}").command
+        if not any(parameter.name == "verbose" for parameter in command.params):
+            command.params.append(_verbose())
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the verb that was asked for."""
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            raise click.UsageError(f"no such command {args[0]!r}; {did_you_mean(args[0], VERBS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([*VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; click would end a broken pipe with exit code 1, which here means a failed gate."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+
+def _set_log_level(ctx: click.Context, parameter: click.Parameter, times: int) -> None:
+    if times:
+        logging.getLogger("mmdeploy").setLevel(logging.INFO if times == 1 else logging.DEBUG)
+
+
+def _verbose() -> click.Option:
+    return click.Option(
+        ["-v", "--verbose"],
+        count=True,
+        expose_value=False,
+        callback=_set_log_level,
+        help="Say what is being done; twice for more.",
+    )
+
+
+def _group(ctx: click.Context) -> int | None:
+    """Compile trained multimodal PyTorch models into gated, served Triton ensembles.
+
+    \b
+    Example:
+      mmdeploy validate recipes/spoken_digits/recipe.yaml
+      mmdeploy build recipes/spoken_digits/recipe.yaml
+    """  # noqa: D301 - \b is click's, not a typo
+    if ctx.invoked_subcommand is not None:
+        return None
+    click.echo(ctx.get_help())
+    return EXIT_USAGE
+
+
+commands = Verbs(
+    "mmdeploy",
+    callback=click.pass_context(_group),
+    params=[_verbose()],
+    invoke_without_command=True,
+    help=_group.__doc__,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 passed, 1 a gate failed, 2 wrong recipe or command line, 3 a step failed, 4 this "
+    "environment cannot do it, 5 inconclusive, 70 a bug, 130 interrupted.",
+)
+click.version_option(__version__, prog_name="mmdeploy", message="%(prog)s %(version)s (multimodal-deploy)")(commands)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    sys.exit(run(commands, sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""``mmdeploy build``: run a recipe's steps, judge what is served, publish it if it passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mmdeploy.cli.options import destination_option, recipe_argument, set_option, workdir_option
+
+
+@click.command()
+@recipe_argument
+@set_option
+@workdir_option
+@destination_option
+@click.option("--jobs", type=click.IntRange(1), help="Steps at once; as many as there are cores by default.")
+@click.option(
+    "--publish-unverified",
+    is_flag=True,
+    help="Publish even though engines cannot run on this machine and were judged by a substitute. "
+    "Failed gates are never published.",
+)
+def command(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    workdir: Path,
+    destination: Path,
+    jobs: int | None,
+    publish_unverified: bool,
+) -> int:
+    """Build a recipe, judge what is served, publish it if it passes.
+
+    Building runs the Python code that the recipe names. Steps whose inputs did not change are taken from the store.
+    Every verdict leaves a report: report.html, report.md, report.json and junit.xml.
+
+    \b
+    Example:
+      mmdeploy build recipes/spoken_digits/recipe.yaml
+      mmdeploy build recipe.yaml --set components.fusion.quantize=null --output /srv/models
+    """  # noqa: D301
+    from rich.console import Console
+
+    from mmdeploy.build import Settings, run_build
+    from mmdeploy.loader import load_recipe
+    from mmdeploy.report import write_all
+    from mmdeploy.report.display import BuildDisplay
+    from mmdeploy.report.terminal import Summary
+
+    loaded = load_recipe(recipe, overrides)
+    settings = Settings(workdir=workdir, destination=destination, jobs=jobs, publish_unverified=publish_unverified)
+    console = Console(stderr=False)
+    with BuildDisplay(console) as display:
+        outcome = run_build(loaded, settings, display)
+    files = write_all(outcome.report, outcome.folder)
+    console.print(Summary(outcome.report, files))
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.report.exit_code

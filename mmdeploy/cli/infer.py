@@ -1,0 +1,83 @@
+"""``mmdeploy infer``: send files to a served ensemble and print what it answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmdeploy.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from mmdeploy.contracts import FeedDict
+
+
+@click.command()
+@click.argument("model")
+@click.argument("files", nargs=-1, metavar="INPUT=FILE...")
+@click.option("--url", default="127.0.0.1:8001", show_default=True, help="gRPC host:port, or http://host:port.")
+@click.option("--fit", is_flag=True, help="Resize images, and cut or fill audio, to the size that the model takes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(model: str, files: tuple[str, ...], url: str, fit: bool, as_json: bool) -> None:
+    """Send files to a served ensemble: PNG, JPEG, WAV, .npy or JSON, one for each input.
+
+    The model may batch or not: one sample is sent. An http:// URL speaks KServe v2 JSON, anything else gRPC.
+
+    \b
+    Example:
+      mmdeploy infer spoken_digits image=seven.png audio=seven.wav
+      mmdeploy infer spoken_digits image=x.npy audio=x.wav --fit --url http://127.0.0.1:8000
+    """  # noqa: D301
+    runner = _runner(url, model)
+    try:
+        feed_dict = _feed_dict(runner, files, fit)
+        answers = runner.infer(feed_dict)
+    finally:
+        runner.close()
+    batched = runner.max_batch_size > 0
+    values = {name: (array[0] if batched else array) for name, array in answers.items()}
+    if as_json:
+        click.echo(json.dumps({name: array.tolist() for name, array in values.items()}))
+    else:
+        for name, array in values.items():
+            click.echo(_shown(name, array))
+
+
+def _runner(url: str, model: str) -> Any:
+    from mmdeploy.triton.client import GrpcRunner, HttpRunner
+
+    return HttpRunner(url, model) if url.startswith(("http://", "https://")) else GrpcRunner(url, model)
+
+
+def _feed_dict(runner: Any, files: tuple[str, ...], fit: bool) -> FeedDict:
+    from mmdeploy.media import read_tensor
+
+    specs = {spec.name: spec for spec in runner.inputs}
+    given: dict[str, Path] = {}
+    for pair in files:
+        name, equals, file = pair.partition("=")
+        if not equals:
+            raise UsageError(
+                f"{pair!r} is not INPUT=FILE", hint=f"the model takes {', '.join(map(str, specs.values()))}"
+            )
+        if name not in specs:
+            raise UsageError(f"the model has no input {name!r}; {did_you_mean(name, specs)}")
+        given[name] = Path(file)
+    missing = [str(spec) for name, spec in specs.items() if name not in given]
+    if missing:
+        raise UsageError(f"no file for {'; '.join(missing)}", hint="give one INPUT=FILE for each input")
+    batched = runner.max_batch_size > 0
+    tensors = {name: read_tensor(path, specs[name], fit=fit) for name, path in given.items()}
+    return {name: array[None] if batched else array for name, array in tensors.items()}
+
+
+def _shown(name: str, array: Any) -> str:
+    """Show a tensor; a vector of scores with its largest entry, as classifiers are read."""
+    import numpy as np
+
+    text = np.array2string(array, precision=4, suppress_small=True, threshold=64, max_line_width=100)
+    if array.ndim == 1 and array.dtype.kind == "f" and array.size > 1:
+        return f"{name}: {text}\n  largest: {array.max():.4f} at index {int(array.argmax())}"
+    return f"{name}: {text}"

@@ -1,0 +1,61 @@
+"""Arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def recipe_argument(function: Function) -> Function:
+    """Add ``RECIPE``: a YAML file or the folder of a ``recipe.yaml``; the verb's ``recipe: Path``."""
+
+    def in_folder(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path:
+        return value / "recipe.yaml" if value.is_dir() else value
+
+    return click.argument("recipe", type=click.Path(path_type=Path), callback=in_folder)(function)
+
+
+def set_option(function: Function) -> Function:
+    """Add ``--set path=value``, repeatable; the verb's ``overrides: tuple[str, ...]``."""
+    return click.option(
+        "--set",
+        "overrides",
+        metavar="PATH=VALUE",
+        multiple=True,
+        help="Override a value of the recipe, such as components.fusion.quantize.method=static or "
+        "gates.0.min_cosine=0.99; null takes it away. Repeatable.",
+    )(function)
+
+
+def json_option(function: Function) -> Function:
+    """Add ``--json``; the verb's ``as_json: bool``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def workdir_option(function: Function) -> Function:
+    """Add ``--workdir``, the folder of the store and of the runs; given to the verb as ``workdir: Path``."""
+    return click.option(
+        "--workdir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path(".mmdeploy"),
+        show_default=True,
+        envvar="MMDEPLOY_WORKDIR",
+        help="Folder of the artifact store, the runs and their reports.",
+    )(function)
+
+
+def destination_option(function: Function) -> Function:
+    """Add ``--output``, where releases are published; given to the verb as ``destination: Path``."""
+    return click.option(
+        "--output",
+        "destination",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("model_repository"),
+        show_default=True,
+        help="Folder to publish to.",
+    )(function)

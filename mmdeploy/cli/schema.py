@@ -1,0 +1,25 @@
+"""``mmdeploy schema``: print the JSON schema of a recipe."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command()
+def command() -> None:
+    """Print the JSON schema of a recipe (draft 2020-12), for editors and other tools.
+
+    It knows every pass, engine and gate of this installation. What takes more than one value to judge (wiring,
+    batch sizes, files) is for mmdeploy validate.
+
+    \b
+    Example:
+      mmdeploy schema > recipe.schema.json
+      # first line of a recipe, for editors with a YAML language server:
+      # yaml-language-server: $schema=recipe.schema.json
+    """  # noqa: D301
+    from mmdeploy.json_schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))

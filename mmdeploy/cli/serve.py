@@ -1,0 +1,98 @@
+"""``mmdeploy serve``: serve a model repository with Triton on this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmdeploy.cli.options import workdir_option
+
+if TYPE_CHECKING:
+    from mmdeploy.triton.server import Server
+
+_WATCH_S = 1.0
+
+
+@click.command()
+@click.argument("repository", type=click.Path(path_type=Path), default=Path("model_repository"))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is everybody's.")
+@click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for a free one.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="0 for a free one.")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True, help="0: a free one.")
+@click.option("--server", "binary", type=click.Path(path_type=Path), help="The tritonserver binary to take.")
+@click.option("--url", help="Do not start one: look at the Triton that runs at this HTTP URL.")
+@click.option(
+    "--cache-mib", type=click.IntRange(0), default=64, show_default=True, help="Response cache that models share."
+)
+@workdir_option
+def command(
+    repository: Path,
+    host: str,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    binary: Path | None,
+    url: str | None,
+    cache_mib: int,
+    workdir: Path,
+) -> None:
+    """Serve a model repository with Triton on this machine until Ctrl-C.
+
+    REPOSITORY is a Triton model repository, or a folder with published ensembles (model_repository by default).
+
+    \b
+    Example:
+      mmdeploy serve
+      mmdeploy serve model_repository/spoken_digits --http-port 0 --grpc-port 0
+    """  # noqa: D301
+    from mmdeploy.triton import server as triton_server
+    from mmdeploy.triton.repository import resolve
+
+    if url is not None:
+        server = triton_server.attach(url)
+    else:
+        server = triton_server.start(
+            resolve(repository),
+            log=workdir / "serve" / f"triton-{time.strftime('%Y%m%d-%H%M%S')}.log",
+            host=host,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            binary=binary,
+            response_cache_bytes=cache_mib * 2**20,
+        )
+    with server:
+        _announce(server)
+        if url is None:
+            _watch(server)
+
+
+def _announce(server: Server) -> None:
+    click.echo(f"Triton {server.server_version} is ready: {', '.join(server.probe())}")
+    click.echo(f"  gRPC     {server.grpc_url}")
+    click.echo(f"  HTTP     {server.http_url}")
+    if server.metrics_url:
+        click.echo(f"  metrics  {server.metrics_url}")
+    if server.log:
+        click.echo(f"  log      {server.log}")
+        click.echo("Ctrl-C stops it.")
+
+
+def _watch(server: Server) -> None:
+    """Wait for Ctrl-C or SIGTERM; a server that dies meanwhile is an error."""
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    while not stopped:
+        server.check_alive()
+        time.sleep(_WATCH_S)
+    click.echo("stopping")

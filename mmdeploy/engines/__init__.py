@@ -1,0 +1,23 @@
+"""Engines: what an ONNX graph becomes so that Triton can serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mmdeploy.contracts import Engine, MethodOptions
+from mmdeploy.engines import onnxruntime, tensorrt, tensorrt_rtx
+from mmdeploy.target import Target
+
+METHODS: dict[str, Engine] = {
+    "onnxruntime": onnxruntime,
+    "tensorrt": tensorrt,
+    "tensorrt_rtx": tensorrt_rtx,
+}
+
+#: What a component gets whose recipe names no engine.
+DEFAULT_BY_TARGET: Mapping[Target, MethodOptions] = {
+    Target.CPU: onnxruntime.Options(),
+    Target.CUDA: onnxruntime.Options(provider="cuda"),
+    Target.TENSORRT: tensorrt.Options(),
+    Target.TENSORRT_RTX: tensorrt_rtx.Options(),
+}

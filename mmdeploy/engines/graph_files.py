@@ -1,0 +1,70 @@
+"""ONNX graphs on disk: one ``.onnx`` file and, where the weights lie outside, ``<name>.data`` beside it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mmdeploy.errors import EngineError
+
+#: Protobuf refuses messages of 2 GiB; what comes near keeps its weights in the data file.
+_INLINE_LIMIT_BYTES = 1_800_000_000
+
+
+def load_graph(path: Path, *, weights: bool = True) -> Any:
+    """Read an ``onnx.ModelProto``, with or without its external weights.
+
+    Raises:
+        EngineError: If the file is not a readable ONNX graph.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(str(path), load_external_data=weights)
+    except (DecodeError, OSError, onnx.checker.ValidationError) as error:
+        raise EngineError(f"{path.name} is not a readable ONNX graph: {error}") from error
+
+
+def save_graph(model: Any, path: Path) -> None:
+    """Write an ``onnx.ModelProto`` with its weights, which near 2 GiB go into ``<name>.data``."""
+    import onnx
+
+    if model.ByteSize() < _INLINE_LIMIT_BYTES:
+        onnx.save(model, str(path))
+        return
+    onnx.save(
+        model,
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=f"{path.name}.data",
+    )
+
+
+def copy_graph(source: Path, destination: Path) -> None:
+    """Copy a graph under another name, its external weights into ``<new name>.data``.
+
+    A copy and never a hard link: onnx refuses external data with a link count above one.
+    """
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    skeleton = load_graph(source, weights=False)
+    if not any(uses_external_data(tensor) for tensor in _tensors(skeleton)):
+        shutil.copyfile(source, destination)
+        return
+    onnx.save(
+        load_graph(source),
+        str(destination),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=f"{destination.name}.data",
+        size_threshold=0,
+    )
+
+
+def _tensors(model: Any) -> list[Any]:
+    constants = [attribute.t for node in model.graph.node for attribute in node.attribute if attribute.HasField("t")]
+    return [*model.graph.initializer, *constants]

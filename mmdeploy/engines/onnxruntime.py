@@ -1,0 +1,160 @@
+"""ONNX Runtime, on a CPU or on an NVIDIA GPU (CUDA execution provider).
+
+What it does to the numbers: nothing beyond its graph optimizations; precision is what the graph says (FP32,
+or INT8 as Q/DQ pairs, which it fuses into integer kernels on a CPU).
+When to choose it: on CPUs; on GPUs for graphs that TensorRT refuses.
+Needs: the graph only. INT8 on a CPU is written with UINT8 activations (several times faster there than INT8),
+on CUDA with symmetric INT8, where Q/DQ pairs run in floating point: it emulates INT8 and does not speed it
+up. Limits: Q/DQ graphs need ``graph_level`` all or extended; at basic they run slower than FP32.
+``allow_spinning`` is honoured by mmdeploy's sessions and its embedded backend; Triton's native backend knows
+no such key and spins when a session has more than one thread. Judge where you serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.contracts import Encoding, MethodOptions, Runner, StepContext
+from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.errors import EngineError
+from mmdeploy.sessions import CPU, CUDA, GRAPH_LEVEL, SessionRunner, open_session, providers_available
+from mmdeploy.target import gpu_names, usable_cores
+
+CONSUMES = "onnx"
+PRODUCES = "onnxruntime"
+REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
+BACKEND = "onnxruntime"
+FILENAME = "model.onnx"
+
+_LEVELS = {"all": "0", "extended": "1", "basic": "-1", "disabled": "2"}
+
+
+Threads = Annotated[int, Field(ge=1, le=1024)]
+
+
+class Options(MethodOptions):
+    """Options of the onnxruntime engine.
+
+    Attributes:
+        provider: Where it runs.
+        intra_op_threads: Threads within an operator. 1 suits ensembles, whose sessions share the cores: on a busy
+            machine two threads took 1.3 to 3.7 times as long as one for models of a few MB. A large model that
+            answers one request at a time wants more: a number, or ``cores``, those of the machine that builds. The
+            number is written into config.pbtxt: what was judged is what is served.
+        inter_op_threads: Threads across operators; above 1 the graph runs in parallel execution mode.
+        allow_spinning: Let waiting threads burn their core for lower latency; off, since sessions share
+            cores.
+        graph_level: How far ONNX Runtime rewrites the graph.
+    """
+
+    method: Literal["onnxruntime"] = "onnxruntime"
+    provider: Literal["cpu", "cuda"] = "cpu"
+    intra_op_threads: Threads | Literal["cores"] = 1
+    inter_op_threads: Threads = 1
+    allow_spinning: bool = False
+    graph_level: Literal["all", "extended", "basic", "disabled"] = "all"
+
+
+def encoding(options: Options) -> Encoding:
+    """Say how this engine wants INT8 written."""
+    return Encoding.UINT8_ASYMMETRIC if options.provider == "cpu" else Encoding.INT8_SYMMETRIC
+
+
+def unavailable(options: Options) -> str | None:
+    """Say why an engine cannot be run on this machine; None when it can."""
+    if options.provider == "cpu":
+        return None
+    if not gpu_names():
+        return "no NVIDIA GPU with a working driver is here"
+    if CUDA[0] not in providers_available():
+        return "the installed onnxruntime has no CUDA execution provider (the extra gpu brings onnxruntime-gpu)"
+    return None
+
+
+def serving(options: Options) -> Mapping[str, str]:
+    """Return the ``parameters`` of config.pbtxt, and the graph level where it is not the default.
+
+    The key ``optimization.graph.level`` belongs into config.pbtxt's field of that name
+    (`sessions.GRAPH_LEVEL`).
+    """
+    threads = usable_cores() if options.intra_op_threads == "cores" else options.intra_op_threads
+    spinning = "1" if options.allow_spinning else "0"
+    parameters = {
+        "intra_op_thread_count": str(threads),
+        "inter_op_thread_count": str(options.inter_op_threads),
+        "execution_mode": "1" if options.inter_op_threads > 1 else "0",
+        "session.intra_op.allow_spinning": spinning,
+        "session.inter_op.allow_spinning": spinning,
+    }
+    return parameters if options.graph_level == "all" else parameters | {GRAPH_LEVEL: _LEVELS[options.graph_level]}
+
+
+def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
+    """Copy the graph to ``model.onnx`` and prove that a session opens on it and answers.
+
+    Where the CUDA provider cannot run, the proof is made on the CPU provider and the metadata says so.
+
+    Raises:
+        EngineError: If ONNX Runtime refuses the graph, or its tensors are not the ones that the artifact
+            names.
+    """
+    context.progress(0, 1, "opening an ONNX Runtime session")
+    path = context.workdir / FILENAME
+    copy_graph(artifact.path, path)
+    providers = CPU if unavailable(options) else _providers(options)
+    session = open_session(path, serving(options), providers=providers)
+    runner = SessionRunner(session)
+    _check_specs(artifact, runner, context.component)
+    runner.infer(context.examples(1))
+    context.progress(1, 1, "opening an ONNX Runtime session")
+    import onnxruntime
+
+    return Artifact(
+        format=PRODUCES,
+        path=path,
+        sha256=file_sha256(path),
+        inputs=artifact.inputs,
+        outputs=artifact.outputs,
+        produced_by="onnxruntime",
+        metadata={
+            "onnxruntime_version": onnxruntime.__version__,
+            "provider": options.provider,
+            "verified_with": providers[0],
+            "graph": FILENAME,
+        },
+    )
+
+
+def load(artifact: Artifact, options: Options) -> Runner:
+    """Load the engine in this process, with the session options that are served.
+
+    Raises:
+        EngineError: If ONNX Runtime refuses the graph.
+        EnvironmentUnfitError: If the provider is not there.
+    """
+    return SessionRunner(open_session(artifact.path, serving(options), providers=_providers(options)))
+
+
+def _providers(options: Options) -> tuple[str, ...]:
+    return CPU if options.provider == "cpu" else CUDA
+
+
+def _check_specs(artifact: Artifact, runner: Runner, component: str) -> None:
+    for side, told, found in (
+        ("inputs", artifact.inputs, runner.inputs),
+        ("outputs", artifact.outputs, runner.outputs),
+    ):
+        if _signature(told) != _signature(found):
+            raise EngineError(
+                f"{component}: the graph's {side} are {', '.join(map(str, found))}, the step before said"
+                f" {', '.join(map(str, told))}",
+                hint="the graph was changed after it was exported: build again with an empty store",
+            )
+
+
+def _signature(specs: Sequence[TensorSpec]) -> set[tuple[str, str]]:
+    return {(spec.name, spec.dtype) for spec in specs}

@@ -1,0 +1,182 @@
+"""Export a PyTorch module to ONNX with ``torch.export`` and the dynamo exporter; numbers stay FP32.
+
+What it does to the numbers: nothing but the order of sums. The graph is run by ONNX Runtime against PyTorch
+at several batch sizes, and a difference beyond ``atol + rtol * |reference|`` fails the step.
+
+When to choose it: always; it is the only exporter that torch develops further.
+
+What it needs: a module whose ``forward`` takes tensors by name and returns a tensor, a tuple or a mapping of
+tensors, whose control flow does not depend on tensor values, and whose axis 0 may be of any size.
+
+Limits: opsets 18 to 23. A graph above 2 GB keeps its weights in ``model.onnx.data`` beside it.
+
+Nodes are named after the modules that made them, ``<attribute path>/<operator>``. The linear layer
+``blocks.0.attention.query`` becomes ``blocks.0.attention.query/MatMul`` and ``blocks.0.attention.query/Add``;
+the second product written in the ``forward`` of ``blocks.0.attention`` is ``blocks.0.attention/MatMul_1``; an
+operator of the component's own ``forward`` is plainly ``Concat``. These names are what globs such as
+``quantize.exclude: ["blocks.0.*"]`` are matched against.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from mmdeploy.artifact import Artifact, file_sha256
+from mmdeploy.contracts import MethodOptions, StepContext
+from mmdeploy.errors import ExportError
+from mmdeploy.export import naming, parity, trace
+from mmdeploy.sessions import open_session, specs
+from mmdeploy.torch_model import load_model, submodule, torch_threads
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONSUMES = "torch"
+PRODUCES = "onnx"
+REQUIRES: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnxruntime")
+FILENAME = "model.onnx"
+
+#: Not 1: torch.export takes a size of 1 as fixed.
+_TRACED_BATCH = 2
+#: Protobuf's limit is 2 GiB for the whole file; leave room for the graph itself.
+_EXTERNAL_DATA_BYTES = 1_900_000_000
+
+
+class Options(MethodOptions):
+    """Options of the ONNX export.
+
+    Attributes:
+        method: ``onnx``.
+        opset: Version of ONNX's operator set, 18 to 23. 20 is the first with Gelu as one operator, and is
+            read by every engine that mmdeploy supports.
+        parity_batch_sizes: Batch sizes at which the graph is compared with PyTorch; sizes above the largest
+            that is served are replaced by that one.
+        atol: Absolute difference allowed.
+        rtol: Difference allowed relative to PyTorch's answer.
+    """
+
+    method: Literal["onnx"] = "onnx"
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
+    parity_batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2, 5)
+    atol: Annotated[float, Field(gt=0)] = 1e-4
+    rtol: Annotated[float, Field(gt=0)] = 1e-3
+
+
+def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
+    """Export one component.
+
+    Args:
+        artifact: Format ``torch``; its metadata name the ``factory``, ``root``, ``weights``, ``module``,
+            ``inputs``, ``outputs`` and ``allow_pickle`` of the recipe. Inputs in ``artifact.inputs`` with a
+            size of -1 keep that axis dynamic, as the batch always is.
+        options: Of this pass.
+        context: Of the step; ``examples`` gives the inputs that are traced and compared.
+
+    Returns:
+        The graph; metadata: ``opset``, ``nodes_by_op_type``, ``parameters``, ``bytes``, ``parity``.
+
+    Raises:
+        ModelError: When the module cannot be loaded or called.
+        ExportError: When it cannot be exported, or the graph answers differently.
+    """
+    facts = artifact.metadata
+    root = Path(facts["root"])
+    with torch_threads(context.threads):
+        context.progress(0, 3, "loading the model")
+        model = load_model(
+            facts["factory"],
+            root=root,
+            weights=Path(facts["weights"]) if facts["weights"] else None,
+            allow_pickle=bool(facts.get("allow_pickle", False)),
+        )
+        module = submodule(model, facts["module"])
+        context.progress(1, 3, "exporting to ONNX")
+        proto = _export(module, artifact, options, context)
+        path = context.workdir / FILENAME
+        _save(proto, path)
+        context.progress(2, 3, "comparing with PyTorch")
+        session = open_session(path, {"intra_op_thread_count": str(context.threads)})
+        pair = parity.Pair(context.component, module, session, tuple(facts["outputs"]))
+        compared = _compare(pair, facts["inputs"], options, context)
+    inputs, outputs = specs(session)
+    context.progress(3, 3, "comparing with PyTorch")
+    return Artifact(
+        format=PRODUCES,
+        path=path,
+        sha256=file_sha256(path),
+        inputs=inputs,
+        outputs=outputs,
+        produced_by="onnx",
+        metadata=_figures(proto, path, options) | {"parity": compared},
+    )
+
+
+def _export(module: nn.Module, artifact: Artifact, options: Options, context: StepContext) -> Any:
+    facts = artifact.metadata
+    order = tuple(facts["inputs"])
+    feed = context.examples(_TRACED_BATCH)
+    missing = [name for name in order if name not in feed]
+    if missing:
+        raise ExportError(f"{context.component}: no example for input {missing[0]!r}")
+    request = trace.Request(
+        component=context.component,
+        module=module,
+        feed={name: feed[name] for name in order},
+        outputs=tuple(facts["outputs"]),
+        dynamic_axes={
+            spec.name: tuple(axis + 1 for axis, size in enumerate(spec.shape) if size == -1)
+            for spec in artifact.inputs
+        },
+        opset=options.opset,
+        root=Path(facts["root"]),
+    )
+    proto = trace.to_onnx(request)
+    naming.name_by_module(proto, prefix=trace.WRAPPER)
+    return proto
+
+
+def _save(proto: Any, path: Path) -> None:
+    import onnx
+
+    external = proto.ByteSize() > _EXTERNAL_DATA_BYTES
+    try:
+        onnx.save_model(
+            proto, path, save_as_external_data=external, location=f"{path.name}.data" if external else None
+        )
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as cause:
+        raise ExportError(f"torch.onnx wrote a graph that is not valid ONNX: {cause}") from cause
+
+
+def _compare(
+    pair: parity.Pair, inputs: Sequence[str], options: Options, context: StepContext
+) -> dict[str, dict[str, float]]:
+    largest = context.max_batch_size or max(options.parity_batch_sizes)
+    compared = {}
+    for size in sorted({min(size, largest) for size in options.parity_batch_sizes}):
+        feed = context.examples(size)
+        compared[str(size)] = parity.compare(
+            pair, {name: feed[name] for name in inputs}, atol=options.atol, rtol=options.rtol
+        )
+    return compared
+
+
+def _figures(proto: Any, path: Path, options: Options) -> dict[str, Any]:
+    import onnx
+
+    data = path.with_name(f"{path.name}.data")
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return {
+        "opset": options.opset,
+        "nodes_by_op_type": dict(sorted(Counter(node.op_type for node in proto.graph.node).items())),
+        "parameters": sum(
+            math.prod(weight.dims) for weight in proto.graph.initializer if weight.data_type in floats
+        ),
+        "bytes": path.stat().st_size + (data.stat().st_size if data.exists() else 0),
+    }

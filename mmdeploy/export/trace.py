@@ -1,0 +1,276 @@
+"""``torch.export`` and the dynamo exporter, quiet, with their failures told in terms of the user's code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmdeploy.errors import ExportError, MmdeployError
+from mmdeploy.sources import describe, is_user_file, user_location
+from mmdeploy.torch_model import call_module
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mmdeploy.contracts import Array
+
+logger = logging.getLogger(__name__)
+
+#: Attribute under which the exported module sits in the wrapper that orders inputs and outputs.
+WRAPPER = "component"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export.
+
+    Attributes:
+        component: Name of the component, for messages.
+        module: The module, in eval mode.
+        feed: Example inputs in the order that the graph shall have, batch (2 or more) on axis 0.
+        outputs: Names of the outputs.
+        dynamic_axes: Axes of each input that may vary besides axis 0.
+        opset: Version of ONNX's operator set.
+        root: Folder of the recipe, for file names in messages.
+    """
+
+    component: str
+    module: nn.Module
+    feed: Mapping[str, Array]
+    outputs: tuple[str, ...]
+    dynamic_axes: Mapping[str, tuple[int, ...]]
+    opset: int
+    root: Path
+
+
+def to_onnx(request: Request) -> Any:
+    """Return the module as an ``onnx.ModelProto`` whose batch dimension is called ``batch``.
+
+    Raises:
+        ModelError: When the module fails on the example inputs.
+        ExportError: Naming the operator, and the line of the user's model.
+    """
+    import torch
+
+    values = tuple(torch.from_numpy(np.array(array)) for array in request.feed.values())
+    with torch.no_grad():
+        call_module(
+            request.module, dict(zip(request.feed, values, strict=True)), request.outputs,
+            name=request.component,
+        )  # fmt: skip
+        wrapper = _wrapped(request)
+        with quiet():
+            program = _traced(wrapper, values, request)
+            proto = _converted(program, request)
+    _name_batch(proto)
+    return proto
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the exporter prints, warns and logs out of the user's sight; it goes to our debug log."""
+    names = [
+        name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("torch", "onnxscript")
+    ]
+    handlers = {handler for name in names for handler in logging.getLogger(name).handlers}
+    levels = {handler: handler.level for handler in handlers}
+    printed = io.StringIO()
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler, level in levels.items():
+            handler.setLevel(level)
+        if printed.getvalue().strip():
+            logger.debug("the exporter said:\n%s", printed.getvalue())
+
+
+def _wrapped(request: Request) -> nn.Module:
+    from torch import nn
+
+    class Component(nn.Module):
+        """Takes inputs in order, passes them by name, returns outputs in order."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.component = request.module
+
+        def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+            given = dict(zip(request.feed, values, strict=True))
+            returned = self.component(**given)
+            if isinstance(returned, Mapping):
+                return tuple(returned[name] for name in request.outputs)
+            return tuple(returned) if isinstance(returned, tuple | list) else (returned,)
+
+    return Component().eval()
+
+
+def _dynamic_shapes(request: Request) -> dict[str, Any]:
+    import torch
+
+    batch = torch.export.Dim("batch")
+    return {
+        "values": tuple(
+            {
+                0: batch,
+                **{axis: torch.export.Dim(f"{name}_{axis}") for axis in request.dynamic_axes.get(name, ())},
+            }
+            for name in request.feed
+        )
+    }
+
+
+def _traced(wrapper: nn.Module, values: tuple[Tensor, ...], request: Request) -> Any:
+    import torch
+
+    try:
+        return torch.export.export(wrapper, values, dynamic_shapes=_dynamic_shapes(request), strict=False)
+    except MmdeployError:
+        raise
+    except Exception as cause:
+        text = str(cause)
+        if "Constraints violated" in text or "marked batch as dynamic" in text:
+            line = _specializing_line(wrapper, values, request)
+            raise ExportError(
+                f"{request.component}: the module works only at the sizes it was traced with"
+                f"{f', because of {line}' if line else ''}: {_constraint(text)}",
+                hint="take sizes from the tensor (x.shape[0]) and let -1 or flatten/unflatten work them out; "
+                "no loop over the batch",
+            ) from cause
+        raise _trace_error(cause, request) from cause
+
+
+def _trace_error(cause: Exception, request: Request) -> ExportError:
+    if "data-dependent" in str(cause):
+        where = user_location(cause, request.root)
+        line = _source_line(cause)
+        return ExportError(
+            f"{request.component}: torch.export cannot follow the module: what it does next depends on the "
+            f"values of a tensor, at {where or 'an unknown line'}{f': {line}' if line else ''}",
+            hint="compute both sides and choose with torch.where, or keep the decision out of the component",
+        )
+    return ExportError(
+        f"{request.component}: torch.export failed in the module: {describe(cause, request.root)}",
+        hint="only operations on tensors can be exported: no NumPy, no .item(), no printing of values",
+    )
+
+
+def _source_line(cause: Exception) -> str:
+    own = [frame for frame in traceback.extract_tb(cause.__traceback__) if is_user_file(frame.filename)]
+    return (own[-1].line or "").strip() if own else ""
+
+
+def _constraint(text: str) -> str:
+    lines = [line.strip(" -") for line in text.splitlines() if line.startswith("  - ")]
+    return lines[0].split(". ")[0] if lines else text.splitlines()[0]
+
+
+def _specializing_line(wrapper: nn.Module, values: tuple[Tensor, ...], request: Request) -> str | None:
+    """Trace once more in the mode that records where a size became fixed."""
+    import torch
+
+    try:
+        draft = torch.export.draft_export(wrapper, values, dynamic_shapes=_dynamic_shapes(request))
+        report: Any = draft._report  # type: ignore[attr-defined]
+        names = {int(index): name for index, name in report.str_to_filename.items()}
+        for failure in report.failures:
+            frames = [
+                (names.get(int(frame["filename"]), ""), frame["line"])
+                for frame in failure.data.get("user_stack", ())
+            ]
+            own = [(file, line) for file, line in frames if is_user_file(file)]
+            if own:
+                path = Path(own[-1][0])
+                inside = path.is_relative_to(request.root.resolve())
+                return f"{path.relative_to(request.root.resolve()) if inside else path}:{own[-1][1]}"
+    except Exception as cause:  # noqa: BLE001 - a private report: without it the message lacks the line only
+        logger.debug("no report from draft_export: %s", cause)
+    return None
+
+
+def _converted(program: Any, request: Request) -> Any:
+    import torch
+
+    try:
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=request.opset,
+            input_names=list(request.feed),
+            output_names=list(request.outputs),
+        )
+        assert exported is not None
+        return exported.model_proto
+    except Exception as cause:
+        operator, line = _failing_operator(cause)
+        if operator is None:
+            raise ExportError(
+                f"{request.component}: torch.onnx failed: {describe(_root_cause(cause), request.root)}"
+            ) from cause
+        raise ExportError(
+            f"{request.component}: torch.onnx has no ONNX form of the operator {operator}"
+            f"{f', used at {_shown(line, request.root)}' if line else ''}",
+            hint="write it with operators that ONNX has, or leave that part outside the component",
+        ) from cause
+
+
+def _failing_operator(error: BaseException) -> tuple[str | None, str | None]:
+    """Return the operator that was being translated, and ``file:line`` of the user's code that called it."""
+    from torch import fx
+
+    found: fx.Node | None = None
+    current: BaseException | None = error
+    while current is not None:
+        for frame, _ in traceback.walk_tb(current.__traceback__):
+            node = frame.f_locals.get("node")
+            if isinstance(node, fx.Node) and node.op == "call_function":
+                found = node
+        current = current.__cause__
+    if found is None:
+        return None, None
+    calls = re.findall(r'File "([^"]+)", line (\d+)', found.meta.get("stack_trace") or "")
+    own = [f"{file}:{line}" for file, line in calls if is_user_file(file)]
+    return str(found.target), own[-1] if own else None
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _shown(location: str, root: Path) -> str:
+    path, _, line = location.rpartition(":")
+    inside = Path(path).is_relative_to(root.resolve())
+    return f"{Path(path).relative_to(root.resolve()) if inside else path}:{line}"
+
+
+def _name_batch(proto: Any) -> None:
+    """Call the first axis of the inputs ``batch`` wherever it occurs, in expressions too."""
+    graph = proto.graph
+    symbols = {value.type.tensor_type.shape.dim[0].dim_param for value in graph.input} - {""}
+    if len(symbols) != 1:
+        return
+    word = re.compile(rf"\b{re.escape(symbols.pop())}\b")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = word.sub("batch", dim.dim_param)

@@ -1,0 +1,113 @@
+"""Take the fingerprints that a plan's keys are made of: files, code, library versions.
+
+Nothing is executed and no model is loaded: Python sources are followed by their import statements, libraries
+are asked for their version by their metadata. Files are digested by content, so a copied recipe builds nothing
+anew.
+
+The data of a recipe is what its callables read. Without ``data.files`` that is every file beside the recipe
+that is neither Python, nor YAML, nor the weights; files elsewhere must be named in ``data.files``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmdeploy import engines, export, quantize
+from mmdeploy.artifact import file_sha256
+from mmdeploy.contracts import Pass, method_of
+from mmdeploy.plan import Fingerprints, digest
+from mmdeploy.sources import source_files
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe import Recipe
+
+_NOT_DATA = {".py", ".pyc", ".yaml", ".yml", ".md"}
+_ALWAYS = ("torch", "numpy")
+
+
+def take_fingerprints(recipe: Recipe) -> Fingerprints:
+    """Digest everything that decides what the steps of a recipe give."""
+    root = recipe.root
+    used = _used_methods(recipe)
+    distributions = {name for module in used for name in module.REQUIRES}
+    data_files = _digest_files(_data_files(recipe, root), root)
+    weights = root / recipe.model.weights if recipe.model.weights else None
+    return Fingerprints(
+        model_source=_source(recipe.model.factory, root),
+        weights=file_sha256(weights) if weights else "",
+        calibration=_data_digest(recipe.data.calibration, root, data_files),
+        evaluation=_data_digest(recipe.data.evaluation, root, data_files),
+        code={name: _own_code(name) for name in {"mmdeploy.torch_model", *(module.__name__ for module in used)}},
+        versions={name: version_of(name) for name in {*distributions, *_ALWAYS}},
+        unrunnable=unrunnable(recipe),
+    )
+
+
+def version_of(distribution: str) -> str:
+    """Return the installed version of a distribution; empty when it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def unrunnable(recipe: Recipe) -> dict[str, str]:
+    """Say why the engine of a component cannot run on this machine, by component; without those that can."""
+    reasons = {}
+    for name in recipe.components:
+        options = recipe.engine_options(name)
+        reason = engines.METHODS[method_of(options)].unavailable(options)
+        if reason:
+            reasons[name] = reason
+    return reasons
+
+
+def _used_methods(recipe: Recipe) -> list[Pass]:
+    used: list[Pass] = []
+    for name, component in recipe.components.items():
+        used.append(export.METHODS[method_of(component.export)])
+        used.append(engines.METHODS[method_of(recipe.engine_options(name))])
+        if component.quantize is not None:
+            used.append(quantize.METHODS[method_of(component.quantize)])
+    return used
+
+
+def _source(reference: str, root: Path) -> str:
+    return _digest_files(source_files(reference, root), root)
+
+
+def _data_digest(reference: str | None, root: Path, data_files: str) -> str:
+    return digest([_source(reference, root), data_files]) if reference else ""
+
+
+@functools.cache
+def _own_code(module: str) -> str:
+    package = Path(__file__).parent
+    return _digest_files(source_files(f"{module}:run", package.parent), package)
+
+
+def _data_files(recipe: Recipe, root: Path) -> Iterable[Path]:
+    if recipe.data.files is not None:
+        return (path for pattern in recipe.data.files for path in root.glob(pattern) if path.is_file())
+    weights = root / recipe.model.weights if recipe.model.weights else None
+    return (
+        path
+        for path in root.rglob("*")
+        if path.suffix not in _NOT_DATA
+        and path != weights
+        and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(root).parts)
+        and path.is_file()
+    )
+
+
+def _digest_files(paths: Iterable[Path], root: Path) -> str:
+    """Digest names and contents; names relative to ``root``, so that a moved folder keeps its digest."""
+    named = {}
+    for path in paths:
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        named[str(name)] = file_sha256(path)
+    return digest(named)

@@ -1,0 +1,161 @@
+"""Latency: does the served candidate answer fast enough, next to its FP32 reference on the same machine?
+
+What it does: closed-loop clients put evaluation samples to the candidate and to the FP32 reference,
+interleaved in short blocks, and compare a percentile of the request times: as a ratio, candidate over
+reference, and if wanted in milliseconds. Each has a bootstrap interval over rounds. The gate passes when the
+whole interval is within the limit, fails when the whole interval is beyond it, and else measures on, up to
+``max_seconds``, before it says ``inconclusive``.
+When to choose it: whenever speed is why the model is compressed. ``max_ratio_to_reference: 1.0`` says "not
+slower than FP32", 0.8 "at least a fifth less time". A limit equal to what is really reached cannot be decided
+by
+any measurement, so leave room.
+What it needs: one of ``max_ratio_to_reference``, ``max_ms``. A limit in milliseconds holds only on the
+machine named by ``hardware`` (the CPU's or a GPU's name, or a glob such as ``*H100*``). Elsewhere it is
+reported under ``not_binding`` and not judged; if it is the only limit, the gate is inconclusive there.
+Limits: times include the gRPC client, which shares the machine. Samples repeat once all were sent, so with a
+response cache this is the latency of a warm cache. p99 needs 299 requests at the default confidence.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from mmdeploy import metrics
+from mmdeploy.contracts import Check, Evidence, GateResult, Verdict
+from mmdeploy.gates import ask, limits, load
+
+REQUIRES: tuple[str, ...] = ("scipy",)
+
+_COMPONENT_REQUESTS = 100
+_COMPONENT_SECONDS = 5.0
+
+
+class Options(load.LoadOptions):
+    """Limits of the latency gate; at least one.
+
+    Attributes:
+        percentile: Which percentile of the request times is judged.
+        max_ratio_to_reference: Largest candidate-to-reference ratio of that percentile.
+        max_ms: Largest percentile in milliseconds, on ``hardware``.
+        per_component: Also time each composing model alone (batch 1), for the report.
+    """
+
+    method: Literal["latency"]
+    percentile: Literal["p50", "p90", "p95", "p99"] = "p95"
+    max_ratio_to_reference: float | None = Field(default=None, gt=0.0)
+    max_ms: float | None = Field(default=None, gt=0.0)
+    per_component: bool = True
+
+    @model_validator(mode="after")
+    def _limits_make_sense(self) -> Self:
+        if self.max_ratio_to_reference is None and self.max_ms is None:
+            raise ValueError("give at least one limit: max_ratio_to_reference or max_ms")
+        if self.max_ms is not None and self.hardware is None:
+            raise ValueError(
+                "max_ms holds on one machine only: name its CPU or GPU in hardware, or use a ratio"
+            )
+        if self.requests < self.needed_requests:
+            raise ValueError(f"{self.percentile} needs requests: {self.needed_requests} or more")
+        return self
+
+    @property
+    def needed_requests(self) -> int:
+        """The requests without which nothing can be said about the percentile."""
+        return metrics.required_requests(float(self.percentile[1:]), confidence=self.confidence)
+
+
+def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf_counter) -> GateResult:
+    """Measure both deployments and compare; a refusal by the candidate fails.
+
+    Raises:
+        DataError: If there are no evaluation samples.
+    """
+    ask.sample_count(evidence)
+    unjudgeable = load.unjudgeable("latency", _all_limits(options), options.batch, evidence)
+    if unjudgeable is not None:
+        return unjudgeable
+    binding = options.hardware is not None and limits.matches(options.hardware, evidence.hardware)
+
+    def judge(measured: load.Measurement, confidence: float) -> list[Check]:
+        return _judge(measured, confidence, options, absolute=binding, seed=evidence.seed)
+
+    with load.SideBySide(evidence, evidence.feeds, options, clock=clock) as pair:
+        checks = load.until_decided(pair, options, evidence, what="latency", judge=judge)
+    details = load.figures(pair.measured, options) | {"percentile": options.percentile}
+    if options.max_ms is not None and not binding:
+        details["not_binding"] = note = _not_binding(options, evidence)
+        if not checks:
+            checks = [
+                Check(_name(options, "ms"), None, _all_limits(options), Verdict.INCONCLUSIVE, note=note)
+            ]
+    if options.per_component and pair.measured.refusal is None:
+        details["components"] = _component_latencies(evidence, clock)
+    return GateResult("latency", tuple(checks), details)
+
+
+def _judge(
+    measured: load.Measurement, confidence: float, options: Options, *, absolute: bool, seed: int
+) -> list[Check]:
+    at = float(options.percentile[1:])
+    candidate, reference = measured.candidate_ms, measured.reference_ms
+    value = float(np.percentile(candidate, at))
+    short = load.too_few(measured, options.needed_requests)
+    checks = []
+
+    def judged(name: str, figure: float, interval: metrics.Interval, limit: float, unit: str) -> Check:
+        verdict = Verdict.INCONCLUSIVE if short else limits.decided(interval, at_most=limit)
+        words = limits.in_words(at_most=limit, unit=unit)
+        return Check(_name(options, name), figure, words, verdict, interval, unit, short)
+
+    if options.max_ratio_to_reference is not None:
+        ratio = value / float(np.percentile(reference, at))
+        interval = metrics.percentile_ratio_interval(
+            candidate, reference, at, confidence=confidence, seed=seed
+        )
+        checks.append(judged("ratio", ratio, interval, options.max_ratio_to_reference, ""))
+    if options.max_ms is not None and absolute:
+        interval = metrics.percentile_interval(candidate, at, confidence=confidence, seed=seed)
+        checks.append(judged("ms", value, interval, options.max_ms, "ms"))
+    return checks
+
+
+def _component_latencies(evidence: Evidence, clock: load.Clock) -> dict[str, Any]:
+    """Time each composing model alone at batch 1, both sides interleaved; figures for plots, not judged."""
+    alone = load.LoadOptions(requests=_COMPONENT_REQUESTS, max_seconds=_COMPONENT_SECONDS, warmup=10)
+    figures: dict[str, Any] = {}
+    for index, component in enumerate(evidence.components):
+        evidence.progress(index, len(evidence.components), f"latency of {component.name}")
+        feeds = ask.component_feeds(component, evidence)
+        with load.SideBySide(evidence, feeds, alone, model=component.name, clock=clock) as pair:
+            checks = load.until_decided(
+                pair,
+                alone,
+                evidence,
+                what=f"latency of {component.name}",
+                judge=lambda measured, confidence: [],
+            )
+        refusal = checks[0].note if checks else None
+        figures[component.name] = {"problem": refusal} if refusal else load.figures(pair.measured, alone)
+    return figures
+
+
+def _name(options: Options, what: str) -> str:
+    return f"{options.percentile} {what} (batch {options.batch}, concurrency {options.concurrency})"
+
+
+def _not_binding(options: Options, evidence: Evidence) -> str:
+    machine = ", ".join((evidence.hardware.cpu, *evidence.hardware.gpus))
+    return f"max_ms: {options.max_ms:g} holds on {options.hardware!r} and was not judged here ({machine})"
+
+
+def _all_limits(options: Options) -> str:
+    words = []
+    if options.max_ratio_to_reference is not None:
+        words.append(f"ratio {limits.in_words(at_most=options.max_ratio_to_reference)}")
+    if options.max_ms is not None:
+        words.append(f"{options.percentile} {limits.in_words(at_most=options.max_ms, unit='ms')}")
+    return ", ".join(words)

@@ -1,0 +1,343 @@
+"""Measure two deployments side by side under the same load, for as long as a verdict needs.
+
+How: closed-loop clients (each sends its next request when the last one is answered) put real evaluation
+samples to the candidate and to the reference in *blocks* of about a tenth of a second. One block of each is a
+*round*; rounds alternate their order in the pattern ABBA or BAAB (drawn by seed), so a machine that slows
+down or speeds up does it to both. Within a round both get the same samples. The first request of each client
+in a block is not counted. Verdicts come from intervals over whole rounds. Looking repeatedly at growing data
+would find a "significant" difference sooner or later, so look number k spends 1/2^k of the allowed error: all
+looks together keep the promise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+from pydantic import Field
+
+from mmdeploy.contracts import (
+    Check,
+    Deployment,
+    Evidence,
+    FeedDict,
+    GateResult,
+    MethodOptions,
+    Runner,
+    Verdict,
+)
+from mmdeploy.errors import InferenceError
+from mmdeploy.gates import ask
+from mmdeploy.metrics import FloatArray
+
+Clock = Callable[[], float]
+
+#: Wanted length of a block: short against drift of the machine, long against the cost of changing sides.
+BLOCK_SECONDS = 0.1
+#: Rounds at the first look, so that resampling rounds means something, and the least that any verdict needs.
+FIRST_ROUNDS, MIN_ROUNDS = 20, 8
+#: Data doubles from look to look, so this is 64 times the first look.
+MAX_LOOKS = 7
+
+
+class LoadOptions(MethodOptions):
+    """What latency and throughput share.
+
+    Attributes:
+        batch: Samples a request.
+        concurrency: Requests in flight at any time.
+        requests: Requests counted on each side before the first look; doubled while undecided.
+        max_seconds: When to stop measuring and say ``inconclusive``.
+        warmup: Requests to each side before anything is counted.
+        confidence: Of the intervals, over all looks together.
+        hardware: Name or glob of the CPU or GPU that absolute limits hold on; needed with them.
+    """
+
+    batch: int = Field(default=1, ge=1)
+    concurrency: int = Field(default=1, ge=1, le=256)
+    requests: int = Field(default=400, ge=FIRST_ROUNDS)
+    max_seconds: float = Field(default=60.0, gt=0.0)
+    warmup: int = Field(default=20, ge=0)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    hardware: str | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one deployment did in one block.
+
+    Attributes:
+        latencies_ms: One a counted request.
+        seconds: From the first counted request sent to the last one answered.
+    """
+
+    latencies_ms: FloatArray
+    seconds: float
+
+
+class Clients:
+    """Closed-loop clients of one deployment, each with a connection and a thread of its own."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        model: str | None,
+        requests: Sequence[FeedDict],
+        *,
+        concurrency: int,
+        clock: Clock,
+    ) -> None:
+        self._requests, self._clock, self._stopped = requests, clock, False
+        self._runners: list[Runner] = []
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="gate-client")
+        try:
+            for _ in range(concurrency):
+                self._runners.append(deployment.runner(model))
+        except BaseException:
+            self.close()
+            raise
+
+    def block(self, first: int, count: int) -> Block:
+        """Send requests ``first`` to ``first + count - 1`` of the endless cycle of samples.
+
+        Raises:
+            InferenceError: If a request is refused.
+        """
+        tickets, start_line = itertools.count(first), threading.Barrier(len(self._runners))
+        futures = [
+            self._pool.submit(self._client, runner, tickets, first + count, start_line)
+            for runner in self._runners
+        ]
+        wait(futures)
+        runs = [run for future in futures if (run := future.result()) is not None]
+        latencies_ms = np.concatenate([np.asarray(run[2], dtype=np.float64) for run in runs]) * 1e3
+        return Block(latencies_ms, max(run[1] for run in runs) - min(run[0] for run in runs))
+
+    def _client(
+        self, runner: Runner, tickets: itertools.count[int], stop: int, start_line: threading.Barrier
+    ) -> tuple[float, float, list[float]] | None:
+        requests, clock = self._requests, self._clock
+        try:
+            runner.infer(requests[stop % len(requests)])
+            start_line.wait()
+        except threading.BrokenBarrierError:
+            return None  # another client was refused, and says so
+        except BaseException:
+            start_line.abort()
+            raise
+        latencies, began = list[float](), clock()
+        while (ticket := next(tickets)) < stop and not self._stopped:
+            request = requests[ticket % len(requests)]
+            sent = clock()
+            runner.infer(request)
+            latencies.append(clock() - sent)
+        return began, clock(), latencies
+
+    def close(self) -> None:
+        """Stop the threads and close the connections."""
+        self._stopped = True
+        self._pool.shutdown(cancel_futures=True)
+        for runner in self._runners:
+            runner.close()
+
+
+@dataclass
+class Measurement:
+    """Rounds measured so far.
+
+    Attributes:
+        candidate: The candidate's block of each round.
+        reference: The reference's block of each round.
+        block_requests: Requests counted in every block.
+        looks: How often a verdict was tried.
+        refusal: Who refused a request and why, as a check; nothing more was measured then.
+    """
+
+    candidate: list[Block] = field(default_factory=list)
+    reference: list[Block] = field(default_factory=list)
+    block_requests: int = 0
+    looks: int = 0
+    refusal: Check | None = None
+
+    @property
+    def requests(self) -> int:
+        """Requests counted on each side."""
+        return len(self.candidate) * self.block_requests
+
+    @property
+    def candidate_ms(self) -> FloatArray:
+        """The candidate's latencies, shape [rounds, requests of a block]."""
+        return np.stack([block.latencies_ms for block in self.candidate])
+
+    @property
+    def reference_ms(self) -> FloatArray:
+        """The reference's latencies, shape [rounds, requests of a block]."""
+        return np.stack([block.latencies_ms for block in self.reference])
+
+    def seconds(self, side: str) -> FloatArray:
+        """Return the length of each block of the ``candidate`` or the ``reference``."""
+        return np.array([block.seconds for block in getattr(self, side)])
+
+
+class SideBySide:
+    """The candidate and the reference, measured in turns; a context manager."""
+
+    def __init__(
+        self, evidence: Evidence, feeds: FeedDict, options: LoadOptions, *, model: str | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:  # fmt: skip
+        self._options = options
+        self._requests = ask.requests(feeds, options.batch, batched=evidence.max_batch_size > 0)
+        self._order = np.random.default_rng(evidence.seed)
+        self._swapped = False
+        self.clock, self.measured = clock, Measurement()
+        self._clients: dict[str, Clients] = {}
+        try:
+            for side, deployment in (("candidate", evidence.candidate), ("reference", evidence.reference)):
+                self._clients[side] = Clients(
+                    deployment, model, self._requests, concurrency=options.concurrency, clock=clock
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def warm_up(self) -> None:
+        """Send uncounted requests to both sides, and learn how many make a block."""
+        count = max(self._options.warmup, self._options.concurrency, 2)
+        slowest = 0.0
+        for side in ("candidate", "reference"):
+            self._block(side, 0, count)
+            settled = self._block(side, count, max(2, self._options.concurrency))
+            if settled is not None:
+                slowest = max(slowest, settled.seconds / len(settled.latencies_ms))
+        wanted = round(BLOCK_SECONDS / slowest) if slowest > 0 else self._options.requests
+        most = max(self._options.requests // FIRST_ROUNDS, self._options.concurrency)
+        self.measured.block_requests = min(max(wanted, self._options.concurrency), most)
+
+    def round(self) -> bool:
+        """Measure one block of each side; False once a request was refused."""
+        done = len(self.measured.candidate)
+        first = done * self.measured.block_requests
+        if done % 2 == 0:  # every second round mirrors the one before it
+            self._swapped = bool(self._order.integers(2))
+        order = ("candidate", "reference") if self._swapped == (done % 2 == 0) else ("reference", "candidate")
+        blocks = {side: self._block(side, first, self.measured.block_requests) for side in order}
+        candidate, reference = blocks["candidate"], blocks["reference"]
+        if candidate is None or reference is None:
+            return False
+        self.measured.candidate.append(candidate)
+        self.measured.reference.append(reference)
+        return True
+
+    def _block(self, side: str, first: int, count: int) -> Block | None:
+        if self.measured.refusal is not None:
+            return None
+        try:
+            return self._clients[side].block(first, count)
+        except InferenceError as error:
+            verdict = Verdict.FAIL if side == "candidate" else Verdict.INCONCLUSIVE
+            note = f"the {side} did not answer: {error.message}"
+            self.measured.refusal = Check("requests answered", None, "all", verdict, note=note)
+            return None
+
+    def close(self) -> None:
+        """Close every connection."""
+        for clients in self._clients.values():
+            clients.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+Judge = Callable[[Measurement, float], list[Check]]
+
+
+def until_decided(
+    pair: SideBySide, options: LoadOptions, evidence: Evidence, *, what: str, judge: Judge
+) -> list[Check]:
+    """Measure until no check is inconclusive, or the time is up.
+
+    Args:
+        pair: What to measure; holds the measurement afterwards.
+        options: Requests before the first look, seconds at most, confidence.
+        evidence: Its progress is told the requests done.
+        what: What progress calls it.
+        judge: Turns a measurement into checks, with intervals of the given confidence.
+    """
+    deadline = pair.clock() + options.max_seconds
+    pair.warm_up()
+    measured, checks, target = pair.measured, list[Check](), options.requests
+    for look in range(1, MAX_LOOKS + 1):
+        while measured.refusal is None and measured.requests < target and pair.clock() < deadline:
+            pair.round()
+            evidence.progress(measured.requests, target, what)
+        if measured.refusal is not None:
+            return [measured.refusal]
+        if not measured.candidate:
+            break
+        measured.looks = look
+        checks = judge(measured, 1.0 - (1.0 - options.confidence) / 2.0**look)
+        if all(check.verdict is not Verdict.INCONCLUSIVE for check in checks) or pair.clock() >= deadline:
+            break
+        target *= 2
+    if not measured.candidate:
+        return [_unmeasured(f"not one round fits into max_seconds: {options.max_seconds:g}")]
+    return [_explained(check, measured, options) for check in checks]
+
+
+def too_few(measured: Measurement, needed: int) -> str:
+    """Say why there is too little to judge; empty when there is enough."""
+    if len(measured.candidate) < MIN_ROUNDS:
+        return f"{len(measured.candidate)} rounds of the {MIN_ROUNDS} that a verdict needs"
+    if measured.requests < needed:
+        return f"{measured.requests} requests of the {needed} that a verdict needs"
+    return ""
+
+
+def unjudgeable(gate: str, limit: str, batch: int, evidence: Evidence) -> GateResult | None:
+    """Return the result of a gate that cannot measure at all, or None when it can."""
+    if evidence.substitute is not None:
+        return GateResult(gate, (replace(_unmeasured(evidence.substitute), name=gate, limit=limit),))
+    if batch > max(1, evidence.max_batch_size):
+        largest = max(1, evidence.max_batch_size)
+        note = f"the gate asks for batches of {batch}, the ensemble takes up to {largest}"
+        return GateResult(gate, (Check(gate, None, limit, Verdict.FAIL, note=note),))
+    return None
+
+
+def figures(measured: Measurement, options: LoadOptions) -> dict[str, Any]:
+    """Return what reports plot: percentiles and rates of both sides, and how they were measured."""
+    sides: dict[str, Any] = {}
+    for side in ("candidate", "reference") if measured.candidate else ():
+        latencies, seconds = getattr(measured, f"{side}_ms"), measured.seconds(side).sum()
+        percentiles = {f"p{at}": float(np.percentile(latencies, at)) for at in (50, 90, 95, 99)}
+        sides[f"{side}_ms"] = percentiles | {"mean": float(latencies.mean())}
+        served = measured.requests * options.batch
+        sides[f"{side}_per_second"] = float(served / seconds) if seconds > 0 else None
+    return sides | {
+        "batch": options.batch, "concurrency": options.concurrency, "confidence": options.confidence,
+        "requests": measured.requests, "rounds": len(measured.candidate), "looks": measured.looks,
+    }  # fmt: skip
+
+
+def _unmeasured(note: str) -> Check:
+    return Check("measured", None, "all", Verdict.INCONCLUSIVE, note=note)
+
+
+def _explained(check: Check, measured: Measurement, options: LoadOptions) -> Check:
+    if check.verdict is not Verdict.INCONCLUSIVE or check.note:
+        return check
+    note = (
+        f"the limit lies inside the interval after {measured.requests} requests to each side: measure longer "
+        f"(max_seconds is {options.max_seconds:g}) or on a quieter machine, or move the limit"
+    )
+    return replace(check, note=note)

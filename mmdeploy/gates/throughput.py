@@ -1,0 +1,130 @@
+"""Throughput: how many samples a second does the served candidate answer, next to its FP32 reference?
+
+What it does: keeps ``concurrency`` requests of ``batch`` samples in flight, candidate and reference
+interleaved in short blocks, and compares samples a second over all blocks: as a ratio, candidate over
+reference, and if wanted absolutely. Intervals, looks and ``inconclusive`` are those of the latency gate.
+When to choose it: for servers that are kept busy (dynamic batching pays at concurrency above 1); for one user
+at a time judge latency.
+What it needs: one of ``min_ratio_to_reference``, ``min_per_second``. The latter holds only on the machine
+named by ``hardware``; elsewhere it is reported under ``not_binding``, and if it is the only limit, the gate
+is inconclusive.
+Limits: the clients share the machine and are Python threads: at some hundred small requests a second they are
+the bottleneck for both sides, and the ratio tends to 1. Samples repeat, so a response cache answers some of
+them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from mmdeploy import metrics
+from mmdeploy.contracts import Check, Evidence, GateResult, Verdict
+from mmdeploy.gates import ask, limits, load
+
+REQUIRES: tuple[str, ...] = ("scipy",)
+
+
+class Options(load.LoadOptions):
+    """Limits of the throughput gate; at least one.
+
+    Attributes:
+        concurrency: Requests in flight at any time.
+        min_ratio_to_reference: Smallest candidate-to-reference ratio of samples a second.
+        min_per_second: Fewest samples a second, on ``hardware``.
+    """
+
+    method: Literal["throughput"]
+    concurrency: int = Field(default=8, ge=1, le=256)
+    min_ratio_to_reference: float | None = Field(default=None, gt=0.0)
+    min_per_second: float | None = Field(default=None, gt=0.0)
+
+    @model_validator(mode="after")
+    def _limits_make_sense(self) -> Self:
+        if self.min_ratio_to_reference is None and self.min_per_second is None:
+            raise ValueError("give at least one limit: min_ratio_to_reference or min_per_second")
+        if self.min_per_second is not None and self.hardware is None:
+            raise ValueError(
+                "min_per_second holds on one machine only: name its CPU or GPU in hardware, or use a ratio"
+            )
+        return self
+
+
+def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf_counter) -> GateResult:
+    """Measure both deployments and compare; a refusal by the candidate fails.
+
+    Raises:
+        DataError: If there are no evaluation samples.
+    """
+    ask.sample_count(evidence)
+    unjudgeable = load.unjudgeable("throughput", _all_limits(options), options.batch, evidence)
+    if unjudgeable is not None:
+        return unjudgeable
+    binding = options.hardware is not None and limits.matches(options.hardware, evidence.hardware)
+
+    def judge(measured: load.Measurement, confidence: float) -> list[Check]:
+        return _judge(measured, confidence, options, absolute=binding, seed=evidence.seed)
+
+    with load.SideBySide(evidence, evidence.feeds, options, clock=clock) as pair:
+        checks = load.until_decided(pair, options, evidence, what="throughput", judge=judge)
+    details = load.figures(pair.measured, options)
+    if options.min_per_second is not None and not binding:
+        machine = ", ".join((evidence.hardware.cpu, *evidence.hardware.gpus))
+        note = (
+            f"min_per_second: {options.min_per_second:g} holds on {options.hardware!r} "
+            f"and was not judged here ({machine})"
+        )
+        details["not_binding"] = note
+        if not checks:
+            name, limit = _name(options, "samples/s"), _all_limits(options)
+            checks = [Check(name, None, limit, Verdict.INCONCLUSIVE, note=note)]
+    return GateResult("throughput", tuple(checks), details)
+
+
+def _judge(
+    measured: load.Measurement, confidence: float, options: Options, *, absolute: bool, seed: int
+) -> list[Check]:
+    candidate, reference = measured.seconds("candidate"), measured.seconds("reference")
+    samples = measured.block_requests * options.batch
+    short = load.too_few(measured, 0)
+    everything = np.arange(len(candidate))
+    checks = []
+
+    def ratio(rounds: npt.NDArray[np.intp]) -> metrics.FloatArray:
+        return np.asarray(reference[rounds].sum(axis=-1) / candidate[rounds].sum(axis=-1))
+
+    def per_second(rounds: npt.NDArray[np.intp]) -> metrics.FloatArray:
+        return np.asarray(samples * rounds.shape[-1] / candidate[rounds].sum(axis=-1))
+
+    wanted = [(ratio, "samples/s ratio", options.min_ratio_to_reference, "")]
+    if absolute:
+        wanted.append((per_second, "samples/s", options.min_per_second, "samples/s"))
+    for statistic, name, limit, unit in wanted:
+        if limit is None:
+            continue
+        interval = metrics.bootstrap_interval(
+            statistic, len(candidate), confidence=confidence, seed=seed, resamples=4000
+        )
+        verdict = Verdict.INCONCLUSIVE if short else limits.decided(interval, at_least=limit)
+        words = limits.in_words(at_least=limit, unit=unit)
+        checks.append(
+            Check(_name(options, name), float(statistic(everything)), words, verdict, interval, unit, short)
+        )
+    return checks
+
+
+def _name(options: Options, what: str) -> str:
+    return f"{what} (batch {options.batch}, concurrency {options.concurrency})"
+
+
+def _all_limits(options: Options) -> str:
+    words = []
+    if options.min_ratio_to_reference is not None:
+        words.append(f"ratio {limits.in_words(at_least=options.min_ratio_to_reference)}")
+    if options.min_per_second is not None:
+        words.append(limits.in_words(at_least=options.min_per_second, unit="samples/s"))
+    return ", ".join(words)

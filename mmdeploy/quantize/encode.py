@@ -1,0 +1,124 @@
+"""Write ranges into a graph as Q/DQ pairs, in the encoding that an engine wants.
+
+ONNX Runtime's `QDQQuantizer` places the pairs and quantizes weights. Weights are stored as INT8 behind a
+DequantizeLinear, so the file shrinks; ONNX Runtime and TensorRT both read that. UINT8 with zero point 128 is
+made from the INT8 graph by moving zero points: round(x / s) clipped to [-128, 127] and round(x / s) + 128
+clipped to [0, 255] are the same numbers, bit for bit.
+
+Biases of UINT8 graphs are INT32 at the product of the scales of input and weight: without that ONNX Runtime
+leaves a Gemm in float. TensorRT wants them in float.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from mmdeploy.contracts import Encoding
+from mmdeploy.errors import QuantizeError
+from mmdeploy.quantize.selection import Selection
+
+_UINT8_ZERO = 128
+
+
+def write(
+    model: Any,
+    selection: Selection,
+    ranges: Mapping[str, tuple[float, float]],
+    *,
+    encoding: Encoding,
+    per_channel: bool,
+) -> Any:
+    """Return the quantized graph; ``model`` is left as it is.
+
+    Args:
+        model: The float graph.
+        selection: Nodes to quantize.
+        ranges: Smallest and largest value by tensor, for every tensor of the selection.
+        encoding: How activations are written.
+        per_channel: One weight scale for each output channel.
+
+    Raises:
+        QuantizeError: When ONNX Runtime's quantizer refuses the graph.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
+
+    source = onnx.ModelProto()
+    source.CopyFrom(model)
+    asymmetric = encoding is Encoding.UINT8_ASYMMETRIC
+    data = {
+        name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
+        for name, (low, high) in ranges.items()
+    }
+    options = {
+        "ActivationSymmetric": not asymmetric,
+        "WeightSymmetric": True,
+        "QuantizeBias": encoding is not Encoding.INT8_SYMMETRIC,
+        "AddQDQPairToWeight": False,
+        "OpTypesToExcludeOutputQuantization": list(selection.float_outputs),
+    }
+    op_types = {node.op_type for node in model.graph.node if node.name in set(selection.nodes)}
+    try:
+        with _quiet():
+            quantizer = QDQQuantizer(
+                source, per_channel, False, QuantType.QInt8,
+                QuantType.QUInt8 if asymmetric else QuantType.QInt8,
+                TensorsData(CalibrationMethod.MinMax, data), list(selection.nodes), [], sorted(op_types), options,
+            )  # fmt: skip
+            quantizer.quantize_model()
+    except Exception as cause:
+        raise QuantizeError(f"ONNX Runtime's quantizer refuses the graph: {cause}") from cause
+    quantized = quantizer.model.model
+    if encoding is Encoding.UINT8_SYMMETRIC:
+        _move_zero_points(quantized)
+    return quantized
+
+
+def _move_zero_points(model: Any) -> None:
+    """Rewrite activations from INT8 around 0 to UINT8 around 128, in place."""
+    from onnx import TensorProto, numpy_helper
+
+    graph = model.graph
+    weights = {weight.name: weight for weight in graph.initializer}
+    encoded = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    moved: set[str] = set()
+    for node in graph.node:
+        activation = node.op_type == "QuantizeLinear" or (
+            node.op_type == "DequantizeLinear" and node.input[0] in encoded
+        )
+        if not activation:
+            continue
+        name = node.input[2]
+        if name in moved:
+            continue
+        zeros = numpy_helper.to_array(weights[name])
+        if zeros.dtype != np.int8 or zeros.any():
+            raise QuantizeError(f"{node.name}: zero point {name} is not INT8 zero")
+        weights[name].CopyFrom(numpy_helper.from_array(np.full(zeros.shape, _UINT8_ZERO, np.uint8), name))
+        moved.add(name)
+    for value in graph.value_info:
+        if value.name in encoded:
+            value.type.tensor_type.elem_type = TensorProto.UINT8
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the quantizer prints and logs on the root logger out of the user's sight."""
+    root = logging.getLogger()
+    printed = io.StringIO()
+
+    def ours(record: logging.LogRecord) -> bool:
+        return record.name != "root"
+
+    root.addFilter(ours)
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        root.removeFilter(ours)

@@ -1,0 +1,78 @@
+"""ONNX graphs as quantization needs them: named nodes, known types, constants told from activations."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mmdeploy.errors import QuantizeError
+
+logger = logging.getLogger(__name__)
+
+#: Protobuf's limit is 2 GiB for the whole file; leave room for the graph itself.
+_EXTERNAL_DATA_BYTES = 1_900_000_000
+
+
+def load(path: Path) -> Any:
+    """Read a graph; every node gets a name, and every tensor a type where shape inference finds it.
+
+    Raises:
+        QuantizeError: When it cannot be read, or is quantized already.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(path)
+    except Exception as cause:
+        raise QuantizeError(f"{path.name} cannot be read as ONNX: {cause}") from cause
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
+        raise QuantizeError(f"{path.name} is quantized already: it has Q/DQ nodes")
+    taken = {node.name for node in model.graph.node}
+    for index, node in enumerate(model.graph.node):
+        if not node.name:
+            node.name = f"{node.op_type}_{index}"
+            while node.name in taken:
+                node.name += "_"
+            taken.add(node.name)
+    known = element_types(model)
+    if any(name not in known for node in model.graph.node for name in node.output if name):
+        model = _inferred(model)
+    return model
+
+
+def save(model: Any, path: Path) -> None:
+    """Write a graph, weights beside it in ``<name>.data`` when it is too large for one file."""
+    import onnx
+
+    external = model.ByteSize() > _EXTERNAL_DATA_BYTES
+    onnx.save_model(model, path, save_as_external_data=external, location=f"{path.name}.data" if external else None)
+
+
+def element_types(model: Any) -> dict[str, int]:
+    """Return the ONNX element type of every tensor that is known, by name."""
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {weight.name: weight.data_type for weight in graph.initializer}
+
+
+def constants(model: Any) -> set[str]:
+    """Return the tensors that do not depend on any input."""
+    known = {weight.name for weight in model.graph.initializer}
+    for node in model.graph.node:
+        if all(not name or name in known for name in node.input):
+            known.update(node.output)
+    return known
+
+
+def _inferred(model: Any) -> Any:
+    import onnx
+
+    if model.ByteSize() > _EXTERNAL_DATA_BYTES:
+        return model
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except onnx.shape_inference.InferenceError as cause:
+        logger.warning("shape inference failed, going on with the types that are known: %s", cause)
+        return model

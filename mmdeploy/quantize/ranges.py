@@ -1,0 +1,193 @@
+"""Ranges of activations on calibration data, in memory that does not grow with the number of samples.
+
+The graph is run once with the wanted tensors as outputs, for their smallest and largest values. ``entropy`` and
+``percentile`` run it a second time and count into histograms over those limits, so a histogram never grows and
+the result does not depend on how samples are batched. ONNX Runtime's calibrators keep every activation of
+everything they are given, and widen histograms by whole bins when a later batch exceeds the first.
+
+Held at a time: the activations of one batch, and 2048 counters a tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mmdeploy.contracts import Array, Progress, no_progress
+from mmdeploy.errors import QuantizeError
+from mmdeploy.quantize import graphs, kl
+from mmdeploy.sessions import open_session
+
+Feeds = Callable[[], Iterator[dict[str, Array]]]
+BINS = 2048
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How ranges are found.
+
+    Attributes:
+        calibrator: ``minmax``, ``entropy`` or ``percentile``.
+        percentile: Share of the values that ``percentile`` keeps, in percent.
+        threads: Threads for ONNX Runtime.
+        total: Number of samples expected, for progress; None when unknown.
+        progress: Where to report.
+    """
+
+    calibrator: Literal["minmax", "entropy", "percentile"]
+    percentile: float = 99.99
+    threads: int = 1
+    total: int | None = None
+    progress: Progress = no_progress
+
+
+@dataclass(frozen=True)
+class Found:
+    """Ranges, and the number of samples that they were found on."""
+
+    by_tensor: Mapping[str, tuple[float, float]]
+    samples: int
+
+
+def find(model: Any, tensors: Sequence[str], feeds: Feeds, how: Calibration) -> Found:
+    """Find the range of each tensor.
+
+    Args:
+        model: The float graph.
+        tensors: Tensors of it, activations or inputs.
+        feeds: Gives the batches; called once for ``minmax``, twice otherwise.
+        how: The method.
+
+    Raises:
+        QuantizeError: When there is no data, or an activation holds NaN or Inf.
+    """
+    with _watching(model, tensors, how.threads) as watch:
+        extremes: dict[str, tuple[float, float]] = {}
+        samples = 0
+        for batch, feed in enumerate(feeds()):
+            for name, array in watch(feed):
+                extremes[name] = _widened(extremes.get(name), array, f"{name!r} in calibration batch {batch}")
+            samples += _size(feed)
+            how.progress(samples, how.total, "calibration samples: smallest and largest values")
+        if not samples:
+            raise QuantizeError("the calibration set is empty")
+        if how.calibrator == "minmax":
+            return Found(extremes, samples)
+        histograms = _Histograms(extremes, how)
+        counted = 0
+        for feed in feeds():
+            for name, array in watch(feed):
+                histograms.add(name, array)
+            counted += _size(feed)
+            how.progress(counted, samples, "calibration samples: histograms")
+    return Found({name: histograms.range_of(name) for name in extremes}, samples)
+
+
+def _size(feed: Mapping[str, Array]) -> int:
+    return len(next(iter(feed.values())))
+
+
+def _widened(before: tuple[float, float] | None, array: Array, where: str) -> tuple[float, float]:
+    if not array.size:
+        return before or (0.0, 0.0)
+    low, high = float(array.min()), float(array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise QuantizeError(
+            f"the activation {where} holds NaN or Inf, though the inputs are finite",
+            hint="the model overflows on this data: look at the layer that computes it",
+        )
+    return (low, high) if before is None else (min(before[0], low), max(before[1], high))
+
+
+class _Histograms:
+    """One `HistogramCollector` of ONNX Runtime, every histogram set up beforehand over fixed limits."""
+
+    def __init__(self, extremes: Mapping[str, tuple[float, float]], how: Calibration) -> None:
+        from onnxruntime.quantization.calibrate import HistogramCollector
+
+        self._how = how
+        self._collector = HistogramCollector(
+            method=how.calibrator, symmetric=False, num_bins=BINS, num_quantized_bins=kl.LEVELS,
+            percentile=how.percentile, scenario="same",
+        )  # fmt: skip
+        for name, (low, high) in extremes.items():
+            limit = np.float32(max(abs(low), abs(high)))
+            self._collector.histogram_dict[name] = (
+                np.zeros(BINS, dtype=np.int64),
+                np.linspace(-limit, limit, BINS + 1, dtype=np.float32),
+                np.float32(low),
+                np.float32(high),
+                limit,
+            )
+
+    def add(self, name: str, array: Array) -> None:
+        if array.size:
+            self._collector.collect_value({name: array})
+
+    def range_of(self, name: str) -> tuple[float, float]:
+        counts, edges, low, high, limit = self._collector.histogram_dict[name]
+        if limit == 0:
+            return 0.0, 0.0
+        if self._how.calibrator == "percentile":
+            low, high = self._percentiles(name)
+        else:
+            threshold = kl.threshold(counts, edges)
+            low, high = max(float(low), -threshold), min(float(high), threshold)
+        return float(low), float(high)
+
+    def _percentiles(self, name: str) -> tuple[float, float]:
+        everything = self._collector.histogram_dict
+        self._collector.histogram_dict = {name: everything[name]}
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                low, high, *_ = self._collector.compute_percentile()[name]
+        finally:
+            self._collector.histogram_dict = everything
+        return float(low), float(high)
+
+
+@contextlib.contextmanager
+def _watching(
+    model: Any, tensors: Sequence[str], threads: int
+) -> Iterator[Callable[[Mapping[str, Array]], Iterator[tuple[str, Array]]]]:
+    """Open the graph with the tensors as its only outputs; nodes that none of them needs are not run."""
+    given = {value.name for value in model.graph.input}
+    computed = [name for name in tensors if name not in given]
+    direct = [name for name in tensors if name in given]
+    with tempfile.TemporaryDirectory(prefix="mmdeploy-calibration-") as folder:
+        session = _session(model, computed, Path(folder), threads) if computed else None
+
+        def watch(feed: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+            for name in direct:
+                yield name, feed[name]
+            if session is not None:
+                outputs = session.run(computed, dict(feed))
+                while outputs:  # give each back as soon as it is counted
+                    yield computed[len(outputs) - 1], outputs.pop()
+
+        yield watch
+
+
+def _session(model: Any, computed: Sequence[str], folder: Path, threads: int) -> Any:
+    import onnx
+
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    graph = watched.graph
+    values = {value.name: value for value in (*graph.value_info, *graph.output)}
+    outputs = [values[name] for name in computed]
+    del graph.output[:]
+    graph.output.extend(outputs)
+    path = folder / "watched.onnx"
+    graphs.save(watched, path)
+    try:
+        return open_session(path, {"intra_op_thread_count": str(threads)})
+    except Exception as cause:
+        raise QuantizeError(f"ONNX Runtime cannot load the float graph: {cause}") from cause

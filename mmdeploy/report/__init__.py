@@ -1,0 +1,59 @@
+"""Renders a `mmdeploy.build_report.BuildReport`: terminal, JSON, Markdown, JUnit XML, HTML.
+
+Renderers are pure functions of the report. `write_all` writes the files: ``report.json`` first, each to a
+temporary name that is then renamed, so that a reader never meets half a file and an older file survives a
+failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from mmdeploy.build_report import FILENAME, BuildReport
+from mmdeploy.errors import StoreError
+
+__all__ = ["write_all"]
+
+
+def write_all(report: BuildReport, folder: Path) -> dict[str, Path]:
+    """Write every file of a report and return their paths by format: ``json``, ``md``, ``junit``, ``html``.
+
+    Raises:
+        StoreError: If the folder cannot be written.
+    """
+    from mmdeploy.report import html, junit, markdown
+
+    renderers: dict[str, tuple[str, Callable[[BuildReport], str]]] = {
+        "json": (FILENAME, BuildReport.to_json),
+        "md": ("report.md", markdown.render),
+        "junit": ("junit.xml", junit.render),
+        "html": ("report.html", html.render),
+    }
+    written = {}
+    for kind, (name, render) in renderers.items():
+        written[kind] = _write(folder / name, render(report))
+    return written
+
+
+def _write(path: Path, text: str) -> Path:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("x", encoding="utf-8", errors="replace") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as cause:
+        raise StoreError(
+            f"cannot write the report {path}: {cause.strerror}",
+            hint="free space or give another folder; finished steps are in the store and will be reused",
+        ) from cause
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path

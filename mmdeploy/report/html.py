@@ -1,0 +1,153 @@
+"""A report as one HTML file: no script, nothing loaded from anywhere, light, dark and printable."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
+
+from mmdeploy.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
+from mmdeploy.report import plots
+from mmdeploy.report.units import (
+    bytes_text,
+    check_text,
+    figure_text,
+    interval_text,
+    limit_text,
+    ratio_text,
+    seconds_text,
+    without_controls,
+)
+from mmdeploy.report.wording import (
+    END_TO_END,
+    headline,
+    next_steps,
+    outcome,
+    published_text,
+    sizes_and_total,
+    substitute_warning,
+)
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_LOG = logging.getLogger(__name__)
+_LONGEST_LIST = 8
+_MOST_FACTS = 60
+
+
+def render(report: BuildReport) -> str:
+    """Render the report as a self-contained page; a plot that cannot be drawn is replaced by the reason."""
+    sizes = sizes_and_total(report)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            end_to_end=END_TO_END,
+            headline=headline(report),
+            outcome=outcome(report),
+            warning=substitute_warning(report),
+            published=published_text(report),
+            advice=next_steps(report),
+            sizes=sizes,
+            stage_panels=[_panel(plots.stage_panel, *group) for group in _stage_groups(report)],
+            size_panels=[_panel(plots.size_panel, "Bytes on disk", sizes)] if sizes else [],
+            latency_panels=[_panel(plots.latency_panel, *group) for group in _latency_groups(report)],
+        )
+    )
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mmdeploy", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters.update(
+        bytes=bytes_text,
+        seconds=seconds_text,
+        figure=figure_text,
+        interval=interval_text,
+        facts=lambda facts: list(_facts(facts)),
+        check=lambda check: _check_cells(check),
+    )
+    environment.globals["ratio"] = ratio_text
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    return without_controls(value) if type(value) is str else value
+
+
+def _check_cells(check: CheckRecord) -> tuple[str, str, str]:
+    return (*check_text(check), limit_text(check))
+
+
+def _panel(draw: Callable[[str, Any], str], title: str, records: Sequence[Any]) -> dict[str, Any]:
+    """Draw a panel, or say why it is missing: its figures are in the table, no plot may cost a report."""
+    from markupsafe import Markup
+
+    try:
+        return {"title": title, "svg": Markup(draw(title, records)), "problem": ""}
+    except Exception as problem:  # noqa: BLE001 - whatever Matplotlib raises
+        _LOG.warning("the plot %r of the report could not be drawn: %s", title, problem)
+        return {"title": title, "svg": "", "problem": f"{type(problem).__name__}: {problem}"}
+
+
+def _stage_groups(report: BuildReport) -> Iterator[tuple[str, list[StageSeries]]]:
+    """Group the series that share an axis: end to end by itself, then the components by metric."""
+    whole = [series for series in report.stages if series.component is None]
+    components = [series for series in report.stages if series.component is not None]
+    for scope, found in ((END_TO_END, whole), ("per component", components)):
+        for metric, unit in dict.fromkeys((series.metric, series.unit) for series in found):
+            yield f"{metric}, {scope}", [one for one in found if (one.metric, one.unit) == (metric, unit)]
+
+
+def _latency_groups(report: BuildReport) -> Iterator[tuple[str, list[LatencyRecord]]]:
+    def axis(record: LatencyRecord) -> tuple[int, int, str]:
+        return record.batch_size, record.concurrency, record.statistic
+
+    for batch_size, concurrency, statistic in dict.fromkeys(map(axis, report.latencies)):
+        same = [one for one in report.latencies if axis(one) == (batch_size, concurrency, statistic)]
+        yield f"{statistic} at batch {batch_size}, concurrency {concurrency}", same
+
+
+def _facts(facts: JsonValue, path: str = "") -> Iterator[tuple[str, str]]:
+    """Flatten nested facts into rows, such as ``parity.8.cosine``; the rest of a long list is in the JSON."""
+    for number, row in enumerate(_flat(facts, path)):
+        if number == _MOST_FACTS:
+            yield "…", "more in report.json"
+            return
+        yield row
+
+
+def _flat(value: JsonValue, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _flat(entry, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and any(isinstance(entry, (dict, list)) for entry in value):
+        for number, entry in enumerate(value[:_LONGEST_LIST]):
+            yield from _flat(entry, f"{path}[{number}]")
+    elif isinstance(value, list):
+        more = f" … ({len(value)} in all)" if len(value) > _LONGEST_LIST else ""
+        yield path, ", ".join(_scalar(entry) for entry in value[:_LONGEST_LIST]) + more
+    else:
+        yield path, _scalar(value)
+
+
+def _scalar(value: JsonValue) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "–" if value is None else str(value)

@@ -1,0 +1,108 @@
+"""A report as JUnit XML: one test case a gate, so that a CI system shows the verdicts beside its tests.
+
+A failed gate is a ``failure``, an undecided one is ``skipped`` with the reason, and a step that failed is a
+test case of its own with an ``error``. Elements and their order are those of the JUnit schema that Jenkins
+publishes. CI systems show a skipped test as harmless: the exit code of ``mmdeploy build`` is what stops a
+pipeline on an inconclusive verdict. What was judged on a substitute says so in the name of its test case.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+
+from mmdeploy.build_report import BuildReport, CheckRecord, GateRecord
+from mmdeploy.contracts import Verdict
+from mmdeploy.report.units import check_text, limit_text, without_controls
+from mmdeploy.report.wording import headline, substitute_warning
+
+
+def render(report: BuildReport) -> str:
+    """Render the report as an XML document."""
+    suite = ET.Element("testsuite", {"name": without_controls(report.recipe.name)})
+    _properties(suite, report)
+    for name, gate in _unique_names(report.gates):
+        _gate_case(suite, report, name, gate)
+    if report.failure is not None:
+        _failure_case(suite, report)
+    counts = {
+        "tests": str(len(suite.findall("testcase"))),
+        "failures": str(len(suite.findall("testcase/failure"))),
+        "errors": str(len(suite.findall("testcase/error"))),
+        "skipped": str(len(suite.findall("testcase/skipped"))),
+        "time": f"{report.seconds:.3f}",
+    }
+    suite.attrib.update(counts, timestamp=f"{report.started_at:%Y-%m-%dT%H:%M:%S}")
+    _text(suite, "system-out", f"{report.recipe.name} {headline(report)}")
+    root = ET.Element("testsuites", {"name": "mmdeploy", **counts})
+    root.append(suite)
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _properties(suite: ET.Element, report: BuildReport) -> None:
+    facts = {
+        "mmdeploy": report.mmdeploy_version,
+        "verdict": str(report.verdict),
+        "recipe.sha256": report.recipe.sha256,
+        "target": str(report.target),
+        "hardware": f"{report.hardware}; {' '.join(report.hardware.isa)}",
+        "triton": report.server_version or "not started",
+        **({"substitute": report.substitute} if report.substitute is not None else {}),
+    }
+    properties = ET.SubElement(suite, "properties")
+    for name, value in facts.items():
+        ET.SubElement(properties, "property", {"name": name, "value": without_controls(value)})
+
+
+def _unique_names(gates: tuple[GateRecord, ...]) -> Iterator[tuple[str, GateRecord]]:
+    """Number the gates of a method that the recipe uses more than once: CI systems merge equal names."""
+    seen: dict[str, int] = {}
+    for gate in gates:
+        seen[gate.gate] = seen.get(gate.gate, 0) + 1
+        yield (gate.gate if seen[gate.gate] == 1 else f"{gate.gate} {seen[gate.gate]}"), gate
+
+
+def _gate_case(suite: ET.Element, report: BuildReport, name: str, gate: GateRecord) -> None:
+    case = _case(suite, report, f"gate {name}{' [substitute]' if report.substitute else ''}", gate.seconds or 0.0)
+    lines = [_check_line(check) for check in gate.checks]
+    if warning := substitute_warning(report):
+        lines.insert(0, warning)
+    told = "; ".join(_check_line(check) for check in gate.checks if check.verdict is gate.verdict)
+    if gate.verdict is Verdict.FAIL:
+        attributes = {"message": without_controls(told), "type": "gate"}
+        _text(case, "failure", "\n".join(lines), attributes)
+        return
+    if gate.verdict is Verdict.INCONCLUSIVE:
+        ET.SubElement(case, "skipped", {"message": without_controls(f"inconclusive: {told}")})
+    _text(case, "system-out", "\n".join(lines))
+
+
+def _failure_case(suite: ET.Element, report: BuildReport) -> None:
+    failure = report.failure
+    if failure is None:
+        return
+    seconds = sum(step.seconds for step in report.steps if step.id == failure.step)
+    case = _case(suite, report, f"step {failure.step or 'build'}", seconds)
+    lines = [failure.message]
+    lines += [f"hint: {failure.hint}"] if failure.hint else []
+    lines += [f"log: {failure.log}"] if failure.log else []
+    attributes = {"message": without_controls(failure.message), "type": "step"}
+    _text(case, "error", "\n".join(lines), attributes)
+
+
+def _case(suite: ET.Element, report: BuildReport, name: str, seconds: float) -> ET.Element:
+    owner = without_controls(f"mmdeploy.{report.recipe.name}")
+    return ET.SubElement(
+        suite, "testcase", {"classname": owner, "name": without_controls(name), "time": f"{seconds:.3f}"}
+    )
+
+
+def _check_line(check: CheckRecord) -> str:
+    value, interval = check_text(check)
+    line = f"{check.name}: {value} {interval}".rstrip() + f", limit {limit_text(check)}: {check.verdict}"
+    return f"{line} ({check.note})" if check.note else line
+
+
+def _text(parent: ET.Element, tag: str, words: str, attributes: dict[str, str] | None = None) -> None:
+    ET.SubElement(parent, tag, attributes or {}).text = without_controls(words)

@@ -1,0 +1,177 @@
+"""A report as GitHub-flavoured Markdown, short enough for a comment on a pull request.
+
+Text from recipes and tools is escaped: no table cell is broken, no tag or image is rendered, and nobody is
+mentioned (GitHub looks for ``@name`` and ``#1`` after unescaping, so a zero-width space has to part them).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from mmdeploy.build_report import BuildReport, GateRecord, StageSeries
+from mmdeploy.contracts import Verdict
+from mmdeploy.report.units import (
+    bytes_text,
+    check_text,
+    figure_text,
+    limit_text,
+    ratio_text,
+    seconds_text,
+    without_controls,
+)
+from mmdeploy.report.wording import (
+    END_TO_END,
+    TOTAL,
+    headline,
+    next_steps,
+    published_text,
+    sizes_and_total,
+    substitute_warning,
+)
+
+_MARKS = {Verdict.PASS: "✅ pass", Verdict.FAIL: "❌ **fail**", Verdict.INCONCLUSIVE: "⚠️ **inconclusive**"}
+_SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
+_MENTION = re.compile(r"([@#])(?=\w)")
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "})
+
+
+def render(report: BuildReport) -> str:
+    """Render the report as Markdown."""
+    mark = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.INCONCLUSIVE: "⚠️"}[report.verdict]
+    parts = [
+        f"### {mark} {_text(report.recipe.name)}: {_text(headline(report))}",
+        *_warnings(report),
+        *_gates(report),
+        *_sizes(report),
+        *_advice(report),
+        *_folded("Where accuracy went", _stages(report)),
+        *_folded(f"Steps ({len(report.steps)})", _steps(report)),
+        *_folded("Environment", _environment(report)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _warnings(report: BuildReport) -> list[str]:
+    found = []
+    if warning := substitute_warning(report):
+        found.append(f"> [!WARNING]\n> **{_text(warning)}**")
+    if report.failure is not None:
+        where = f"{_code(report.failure.step)}: " if report.failure.step else ""
+        found.append(f"> [!CAUTION]\n> {where}{_text(report.failure.message)}")
+    if report.notes:
+        found.append("\n".join(f"- {_text(note)}" for note in report.notes))
+    return found
+
+
+def _gates(report: BuildReport) -> list[str]:
+    if not report.gates:
+        return []
+    head = ("Gate", "Check", "Measured", "Limit", "Verdict")
+    rows = [row for gate in report.gates for row in _gate_rows(gate)]
+    noted = [
+        f"- {_text(gate.gate)}, {_text(check.name)}: {_text(check.note)}"
+        for gate in report.gates
+        for check in gate.checks
+        if check.note
+    ]
+    table = _table(head, rows, right=(2,))
+    return [table, "\n".join(noted)] if noted else [table]
+
+
+def _gate_rows(gate: GateRecord) -> Iterable[tuple[str, ...]]:
+    if not gate.checks:
+        yield _text(gate.gate), "no checks", "", "", _MARKS[gate.verdict]
+    for check in gate.checks:
+        value, interval = check_text(check)
+        measured = f"{value} {interval}".rstrip()
+        yield (
+            _text(gate.gate),
+            _text(check.name),
+            _text(measured),
+            _text(limit_text(check)),
+            _MARKS[check.verdict],
+        )
+
+
+def _sizes(report: BuildReport) -> list[str]:
+    if not report.sizes:
+        return []
+    rows = [
+        (
+            f"**{size.component}**" if size.component == TOTAL else _code(size.component),
+            bytes_text(size.reference_bytes),
+            bytes_text(size.candidate_bytes),
+            ratio_text(size.candidate_bytes, size.reference_bytes),
+        )
+        for size in sizes_and_total(report)
+    ]
+    return [_table(("Size", "FP32", "Candidate", "Ratio"), rows, right=(1, 2, 3))]
+
+
+def _advice(report: BuildReport) -> list[str]:
+    repository = report.published or report.staged
+    lines = [f"Repository ({_text(published_text(report))}): {_code(str(repository))}"]
+    lines += [f"- {_text(step)}" for step in next_steps(report)]
+    return ["\n".join(lines[:1]), "\n".join(lines[1:])] if lines[1:] else lines
+
+
+def _stages(report: BuildReport) -> str:
+    rows = [(_text(series.component or END_TO_END), _text(series.metric), _path(series)) for series in report.stages]
+    return _table(("Where", "Metric", "Stage by stage"), rows) if rows else "Not measured."
+
+
+def _path(series: StageSeries) -> str:
+    stages = (f"{stage.label} {figure_text(stage.value, unit=series.unit)}" for stage in series.stages)
+    return _text(" → ".join(stages))
+
+
+def _steps(report: BuildReport) -> str:
+    rows = [
+        (
+            _code(step.id),
+            _text(step.method),
+            f"**{step.status}**" if step.status == "failed" else step.status,
+            seconds_text(step.seconds) if step.status in ("ran", "failed") else "–",
+            f"{bytes_text(step.size_before_bytes)} → {bytes_text(step.size_after_bytes)}",
+            _text(step.why),
+        )
+        for step in report.steps
+    ]
+    return _table(("Step", "Method", "Status", "Time", "Size", "Why"), rows, right=(3,)) if rows else "No steps."
+
+
+def _environment(report: BuildReport) -> str:
+    hardware = report.hardware
+    rows = [
+        ("mmdeploy", report.mmdeploy_version),
+        ("recipe", f"{report.recipe.path}, sha256 {report.recipe.sha256}"),
+        ("target", str(report.target)),
+        ("started", f"{report.started_at:%Y-%m-%d %H:%M:%S} UTC, took {seconds_text(report.seconds)}"),
+        ("hardware", f"{hardware}; {' '.join(hardware.isa)}"),
+        ("Triton", report.server_version or "not started"),
+        *sorted(report.libraries.items()),
+        ("seed", str(report.seed)),
+    ]
+    return _table(("What", "Value"), [(_text(name), _text(value)) for name, value in rows])
+
+
+def _folded(title: str, body: str) -> list[str]:
+    return [f"<details><summary>{_text(title)}</summary>", body, "</details>"]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    rule = ["---:" if column in right else "---" for column in range(len(head))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+def _text(words: str) -> str:
+    escaped = _SPECIAL.sub(lambda match: "\\" + match.group(0), words).translate(_ENTITIES)
+    return without_controls(_MENTION.sub(r"\1&#8203;", escaped))
+
+
+def _code(words: str) -> str:
+    """Write a code span; GitHub splits table cells before it looks for code, so bars are escaped here too."""
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", words)), default=0) + 1)
+    pad = " " if words.startswith("`") or words.endswith("`") else ""
+    return f"{fence}{pad}{without_controls(words).replace('|', chr(92) + '|')}{pad}{fence}" if words else ""

@@ -1,0 +1,173 @@
+"""The end of a build in the terminal: `Summary`, a rich renderable, readable from 80 columns on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from mmdeploy.build_report import BuildReport, GateRecord
+from mmdeploy.contracts import Verdict
+from mmdeploy.report.units import (
+    bytes_text,
+    check_text,
+    limit_text,
+    ratio_text,
+    seconds_text,
+    without_controls,
+)
+from mmdeploy.report.wording import (
+    headline,
+    next_steps,
+    published_text,
+    sizes_and_total,
+    substitute_warning,
+)
+
+STYLES = {
+    "pass": "green", "fail": "bold red", "inconclusive": "bold yellow",
+    "ran": "", "reused": "dim", "failed": "bold red", "skipped": "dim",
+}  # fmt: skip
+_WIDE = 112
+_ASCII = str.maketrans({"→": "->", "≥": ">=", "≤": "<=", "∞": "inf", "–": "-", "…": "...", "×": "x"})
+
+
+class Summary:
+    """Two tables, the verdict, where things are, what to do next.
+
+    Args:
+        report: What to show.
+        files: The files of the report by format, as `mmdeploy.report.write_all` returns them.
+    """
+
+    def __init__(self, report: BuildReport, files: Mapping[str, Path] | None = None) -> None:
+        self._report = report
+        self._files = files or {}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        report = self._report
+        if report.steps:
+            yield _step_table(report, options)
+            yield ""
+        if warning := substitute_warning(report):
+            yield _paragraph(warning, options, style="bold yellow")
+            yield ""
+        if report.gates:
+            yield _gate_table(report, options)
+            yield ""
+        if notes := [*_check_notes(report), *report.notes]:
+            yield from (_paragraph(note, options) for note in notes)
+            yield ""
+        yield _paragraph(f"{report.recipe.name} {headline(report)}", options, style=STYLES[report.verdict])
+        if report.failure is not None:
+            yield _paragraph(f"{report.failure.step}: {report.failure.message}".lstrip(": "), options)
+        yield _paragraph(_figures(report), options)
+        for label, path in self._places():
+            yield _place(label, path, options)
+        for advice in next_steps(report):
+            yield _paragraph(f"next: {advice}", options)
+
+    def _places(self) -> Iterable[tuple[str, Path]]:
+        yield published_text(self._report), self._report.published or self._report.staged
+        shown = next((self._files[kind] for kind in ("html", "md", "json") if kind in self._files), None)
+        if shown is not None:
+            yield "report", shown
+
+
+def plain(words: str, options: ConsoleOptions) -> str:
+    """Return text that the terminal can show: no control characters, and ASCII where it has nothing else."""
+    clean = without_controls(words)
+    if not options.ascii_only:
+        return clean
+    return clean.translate(_ASCII).encode("ascii", "backslashreplace").decode()
+
+
+def change_text(before: int | None, after: int | None) -> str:
+    """Return a size before and after, such as ``1.21 MiB → 363 KiB``; empty when neither is known."""
+    return "" if before is None and after is None else f"{bytes_text(before)} → {bytes_text(after)}"
+
+
+def _paragraph(words: str, options: ConsoleOptions, *, style: str = "") -> Text:
+    return Text(plain(words, options), style=style, overflow="fold")
+
+
+def _place(label: str, path: Path, options: ConsoleOptions) -> Text:
+    """Keep a path in one piece where it fits on a line of its own, so that it can be copied."""
+    line = f"{label}: {path}"
+    fits = len(line) <= options.max_width
+    return Text(plain(line if fits else f"{label}:\n  {path}", options), overflow="fold")
+
+
+def _figures(report: BuildReport) -> str:
+    parts = [f"took {seconds_text(report.seconds)}"]
+    if report.sizes:
+        size = sizes_and_total(report)[-1]
+        ratio = ratio_text(size.candidate_bytes, size.reference_bytes)
+        change = change_text(size.reference_bytes, size.candidate_bytes)
+        parts.append(f"{size.component} size {change} ({ratio} of FP32)")
+    return "; ".join(parts)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _step_table(report: BuildReport, options: ConsoleOptions) -> Table:
+    wide = options.max_width >= _WIDE
+    names = ("component", "step", "status", "time", plain("size before → after", options))
+    table = _table(*names, *(["why"] if wide else []))
+    for number in (2, 3, 4):
+        table.columns[number].no_wrap = True
+    table.columns[3].justify = table.columns[4].justify = "right"
+    previous = ""
+    for step in report.steps:
+        cells = [
+            "" if step.component == previous else step.component,
+            f"{step.kind} ({step.method})" if step.method else step.kind,
+            step.status,
+            seconds_text(step.seconds) if step.status in ("ran", "failed") else "–",
+            change_text(step.size_before_bytes, step.size_after_bytes) or "–",
+            *([step.why] if wide else []),
+        ]
+        table.add_row(*(Text(plain(cell, options)) for cell in cells), style=STYLES[step.status])
+        previous = step.component
+    return table
+
+
+def _gate_table(report: BuildReport, options: ConsoleOptions) -> Table:
+    table = _table("gate", "check", "measured", "limit", "verdict")
+    table.columns[2].justify = "right"
+    for number in (0, 2, 4):
+        table.columns[number].no_wrap = True
+    table.columns[4].min_width = max(len(verdict) for verdict in Verdict)
+    for gate in report.gates:
+        for number, (cells, verdict) in enumerate(_gate_rows(gate, options.max_width >= _WIDE)):
+            first = gate.gate if number == 0 else ""
+            texts = [Text(plain(cell, options)) for cell in (first, *cells)]
+            table.add_row(*texts, Text(verdict, style=STYLES[verdict]))
+    return table
+
+
+def _gate_rows(gate: GateRecord, wide: bool) -> Iterable[tuple[tuple[str, str, str], Verdict]]:
+    if not gate.checks:
+        yield ("nothing was checked", "–", "–"), gate.verdict
+    for check in gate.checks:
+        value, interval = check_text(check)
+        yield (
+            (check.name, f"{value}{' ' if wide else chr(10)}{interval}".strip(), limit_text(check)),
+            check.verdict,
+        )
+
+
+def _check_notes(report: BuildReport) -> Iterable[str]:
+    for gate in report.gates:
+        for check in gate.checks:
+            if check.note and check.verdict is not Verdict.PASS:
+                yield f"{gate.gate}, {check.name}: {check.note}"

@@ -1,0 +1,137 @@
+"""What every rendering says in the same words: the headline, a substitute's warning, what to do next."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection
+
+from mmdeploy.build_report import BuildReport, SizeRecord
+from mmdeploy.contracts import Verdict
+from mmdeploy.report.units import figure_text
+
+END_TO_END = "end to end"
+TOTAL = "total"
+SUBSTITUTE = "SUBSTITUTE, not the real engine"
+_ACCURACY = ("parity", "accuracy")
+_SPEED = ("latency", "throughput")
+
+
+def outcome(report: BuildReport) -> str:
+    """Return the build's outcome as a word or two: passed, failed, inconclusive, stopped."""
+    if report.failure is not None:
+        return "stopped"
+    return {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.INCONCLUSIVE: "inconclusive"}[report.verdict]
+
+
+def headline(report: BuildReport) -> str:
+    """Return one line that says what the build came to, without the recipe's name."""
+    if report.failure is not None:
+        return f"stopped: {report.failure.step or 'the build'} failed, the gates did not decide"
+    word = outcome(report) + (f" ({SUBSTITUTE})" if report.substitute is not None else "")
+    if not report.gates:
+        return f"{word}: the recipe has no gates, nothing was judged"
+    undecided = _named(report, Verdict.INCONCLUSIVE)
+    if report.verdict is Verdict.PASS:
+        return f"{word}: all {len(report.gates)} gates" if len(report.gates) > 1 else f"{word}: the one gate"
+    if report.verdict is Verdict.FAIL:
+        return f"{word}: {_named(report, Verdict.FAIL)}" + (f"; inconclusive: {undecided}" if undecided else "")
+    return f"{word}: {undecided or 'every gate passed, but only on the substitute'}"
+
+
+def substitute_warning(report: BuildReport) -> str | None:
+    """Return the warning that the real engines were not judged, or None when they were."""
+    if report.substitute is None:
+        return None
+    return (
+        f"{SUBSTITUTE}: the same Q/DQ graph was judged through ONNX Runtime. "
+        f"Reason: {report.substitute}. Accuracy and parity are the graph's; latency, throughput and memory "
+        f"of the {report.target} engine are unknown."
+    )
+
+
+def published_text(report: BuildReport) -> str:
+    """Say where the repository is, and whether it is live."""
+    if report.published is None:
+        return "not published; staged repository kept"
+    return "published" if report.verdict is Verdict.PASS else f"published on request, although {report.verdict}"
+
+
+def sizes_and_total(report: BuildReport) -> list[SizeRecord]:
+    """Return the sizes, and their total after them where there are several and all are known."""
+    reference = [size.reference_bytes for size in report.sizes if size.reference_bytes is not None]
+    candidate = [size.candidate_bytes for size in report.sizes if size.candidate_bytes is not None]
+    if len(report.sizes) < 2 or not len(reference) == len(candidate) == len(report.sizes):
+        return list(report.sizes)
+    total = SizeRecord(component=TOTAL, reference_bytes=sum(reference), candidate_bytes=sum(candidate))
+    return [*report.sizes, total]
+
+
+def next_steps(report: BuildReport) -> list[str]:
+    """Say what to do now, most useful first; a sentence each."""
+    if report.failure is not None:
+        advice = [report.failure.hint] if report.failure.hint else []
+        if report.failure.log is not None:
+            advice.append(f"read the log: {report.failure.log}")
+        return [*advice, "build again: finished steps are reused"]
+    if report.verdict is Verdict.PASS:
+        return [f"serve it: mmdeploy serve {report.published}"] if report.published else []
+    return _advice_on_failed(report) + _advice_on_undecided(report)
+
+
+def _named(report: BuildReport, verdict: Verdict, among: Collection[str] | None = None) -> str:
+    gates = [gate.gate for gate in report.gates if gate.verdict is verdict]
+    return ", ".join(dict.fromkeys(gate for gate in gates if among is None or gate in among))
+
+
+def _advice_on_failed(report: BuildReport) -> list[str]:
+    advice = []
+    if lossy := _named(report, Verdict.FAIL, _ACCURACY):
+        found = "; ".join(part for part in (largest_loss(report), weakest_component(report)) if part)
+        advice.append(
+            f"{lossy}: {found + '. There, try' if found else 'try'} another calibrator, more samples, "
+            "or leave out the most sensitive nodes"
+        )
+    if slow := _named(report, Verdict.FAIL, _SPEED):
+        advice.append(f"{slow}: leave a component unquantized whose INT8 is not faster than its FP32")
+    others = {gate.gate for gate in report.gates}.difference(_ACCURACY, _SPEED)
+    if big := _named(report, Verdict.FAIL, others):
+        advice.append(f"{big}: its checks and the sizes below say which component is over")
+    return advice
+
+
+def _advice_on_undecided(report: BuildReport) -> list[str]:
+    if report.substitute is not None:
+        return [f"judge it on a machine that runs {report.target} engines; the build's steps are reused there"]
+    advice = []
+    if few := _named(report, Verdict.INCONCLUSIVE, _ACCURACY):
+        advice.append(f"{few}: the interval straddles the limit; give more evaluation samples")
+    others = {gate.gate for gate in report.gates}.difference(_ACCURACY)
+    if noisy := _named(report, Verdict.INCONCLUSIVE, others):
+        advice.append(f"{noisy}: run again on a quiet machine, or measure longer")
+    return advice
+
+
+def largest_loss(report: BuildReport) -> str | None:
+    """Name the stage at which the end-to-end metric fell most, such as ``top1 fell most at INT8 (…)``."""
+    for series in report.stages:
+        measured = [(stage.value, stage.label) for stage in series.stages if stage.value is not None]
+        drops = [(old - new, old, new, label) for (old, _), (new, label) in itertools.pairwise(measured)]
+        drop, old, new, label = max(drops, key=lambda found: found[0], default=(0.0, 0.0, 0.0, ""))
+        if series.component is None and drop > 0:
+            values = f"{figure_text(old, unit=series.unit)} → {figure_text(new, unit=series.unit)}"
+            return f"{series.metric} fell most at {label} ({values})"
+    return None
+
+
+def weakest_component(report: BuildReport) -> str | None:
+    """Name the component whose shipped graph has the lowest SQNR, such as ``lowest SQNR: fusion (…)``."""
+    last = [
+        (series.stages[-1].value, series)
+        for series in report.stages
+        if series.component is not None and series.unit == "dB" and series.stages
+    ]
+    found = [(value, series) for value, series in last if value is not None]
+    if len(found) < 2:
+        return None
+    value, series = min(found, key=lambda pair: pair[0])
+    return f"lowest {series.metric}: {series.component} ({figure_text(value, unit=series.unit)})"

@@ -1,0 +1,1 @@
+"""Triton Inference Server: its configuration, repository, server, client and Python-based backends."""

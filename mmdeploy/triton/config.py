@@ -1,0 +1,253 @@
+"""Triton's config.pbtxt: from a served component or ensemble to text, through the protobuf and back.
+
+Everything here is a pure function of its arguments. Field meanings: Triton's model_config.proto and
+docs/user_guide/model_configuration.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmdeploy.artifact import Artifact, TensorSpec
+from mmdeploy.errors import UsageError
+from mmdeploy.triton.options import InstanceGroup, LatestVersions, Serving, SpecificVersions, Warmup
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+#: Key of ``parameters`` under which the embedded backends find the rules that requests must keep.
+INPUT_RULES_PARAMETER = "mmdeploy.inputs"
+
+
+@dataclass(frozen=True)
+class ServedComponent:
+    """One engine as Triton serves it.
+
+    Attributes:
+        name: Name of the component and of its model.
+        backend: Triton's backend.
+        filename: Name of the model file in the version folder.
+        artifact: The engine; its specs leave the batch dimension out.
+        inputs: Ensemble tensor by the component's input name.
+        outputs: Ensemble tensor by the component's output name.
+        serving: The recipe's serving section.
+        parameters: Strings for the backend, as `Engine.serving` gives them.
+        input_rules: What a request must keep, by input name; JSON-able, read by the embedded backends.
+        labels: Label file by output name; line n names class n.
+        graph_level: Triton's ``optimization.graph.level``; None leaves it out.
+        version: Number of the version folder.
+    """
+
+    name: str
+    backend: str
+    filename: str
+    artifact: Artifact
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    serving: Serving = field(default_factory=Serving)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    input_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    labels: Mapping[str, Path] = field(default_factory=dict)
+    graph_level: int | None = None
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class ServedEnsemble:
+    """The components, wired into one model.
+
+    Attributes:
+        name: Name of the ensemble's model.
+        inputs: What a client sends, named by ensemble tensor.
+        outputs: What a client gets, named by ensemble tensor.
+        components: In any order; Triton follows the tensors.
+        response_cache: Answer a repeated request as a whole from Triton's response cache.
+        version: Number of the ensemble's (empty) version folder.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    components: tuple[ServedComponent, ...]
+    response_cache: bool = False
+    version: int = 1
+
+    @property
+    def max_batch_size(self) -> int:
+        """The smallest ``max_batch_size`` of the components: 0 as soon as one of them does not batch."""
+        return min(component.serving.max_batch_size for component in self.components)
+
+
+@dataclass(frozen=True)
+class SyntaxProblem:
+    """Why a text is not a ModelConfig, and in which line (from 1)."""
+
+    line: int
+    message: str
+
+
+def component_config(component: ServedComponent) -> ModelConfig:
+    """Describe a component's model."""
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    serving, artifact = component.serving, component.artifact
+    config = ModelConfig(
+        name=component.name, backend=component.backend, max_batch_size=serving.max_batch_size
+    )
+    # Written out because "model.py" is Triton's idea of a file name for backends that it does not know.
+    config.default_model_filename = component.filename
+    _add_tensors(config.input, artifact.inputs, serving.max_batch_size)
+    _add_tensors(config.output, artifact.outputs, serving.max_batch_size)
+    if serving.max_batch_size:
+        # Triton has no scalars: one value a sample travels as [1] and is reshaped to [] for the engine.
+        for tensor in (*config.input, *config.output):
+            if any(
+                spec.name == tensor.name and not spec.shape for spec in (*artifact.inputs, *artifact.outputs)
+            ):
+                tensor.reshape.SetInParent()
+    for output in config.output:
+        if output.name in component.labels:
+            output.label_filename = label_filename(output.name)
+    _add_serving(config, component)
+    if component.graph_level is not None:
+        config.optimization.graph.level = component.graph_level
+    parameters = dict(component.parameters)
+    if component.input_rules:
+        rules = {name: dict(rule) for name, rule in component.input_rules.items()}
+        parameters[INPUT_RULES_PARAMETER] = json.dumps(rules, sort_keys=True)
+    for key, value in sorted(parameters.items()):
+        config.parameters[key].string_value = value
+    return config
+
+
+def ensemble_config(ensemble: ServedEnsemble) -> ModelConfig:
+    """Describe the ensemble; its steps name their versions, so that a swap never mixes old and new."""
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    config = ModelConfig(name=ensemble.name, platform="ensemble", max_batch_size=ensemble.max_batch_size)
+    _add_tensors(config.input, ensemble.inputs, ensemble.max_batch_size)
+    _add_tensors(config.output, ensemble.outputs, ensemble.max_batch_size)
+    if ensemble.response_cache:
+        config.response_cache.enable = True
+    for component in ensemble.components:
+        step = config.ensemble_scheduling.step.add(model_name=component.name, model_version=component.version)
+        for name, tensor in sorted(component.inputs.items()):
+            step.input_map[name] = tensor
+        for name, tensor in sorted(component.outputs.items()):
+            step.output_map[name] = tensor
+    return config
+
+
+def label_filename(output: str) -> str:
+    """Return the name of an output's label file in the model's folder."""
+    return f"{output}.labels.txt"
+
+
+def to_text(config: ModelConfig) -> str:
+    """Write a configuration as config.pbtxt, ``max_batch_size: 0`` included, the same bytes every time."""
+    from google.protobuf import text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    head = ModelConfig(name=config.name, platform=config.platform, backend=config.backend)
+    rest = ModelConfig()
+    rest.CopyFrom(config)
+    for name in ("name", "platform", "backend", "max_batch_size"):
+        rest.ClearField(name)
+    # proto3 leaves a zero out, but a reader should see that batching is off.
+    batch = f"max_batch_size: {config.max_batch_size}\n"
+    return f"{text_format.MessageToString(head)}{batch}{text_format.MessageToString(rest)}"
+
+
+def parse(text: str, where: str) -> ModelConfig:
+    """Read config.pbtxt.
+
+    Args:
+        text: The file's text.
+        where: Its path, for messages.
+
+    Raises:
+        UsageError: If the text is no ModelConfig; names file and line.
+    """
+    config = try_parse(text)
+    if isinstance(config, SyntaxProblem):
+        raise UsageError(
+            f"{where}:{config.line}: {config.message}",
+            hint="the fields are those of Triton's model_config.proto",
+        )
+    return config
+
+
+def try_parse(text: str) -> ModelConfig | SyntaxProblem:
+    """Read config.pbtxt, or say what is wrong with it."""
+    from google.protobuf import text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    try:
+        return text_format.Parse(text, ModelConfig())
+    except text_format.ParseError as error:
+        # "2:1 : 'the line': what is wrong", in several variants.
+        message = re.sub(r"^[\d:]* ?:? ?('.*?(?<!\\)': )?", "", str(error)).replace("inference.", "")
+        return SyntaxProblem(line=error.GetLine() or 1, message=message)
+
+
+def _add_tensors(fields: Any, specs: Iterable[TensorSpec], max_batch_size: int) -> None:
+    from tritonclient.grpc.model_config_pb2 import DataType
+
+    # With max_batch_size 0 Triton passes tensors on as they are, so the batch is a dimension like any other.
+    lead = [] if max_batch_size else [-1]
+    for spec in specs:
+        added = fields.add(name=spec.name, data_type=DataType.Value(f"TYPE_{spec.dtype}"))
+        added.dims.extend([*lead, *spec.shape] or [1])
+
+
+def _add_serving(config: ModelConfig, component: ServedComponent) -> None:
+    serving = component.serving
+    if section := serving.dynamic_batching:
+        batching = config.dynamic_batching
+        batching.SetInParent()
+        batching.preferred_batch_size.extend(section.preferred_batch_size)
+        batching.max_queue_delay_microseconds = section.max_queue_delay_us
+        if section.max_queue_size or section.timeout_us:
+            policy = batching.default_queue_policy
+            policy.max_queue_size = section.max_queue_size
+            policy.default_timeout_microseconds = section.timeout_us
+            policy.timeout_action = policy.TimeoutAction.Value(section.timeout_action.upper())
+    if serving.instance_group:
+        _add_instance_group(config, serving.instance_group)
+    if serving.warmup:
+        warmup = serving.warmup if isinstance(serving.warmup, Warmup) else Warmup()
+        _add_warmup(config, warmup, component.artifact.inputs)
+    if serving.response_cache:
+        config.response_cache.enable = True
+    if policy := serving.version_policy:
+        if isinstance(policy, LatestVersions):
+            config.version_policy.latest.num_versions = policy.latest
+        elif isinstance(policy, SpecificVersions):
+            config.version_policy.specific.versions.extend(policy.specific)
+        else:
+            config.version_policy.all.SetInParent()
+
+
+def _add_instance_group(config: ModelConfig, section: InstanceGroup) -> None:
+    group = config.instance_group.add(count=section.count, gpus=section.gpus)
+    group.kind = group.Kind.Value(f"KIND_{section.kind.upper()}")
+
+
+def _add_warmup(config: ModelConfig, section: Warmup, inputs: Sequence[TensorSpec]) -> None:
+    from tritonclient.grpc.model_config_pb2 import DataType
+
+    largest = config.max_batch_size
+    for size in section.batch_sizes or sorted({1, max(1, largest)}):
+        # A warm-up "batch" is that many requests of one sample each, run as one.
+        sample = config.model_warmup.add(name=f"batch_{size}", batch_size=size, count=section.count)
+        for spec in inputs:
+            given = sample.inputs[spec.name]
+            given.data_type = DataType.Value(f"TYPE_{spec.dtype}")
+            shape = [section.variable_size if dim == -1 else dim for dim in spec.shape]
+            given.dims.extend(shape if largest else [1, *shape])
+            setattr(given, f"{section.data}_data", True)

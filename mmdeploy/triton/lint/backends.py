@@ -1,0 +1,58 @@
+"""Rules on what the native backends of Triton's containers make of a configuration that loads here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmdeploy.triton.lint.finding import Hit
+from mmdeploy.triton.lint.reading import Model, Repositories
+
+
+def optional_input(model: Model, repositories: Repositories) -> Iterator[Hit]:
+    """Find optional inputs that the native backend refuses, though a Python-based one takes them."""
+    config = model.parsed
+    for index, tensor in enumerate(config.input):
+        if not tensor.optional:
+            continue
+        if model.backend == "tensorrt":
+            yield Hit(
+                f"optional input {tensor.name!r}: the native tensorrt backend has none",
+                "make it required",
+                f"input[{index}].optional",
+            )
+        elif model.backend == "onnxruntime" and config.max_batch_size:
+            yield Hit(
+                f"optional input {tensor.name!r}: the native onnxruntime backend takes one only with "
+                "max_batch_size: 0 and as an overridable initializer",
+                "make it required",
+                f"input[{index}].optional",
+            )
+
+
+def graph_level(model: Model, repositories: Repositories) -> Iterator[Hit]:
+    """Find quantized ONNX models served without the fusions that make them fast.
+
+    Levels are onnxruntime_backend's: -1 basic, 1 extended, 2 none, 0 all.
+    """
+    level = model.parsed.optimization.graph.level
+    if model.backend != "onnxruntime" or model.filename is None or level not in (-1, 2):
+        return
+    for version in model.served_versions:
+        path = model.versions[version] / model.filename
+        if path.is_file() and b"DequantizeLinear" in path.read_bytes():
+            what = "no optimizations" if level == 2 else "basic optimizations only"
+            yield Hit(
+                f"optimization.graph.level {level} means {what}, and {path.name} is quantized (Q/DQ): "
+                "it runs slower than FP32",
+                "remove it, or use level 1",
+                "optimization.graph.level",
+            )
+
+
+def unsafe_name(model: Model, repositories: Repositories) -> Iterator[Hit]:
+    """Find names that the python backend cannot pass to its stub: the server never becomes ready."""
+    if model.backend == "python" and any(character in model.name for character in " \t\"'$`;&|<>()*?\\"):
+        yield Hit(
+            f"the python backend starts its stub through a shell, and {model.name!r} does not survive that",
+            "use letters, digits, '.', '_' and '-'",
+        )

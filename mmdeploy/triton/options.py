@@ -1,0 +1,127 @@
+"""The ``serving`` section of a recipe: how Triton runs a component. A missing key means "not done".
+
+Nothing here changes what a component answers; it changes how requests wait, are grouped and are spread.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from mmdeploy.contracts import MethodOptions
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class DynamicBatching(MethodOptions):
+    """Group waiting requests into one batch: more throughput, and up to ``max_queue_delay_us`` latency."""
+
+    preferred_batch_size: tuple[Positive, ...] = Field(
+        default=(), description="Batch sizes that are sent at once when reached; none: only the largest."
+    )
+    max_queue_delay_us: int = Field(
+        default=0, ge=0, description="Microseconds that a request may wait for others to join its batch."
+    )
+    max_queue_size: int = Field(
+        default=0, ge=0, description="Waiting requests beyond which new ones are refused; 0: no limit."
+    )
+    timeout_us: int = Field(
+        default=0,
+        ge=0,
+        description="Microseconds of waiting after which `timeout_action` applies; 0: never.",
+    )
+    timeout_action: Literal["reject", "delay"] = Field(
+        default="reject", description="What a timeout does: refuse the request, or serve it after all others."
+    )
+
+
+class InstanceGroup(MethodOptions):
+    """Copies of the model that run side by side.
+
+    Without this section Triton decides: one per GPU, or on a CPU one, and two for the onnxruntime backend.
+    """
+
+    count: Positive = Field(default=1, description="Instances, on each GPU where there are several.")
+    kind: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="auto: GPUs if any.")
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="GPU ids; none: all.")
+
+    @field_validator("gpus")
+    @classmethod
+    def _gpus_fit_kind(cls, gpus: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if gpus and info.data.get("kind") == "cpu":
+            raise ValueError("gpus are listed, but kind is cpu: remove gpus, or say kind: gpu")
+        if len(set(gpus)) != len(gpus):
+            raise ValueError("a GPU is listed twice; for two instances on it say count: 2")
+        return gpus
+
+
+class Warmup(MethodOptions):
+    """Requests that Triton makes itself before a model counts as ready."""
+
+    batch_sizes: tuple[Positive, ...] = Field(
+        default=(), description="Batch sizes to run; none: 1 and max_batch_size."
+    )
+    data: Literal["zero", "random"] = Field(
+        default="zero",
+        description="random is random *bytes*: floats may be NaN, ids may be outside any vocabulary.",
+    )
+    count: Positive = Field(default=1, description="Times that each batch is run.")
+    variable_size: Positive = Field(default=1, description="Size taken for every dimension that varies.")
+
+
+class LatestVersions(MethodOptions):
+    """Serve the newest versions."""
+
+    latest: Positive = Field(description="Number of versions.")
+
+
+class SpecificVersions(MethodOptions):
+    """Serve exactly these versions."""
+
+    specific: tuple[Positive, ...] = Field(min_length=1, description="Version numbers.")
+
+
+VersionPolicy = Literal["all"] | LatestVersions | SpecificVersions
+
+
+class Serving(MethodOptions):
+    """How Triton runs a component."""
+
+    max_batch_size: int = Field(
+        default=8, ge=0, description="Largest batch in one request; 0: Triton never groups requests."
+    )
+    dynamic_batching: DynamicBatching | None = Field(default=None, description="Group waiting requests.")
+    instance_group: InstanceGroup | None = Field(default=None, description="Copies that run side by side.")
+    warmup: bool | Warmup = Field(default=False, description="Run requests before it counts as ready.")
+    response_cache: bool = Field(
+        default=False,
+        description="Answer an input seen before (byte for byte) from Triton's response cache.",
+    )
+    version_policy: VersionPolicy | None = Field(
+        default=None, description="all, {latest: n} or {specific: [..]}; none: the newest."
+    )
+
+    @field_validator("dynamic_batching")
+    @classmethod
+    def _batches_fit(cls, section: DynamicBatching | None, info: ValidationInfo) -> DynamicBatching | None:
+        largest = info.data.get("max_batch_size")
+        if section is None or largest is None:
+            return section
+        if largest == 0:
+            raise ValueError(
+                "max_batch_size is 0, nothing can be grouped: set it, or remove dynamic_batching"
+            )
+        if beyond := [size for size in section.preferred_batch_size if size > largest]:
+            raise ValueError(f"preferred_batch_size {beyond[0]} is above max_batch_size {largest}")
+        return section
+
+    @field_validator("warmup")
+    @classmethod
+    def _warmup_fits(cls, section: bool | Warmup, info: ValidationInfo) -> bool | Warmup:
+        largest = info.data.get("max_batch_size")
+        if isinstance(section, Warmup) and largest is not None:
+            limit = max(1, largest)
+            if beyond := [size for size in section.batch_sizes if size > limit]:
+                raise ValueError(f"batch size {beyond[0]} is above max_batch_size {largest}")
+        return section

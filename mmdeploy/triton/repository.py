@@ -1,0 +1,262 @@
+"""Publish a staged model repository atomically, go back to an earlier release, find what to serve.
+
+A published ensemble is ``<root>/<name>``, a relative symlink to ``<root>/.releases/<name>/<release id>``. A
+release is written under a staging name, synced and renamed, and only then does the symlink move, by one
+`os.replace`: whoever reads sees the old release or the new one, never half of each. Old releases stay, so
+any of them can be made live again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from mmdeploy.errors import StoreError, UsageError, did_you_mean
+from mmdeploy.triton.staging import (
+    MANIFEST,
+    StagedRepository,
+    check_name,
+    copy_file,
+    read_manifest,
+    stage,
+    translated,
+    verify,
+    write_manifest,
+)
+
+__all__ = [
+    "Release",
+    "StagedRepository",
+    "activate",
+    "is_model",
+    "is_repository",
+    "publish",
+    "releases",
+    "resolve",
+    "stage",
+    "verify",
+]
+
+logger = logging.getLogger(__name__)
+
+RELEASES = ".releases"
+_STAGING = ".staging-"
+_BUILD_HINT = "build a recipe first: mmdeploy build RECIPE"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published release.
+
+    Attributes:
+        release_id: Its id.
+        path: Its folder.
+        live: Whether ``<root>/<name>`` points to it.
+    """
+
+    release_id: str
+    path: Path
+    live: bool
+
+
+def publish(
+    staged: Path, destination_root: Path, name: str, *, release_id: str, extra_files: Mapping[str, Path]
+) -> Path:
+    """Copy a staged repository to ``<destination_root>/.releases/<name>/<release_id>`` and make it live.
+
+    Whatever goes wrong, an interrupt included, the release that was live stays live and complete.
+    Publishing the same content under the same id again only makes it live again.
+
+    Args:
+        staged: Folder that `stage` wrote.
+        destination_root: Root of the published repositories, such as ``model_repository``.
+        name: Name to publish under.
+        release_id: Id of the release, unique below ``name``.
+        extra_files: Files to keep with the release, such as the report, by their name in it.
+
+    Returns:
+        The live path, ``<destination_root>/<name>``.
+
+    Raises:
+        StoreError: If the staged repository is damaged, the id is taken by other content, the disk is full or
+            the folder may not be written.
+    """
+    check_name(name, "published")
+    check_name(release_id, "release")
+    if damage := verify(staged):
+        raise StoreError(f"{staged} is not what was staged: {'; '.join(damage)}", hint="build it again")
+    live = destination_root / name
+    with translated(f"cannot publish {name} in {destination_root}; what was live is still live"):
+        folder = destination_root / RELEASES / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            _check_replaceable(live)
+            for leftover in folder.glob(f"{_STAGING}*"):
+                shutil.rmtree(leftover)
+            release = folder / release_id
+            with _removed_on_failure(folder / f"{_STAGING}{release_id}") as staging:
+                _copy_release(staged, staging, extra_files)
+                if release.exists():
+                    _check_same(staging, release)
+                    shutil.rmtree(staging)
+                    _point(live, release)
+                    return live
+                staging.rename(release)
+            with _removed_on_failure(release):
+                _sync(folder)
+                _point(live, release)
+    logger.info("published %s release %s", name, release_id)
+    return live
+
+
+def activate(root: Path, name: str, release_id: str) -> Path:
+    """Make an earlier release live again and return the live path.
+
+    Raises:
+        UsageError: If there is no such release.
+        StoreError: If the release is damaged or the symlink cannot be moved.
+    """
+    known = [release.release_id for release in releases(root, name)]
+    if release_id not in known:
+        raise UsageError(f"{root / name} has no release {release_id!r}: {did_you_mean(release_id, known)}")
+    folder = root / RELEASES / name
+    what = f"cannot make release {release_id} of {name} live; what was live is still live"
+    with translated(what), FileLock(folder / ".lock"):
+        if damage := verify(folder / release_id):
+            raise StoreError(f"release {release_id} of {name} is damaged: {'; '.join(damage)}")
+        _check_replaceable(root / name)
+        _point(root / name, folder / release_id)
+    return root / name
+
+
+def releases(root: Path, name: str) -> tuple[Release, ...]:
+    """List the releases of a published name, oldest first."""
+    folder = root / RELEASES / name
+    live = (root / name).resolve()
+    found = [path for path in _folders(folder) if (path / MANIFEST).is_file()] if folder.is_dir() else []
+    found.sort(key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, path.name))
+    return tuple(Release(path.name, path, live == path.resolve()) for path in found)
+
+
+def resolve(path: Path) -> list[Path]:
+    """Say which model repositories to hand to Triton for ``path``.
+
+    That is ``path`` itself if it is a repository (a folder of models), else every repository in it: one for
+    each published ensemble. Symlinks are followed once, here, so that a publish while Triton is loading
+    cannot mix two releases.
+
+    Raises:
+        UsageError: If there is no repository at ``path``.
+    """
+    if not path.is_dir():
+        found = "not a folder" if path.exists() else "not there"
+        raise UsageError(f"{path} is {found}; expected a Triton model repository", hint=_BUILD_HINT)
+    if is_model(path) and not is_repository(path):
+        raise UsageError(
+            f"{path} is one model; expected a folder of models",
+            hint=f"did you mean {path.absolute().parent}?",
+        )
+    if is_repository(path):
+        return [path.resolve()]
+    repositories = [child for child in _folders(path) if is_repository(child)]
+    if not repositories:
+        raise UsageError(
+            f"{path} holds no Triton model: no folder in it has a config.pbtxt or a version folder",
+            hint=_BUILD_HINT,
+        )
+    return [child.resolve() for child in repositories]
+
+
+def is_repository(path: Path) -> bool:
+    """Say whether a folder holds models."""
+    return any(is_model(child) for child in _folders(path))
+
+
+def is_model(path: Path) -> bool:
+    """Say whether a folder is a model: it has a config.pbtxt, or version folders that are no models."""
+    if (path / "config.pbtxt").is_file():
+        return True
+    return any(
+        child.name.isdecimal() and not (child / "config.pbtxt").is_file() and not any(_folders(child))
+        for child in _folders(path)
+    )
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _copy_release(staged: Path, staging: Path, extra_files: Mapping[str, Path]) -> None:
+    manifest = read_manifest(staged)
+    for name in manifest["empty_folders"]:
+        (staging / name).mkdir(parents=True, exist_ok=True)
+    sources = {name: staged / name for name in manifest["files"]}
+    for name, source in extra_files.items():
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts or name in sources or name == MANIFEST:
+            raise StoreError(f"{name!r} cannot be kept with the release: it is taken, or leads outside of it")
+        sources[name] = source
+    for name, source in sources.items():
+        target = staging / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(source, target)
+    copied = write_manifest(staging, manifest["name"])
+    if changed := [name for name, sha in manifest["files"].items() if copied[name] != sha]:
+        raise StoreError(f"{staged / changed[0]} changed while it was published")
+    for path in staging.rglob("*"):
+        _sync(path)
+    _sync(staging)
+
+
+def _check_same(staging: Path, release: Path) -> None:
+    if verify(release) or read_manifest(release) != read_manifest(staging):
+        raise StoreError(
+            f"release {release.name} exists already with other content, or is damaged: {release}",
+            hint="publish under another release id, or remove that folder",
+        )
+
+
+def _check_replaceable(live: Path) -> None:
+    if live.exists() and not live.is_symlink():
+        raise StoreError(
+            f"{live} is not a symlink that mmdeploy made, so it is left alone",
+            hint="move it away or publish elsewhere",
+        )
+
+
+def _point(live: Path, release: Path) -> None:
+    link = live.with_name(f".{live.name}.{secrets.token_hex(4)}")
+    try:
+        link.symlink_to(os.path.relpath(release, live.parent), target_is_directory=True)
+        link.replace(live)
+    except BaseException:
+        link.unlink(missing_ok=True)
+        raise
+    _sync(live.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[Path]:
+    try:
+        if not folder.exists():
+            folder.mkdir()
+        yield folder
+    except BaseException:  # an interrupt must leave nothing behind either
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

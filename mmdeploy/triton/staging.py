@@ -1,0 +1,186 @@
+"""Stage a served ensemble as a Triton model repository, and check later that it is still what was staged."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdeploy.artifact import file_sha256
+from mmdeploy.errors import MmdeployError, StoreError, UsageError
+from mmdeploy.triton.config import (
+    ServedComponent,
+    ServedEnsemble,
+    component_config,
+    ensemble_config,
+    label_filename,
+    to_text,
+)
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_DISK_HINTS = {
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "your quota on that disk is used up",
+    errno.EACCES: "give this user the right to write there, or choose another folder",
+    errno.EROFS: "that file system is read-only: choose another folder",
+}
+
+
+@dataclass(frozen=True)
+class StagedRepository:
+    """A complete model repository with its manifest.
+
+    Attributes:
+        path: What Triton is given as ``--model-repository``.
+        name: Name of the ensemble's model.
+        models: Names of all models, the ensemble last.
+        files: SHA-256 of every file by its path below `path`.
+    """
+
+    path: Path
+    name: str
+    models: tuple[str, ...]
+    files: Mapping[str, str]
+
+
+def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
+    """Write the ensemble's model repository into an empty folder; equal input gives equal bytes.
+
+    Model files are copied and never hard-linked: onnx refuses external data with several links.
+
+    Raises:
+        StoreError: If the folder is not empty or cannot be written.
+    """
+    names = [component.name for component in ensemble.components] + [ensemble.name]
+    for name in names:
+        check_name(name, "model")
+    if len(set(names)) != len(names):
+        raise UsageError(
+            f"two models of ensemble {ensemble.name!r} have one name: {', '.join(sorted(names))}"
+        )
+    with translated(f"cannot stage the model repository in {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise StoreError(f"{folder} is not empty", hint="stage into a new folder")
+        for component in ensemble.components:
+            _write_component(folder / component.name, component)
+        (folder / ensemble.name / str(ensemble.version)).mkdir(parents=True)
+        (folder / ensemble.name / "config.pbtxt").write_text(to_text(ensemble_config(ensemble)))
+        files = write_manifest(folder, ensemble.name)
+    return StagedRepository(folder, ensemble.name, tuple(names), files)
+
+
+def verify(path: Path) -> tuple[str, ...]:
+    """Compare a staged repository or a release with its manifest; return what differs, nothing if intact."""
+    try:
+        manifest = read_manifest(path)
+    except MmdeployError as error:
+        return (error.message,)
+    problems = []
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            problems.append(f"{name} is missing")
+        elif file_sha256(file) != expected:
+            problems.append(f"{name} was changed: its SHA-256 is not the one in {MANIFEST}")
+    problems += [f"{name}/ is missing" for name in manifest["empty_folders"] if not (path / name).is_dir()]
+    unknown = sorted(_files(path).keys() - manifest["files"].keys())
+    return tuple(problems + [f"{name} is not in {MANIFEST}" for name in unknown])
+
+
+def _write_component(folder: Path, component: ServedComponent) -> None:
+    source = component.artifact.path
+    version = folder / str(component.version)
+    version.mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(to_text(component_config(component)))
+    copy_file(source, version / component.filename)
+    # ONNX names its external data inside the file, so that keeps its name.
+    external = source.with_name(f"{source.name}.data")
+    if external.is_file():
+        copy_file(external, version / external.name)
+    for output, labels in sorted(component.labels.items()):
+        copy_file(labels, folder / label_filename(output))
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's bytes into a new file; a file system that can shares the blocks (reflink)."""
+    with source.open("rb") as reader, target.open("xb") as writer:
+        left = os.fstat(reader.fileno()).st_size
+        try:
+            while left and (copied := os.copy_file_range(reader.fileno(), writer.fileno(), left)):
+                left -= copied
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    if left:
+        shutil.copyfile(source, target)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    ours = (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path for path in ours if path != folder / MANIFEST}
+
+
+def write_manifest(folder: Path, name: str) -> dict[str, str]:
+    """Record every file below ``folder`` in its manifest.json; return the SHA-256 by relative path."""
+    files = {key: file_sha256(path) for key, path in _files(folder).items()}
+    empty = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_dir() and not any(path.iterdir())
+    )
+    fields = {"schema_version": 1, "name": name, "files": files, "empty_folders": empty}
+    (folder / MANIFEST).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
+    return files
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return ``name``, ``files`` and ``empty_folders`` of a manifest.
+
+    Raises:
+        StoreError: If there is none, or it cannot be understood.
+    """
+    path = folder / MANIFEST
+    try:
+        fields = json.loads(path.read_text())
+        if fields["schema_version"] != 1 or not isinstance(fields["files"], dict):
+            raise StoreError(f"{path} is of another version of mmdeploy")
+        return {
+            "name": fields["name"],
+            "files": fields["files"],
+            "empty_folders": list(fields["empty_folders"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn an OSError into a StoreError that begins with ``what``."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(
+            f"{what}: {reason} ({error.filename or 'no file named'})", hint=_DISK_HINTS.get(error.errno or 0)
+        ) from error
+
+
+def check_name(name: str, kind: str) -> None:
+    """Refuse a name that is unsafe as a folder's name.
+
+    Raises:
+        UsageError: Naming ``kind``, such as ``model``.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a {kind} name: letters, digits, '.', '_' and '-', not starting with '.'"
+        )

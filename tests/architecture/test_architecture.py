@@ -1,0 +1,95 @@
+"""Rules that hold for the package as a whole: one-way imports, a light start, modules of readable size."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "mmdeploy"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = (
+    "matplotlib", "onnx", "onnxruntime", "onnxscript", "safetensors", "scipy", "tensorrt", "tensorrt_rtx", "torch",
+    "torchmetrics", "tritonclient",
+)  # fmt: skip
+LIGHT = (
+    "cli", "recipe", "loader", "wiring", "plan", "contracts", "errors", "artifact", "target", "sessions", "store",
+    "data", "torch_model", "quantize", "export", "engines", "gates", "triton", "build", "report", "metrics",
+)  # fmt: skip
+
+
+def present(names: tuple[str, ...]) -> list[str]:
+    return [f"mmdeploy.{name}" for name in names if importlib.util.find_spec(f"mmdeploy.{name}") is not None]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+    )
+
+
+def test_imports_run_one_way_only() -> None:
+    found = run_python("from importlinter.cli import lint_imports_command; lint_imports_command()")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("module", present(LIGHT))
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
+    found = run_python(code)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "", f"import {module} loads {found.stdout.strip()}"
+
+
+def lengths(tree: ast.Module) -> dict[str, int]:
+    """Return the lines of each function, its docstring left out."""
+    counted = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            lines = node.end_lineno - node.lineno + 1
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and first.end_lineno:
+                lines -= first.end_lineno - first.lineno + 1
+            counted[node.name] = lines
+    return counted
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_and_functions_are_short_enough_to_read(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) < 400
+    tree = ast.parse(text)
+    too_long = {name: lines for name, lines in lengths(tree).items() if lines > 50}
+    assert not too_long, f"functions over 50 lines (the guide is 45): {too_long}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_at_most_four_positional_arguments(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            positional = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+            named = [name for name in positional if name not in ("self", "cls")]
+            assert len(named) <= 4, f"{node.name} takes {len(named)} positional arguments: {named}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_names_say_what_a_module_does(path: Path) -> None:
+    vague = {"utils", "util", "helper", "helpers", "manager", "handler", "base", "common", "misc"}
+    assert not vague & set(path.stem.split("_"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_command_line_prints(path: Path) -> None:
+    if PACKAGE / "cli" in path.parents:
+        return
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), "no module docstring"

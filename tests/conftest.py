@@ -1,0 +1,45 @@
+"""Fixtures that several kinds of tests share."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Path:
+    """A copy of the tiny recipe's folder, to be changed at will; returns its recipe.yaml."""
+    folder = tmp_path / "recipe"
+    shutil.copytree(REPOSITORY / "tests" / "tiny_recipe", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / "recipe.yaml"
+
+
+@pytest.fixture(scope="session")
+def shared_workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder that builds of one test process share: what one has made, the next reuses."""
+    return tmp_path_factory.mktemp("workdir")
+
+
+@pytest.fixture
+def mmdeploy_command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run ``mmdeploy`` as a user would, in a process of its own, in ``tmp_path``."""
+
+    def run(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", "from mmdeploy.cli import main; main()", *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "120"},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+            **options,  # type: ignore[call-overload]
+        )
+
+    return run

@@ -1,0 +1,266 @@
+"""Builds of a tiny recipe from YAML to a published, served ensemble, with a real Triton."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import mmdeploy
+from mmdeploy.build import Outcome, Settings, run_build
+from mmdeploy.api import Silent
+from mmdeploy.build_report import read_report
+from mmdeploy.contracts import Verdict
+from mmdeploy.errors import DataError, ModelError, StepError
+from mmdeploy.triton import server as triton_server
+from mmdeploy.triton.client import GrpcRunner
+from mmdeploy.triton.lint import lint
+from mmdeploy.triton.repository import resolve
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+
+
+def build(recipe: Path, workdir: Path, *overrides: str, **settings: object) -> Outcome:
+    loaded = mmdeploy.load_recipe(recipe, overrides)
+    return run_build(
+        loaded,
+        Settings(workdir=workdir, destination=recipe.parents[1] / "published", **settings),  # type: ignore[arg-type]
+        Silent(),
+    )
+
+
+def statuses(outcome: Outcome) -> dict[str, str]:
+    return {step.id: step.status for step in outcome.report.steps}
+
+
+def raise_error(outcome: Outcome) -> None:
+    if outcome.error is not None:
+        raise outcome.error
+
+
+def test_a_recipe_becomes_a_published_ensemble_that_answers(tiny_recipe: Path, shared_workdir: Path) -> None:
+    outcome = build(tiny_recipe, shared_workdir)
+    raise_error(outcome)
+    report = outcome.report
+    assert report.verdict is Verdict.PASS
+    assert report.exit_code == 0
+    assert report.published is not None
+    assert {gate.gate for gate in report.gates} == {"parity", "accuracy"}
+    assert [finding for finding in lint(report.published) if finding.severity == "error"] == []
+    assert read_report(report.published / "report.json").published == report.published
+    with triton_server.start(resolve(report.published.parent), log=shared_workdir / "triton.log") as server:
+        runner = GrpcRunner(server.grpc_url, "two_towers")
+        feeds = {name: np.random.default_rng(0).standard_normal((3, 8), np.float32) for name in "ab"}
+        assert runner.infer(feeds)["logits"].shape == (3, 4)
+        runner.close()
+
+
+def test_an_unchanged_recipe_runs_nothing_again(tiny_recipe: Path, shared_workdir: Path) -> None:
+    raise_error(build(tiny_recipe, shared_workdir))
+    again = build(tiny_recipe, shared_workdir)
+    assert set(statuses(again).values()) == {"reused"}
+    assert {step.why for step in again.report.steps} == {"nothing changed"}
+
+
+def test_changed_options_run_only_what_depends_on_them(tiny_recipe: Path, shared_workdir: Path) -> None:
+    raise_error(build(tiny_recipe, shared_workdir))
+    outcome = build(tiny_recipe, shared_workdir, "components.left.quantize.samples=48")
+    ran = {step.id: step.why for step in outcome.report.steps if step.status == "ran"}
+    assert ran == {"left/quantize": "option samples: 64 → 48", "left/engine": "left/quantize changed"}
+
+
+def test_a_changed_model_file_is_noticed(tiny_recipe: Path, shared_workdir: Path) -> None:
+    raise_error(build(tiny_recipe, shared_workdir))
+    source = tiny_recipe.with_name("model.py")
+    source.write_text(source.read_text().replace("manual_seed(7)", "manual_seed(8)"))
+    outcome = build(tiny_recipe, shared_workdir)
+    assert "reused" not in {status for step, status in statuses(outcome).items() if step.endswith("/export")}
+
+
+def test_a_damaged_entry_is_rebuilt(tiny_recipe: Path, shared_workdir: Path) -> None:
+    outcome = build(tiny_recipe, shared_workdir)
+    raise_error(outcome)
+    key = next(step.key for step in outcome.report.steps if step.id == "left/engine")
+    model = shared_workdir / "store" / "entries" / key / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1])
+    again = build(tiny_recipe, shared_workdir)
+    raise_error(again)
+    assert {step for step, status in statuses(again).items() if status == "ran"} == {"left/engine"}
+    assert again.report.verdict is Verdict.PASS
+
+
+def test_a_failed_gate_publishes_nothing_and_keeps_what_was_live(tiny_recipe: Path, shared_workdir: Path) -> None:
+    raise_error(build(tiny_recipe, shared_workdir))
+    live = (tiny_recipe.parents[1] / "published" / "two_towers").readlink()
+    outcome = build(tiny_recipe, shared_workdir, "gates.0.min_cosine=0.9999999")
+    assert outcome.error is None
+    assert outcome.report.exit_code == 1
+    assert outcome.report.published is None
+    assert (outcome.report.staged / "two_towers" / "config.pbtxt").is_file()
+    assert (tiny_recipe.parents[1] / "published" / "two_towers").readlink() == live
+
+
+def test_two_builds_at_once_share_the_work(tiny_recipe: Path, tmp_path: Path) -> None:
+    outcomes: list[Outcome] = []
+    gateless = "gates=[]"
+    threads = [
+        threading.Thread(target=lambda: outcomes.append(build(tiny_recipe, tmp_path / "work", gateless, jobs=1)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for outcome in outcomes:
+        raise_error(outcome)
+    made = [step for outcome in outcomes for step, status in statuses(outcome).items() if status == "ran"]
+    assert len(made) == len(set(made)) == len(statuses(outcomes[0]))
+
+
+def test_an_engine_that_cannot_run_here_is_judged_by_a_substitute(tiny_recipe: Path, shared_workdir: Path) -> None:
+    target = ("target=tensorrt_rtx",)
+    outcome = build(tiny_recipe, shared_workdir, *target)
+    raise_error(outcome)
+    report = outcome.report
+    assert report.substitute is not None
+    assert "left" in report.substitute
+    assert (report.exit_code, report.verdict, report.published) == (5, Verdict.INCONCLUSIVE, None)
+    assert (report.staged / "left" / "1" / "model.plan").is_file()
+    assert 'backend: "tensorrt_rtx"' in (report.staged / "left" / "config.pbtxt").read_text()
+    insisted = build(tiny_recipe, shared_workdir, *target, publish_unverified=True).report
+    assert insisted.exit_code == 5
+    assert insisted.published is not None
+
+
+# ---- what goes wrong
+
+
+def replaced(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def test_a_factory_that_kills_its_process_is_one_failed_step(tiny_recipe: Path, shared_workdir: Path) -> None:
+    replaced(tiny_recipe.with_name("model.py"), "    torch.manual_seed(7)", "    import os; os.abort()")
+    outcome = build(tiny_recipe, shared_workdir, "gates=[]")
+    assert isinstance(outcome.error, StepError)
+    assert "died: signal SIGABRT" in outcome.error.message
+    assert outcome.error.log is not None
+    assert Path(outcome.error.log).is_file()
+    assert outcome.report.failure is not None
+    assert outcome.report.exit_code == 3
+
+
+def test_a_factory_that_raises_names_the_line(tiny_recipe: Path, shared_workdir: Path) -> None:
+    replaced(tiny_recipe.with_name("model.py"), "    torch.manual_seed(7)", "    raise RuntimeError('no checkpoint')")
+    outcome = build(tiny_recipe, shared_workdir, "gates=[]")
+    assert isinstance(outcome.error, ModelError)
+    assert "no checkpoint" in outcome.error.message
+    assert "model.py:45" in outcome.error.message
+    failed = [step.id for step in outcome.report.steps if step.status == "failed"]
+    assert failed == [outcome.error.step]
+
+
+def test_bad_calibration_data_is_refused_before_quantizing(tiny_recipe: Path, shared_workdir: Path) -> None:
+    replaced(
+        tiny_recipe.with_name("data.py"),
+        "    return _samples(1, 64)",
+        "    for index, feed in enumerate(_samples(1, 64)):\n"
+        "        feed['a'][3] = np.nan if index == 17 else 0.5\n"
+        "        yield feed",
+    )
+    outcome = build(tiny_recipe, shared_workdir, "gates=[]")
+    assert isinstance(outcome.error, DataError)
+    assert "sample 17" in outcome.error.message
+    assert "'a'" in outcome.error.message
+    assert "NaN" in outcome.error.message
+
+
+def test_evaluation_without_labels_says_so(tiny_recipe: Path, shared_workdir: Path) -> None:
+    replaced(tiny_recipe.with_name("data.py"), "yield feed, int(logits.argmax())", "yield feed")
+    outcome = build(tiny_recipe, shared_workdir)
+    assert isinstance(outcome.error, DataError)
+    assert "label" in outcome.error.message
+
+
+def test_shapes_that_clash_are_found_when_the_graphs_are_known(tiny_recipe: Path, shared_workdir: Path) -> None:
+    replaced(tiny_recipe.with_name("model.py"), "self.hidden = nn.Linear(32, 32)", "self.hidden = nn.Linear(48, 32)")
+    outcome = build(tiny_recipe, shared_workdir, "gates=[]")
+    assert isinstance(outcome.error, StepError)
+    assert outcome.error.step == "fusion/export"
+
+
+def run_cli(recipe: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", "from mmdeploy.cli import main; main()", "build", str(recipe), *arguments],
+        cwd=recipe.parents[1],
+        env=os.environ | {"PYTHONPATH": str(Path(mmdeploy.__file__).parents[1]), "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("moment", ["export", "gates"])
+def test_ctrl_c_leaves_no_process_and_nothing_half_written(tiny_recipe: Path, moment: str) -> None:
+    gates = "gates=[{method: latency, max_ratio_to_reference: 0.001, requests: 100000, max_seconds: 100}]"
+    process = run_cli(tiny_recipe, "--set", gates)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if moment in line and "started" in line:
+            break
+    time.sleep(2.0 if moment == "gates" else 0.3)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    work = tiny_recipe.parents[1] / ".mmdeploy"
+    report = read_report(work / "runs" / "two_towers" / "latest")
+    assert report.failure is not None
+    assert report.failure.message == "interrupted"
+    assert not (tiny_recipe.parents[1] / "model_repository" / "two_towers").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Path:
+    """A file system of 1 MiB; needs the right to mount."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("may not mount a file system of 1 MiB here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_told_and_leaves_the_live_release(
+    tiny_recipe: Path, shared_workdir: Path, small_disk: Path
+) -> None:
+    (small_disk / "ballast").write_bytes(bytes(1_000_000))
+    outcome = build(tiny_recipe, small_disk, "gates=[]")
+    assert isinstance(outcome.error, StepError)
+    assert "no space left" in outcome.error.message.lower()
+    assert outcome.error.exit_code == 3
+
+
+def test_a_report_is_written_for_every_end(tiny_recipe: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_recipe.parent, tmp_path / "broken")
+    replaced(tmp_path / "broken" / "model.py", "    torch.manual_seed(7)", "    raise RuntimeError('x')")
+    with pytest.raises(ModelError):
+        mmdeploy.build(mmdeploy.load_recipe(tmp_path / "broken" / "recipe.yaml"), Settings(workdir=tmp_path / "work"))
+    folder = tmp_path / "work" / "runs" / "two_towers" / "latest"
+    assert {path.name for path in folder.iterdir()} >= {"report.json", "report.md", "report.html", "junit.xml"}
+    assert json.loads((folder / "report.json").read_text())["failure"]["step"].endswith("/export")

@@ -1,0 +1,208 @@
+"""The verbs: each shows an example, loads only what it needs, and prints what it should."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+import mmdeploy.cli
+from mmdeploy import engines, export, gates, quantize
+from mmdeploy.cli import VERBS, commands
+from mmdeploy.cli.outcome import run
+from mmdeploy.loader import load_recipe
+
+RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*/recipe.yaml"))
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "tritonclient", "scipy",
+         "matplotlib", "torchmetrics", "sklearn", "PIL", "jinja2", "rich")  # fmt: skip
+
+
+def test_every_verb_is_a_file_with_a_command():
+    files = {path.stem for path in Path(mmdeploy.cli.__file__).parent.glob("*.py")}
+    assert set(VERBS) <= files
+    assert files - set(VERBS) == {"__init__", "options", "outcome", "text"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_an_example(capsys, verb):
+    assert run(commands, [verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Example:\n    mmdeploy {verb}" in shown
+    assert "--verbose" in shown
+
+
+def test_help_lists_every_verb_and_no_verb_alone_is_a_usage_error(capsys):
+    assert run(commands, ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {verb} " in shown for verb in VERBS)
+    assert run(commands, []) == 2
+    assert capsys.readouterr().out == shown
+
+
+def test_version(capsys):
+    assert run(commands, ["--version"]) == 0
+    assert capsys.readouterr().out == f"mmdeploy {mmdeploy.__version__} (multimodal-deploy)\n"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["validate", "recipe.yaml"], ["list"], ["schema"]])
+def test_what_does_not_build_loads_nothing_heavy(sample, argv):
+    program = (
+        "import sys; from mmdeploy.cli import commands; from mmdeploy.cli.outcome import run\n"
+        f"code = run(commands, {argv!r})\n"
+        f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules], code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("loaded: [] 0\n"), done.stdout + done.stderr
+
+
+def test_help_does_not_load_the_verbs():
+    program = (
+        "import sys; from mmdeploy.cli import commands; from mmdeploy.cli.outcome import run\n"
+        "run(commands, ['--help'])\n"
+        "print('loaded:', [name for name in ('pydantic', 'numpy', 'yaml') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("loaded: []\n")
+
+
+VALIDATED = """\
+ok: recipe.yaml: spoken for cpu, 3 components, 2 gates
+
+component      reads                     writes                        steps                        max_batch_size
+image_encoder  pixels <- image           embedding -> image_embedding  onnx > static > onnxruntime  8
+audio_encoder  waveform <- audio         embedding -> audio_embedding  onnx > onnxruntime           16
+fusion         image <- image_embedding  logits -> logits              onnx > onnxruntime           8
+               audio <- audio_embedding
+
+ensemble  max_batch_size 8
+inputs    image: UINT8 [8, 8]
+          audio: FP32 [4000]
+outputs   logits
+gates     parity min_cosine 0.99
+          size max_ratio_to_reference 0.5
+"""
+
+
+@pytest.mark.parametrize("argument", ["recipe.yaml", "."])
+def test_validate_shows_what_it_understood(sample, capsys, argument):
+    assert run(commands, ["validate", argument]) == 0
+    assert capsys.readouterr() == (VALIDATED, "")
+
+
+def test_validate_tells_every_problem(edited, capsys):
+    edited(("target: cpu", "target: cpuu"), ("{pixels: image}", "{pixels: imag}"))
+    assert run(commands, ["validate", "recipe.yaml", "--set", "seed=-1"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "error: 4 problems in the recipe\n"
+        "recipe.yaml:3 target\n"
+        "    'cpuu' is not accepted; did you mean 'cpu'? accepted: cpu, cuda, tensorrt, tensorrt_rtx\n"
+        "recipe.yaml:11 inputs.image\n"
+        "    no component reads the input 'image': Triton refuses it; wire it, or take it out\n"
+        "recipe.yaml:16 components.image_encoder.inputs.pixels\n"
+        "    nothing writes the tensor 'imag'; did you mean 'image'? accepted: audio, audio_embedding, image, "
+        "image_embedding, logits\n"
+        "--set seed=-1\n"
+        "    must be at least 0, not the number -1\n",
+    )
+
+
+def test_validate_as_json(edited, capsys):
+    edited()
+    assert run(commands, ["validate", "recipe.yaml", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is True
+    assert told["order"] == ["image_encoder", "audio_encoder", "fusion"]
+    assert told["recipe"]["components"]["fusion"]["module"] == "fusion"
+    edited(("target: cpu", "target: cpuu"))
+    assert run(commands, ["validate", "recipe.yaml", "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is False
+    assert [problem["where"] for problem in told["problems"]] == ["recipe.yaml:3 target"]
+
+
+def test_schema_is_a_schema_that_takes_the_sample(sample, capsys):
+    assert run(commands, ["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load(sample.read_text()), schema)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+def test_the_recipes_of_this_repository_are_right(path, capsys):
+    load_recipe(path)
+    assert run(commands, ["schema"]) == 0
+    jsonschema.validate(yaml.safe_load(path.read_text()), json.loads(capsys.readouterr().out))
+
+
+def test_list_names_everything_with_its_options(capsys):
+    assert run(commands, ["list"]) == 0
+    shown = capsys.readouterr().out
+    registries = {"export": export, "quantize": quantize, "engines": engines, "gates": gates}
+    for section, package in registries.items():
+        for method, module in package.METHODS.items():
+            assert f"\n  {section}.{method}\n" in shown
+            for option in set(module.Options.model_fields) - {"method"}:
+                assert f"      {option}: " in shown
+
+
+@pytest.mark.parametrize("name", ["gates.parity", "parity"])
+def test_list_of_one_entry_is_its_whole_docstring(capsys, name):
+    assert run(commands, ["list", name]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("gates.parity\n\nParity: do the served models answer")
+    assert gates.METHODS["parity"].__doc__.strip().splitlines()[-1] in shown
+    assert '  statistic: worst | mean = "worst"\n      Judge the worst sample, or all together.\n' in shown
+    assert "  min_cosine: number in [-1.0, 1.0] = none\n" in shown
+
+
+def test_list_of_something_unknown(capsys):
+    assert run(commands, ["list", "gates.party"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: nothing is named 'gates.party'; did you mean 'gates.parity'? accepted: engines, "
+    )
+
+
+def repository(folder, config):
+    model = folder / "encoder"
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "model.onnx").write_bytes(b"graph")
+    (model / "config.pbtxt").write_text(config)
+    return str(folder)
+
+
+RIGHT = """\
+name: "encoder"
+backend: "onnxruntime"
+max_batch_size: 8
+input [{name: "x" data_type: TYPE_FP32 dims: [4]}]
+output [{name: "y" data_type: TYPE_FP32 dims: [4]}]
+"""
+
+
+def test_lint_of_what_triton_takes(tmp_path, capsys):
+    path = repository(tmp_path, RIGHT)
+    assert run(commands, ["lint", path]) == 0
+    assert capsys.readouterr() == (f"ok: {path}: Triton takes it\n", "")
+    assert run(commands, ["lint", path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_lint_of_what_triton_refuses(tmp_path, capsys):
+    path = repository(tmp_path, RIGHT.replace('"encoder"', '"decoder"'))
+    assert run(commands, ["lint", path]) == 1
+    shown = capsys.readouterr().out
+    assert f"error     {path}/encoder/config.pbtxt:1" in shown
+    assert "(model-name)" in shown
+    assert shown.endswith(f"{path}: 1 error, 0 warnings: Triton refuses what has an error\n")
+    assert run(commands, ["lint", path, "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert (finding["rule"], finding["severity"], finding["line"]) == ("model-name", "error", 1)
+
+
+def test_lint_of_no_folder(capsys):
+    assert run(commands, ["lint", "/nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("error: /nowhere")

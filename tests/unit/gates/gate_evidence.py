@@ -1,0 +1,149 @@
+"""A small real ensemble (NumPy functions wired in process) and the evidence that gates ask for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmdeploy.artifact import TensorSpec
+from mmdeploy.contracts import Array, Deployment, Evidence, FeedDict, Runner, WiredComponent
+from mmdeploy.gates.in_process import FunctionRunner, InProcessDeployment
+from mmdeploy.target import Hardware
+
+SAMPLES, CLASSES = 96, 6
+HARDWARE = Hardware("Acme Turbo 9000 CPU", 2, ("avx2",), 2**33, ("NVIDIA Test H100",))
+
+COMPONENTS = (
+    WiredComponent("image_encoder", {"pixels": "image"}, {"embedding": "image_embedding"}),
+    WiredComponent(
+        "audio_encoder", {"waveform": "audio"}, {"embedding": "audio_embedding", "energy": "energy"}
+    ),
+    WiredComponent("fusion", {"image": "image_embedding", "audio": "audio_embedding"}, {"logits": "logits"}),
+)
+
+_WEIGHTS = np.random.default_rng(7)
+_IMAGE, _AUDIO = _WEIGHTS.normal(size=(12, 8)), _WEIGHTS.normal(size=(20, 8))
+_FUSION = _WEIGHTS.normal(size=(16, CLASSES))
+
+
+def image_encoder(pixels: Array) -> dict[str, Array]:
+    return {"embedding": np.tanh(pixels.astype(np.float32) / 128 - 1) @ _IMAGE.astype(np.float32)}
+
+
+def audio_encoder(waveform: Array) -> dict[str, Array]:
+    energy = np.square(waveform).mean(axis=-1, keepdims=True)
+    return {"embedding": np.tanh(waveform) @ _AUDIO.astype(np.float32), "energy": energy}
+
+
+def fusion(image: Array, audio: Array) -> dict[str, Array]:
+    return {"logits": np.concatenate([image, audio], axis=-1) @ _FUSION.astype(np.float32)}
+
+
+FUNCTIONS: dict[str, Callable[..., dict[str, Array]]] = {
+    "image_encoder": image_encoder, "audio_encoder": audio_encoder, "fusion": fusion,
+}  # fmt: skip
+SPECS = {
+    "image_encoder": ([TensorSpec("pixels", "UINT8", (12,))], [TensorSpec("embedding", "FP32", (8,))]),
+    "audio_encoder": (
+        [TensorSpec("waveform", "FP32", (20,))],
+        [TensorSpec("embedding", "FP32", (8,)), TensorSpec("energy", "FP32", (1,))],
+    ),
+    "fusion": (
+        [TensorSpec("image", "FP32", (8,)), TensorSpec("audio", "FP32", (8,))],
+        [TensorSpec("logits", "FP32", (CLASSES,))],
+    ),
+}
+
+
+def deployment(
+    changed: Mapping[str, Callable[..., dict[str, Array]]] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> InProcessDeployment:
+    """Wire the ensemble, with some components answering differently."""
+    functions = FUNCTIONS | dict(changed or {})
+    openers: dict[str, Callable[[], Runner]] = {
+        name: lambda name=name, function=function: FunctionRunner(function, *SPECS[name])  # type: ignore[misc]
+        for name, function in functions.items()
+    }
+    default = {"image_encoder": 1000, "audio_encoder": 2000, "fusion": 1000}
+    return InProcessDeployment(COMPONENTS, openers, ("logits",), sizes or default)
+
+
+def evidence(**changes: object) -> Evidence:
+    """Evidence on which the candidate equals the original; ``changes`` replace fields."""
+    rng = np.random.default_rng(3)
+    feeds = {
+        "image": rng.integers(0, 256, size=(SAMPLES, 12)).astype(np.uint8),
+        "audio": rng.normal(size=(SAMPLES, 20)).astype(np.float32),
+    }
+    image, audio = image_encoder(feeds["image"]), audio_encoder(feeds["audio"])
+    logits = fusion(image["embedding"], audio["embedding"])["logits"]
+    labels = logits.argmax(axis=1)
+    labels[::10] = (labels[::10] + 1) % CLASSES  # the original is wrong on ten samples
+    fields: dict[str, object] = {
+        "candidate": deployment(), "reference": deployment(), "components": COMPONENTS,
+        "ensemble_outputs": ("logits",), "feeds": feeds, "labels": labels,
+        "original": {
+            "image_embedding": image["embedding"], "audio_embedding": audio["embedding"],
+            "energy": audio["energy"], "logits": logits,
+        },
+        "hardware": HARDWARE, "max_batch_size": 16, "cores": 2,
+    }  # fmt: skip
+    return Evidence(**(fields | changes))  # type: ignore[arg-type]
+
+
+@dataclass
+class SteppedClock:
+    """A clock that moves only when told to."""
+
+    now: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        with self.lock:
+            self.now += seconds
+
+
+class TimedDeployment:
+    """A deployment whose requests take as long on a stepped clock as ``seconds()`` says."""
+
+    def __init__(self, inner: Deployment, clock: SteppedClock, seconds: Callable[[], float]) -> None:
+        self._inner, self._clock, self._seconds = inner, clock, seconds
+        self.opened = self.closed = 0
+
+    def runner(self, model: str | None = None) -> Runner:
+        self.opened += 1
+        return _TimedRunner(self._inner.runner(model), self)
+
+    def memory_bytes(self) -> int:
+        return self._inner.memory_bytes()
+
+    def size_bytes(self) -> Mapping[str, int]:
+        return self._inner.size_bytes()
+
+
+class _TimedRunner:
+    def __init__(self, inner: Runner, owner: TimedDeployment) -> None:
+        self._inner, self._owner = inner, owner
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._inner.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._inner.outputs
+
+    def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
+        self._owner._clock.advance(self._owner._seconds())
+        return self._inner.infer(feed_dict)
+
+    def close(self) -> None:
+        self._owner.closed += 1
+        self._inner.close()

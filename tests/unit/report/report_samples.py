@@ -1,0 +1,369 @@
+"""Realistic reports for the tests; run it to look at them: ``python report_samples.py FOLDER``."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mmdeploy.build_report import (
+    BuildReport,
+    Failure,
+    LatencyRecord,
+    RecipeRecord,
+    SizeRecord,
+    Stage,
+    StageSeries,
+    StepRecord,
+    gate_record,
+)
+from mmdeploy.contracts import Check, GateResult, Verdict
+from mmdeploy.target import Hardware, Target
+
+PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
+INF = float("inf")
+
+HARDWARE = Hardware(
+    cpu="Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz",
+    cores=2,
+    isa=("amx_bf16", "amx_int8", "avx2", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni"),
+    memory_bytes=16 * 2**30,
+    gpus=(),
+)
+COMMON = {
+    "mmdeploy_version": "0.1.0",
+    "recipe": RecipeRecord(name="spoken_digits", path=Path("recipes/spoken_digits/recipe.yaml"), sha256="3f9a" * 16),
+    "target": Target.CPU,
+    "started_at": datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC),
+    "staged": Path(".mmdeploy/staged/spoken_digits-20260314T092653Z"),
+    "log": Path(".mmdeploy/log/build-20260314T092653Z.log"),
+    "hardware": HARDWARE,
+    "libraries": {
+        "numpy": "1.26.4",
+        "onnx": "1.21.0",
+        "onnxruntime": "1.31.1",
+        "nvidia-pytriton": "0.7.0",
+        "tensorrt-rtx": "1.7.1.29",
+        "torch": "2.13.0",
+    },
+    "server_version": "2.51.0",
+    "seed": 0,
+}
+COMPONENTS = ("image_encoder", "audio_encoder", "fusion")
+_FP32 = {"image_encoder": 1_271_208, "audio_encoder": 2_214_533, "fusion": 423_911}
+_INT8 = {"image_encoder": 371_402, "audio_encoder": 655_123, "fusion": 168_222}
+_SQNR = {"image_encoder": (31.2, 31.1), "audio_encoder": (27.8, 27.8), "fusion": (24.6, 22.9)}
+
+
+def _parity(scale: float) -> dict[str, object]:
+    return {str(batch): {"max_abs_error": scale * (1 + batch / 10), "cosine": 1.0} for batch in (1, 2, 8)}
+
+
+def _steps(component: str, seconds: tuple[float, ...]) -> tuple[StepRecord, ...]:
+    fp32, int8 = _FP32[component], _INT8[component]
+    reused = seconds[0] == 0
+    return (
+        StepRecord(
+            id=f"{component}/export",
+            component=component,
+            kind="export",
+            method="onnx",
+            status="reused" if reused else "ran",
+            why="nothing changed" if reused else "first build",
+            seconds=seconds[0],
+            key="9c1f2e" * 10 + "abcd",
+            size_before_bytes=fp32 - 20_000,
+            size_after_bytes=fp32,
+            metadata={"opset": 20, "parity": _parity(3.1e-7), "nodes": 214},
+        ),
+        StepRecord(
+            id=f"{component}/quantize",
+            component=component,
+            kind="quantize",
+            method="static",
+            status="ran",
+            why="options changed: samples 128 → 256",
+            seconds=seconds[1],
+            key="77a0b3" * 10 + "ef01",
+            size_before_bytes=fp32,
+            size_after_bytes=int8,
+            metadata={
+                "calibrator": "entropy",
+                "samples": 256,
+                "sqnr_db": _SQNR[component][0],
+                "quantized_nodes": 18,
+                "excluded_nodes": ["/attention/MatMul", "/attention/MatMul_1"],
+            },
+        ),
+        StepRecord(
+            id=f"{component}/engine",
+            component=component,
+            kind="engine",
+            method="onnxruntime",
+            status="ran",
+            why="input changed: image_encoder/quantize".replace("image_encoder", component),
+            seconds=seconds[2],
+            key="d41d8c" * 10 + "9000",
+            size_before_bytes=int8,
+            size_after_bytes=int8,
+            metadata={"warnings": ["2 Q/DQ pairs were not fused into an integer kernel"]},
+        ),
+    )
+
+
+STEPS = (
+    *_steps("image_encoder", (0, 14.2, 0.41)),
+    *_steps("audio_encoder", (0, 31.7, 0.63)),
+    *_steps("fusion", (2.81, 5.4, 0.22)),
+)
+STAGES = (
+    StageSeries(
+        component=None,
+        metric="top1",
+        stages=(
+            Stage(label="PyTorch FP32", value=0.9742, interval=(0.9651, 0.9822)),
+            Stage(label="ONNX FP32", value=0.9742, interval=(0.9651, 0.9822)),
+            Stage(label="INT8", value=0.9708, interval=(0.9611, 0.9793)),
+            Stage(label="served", value=0.9708, interval=(0.9611, 0.9793)),
+        ),
+    ),
+    *(
+        StageSeries(
+            component=name,
+            metric="SQNR",
+            unit="dB",
+            stages=(
+                Stage(label="ONNX FP32", value=118.4 if name != "fusion" else INF),
+                Stage(label="INT8", value=_SQNR[name][0]),
+                Stage(label="served", value=_SQNR[name][1]),
+            ),
+        )
+        for name in COMPONENTS
+    ),
+    *(
+        StageSeries(
+            component=name,
+            metric="cosine",
+            stages=(
+                Stage(label="ONNX FP32", value=1.0),
+                Stage(label="INT8", value=cosine),
+                Stage(label="served", value=cosine),
+            ),
+        )
+        for name, cosine in zip(COMPONENTS, (0.99962, 0.99917, 0.99743), strict=True)
+    ),
+)
+SIZES = tuple(
+    SizeRecord(component=name, reference_bytes=_FP32[name], candidate_bytes=_INT8[name]) for name in COMPONENTS
+)
+
+
+def _latency(component: str | None, statistic: str, reference: float, candidate: float) -> LatencyRecord:
+    spread = 0.02 if statistic == "p50" else 0.06
+    return LatencyRecord(
+        component=component,
+        statistic=statistic,
+        batch_size=1,
+        concurrency=1,
+        reference_ms=reference,
+        candidate_ms=candidate,
+        reference_interval_ms=(reference * (1 - spread), reference * (1 + spread)),
+        candidate_interval_ms=(candidate * (1 - spread), candidate * (1 + spread)),
+    )
+
+
+LATENCIES = (
+    _latency(None, "p50", 4.121, 2.873),
+    _latency(None, "p95", 5.204, 3.611),
+    _latency("image_encoder", "p50", 1.312, 0.842),
+    _latency("image_encoder", "p95", 1.733, 1.101),
+    _latency("audio_encoder", "p50", 2.604, 1.731),
+    _latency("audio_encoder", "p95", 3.322, 2.240),
+    _latency("fusion", "p50", 0.441, 0.402),
+    _latency("fusion", "p95", 0.603, 0.561),
+)
+
+PARITY = GateResult(
+    "parity",
+    (
+        Check("image_encoder: cosine", 0.99962, ">= 0.995", PASS),
+        Check("audio_encoder: cosine", 0.99917, ">= 0.995", PASS),
+        Check("fusion: cosine", 0.99743, ">= 0.995", PASS),
+        Check("end to end: SQNR", 22.91, ">= 20 dB", PASS, unit="dB"),
+    ),
+    {"end_to_end": {"cosine": 0.99743, "sqnr_db": 22.91, "max_abs_error": 0.4182}},
+)
+ACCURACY = GateResult(
+    "accuracy",
+    (
+        Check(
+            "top1 drop",
+            0.0034,
+            "<= 0.01",
+            PASS,
+            interval=(-0.0011, 0.0079),
+            note="paired on 1187 samples, McNemar p = 0.22",
+        ),
+    ),
+    {"candidate": 0.9708, "reference": 0.9742, "samples": 1187},
+)
+LATENCY = GateResult(
+    "latency",
+    (Check("p95 ratio (batch 1, concurrency 1)", 0.6939, "<= 0.8 of FP32", PASS, interval=(0.6612, 0.7288)),),
+    {"rounds": 400},
+)
+THROUGHPUT = GateResult(
+    "throughput",
+    (Check("ratio (batch 8, concurrency 8)", 1.62, ">= 1.2 of FP32", PASS, interval=(1.55, 1.70)),),
+)
+SIZE = GateResult("size", (Check("ratio", 0.3056, "<= 0.35 of FP32", PASS),), {"bytes": dict(_INT8)})
+MEMORY = GateResult("memory", (Check("resident set", 611_319_808.0, "<= 805306368 bytes", PASS, unit="bytes"),))
+
+
+def _report(**fields: object) -> BuildReport:
+    defaults: dict[str, object] = {
+        "seconds": 192.4,
+        "steps": STEPS,
+        "stages": STAGES,
+        "sizes": SIZES,
+        "latencies": LATENCIES,
+        "published": None,
+    }
+    return BuildReport(**(COMMON | defaults | fields))
+
+
+def passed() -> BuildReport:
+    results = (PARITY, ACCURACY, LATENCY, THROUGHPUT, SIZE, MEMORY)
+    return _report(
+        verdict=PASS,
+        exit_code=0,
+        published=Path("model_repository"),
+        gates=tuple(gate_record(result, seconds=4.2) for result in results),
+    )
+
+
+def failed() -> BuildReport:
+    parity = GateResult(
+        "parity",
+        (
+            *PARITY.checks[:2],
+            Check("fusion: cosine", 0.994961, ">= 0.995", FAIL, note="worst sample 871: cosine 0.913"),
+            PARITY.checks[3],
+        ),
+    )
+    accuracy = GateResult(
+        "accuracy",
+        (
+            Check(
+                "top1 drop",
+                0.0219,
+                "<= 0.01",
+                FAIL,
+                interval=(0.0134, 0.0311),
+                note="paired on 1187 samples, McNemar p = 2e-06",
+            ),
+        ),
+    )
+    return _report(
+        verdict=FAIL,
+        exit_code=1,
+        gates=tuple(gate_record(result) for result in (parity, accuracy, LATENCY, SIZE)),
+        notes=("fusion ships in FP32: INT8 was not faster there (1.04 of FP32).",),
+        stages=(
+            StageSeries(
+                component=None,
+                metric="top1",
+                stages=(
+                    Stage(label="PyTorch FP32", value=0.9742, interval=(0.9651, 0.9822)),
+                    Stage(label="ONNX FP32", value=0.9742, interval=(0.9651, 0.9822)),
+                    Stage(label="INT8", value=0.9523, interval=(0.9402, 0.9637)),
+                    Stage(label="served", value=0.9523, interval=(0.9402, 0.9637)),
+                ),
+            ),
+            *STAGES[1:],
+        ),
+    )
+
+
+def inconclusive() -> BuildReport:
+    why = "no NVIDIA driver on this machine: TensorRT-RTX engines cannot be run here"
+    latency = GateResult(
+        "latency",
+        (
+            Check(
+                "p95 ratio (batch 1, concurrency 1)",
+                None,
+                "<= 0.8 of FP32",
+                INCONCLUSIVE,
+                note="not measured: a substitute's latency says nothing about the engine",
+            ),
+        ),
+    )
+    return _report(
+        target=Target.TENSORRT_RTX,
+        verdict=INCONCLUSIVE,
+        exit_code=5,
+        substitute=why,
+        gates=tuple(gate_record(result) for result in (PARITY, ACCURACY, latency, SIZE)),
+        latencies=(),
+    )
+
+
+def stopped() -> BuildReport:
+    failed_step = StepRecord(
+        id="audio_encoder/quantize",
+        component="audio_encoder",
+        kind="quantize",
+        method="static",
+        status="failed",
+        why="options changed: samples 128 → 256",
+        seconds=0.8,
+        size_before_bytes=_FP32["audio_encoder"],
+    )
+    skipped = [
+        step.model_copy(
+            update={
+                "status": "skipped",
+                "why": "audio_encoder/quantize failed",
+                "seconds": 0.0,
+                "size_before_bytes": None,
+                "size_after_bytes": None,
+                "metadata": {},
+                "key": "",
+            }
+        )
+        for step in STEPS[5:]
+    ]
+    return _report(
+        seconds=15.9,
+        verdict=FAIL,
+        exit_code=3,
+        server_version=None,
+        steps=(*STEPS[:4], failed_step, *skipped),
+        stages=(),
+        sizes=(),
+        latencies=(),
+        failure=Failure(
+            step="audio_encoder/quantize",
+            message="calibration sample 41 of input 'waveform' holds 3 NaN (first at [1207])",
+            hint="remove the sample in data.py:calibration, or clean it before it is given",
+            log=Path(".mmdeploy/log/build-20260314T092653Z.log"),
+        ),
+    )
+
+
+SAMPLES = {"passed": passed, "failed": failed, "inconclusive": inconclusive, "stopped": stopped}
+
+
+def main() -> None:
+    from rich.console import Console
+
+    from mmdeploy.report import write_all
+    from mmdeploy.report.terminal import Summary
+
+    folder = Path(sys.argv[1])
+    for name, make in SAMPLES.items():
+        files = write_all(make(), folder / name)
+        Console(legacy_windows=False).print(Summary(make(), files))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from mmdeploy.version import __version__
+
 __all__ = ["BuildReport", "Outcome", "Recipe", "Settings", "__version__", "build", "load_recipe", "plan"]
 
 if TYPE_CHECKING:

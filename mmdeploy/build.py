@@ -54,6 +54,8 @@ _EXIT_BY_VERDICT = {
     Verdict.FAIL: EXIT_GATE_FAILED,
     Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE,
 }
+#: What is started first when there is a choice: what the longest chains wait for.
+_ORDER = ("export", "quantize", "outputs", "engine", "reference")
 #: Runs of a recipe whose folders are kept, the new one included.
 _RUNS_KEPT = 10
 
@@ -168,10 +170,10 @@ class _Run:
                 decision = decisions[finished.step_id]
                 running.discard(decision.step.key)
                 why = decision.why if finished.made else "made by another build meanwhile"
-                self._record(decision.step, finished.artifact, finished.made, why, finished.seconds)
+                self._record(decision.step, finished.artifact, made=finished.made, why=why, seconds=finished.seconds)
                 for twin in [step for step in waiting if step.key == decision.step.key]:
                     waiting.remove(twin)
-                    self._record(twin, finished.artifact, False, f"the same as {decision.step.id}", 0.0)
+                    self._record(twin, finished.artifact, made=False, why=f"the same as {decision.step.id}")
 
     def stage_and_judge(self) -> None:
         """Write both repositories, serve them and run the gates."""
@@ -256,10 +258,10 @@ class _Run:
         """Take a step's artifact from the store if it is there and whole."""
         artifact = self.store.get(decision.step.key) if decision.reuse else None
         if artifact is not None:
-            self._record(decision.step, artifact, False, decision.why, 0.0)
+            self._record(decision.step, artifact, made=False, why=decision.why)
         return artifact is not None
 
-    def _record(self, step: Step, artifact: Artifact, made: bool, why: str, seconds: float) -> None:
+    def _record(self, step: Step, artifact: Artifact, *, made: bool, why: str, seconds: float = 0.0) -> None:
         self.state.artifacts[step.id] = artifact
         self.store.remember(self.recipe.name, step.id, step.identity)
         source = self.state.artifacts.get(step.needs[0]) if step.needs else None
@@ -304,7 +306,7 @@ def _startable(waiting: list[Step], artifacts: Mapping[str, Artifact], running: 
     for step in waiting:
         if step.key not in running and all(need in artifacts for need in step.needs):
             ready.setdefault(step.key, step)
-    return list(ready.values())
+    return sorted(ready.values(), key=lambda step: _ORDER.index(step.kind))
 
 
 def _unfinished(step: Step, *, failed: bool) -> StepRecord:

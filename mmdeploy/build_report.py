@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
-from mmdeploy import __version__
+from mmdeploy.version import __version__
 from mmdeploy.contracts import GateResult, Verdict
 from mmdeploy.errors import EXIT_PASS, UsageError
 from mmdeploy.target import Hardware, Target

@@ -47,15 +47,15 @@ def _score_series(details: Mapping[str, Any]) -> StageSeries | None:
 
 
 def _component_stages(name: str, artifacts: Mapping[str, Artifact], tensors: Mapping[str, Any]) -> Iterator[Stage]:
-    for label, step in (("ONNX FP32", "export"), ("INT8", "quantize")):
-        artifact = artifacts.get(f"{name}/{step}")
-        value = artifact.metadata.get("sqnr_db") if artifact else None
-        if value is not None:
-            yield Stage(label=label, value=float(value))
+    quantized = artifacts.get(f"{name}/quantize")
+    if quantized and quantized.metadata.get("sqnr_db"):
+        worst = min(float(value) for value in quantized.metadata["sqnr_db"].values())
+        yield Stage(label="INT8 graph", value=worst, note="against its FP32 graph, on calibration batches")
     served = [_sqnr_db(figures) for label, figures in tensors.items() if label.split(".")[0] == name]
     measured = [value for value in served if value is not None]
     if measured:
-        yield Stage(label="served", value=min(measured), note="the worst output" if len(measured) > 1 else "")
+        note = "against PyTorch, on evaluation samples"
+        yield Stage(label="served", value=min(measured), note=note + ("; the worst output" if measured[1:] else ""))
 
 
 def _sqnr_db(figures: Mapping[str, Any]) -> float | None:

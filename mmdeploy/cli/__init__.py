@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mmdeploy import __version__
+from mmdeploy.version import __version__
 from mmdeploy.cli.outcome import ReaderGone, run
 from mmdeploy.errors import EXIT_USAGE, did_you_mean
 

@@ -22,6 +22,7 @@ from mmdeploy.cli.options import destination_option, recipe_argument, set_option
     "Failed gates are never published.",
 )
 def command(
+    *,
     recipe: Path,
     overrides: tuple[str, ...],
     workdir: Path,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="gRPC host:port, or http://host:port.")
 @click.option("--fit", is_flag=True, help="Resize images, and cut or fill audio, to the size that the model takes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model: str, files: tuple[str, ...], url: str, fit: bool, as_json: bool) -> None:
+def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, as_json: bool) -> None:
     """Send files to a served ensemble: PNG, JPEG, WAV, .npy or JSON, one for each input.
 
     The model may batch or not: one sample is sent. An http:// URL speaks KServe v2 JSON, anything else gRPC.

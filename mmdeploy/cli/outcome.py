@@ -55,7 +55,7 @@ def run(commands: click.Command, argv: Sequence[str]) -> int:
         _say("error", error.format_message())
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
-        _say("interrupted", "nothing was published")
+        _say("error", "interrupted")
         return EXIT_INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         # Python flushes standard output once more at exit: give it something that can be written to.

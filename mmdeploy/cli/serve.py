@@ -30,6 +30,7 @@ _WATCH_S = 1.0
 )
 @workdir_option
 def command(
+    *,
     repository: Path,
     host: str,
     http_port: int,

@@ -58,6 +58,7 @@ def to_fp16(model: Any, keep_fp32: Sequence[str] = (), *, component: str = "") -
 
     _refuse_control_flow(model.graph, component)
     _name_nodes(model.graph.node)
+    _sort(model.graph)  # where it is not, as ONNX Runtime's quantizer leaves it, types are not inferred
     del model.graph.value_info[:]  # torch lists its weights there, which the converter takes for activations
     kept = _kept(model, keep_fp32, component)
     try:
@@ -225,7 +226,7 @@ def _drop_unused_casts(graph: Any, outputs: set[str]) -> None:
 
 
 def _sort(graph: Any) -> None:
-    """Put each node behind what it reads: the converter appends its casts at the end."""
+    """Put each node behind what it reads, as ONNX wants it: converters append theirs at the end."""
     from graphlib import TopologicalSorter
 
     producer = {output: index for index, node in enumerate(graph.node) for output in node.output}

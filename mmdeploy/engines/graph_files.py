@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def save_graph(model: Any, path: Path) -> None:
     """Write an ``onnx.ModelProto`` with its weights, which near 2 GiB go into ``<name>.data``."""
     import onnx
 
-    if model.ByteSize() < _INLINE_LIMIT_BYTES:
+    weights_bytes = sum(len(tensor.raw_data) or 8 * math.prod(tensor.dims) for tensor in _tensors(model))
+    if weights_bytes < _INLINE_LIMIT_BYTES:  # not ByteSize(), which takes as long as writing the file
         onnx.save(model, str(path))
         return
     onnx.save(

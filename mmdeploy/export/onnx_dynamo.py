@@ -130,8 +130,7 @@ def _export(module: nn.Module, artifact: Artifact, options: Options, context: St
         feed={name: feed[name] for name in order},
         outputs=tuple(facts["outputs"]),
         dynamic_axes={
-            spec.name: tuple(axis + 1 for axis, size in enumerate(spec.shape) if size == -1)
-            for spec in artifact.inputs
+            spec.name: tuple(axis + 1 for axis, size in enumerate(spec.shape) if size == -1) for spec in artifact.inputs
         },
         opset=options.opset,
         root=Path(facts["root"]),
@@ -146,9 +145,7 @@ def _save(proto: Any, path: Path) -> None:
 
     external = proto.ByteSize() > _EXTERNAL_DATA_BYTES
     try:
-        onnx.save_model(
-            proto, path, save_as_external_data=external, location=f"{path.name}.data" if external else None
-        )
+        onnx.save_model(proto, path, save_as_external_data=external, location=f"{path.name}.data" if external else None)
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as cause:
         raise ExportError(f"torch.onnx wrote a graph that is not valid ONNX: {cause}") from cause
@@ -175,8 +172,6 @@ def _figures(proto: Any, path: Path, options: Options) -> dict[str, Any]:
     return {
         "opset": options.opset,
         "nodes_by_op_type": dict(sorted(Counter(node.op_type for node in proto.graph.node).items())),
-        "parameters": sum(
-            math.prod(weight.dims) for weight in proto.graph.initializer if weight.data_type in floats
-        ),
+        "parameters": sum(math.prod(weight.dims) for weight in proto.graph.initializer if weight.data_type in floats),
         "bytes": path.stat().st_size + (data.stat().st_size if data.exists() else 0),
     }

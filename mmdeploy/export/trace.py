@@ -79,9 +79,7 @@ def to_onnx(request: Request) -> Any:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep what the exporter prints, warns and logs out of the user's sight; it goes to our debug log."""
-    names = [
-        name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("torch", "onnxscript")
-    ]
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("torch", "onnxscript")]
     handlers = {handler for name in names for handler in logging.getLogger(name).handlers}
     levels = {handler: handler.level for handler in handlers}
     printed = io.StringIO()
@@ -187,13 +185,14 @@ def _specializing_line(wrapper: nn.Module, values: tuple[Tensor, ...], request: 
     import torch
 
     try:
+        from torch._logging.structured import INTERN_TABLE
+
         draft = torch.export.draft_export(wrapper, values, dynamic_shapes=_dynamic_shapes(request))
         report: Any = draft._report  # type: ignore[attr-defined]
-        names = {int(index): name for index, name in report.str_to_filename.items()}
+        names = {number: name for name, number in INTERN_TABLE.items()}
         for failure in report.failures:
             frames = [
-                (names.get(int(frame["filename"]), ""), frame["line"])
-                for frame in failure.data.get("user_stack", ())
+                (names.get(int(frame["filename"]), ""), frame["line"]) for frame in failure.data.get("user_stack", ())
             ]
             own = [(file, line) for file, line in frames if is_user_file(file)]
             if own:

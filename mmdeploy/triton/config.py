@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Key of ``parameters`` under which the embedded backends find the rules that requests must keep.
 INPUT_RULES_PARAMETER = "mmdeploy.inputs"
+#: Where an engine puts the graph level among its parameters; in config.pbtxt it is a field of its own.
+GRAPH_LEVEL_PARAMETER = "optimization.graph.level"
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class ServedComponent:
         inputs: Ensemble tensor by the component's input name.
         outputs: Ensemble tensor by the component's output name.
         serving: The recipe's serving section.
-        parameters: Strings for the backend, as `Engine.serving` gives them.
+        parameters: Strings for the backend, as `Engine.serving` gives them; ``optimization.graph.level``
+            among them becomes the field of that name.
         input_rules: What a request must keep, by input name; JSON-able, read by the embedded backends.
         labels: Label file by output name; line n names class n.
-        graph_level: Triton's ``optimization.graph.level``; None leaves it out.
         version: Number of the version folder.
     """
 
@@ -53,7 +55,6 @@ class ServedComponent:
     parameters: Mapping[str, str] = field(default_factory=dict)
     input_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     labels: Mapping[str, Path] = field(default_factory=dict)
-    graph_level: int | None = None
     version: int = 1
 
 
@@ -103,20 +104,19 @@ def component_config(component: ServedComponent) -> ModelConfig:
     config.default_model_filename = component.filename
     _add_tensors(config.input, artifact.inputs, serving.max_batch_size)
     _add_tensors(config.output, artifact.outputs, serving.max_batch_size)
-    if serving.max_batch_size:
-        # Triton has no scalars: one value a sample travels as [1] and is reshaped to [] for the engine.
-        for tensor in (*config.input, *config.output):
-            if any(
-                spec.name == tensor.name and not spec.shape for spec in (*artifact.inputs, *artifact.outputs)
-            ):
-                tensor.reshape.SetInParent()
+    specs = (*artifact.inputs, *artifact.outputs)
+    for tensor, spec in zip((*config.input, *config.output), specs, strict=True):
+        if not spec.shape:
+            # Triton has no scalars: one value a sample travels as [1] and is reshaped to [] for the engine.
+            tensor.reshape.shape.extend([] if serving.max_batch_size else [-1])
+            tensor.reshape.SetInParent()
     for output in config.output:
         if output.name in component.labels:
             output.label_filename = label_filename(output.name)
     _add_serving(config, component)
-    if component.graph_level is not None:
-        config.optimization.graph.level = component.graph_level
     parameters = dict(component.parameters)
+    if graph_level := parameters.pop(GRAPH_LEVEL_PARAMETER, ""):
+        config.optimization.graph.level = int(graph_level)
     if component.input_rules:
         rules = {name: dict(rule) for name, rule in component.input_rules.items()}
         parameters[INPUT_RULES_PARAMETER] = json.dumps(rules, sort_keys=True)
@@ -202,7 +202,7 @@ def _add_tensors(fields: Any, specs: Iterable[TensorSpec], max_batch_size: int) 
     lead = [] if max_batch_size else [-1]
     for spec in specs:
         added = fields.add(name=spec.name, data_type=DataType.Value(f"TYPE_{spec.dtype}"))
-        added.dims.extend([*lead, *spec.shape] or [1])
+        added.dims.extend([*lead, *(spec.shape or [1])])
 
 
 def _add_serving(config: ModelConfig, component: ServedComponent) -> None:
@@ -249,5 +249,5 @@ def _add_warmup(config: ModelConfig, section: Warmup, inputs: Sequence[TensorSpe
             given = sample.inputs[spec.name]
             given.data_type = DataType.Value(f"TYPE_{spec.dtype}")
             shape = [section.variable_size if dim == -1 else dim for dim in spec.shape]
-            given.dims.extend(shape if largest else [1, *shape])
+            given.dims.extend([*([] if largest else [1]), *(shape or [1])])
             setattr(given, f"{section.data}_data", True)

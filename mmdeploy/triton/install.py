@@ -1,9 +1,9 @@
 """Finds a Triton Inference Server on this machine and lays out what it needs to run.
 
 Three places are tried, in this order: a binary that the caller names, ``tritonserver`` on PATH (a release
-container or a native installation, with its own backends), and the binary in the ``nvidia-pytriton`` wheel. The
-wheel has no ONNX Runtime or TensorRT backend, so there the Python-based backends in `mmdeploy.triton.backends`
-stand in for them: the same repository serves in both.
+container or a native installation, with its own backends), and the binary in the ``nvidia-pytriton`` wheel.
+The wheel has no ONNX Runtime or TensorRT backend, so there the Python-based backends in
+`mmdeploy.triton.backends` stand in for them: the same repository serves in both.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def find_installation(binary: Path | None = None) -> Installation:
     if root is None:
         raise EnvironmentUnfitError(
             "no Triton Inference Server: tritonserver is not on PATH and nvidia-pytriton is not installed",
-            hint="pip install 'multimodal-deploy[cpu]', or name a tritonserver binary, or the URL of a running one",
+            hint="pip install 'multimodal-deploy[cpu]', or name a tritonserver or the URL of a running one",
         )
     _check_python(root)
     return Installation(root / "bin" / "tritonserver", root)
@@ -112,6 +112,25 @@ def server_environment(installation: Installation) -> dict[str, str]:
     return environment
 
 
+def is_complete(repository: Path) -> bool:
+    """Say whether every model's config.pbtxt names its inputs and outputs, so that no backend need be asked.
+
+    Completing configs costs the python backend a process for each model: a second or more at the start.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    for model in (path for path in repository.iterdir() if path.is_dir()):
+        try:
+            text = (model / "config.pbtxt").read_text()
+            config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        except (OSError, UnicodeDecodeError, text_format.ParseError):
+            return False
+        if not (config.input and config.output and (config.backend or config.platform)):
+            return False
+    return True
+
+
 def link_package(folder: Path) -> None:
     """Link this mmdeploy into the server's working folder, which comes first on the stub's ``sys.path``."""
     (folder / "mmdeploy").symlink_to(Path(__file__).parents[1], target_is_directory=True)
@@ -145,13 +164,13 @@ def _check_python(root: Path) -> None:
         )
     if not (Path(sys.executable).parent / "python3").exists():
         raise EnvironmentUnfitError(
-            f"there is no python3 beside {sys.executable}: Triton's stub would find the packages of another Python",
+            f"there is no python3 beside {sys.executable}: Triton's stub would use another Python's packages",
             hint="run mmdeploy from a virtual environment",
         )
     numpy = metadata.version("numpy")
     if int(numpy.split(".")[0]) >= 2:
         raise EnvironmentUnfitError(
-            f"NumPy {numpy} is installed, and nvidia-pytriton's python stub returns empty outputs under NumPy 2 "
-            "without an error",
+            f"NumPy {numpy} is installed, and under NumPy 2 the python stub of nvidia-pytriton gives "
+            "outputs of size 0 without an error",
             hint="pip install 'numpy>=1.26,<2'",
         )

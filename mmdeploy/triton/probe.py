@@ -6,7 +6,6 @@ Triton reports a model as ready although its stub process is dead and every requ
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,13 +14,11 @@ import numpy as np
 from mmdeploy.artifact import NUMPY_BY_DTYPE
 from mmdeploy.contracts import Array
 from mmdeploy.errors import InferenceError, ServerError
-from mmdeploy.triton.client import GrpcRunner, get_json
-
-logger = logging.getLogger(__name__)
+from mmdeploy.triton.client import GrpcRunner, ask_json
 
 
-def probe_models(grpc_url: str, http_url: str, *, timeout_s: float) -> tuple[str, ...]:
-    """Ask every model that is loaded for one inference of batch 1.
+def probe_models(grpc_url: str, http_url: str, *, timeout_s: float) -> dict[str, str | None]:
+    """Ask every loaded model for one inference of batch 1; ensembles come last, after what they are made of.
 
     Args:
         grpc_url: ``host:port``.
@@ -29,37 +26,30 @@ def probe_models(grpc_url: str, http_url: str, *, timeout_s: float) -> tuple[str
         timeout_s: For each request.
 
     Returns:
-        The names of the models that answered. Models that cannot be asked so (strings, sequences, several
-        responses a request) are left out.
+        By model name, None for an answer, else what went wrong. Models that cannot be asked so (strings,
+        sequences, several responses a request) are left out. An ensemble is not asked after a failure of
+        another model: it would fail too, and an ensemble's failure can lock Triton 2.51 up.
 
     Raises:
-        ServerError: If a model does not answer, with its reason.
+        ServerError: If the server itself does not answer.
     """
-    answered = []
-    for model in loaded_models(http_url, timeout_s=timeout_s):
-        config = get_json(f"{http_url}/v2/models/{model}/config", timeout_s=timeout_s)
-        feed_dict = probe_inputs(config)
+    names = loaded_models(http_url, timeout_s=timeout_s)
+    configs = {name: ask_json(f"{http_url}/v2/models/{name}/config", timeout_s=timeout_s) for name in names}
+    results: dict[str, str | None] = {}
+    for name in sorted(configs, key=lambda name: "ensemble_scheduling" in configs[name]):
+        feed_dict = probe_inputs(configs[name])
         if feed_dict is None:
-            logger.debug("%s cannot be probed", model)
             continue
-        runner = GrpcRunner(grpc_url, model, timeout_s=timeout_s)
-        try:
-            runner.infer(feed_dict)
-        except InferenceError as error:
-            raise ServerError(
-                f"model {model!r} is loaded but does not answer a probe: {error}",
-                hint="a killed stub process needs the model unloaded and loaded again, or the server restarted",
-            ) from error
-        finally:
-            runner.close()
-        answered.append(model)
-    return tuple(answered)
+        if "ensemble_scheduling" in configs[name] and any(results.values()):
+            break
+        results[name] = _ask(grpc_url, name, feed_dict, timeout_s)
+    return results
 
 
 def loaded_models(http_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
     """Return the names of the models that are loaded, sorted."""
-    index = get_json(f"{http_url}/v2/repository/index", body={"ready": True}, timeout_s=timeout_s)
-    return tuple(sorted({entry["name"] for entry in index["items"]}))
+    index = ask_json(f"{http_url}/v2/repository/index", body={"ready": True}, timeout_s=timeout_s)
+    return tuple(sorted({entry["name"] for entry in index}))
 
 
 def probe_inputs(config: Mapping[str, Any]) -> dict[str, Array] | None:
@@ -72,17 +62,25 @@ def probe_inputs(config: Mapping[str, Any]) -> dict[str, Array] | None:
     if "sequence_batching" in config or config.get("model_transaction_policy", {}).get("decoupled"):
         return None
     rules = json.loads(config.get("parameters", {}).get("mmdeploy.inputs", {}).get("string_value", "{}"))
-    warmup = next(iter(config.get("model_warmup", [])), {}).get("inputs", {})
+    warmups: list[dict[str, Any]] = config.get("model_warmup", [])
+    warmup: dict[str, Any] = warmups[0]["inputs"] if warmups else {}
     batch = (1,) if config.get("max_batch_size", 0) else ()
     feed_dict = {}
     for tensor in config["input"]:
-        dtype = NUMPY_BY_DTYPE.get(tensor["data_type"].removeprefix("TYPE_"))
+        name, dtype = tensor["name"], NUMPY_BY_DTYPE.get(tensor["data_type"].removeprefix("TYPE_"))
         if dtype is None:
             return None
-        dims = [int(size) for size in tensor["dims"]]
-        declared = [int(size) for size in warmup.get(tensor["name"], {}).get("dims", [])]
-        if -1 in dims:
-            dims = declared if len(declared) == len(dims) else [1 if size == -1 else size for size in dims]
-        low, high = rules.get(tensor["name"], {}).get("range", (0, 0))
-        feed_dict[tensor["name"]] = np.full((*batch, *dims), 0 if low <= 0 <= high else low, dtype)
+        declared = warmup.get(name, {}).get("dims", tensor["dims"])
+        dims = [max(int(size), 1) if int(size) < 0 else int(size) for size in declared]
+        low, high = rules.get(name, {}).get("range", (0, 0))
+        feed_dict[name] = np.full((*batch, *dims), 0 if low <= 0 <= high else low, dtype)
     return feed_dict
+
+
+def _ask(grpc_url: str, model: str, feed_dict: Mapping[str, Array], timeout_s: float) -> str | None:
+    try:
+        with GrpcRunner(grpc_url, model, timeout_s=timeout_s) as runner:
+            runner.infer(feed_dict)
+    except (InferenceError, ServerError) as error:
+        return error.message
+    return None

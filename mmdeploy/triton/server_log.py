@@ -1,4 +1,4 @@
-"""Reads a Triton log: why a model was refused, why the server ended, what came last."""
+"""Reads a Triton log: why a model was refused, why the server ended, what it said last."""
 
 from __future__ import annotations
 
@@ -6,37 +6,58 @@ import re
 from pathlib import Path
 
 _TAIL_LINES = 15
-_STATUS = re.compile(r"^\| (?P<model>\S+) +\| (?P<version>\S+) +\| (?P<status>UNAVAILABLE.*?) *\|$", re.MULTILINE)
-_LOADED = re.compile(r"failed to load '(?P<model>[^']+)' version (?P<version>\d+): (?P<status>.*)\"$", re.MULTILINE)
-_REPOSITORY = re.compile(r"model_repository_manager\.cc:\d+\] \"?(?P<reason>.*?)\"?$", re.MULTILINE)
-_PORT_TAKEN = re.compile(r"Socket '(?P<socket>[^']+)' already in use")
-# Without a GPU the wheel's server complains about what it does not find, at level E; none of it matters.
-_HARMLESS = re.compile(r"CudaDriverHelper|unable to create stream|NVML|DCGM|pinned_memory_manager|^[+|]|^$")
+# In the order of trust: the last line that names a model holds its reason whole.
+_REFUSALS = (
+    re.compile(
+        r"ensemble '?(?P<model>[^' ]+)'? (?P<reason>(?:depends on|contains models).*)\"$", re.MULTILINE
+    ),
+    re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)\"$", re.MULTILINE),
+    re.compile(r"failed to load model '(?P<model>[^']+)': (?P<reason>.*)\"$", re.MULTILINE),
+    re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)\"$", re.MULTILINE),
+)
+_FATAL = re.compile(r"^(?:error|failed).*", re.MULTILINE)
+_PORT_TAKEN = re.compile(r"Socket '(?P<address>[^']+)' already in use")
+# Without a GPU the wheel's server complains of what it does not find; tables repeat what was said before.
+_NOISE = re.compile(r"CUDA driver|CudaDriverHelper|NVML|DCGM|^[+|]|^\s*$")
 
 
-def refused_models(text: str) -> dict[str, str]:
-    """Return the reason for each model that could not be loaded, by model name.
+def refusals(text: str) -> dict[str, str]:
+    """Return why each model was refused, by model name.
 
-    Reasons come from the errors as they were logged, which are whole; the load-status table fills in the rest.
+    Ensembles refused only because a step was refused are left out, so that causes stand alone.
     """
-    reasons = {found["model"]: found["status"] for found in _STATUS.finditer(text)}
-    reasons |= {found["model"]: found["status"] for found in _LOADED.finditer(text)}
-    return {model: reason.replace("\\n", "\n").strip() for model, reason in reasons.items()}
+    dependents, *causes = (
+        {match["model"]: _first_part(match["reason"]) for match in pattern.finditer(text)}
+        for pattern in _REFUSALS
+    )
+    reasons: dict[str, str] = {}
+    for found in causes:
+        reasons |= found
+    return reasons or dependents
 
 
-def repository_errors(text: str) -> list[str]:
-    """Return what the repository manager refused: bad configs, and ensembles whose steps are missing."""
-    lines = [line for line in text.splitlines() if line.startswith("E")]
-    return [found["reason"].replace("\\n", "\n") for line in lines if (found := _REPOSITORY.search(line))]
+def last_words(text: str) -> str:
+    """Return Triton's own closing error, or the last lines that say something."""
+    fatal = _FATAL.findall(text)
+    return fatal[-1] if fatal else "\n".join(informative_lines(text)[-_TAIL_LINES:])
 
 
-def taken_socket(text: str) -> str | None:
-    """Return the address that Triton could not bind to, if that is why it ended."""
+def informative_lines(text: str) -> list[str]:
+    """Return the lines of a log without tables and without complaints about a missing GPU."""
+    return [line for line in text.splitlines() if not _NOISE.search(line)]
+
+
+def taken_address(text: str) -> str | None:
+    """Return the ``host:port`` that Triton could not bind to, if it said so."""
     found = _PORT_TAKEN.search(text)
-    return found["socket"] if found else None
+    return found["address"] if found else None
 
 
-def tail(path: Path, lines: int = _TAIL_LINES) -> str:
-    """Return the last lines that say something."""
-    text = path.read_text(errors="replace") if path.exists() else ""
-    return "\n".join([line for line in text.splitlines() if not _HARMLESS.search(line)][-lines:])
+def read(log: Path | None) -> str:
+    """Return a log's text; empty when there is none."""
+    return log.read_text(errors="replace") if log is not None and log.exists() else ""
+
+
+def _first_part(reason: str) -> str:
+    """Cut the Python traceback that the stub appends, and undo the log's escapes."""
+    return reason.split("\\n\\nAt:")[0].replace("\\n", "\n").strip()

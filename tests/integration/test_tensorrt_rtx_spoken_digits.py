@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from mmdeploy.sources import resolve_callable
-from mmdeploy.torch_model import TorchChain, WiredModule, load_model
 
 from mmdeploy import engines, export, quantize
 from mmdeploy.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec
 from mmdeploy.contracts import Encoding, StepContext
 from mmdeploy.errors import DataError
 from mmdeploy.sessions import SessionRunner, open_session
+from mmdeploy.sources import resolve_callable
 from mmdeploy.target import Target
+from mmdeploy.torch_model import TorchChain, WiredModule, load_model
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,8 @@ COMPONENTS = (
     WiredModule("audio_encoder", "audio_encoder", {"waveform": "audio"}, {"tokens": "audio_tokens"}),
     WiredModule("fusion", "fusion", {"image": "image_tokens", "audio": "audio_tokens"}, {"logits": "logits"}),
 )
+#: The spectrogram's power spans too many orders of magnitude for 8 bits.
+FLOAT_NODES = {"audio_encoder": ("spectrogram/*",)}
 
 
 @dataclasses.dataclass
@@ -138,15 +140,12 @@ def test_fp16_is_close_although_every_result_is_rounded(component: Built) -> Non
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_int8(component: Built, precision: str) -> None:
+    context = component.context(f"int8_{precision}")
     quantizer = quantize.METHODS["static"]
-    quantized = quantizer.run(
-        component.graph,
-        quantizer.Options(calibrator="minmax", samples=48),
-        component.context("quantize"),
-    )
+    options = quantizer.Options(samples=48, batch_size=16, exclude=FLOAT_NODES.get(context.component, ()))
+    quantized = quantizer.run(component.graph, options, component.context("quantize"))
     operators = {node.op_type for node in onnx.load(quantized.path).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
-    context = component.context(f"int8_{precision}")
     built = build(quantized, context, precision=precision)
     feed = context.examples(16)
     stand_in = built.path.with_name(built.metadata["graph"])

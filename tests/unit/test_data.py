@@ -227,8 +227,7 @@ def test_only_one_sample_is_held(tmp_path):
 def test_batches_hold_every_sample_once_and_can_be_read_again(tmp_path_factory, count, size, limit):
     root = tmp_path_factory.mktemp("batches")
     (root / "data.py").write_text(
-        "import numpy as np\n"
-        f"def samples(): return ({{'x': np.array([i], np.float32)}} for i in range({count}))\n"
+        f"import numpy as np\ndef samples(): return ({{'x': np.array([i], np.float32)}} for i in range({count}))\n"
     )
     spec = (TensorSpec("x", "FP32", (1,)),)
     read = data.batches("data.py:samples", root=root, specs=spec, batch_size=size, limit=limit)

@@ -1,9 +1,9 @@
 """Check any Triton model repository against what Triton enforces when it loads one, without a server.
 
-The rules are those of Triton 2.51 (release 24.10): read in the sources of triton-inference-server/core, and each
-tried on a real server. An error is a model that Triton refuses, or that takes the server down; a warning loads,
-but not as its author can have meant it. What a backend fills in or checks itself when it opens the model file
-(tensor names and shapes inside an ONNX file, say) is not seen from here.
+The rules are those of Triton 2.51 (release 24.10): read in the sources of triton-inference-server/core, and
+each tried on a real server. An error is a model that Triton refuses, or that takes the server down; a warning
+loads, but not as its author can have meant it. What a backend fills in or checks itself when it opens the
+model file (tensor names and shapes inside an ONNX file, say) is not seen from here.
 """
 
 from __future__ import annotations

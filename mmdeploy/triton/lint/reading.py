@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 #: Folders of a model that are no versions (core: constants.h).
-NO_VERSION = frozenset({"warmup", "initial_state", "configs"})
+WARMUP_FOLDER = "warmup"
+NO_VERSION = frozenset({WARMUP_FOLDER, "initial_state", "configs"})
 #: Model file of each backend that reads one (core: AutoCompleteBackendFields).
 FILE_BY_BACKEND: Mapping[str, str] = {
     "tensorrt": "model.plan",

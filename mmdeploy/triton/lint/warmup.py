@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmdeploy.triton.lint.finding import Hit
-from mmdeploy.triton.lint.reading import NO_VERSION, Model, Repositories
-
-_DATA_FOLDER = "warmup"
-assert _DATA_FOLDER in NO_VERSION
+from mmdeploy.triton.lint.reading import WARMUP_FOLDER, Model, Repositories
 
 
 def _samples(model: Model) -> Iterator[tuple[str, Any]]:
@@ -88,10 +85,10 @@ def warmup_data(model: Model, repositories: Repositories) -> Iterator[Hit]:
                     f"{at}.inputs",
                 )
             elif source == "input_data_file":
-                path = model.folder / _DATA_FOLDER / given.input_data_file
+                path = model.folder / WARMUP_FOLDER / given.input_data_file
                 if not path.is_file():
                     yield Hit(
-                        f"{model.name}/{_DATA_FOLDER}/{given.input_data_file} is missing",
+                        f"{model.name}/{WARMUP_FOLDER}/{given.input_data_file} is missing",
                         "put the raw tensor there",
                         f"{at}.inputs",
                     )

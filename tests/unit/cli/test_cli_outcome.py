@@ -50,7 +50,7 @@ def ending(error):
             4,
             "error: out of memory\nhint: use fewer calibration or evaluation samples, or a machine with more memory\n",
         ),
-        (KeyboardInterrupt(), 130, "\ninterrupted: nothing was published\n"),
+        (KeyboardInterrupt(), 130, "\nerror: interrupted\n"),
         (click.FileError("x.yaml", "no such file"), 2, "error: Could not open file 'x.yaml': no such file\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -132,7 +132,7 @@ def test_ctrl_c_ends_with_one_line_and_130(tmp_path):
     finally:
         os.close(writer)
     assert process.returncode == 130
-    assert told.strip() == "interrupted: nothing was published"
+    assert told.strip() == "error: interrupted"
 
 
 def open_for_writing(pipe):

@@ -37,6 +37,7 @@ def input_types(model: onnx.ModelProto, op_type: str) -> list[int]:
 
 
 def answer(model: onnx.ModelProto, **feed: np.ndarray) -> np.ndarray:
+    onnx.checker.check_model(model, full_check=True)
     runner = SessionRunner(open_session(model.SerializeToString(), {}))
     return runner.infer(feed)[runner.outputs[0].name]
 
@@ -122,6 +123,16 @@ def test_scales_that_fp16_cannot_hold_keep_their_node_in_fp32() -> None:
     assert kept == ("DequantizeLinear_2",)
     _, kept = to_fp16(parse(text, weights, opset=18))  # FP16 scales came with opset 19
     assert set(kept) == {"QuantizeLinear_0", "DequantizeLinear_1", "DequantizeLinear_2"}
+
+
+def test_a_graph_out_of_order_is_converted_all_the_same() -> None:
+    model = parse(MLP, MLP_WEIGHTS)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    converted, _ = to_fp16(model)
+    onnx.checker.check_model(converted, full_check=True)
+    assert input_types(converted, "MatMul") == [FLOAT16, FLOAT16]
 
 
 def test_control_flow_is_refused() -> None:

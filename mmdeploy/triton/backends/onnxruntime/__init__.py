@@ -1,0 +1,1 @@
+"""Folder of the ``onnxruntime`` stand-in; Triton loads ``model.py`` from it."""

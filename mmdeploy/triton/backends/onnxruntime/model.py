@@ -3,13 +3,13 @@
 Triton loads this file for every model whose config.pbtxt says ``backend: "onnxruntime"`` when it lies in
 ``<backend-directory>/onnxruntime/model.py``. It reads what the native backend reads:
 ``default_model_filename``, ``parameters`` (threads, execution mode, session config entries) and
-``optimization.graph.level``. Unless the parameters say otherwise, a session takes the cores of the machine and
-does not spin, as several sessions share them.
+``optimization.graph.level``. Unless the parameters say otherwise, a session takes the cores of the machine
+and does not spin, as several sessions share them.
 
 Requests that Triton batched run as one ONNX Runtime run. Inputs are checked by the rules in the parameter
-``mmdeploy.inputs``, such as ``{"tokens": {"range": [0, 999]}, "waveform": {"finite": true}}``: INT8 graphs give
-plausible answers to NaN and to ids outside the vocabulary. Without a rule, floating inputs must be finite. A
-request that breaks a rule is answered with an error; the others of its batch are answered.
+``mmdeploy.inputs``, such as ``{"tokens": {"range": [0, 999]}, "waveform": {"finite": true}}``: INT8 graphs
+give plausible answers to NaN and to ids outside the vocabulary. Without a rule, floating inputs must be
+finite. A request that breaks a rule is answered with an error; the others of its batch are answered.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Feed = dict[str, Array]
 
 _FLOATS = ("TYPE_FP16", "TYPE_FP32", "TYPE_FP64")
 # Triton 2.51 deadlocks its gRPC endpoint when a step of an ensemble fails while the step beside it is still
-# being scheduled: the callback holds the ensemble's lock and waits for the request's, the scheduling thread the
-# other way round. So an error waits until scheduling, which takes well under a millisecond, is surely over.
+# being scheduled: the callback holds the ensemble's lock and waits for the request's, the scheduling thread
+# the other way round. So an error waits until scheduling, well under a millisecond, is surely over.
 _ERROR_DELAY_S = 0.03
 
 
@@ -52,7 +52,7 @@ class TritonPythonModel:
         rules = json.loads(parameters.get("mmdeploy.inputs", "{}"))
         checks = ((tensor["name"], _check(tensor, rules)) for tensor in config["input"])
         self.checks = [(name, check) for name, check in checks if check is not None]
-        # What is loaded now lives as long as the process; left to itself the collector walks it again and again.
+        # What is loaded now lives as long as the process; the collector would walk it again and again.
         gc.collect()
         gc.freeze()
 
@@ -63,10 +63,14 @@ class TritonPythonModel:
             answers = [self._run(feed) for feed in feeds]
         else:
             answers = self._run_joined(feeds)
-        return [
-            _fail_later(request, answer) if isinstance(answer, str) else self._response(answer)
-            for request, answer in zip(requests, answers, strict=True)
-        ]
+        responses: list[Any] = []
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(answer, str):
+                _fail_later(request, answer)
+                responses.append(None)  # answered through its own response sender
+            else:
+                responses.append(self._response(answer))
+        return responses
 
     def _feed(self, request: Any) -> Feed:
         tensors = (pb_utils.get_input_tensor_by_name(request, name) for name in self.inputs)
@@ -88,7 +92,7 @@ class TritonPythonModel:
         return outputs
 
     def _run_joined(self, feeds: Sequence[Feed]) -> list[Any]:
-        """Run several requests as one. When anything is wrong, run each alone, so that it hits its cause only."""
+        """Run several requests as one; when anything is wrong, each alone, so that it hits its cause only."""
         try:
             joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
         except (KeyError, ValueError):

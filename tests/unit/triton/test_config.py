@@ -1,0 +1,82 @@
+"""config.pbtxt through the protobuf: golden texts, round trips, and messages for what cannot be read.
+
+After a change on purpose, rewrite the goldens with
+``UPDATE_GOLDEN=1 pytest tests/unit/triton/test_config.py`` and read the diff.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from served import artifact, ensembles, three_components
+
+from mmdeploy.artifact import TensorSpec
+from mmdeploy.errors import UsageError
+from mmdeploy.triton.config import ServedComponent, component_config, ensemble_config, parse, to_text
+from mmdeploy.triton.lint import lint
+from mmdeploy.triton.options import Serving
+from mmdeploy.triton.repository import stage, verify
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "triton"
+
+
+@pytest.mark.parametrize("name", ["image_encoder", "audio_encoder", "fusion", "spoken_digits"])
+def test_golden(name, tmp_path):
+    ensemble = three_components(tmp_path)
+    configs = {component.name: component_config(component) for component in ensemble.components}
+    text = to_text((configs | {ensemble.name: ensemble_config(ensemble)})[name])
+    golden = GOLDEN / f"{name}.config.pbtxt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_the_ensemble_takes_the_smallest_batch_and_names_versions(tmp_path):
+    config = ensemble_config(three_components(tmp_path))
+    assert config.max_batch_size == 16
+    assert [step.model_version for step in config.ensemble_scheduling.step] == [1, 1, 3]
+    assert not config.instance_group and not config.HasField("optimization") and not config.model_warmup
+
+
+def test_without_batching_the_batch_is_a_dimension_and_the_zero_is_written_out(tmp_path):
+    specs = (TensorSpec("x", "FP32", (4,)),)
+    engine = artifact(tmp_path, "plain", specs, specs)
+    serving = Serving(max_batch_size=0, warmup=True)
+    component = ServedComponent("plain", "onnxruntime", "model.onnx", engine, {"x": "x"}, {"x": "y"}, serving)
+    config = component_config(component)
+    assert list(config.input[0].dims) == [-1, 4]
+    assert list(config.model_warmup[0].inputs["x"].dims) == [1, 4]
+    assert "\nmax_batch_size: 0\n" in to_text(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "says"),
+    [
+        ('name: "a"\nmax_batch: 3\n', "m/config.pbtxt:2", 'no field named "max_batch"'),
+        ('name: "a"\n\ninput { data_type: FP32 }\n', "m/config.pbtxt:3", "no value named FP32"),
+        ('name: "a"\nmax_batch_size: "8"\n', "m/config.pbtxt:2", "Couldn't parse integer"),
+        ("dynamic_batching { }\nsequence_batching { }\n", "m/config.pbtxt:2", "oneof"),
+        ("input {\n", "m/config.pbtxt:1", "Expected"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_file_and_line(text, where, says):
+    with pytest.raises(UsageError) as caught:
+        parse(text, "m/config.pbtxt")
+    assert caught.value.message.startswith(f"{where}: ") and says in caught.value.message
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_ensemble_reads_back_the_same_and_lints_clean(data):
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        ensemble = data.draw(ensembles(folder / "artifacts"))
+        for config in [ensemble_config(ensemble), *map(component_config, ensemble.components)]:
+            assert parse(to_text(config), "drawn") == config
+        staged = stage(folder / "staged", ensemble)
+        assert lint(staged.path) == ()
+        assert verify(staged.path) == ()

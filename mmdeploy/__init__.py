@@ -21,8 +21,8 @@ __all__ = ["BuildReport", "Outcome", "Recipe", "Settings", "__version__", "build
 
 if TYPE_CHECKING:
     from mmdeploy.api import build, plan
-    from mmdeploy.builder import Outcome, Settings
     from mmdeploy.build_report import BuildReport
+    from mmdeploy.builder import Outcome, Settings
     from mmdeploy.loader import load_recipe
     from mmdeploy.recipe import Recipe
 

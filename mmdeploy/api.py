@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmdeploy.builder import Observer, Outcome, Settings, run_build
 from mmdeploy.build_report import StepRecord
+from mmdeploy.builder import Observer, Outcome, Settings, run_build
 from mmdeploy.fingerprints import take_fingerprints
 from mmdeploy.planner import Decision, explain, make_plan
 from mmdeploy.recipe import Recipe

@@ -69,7 +69,8 @@ class ServedDeployment:
 
     def runner(self, model: str | None = None) -> GrpcRunner:
         """Open a connection to a composing model, or to the ensemble."""
-        return GrpcRunner(self._server.grpc_url, model or self._ensemble.name)
+        served = model_name(self._ensemble.name, model) if model else self._ensemble.name
+        return GrpcRunner(self._server.grpc_url, served)
 
     def memory_bytes(self) -> int:
         """Return the resident set of the server and its children in bytes."""
@@ -77,7 +78,8 @@ class ServedDeployment:
 
     def size_bytes(self) -> dict[str, int]:
         """Return the bytes on disk of each component's engine."""
-        return {part.name: part.artifact.size_bytes for part in self._ensemble.components}
+        prefix = len(model_name(self._ensemble.name, ""))
+        return {part.name[prefix:]: part.artifact.size_bytes for part in self._ensemble.components}
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ class Staged:
 def staged(folder: Path, ensemble: ServedEnsemble) -> Staged:
     """Write an ensemble's model repository into an empty folder."""
     return Staged(stage(folder, ensemble), ensemble)
+
+
+def model_name(recipe: str, component: str) -> str:
+    """Return the name of a component's model in Triton; the recipe's name keeps two recipes served at once apart."""
+    return f"{recipe}.{component}"
 
 
 def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
@@ -154,7 +161,7 @@ def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOpti
     inputs = {key: wire.tensor for key, wire in component.inputs.items()}
     outputs = {key: wire.tensor for key, wire in component.outputs.items()}
     return ServedComponent(
-        name=name,
+        name=model_name(recipe.name, name),
         backend=module.BACKEND,
         filename=module.FILENAME,
         artifact=artifact,
@@ -220,7 +227,8 @@ def judge(
             candidate=ServedDeployment(servers[0], candidate.ensemble),
             reference=ServedDeployment(servers[1], reference.ensemble),
             components=tuple(
-                WiredComponent(part.name, part.inputs, part.outputs) for part in candidate.ensemble.components
+                WiredComponent(name, part.inputs, part.outputs)
+                for name, part in zip(topological_order(recipe.components), candidate.ensemble.components, strict=True)
             ),
             ensemble_outputs=tuple(recipe.outputs),
             feeds=recorded(original, "feeds"),

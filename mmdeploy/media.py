@@ -20,7 +20,7 @@ from mmdeploy.errors import UsageError
 Array = npt.NDArray[Any]
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 ACCEPTED = (*IMAGES, ".wav", ".npy", ".json")
-_WAV_TYPES = {1: np.dtype("u1"), 2: np.dtype("<i2"), 4: np.dtype("<i4")}
+_WAV_TYPES = {1: "u1", 2: "<i2", 4: "<i4"}
 
 
 def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
@@ -83,11 +83,11 @@ def _samples(path: Path, spec: TensorSpec, fit: bool) -> Array:
         raw = stream.readframes(frames)
     if width not in _WAV_TYPES:
         raise ValueError(f"{8 * width}-bit samples; accepted: 8, 16 or 32 bits")
-    samples = np.frombuffer(raw, _WAV_TYPES[width]).reshape(-1, channels).astype(np.float64)
-    mono = (samples - 128.0 if width == 1 else samples).mean(axis=1) / 2.0 ** (8 * width - 1)
+    samples = np.frombuffer(raw, np.dtype(_WAV_TYPES[width])).reshape(-1, channels).astype(np.float64)
+    mono: Array = (samples - 128.0 if width == 1 else samples).mean(axis=1)
+    if spec.numpy_dtype.kind == "f":
+        mono = mono / 2.0 ** (8 * width - 1)
     wanted = spec.shape[-1] if spec.shape else -1
     if fit and wanted > 0:
         mono = np.pad(mono[:wanted], (0, max(0, wanted - len(mono))))
-    return (
-        mono.astype(spec.numpy_dtype) if spec.numpy_dtype.kind == "f" else samples.mean(axis=1).astype(spec.numpy_dtype)
-    )
+    return mono.astype(spec.numpy_dtype)

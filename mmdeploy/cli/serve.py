@@ -14,7 +14,8 @@ from mmdeploy.cli.options import workdir_option
 if TYPE_CHECKING:
     from mmdeploy.triton.server import Server
 
-_WATCH_S = 1.0
+_WATCH_S = 0.5
+_PROBE_EVERY_S = 10.0
 
 
 @click.command()
@@ -65,6 +66,8 @@ def command(
             metrics_port=metrics_port,
             binary=binary,
             response_cache_bytes=cache_mib * 2**20,
+            model_control="explicit",  # a model whose backend died can be loaded again
+            load=("*",),
         )
     with server:
         _announce(server)
@@ -84,7 +87,7 @@ def _announce(server: Server) -> None:
 
 
 def _watch(server: Server) -> None:
-    """Wait for Ctrl-C or SIGTERM; a server that dies meanwhile is an error."""
+    """Wait for Ctrl-C or SIGTERM; a server that dies meanwhile is an error, a model that dies is loaded again."""
     stopped = False
 
     def stop(*_: object) -> None:
@@ -93,7 +96,12 @@ def _watch(server: Server) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    probed = time.monotonic()
     while not stopped:
-        server.check_alive()
+        server.require_running()
+        if time.monotonic() - probed > _PROBE_EVERY_S:
+            for model in server.heal():
+                click.echo(f"{model} did not answer a probe and was loaded again", err=True)
+            probed = time.monotonic()
         time.sleep(_WATCH_S)
     click.echo("stopping")

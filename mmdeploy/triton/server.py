@@ -61,7 +61,7 @@ class Server:
         Raises:
             ServerError: If a model does not answer, such as one whose stub was killed, or the server is gone.
         """
-        self._require_running()
+        self.require_running()
         results = probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s)
         broken = "".join(f"\n  {model}: {reason}" for model, reason in results.items() if reason)
         if broken:
@@ -80,7 +80,7 @@ class Server:
         Raises:
             ServerError: If a model does not answer even then.
         """
-        self._require_running()
+        self.require_running()
         results = probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s)
         broken = tuple(model for model, reason in results.items() if reason)
         for model in broken:
@@ -149,7 +149,12 @@ class Server:
     def _log_name(self) -> str | None:
         return None if self.log is None else str(self.log)
 
-    def _require_running(self) -> None:
+    def require_running(self) -> None:
+        """Do nothing while the server's process lives.
+
+        Raises:
+            ServerError: With its last words, if it is gone.
+        """
         if self._processes is None or (code := self._processes.supervisor.poll()) is None:
             return
         text = server_log.read(self.log)
@@ -169,7 +174,7 @@ class Server:
 
     def _await_ready(self, deadline: float) -> None:
         while not self._is_ready("health/ready"):
-            self._require_running()
+            self.require_running()
             if time.monotonic() > deadline:
                 said = "\n".join(server_log.informative_lines(server_log.read(self.log))[-15:])
                 raise ServerError(f"Triton was not ready in time; it said last:\n{said}", log=self._log_name)

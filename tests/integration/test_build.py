@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 import mmdeploy
-from mmdeploy.builder import Outcome, Settings, run_build
 from mmdeploy.api import Silent
 from mmdeploy.build_report import read_report
+from mmdeploy.builder import Outcome, Settings, run_build
 from mmdeploy.contracts import Verdict
 from mmdeploy.errors import DataError, ModelError, StepError
 from mmdeploy.triton import server as triton_server
@@ -133,8 +133,8 @@ def test_an_engine_that_cannot_run_here_is_judged_by_a_substitute(tiny_recipe: P
     assert report.substitute is not None
     assert "left" in report.substitute
     assert (report.exit_code, report.verdict, report.published) == (5, Verdict.INCONCLUSIVE, None)
-    assert (report.staged / "left" / "1" / "model.plan").is_file()
-    assert 'backend: "tensorrt_rtx"' in (report.staged / "left" / "config.pbtxt").read_text()
+    assert (report.staged / "two_towers.left" / "1" / "model.plan").is_file()
+    assert 'backend: "tensorrt_rtx"' in (report.staged / "two_towers.left" / "config.pbtxt").read_text()
     insisted = build(tiny_recipe, shared_workdir, *target, publish_unverified=True).report
     assert insisted.exit_code == 5
     assert insisted.published is not None

@@ -10,7 +10,7 @@ windowed cosines and sines, because TensorRT has no STFT operator.
 
 `torch.onnx.export` names a node after its operator: each product written with `@` (the spectrogram's two, and
 attention's two products of activations) becomes `node_matmul*`, each linear layer `node_MatMul_*` or
-`node_linear*`, each convolution `node_conv1d*`. The recipe keeps the first kind out of INT8 by that name.
+`node_linear*`, each convolution `node_conv1d*`. The recipe keeps the spectrogram out of INT8 by that name.
 """
 
 from __future__ import annotations

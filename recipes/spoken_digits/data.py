@@ -145,9 +145,7 @@ def covered(bad: NDArray[np.bool_], random: RandomState) -> NDArray[np.bool_]:
     return np.asarray(spans[0][:, :, None] & spans[1][:, None, :])
 
 
-def damage_clips(
-    clips: NDArray[np.float32], lengths: NDArray[np.int16], random: RandomState
-) -> NDArray[np.float32]:
+def damage_clips(clips: NDArray[np.float32], lengths: NDArray[np.int16], random: RandomState) -> NDArray[np.float32]:
     """Shift, change the tempo, lose a packet, set the level and add coloured noise.
 
     Args:

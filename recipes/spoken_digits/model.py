@@ -8,9 +8,8 @@ Everything that a client would otherwise have to repeat (scaling of pixels, log-
 encoders. Only operators that ONNX Runtime and TensorRT both have are used: the spectrogram is a product with
 windowed cosines and sines, because TensorRT has no STFT operator.
 
-`torch.onnx.export` names a node after its operator: each product written with `@` (the spectrogram's two, and
-attention's two products of activations) becomes `node_matmul*`, each linear layer `node_MatMul_*` or
-`node_linear*`, each convolution `node_conv1d*`. The recipe keeps the first kind out of INT8 by that name.
+Nodes of the exported graphs are named after these modules. The recipe keeps `spectrogram/*` out of INT8: power spans
+more orders of magnitude than 8 bits can tell apart.
 """
 
 from __future__ import annotations

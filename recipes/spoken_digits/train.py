@@ -1,6 +1,6 @@
 """Train the network of this recipe, or measure it.
 
-    python recipes/spoken_digits/train.py               # ten minutes on one core; writes both weight files
+    python recipes/spoken_digits/train.py               # a quarter of an hour on one core; writes both weight files
     python recipes/spoken_digits/train.py --evaluate    # the table of README.md, from the committed weights
 
 One run trains everything together: the fused classifier, and one linear head on the mean token of each
@@ -108,11 +108,7 @@ def learning_rate(step: int, steps: int) -> float:
     """Give the share of the peak learning rate: linear warm-up, then a half cosine down to zero."""
     warm_up = WARM_UP_EPOCHS / EPOCHS
     done = step / steps
-    return (
-        done / warm_up
-        if done < warm_up
-        else 0.5 + 0.5 * math.cos(math.pi * (done - warm_up) / (1.0 - warm_up))
-    )
+    return done / warm_up if done < warm_up else 0.5 + 0.5 * math.cos(math.pi * (done - warm_up) / (1.0 - warm_up))
 
 
 def train() -> Trainee:
@@ -171,12 +167,8 @@ def load_trainee() -> Trainee:
 
 def main() -> None:
     """Train and save, or evaluate what was saved."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--evaluate", action="store_true", help="measure the committed weights on the test split"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--evaluate", action="store_true", help="measure the committed weights on the test split")
     torch.set_num_threads(THREADS)
     if not parser.parse_args().evaluate:
         trainee = train()

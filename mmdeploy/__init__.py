@@ -21,16 +21,16 @@ __all__ = ["BuildReport", "Outcome", "Recipe", "Settings", "__version__", "build
 
 if TYPE_CHECKING:
     from mmdeploy.api import build, plan
-    from mmdeploy.build import Outcome, Settings
+    from mmdeploy.builder import Outcome, Settings
     from mmdeploy.build_report import BuildReport
     from mmdeploy.loader import load_recipe
     from mmdeploy.recipe import Recipe
 
 _HOMES = {
     "BuildReport": "mmdeploy.build_report",
-    "Outcome": "mmdeploy.build",
+    "Outcome": "mmdeploy.builder",
     "Recipe": "mmdeploy.recipe",
-    "Settings": "mmdeploy.build",
+    "Settings": "mmdeploy.builder",
     "build": "mmdeploy.api",
     "load_recipe": "mmdeploy.loader",
     "plan": "mmdeploy.api",

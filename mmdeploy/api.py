@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmdeploy.build import Observer, Outcome, Settings, run_build
+from mmdeploy.builder import Observer, Outcome, Settings, run_build
 from mmdeploy.build_report import StepRecord
 from mmdeploy.fingerprints import take_fingerprints
-from mmdeploy.plan import Decision, explain, make_plan
+from mmdeploy.planner import Decision, explain, make_plan
 from mmdeploy.recipe import Recipe
 from mmdeploy.report import write_all
 from mmdeploy.store import Store

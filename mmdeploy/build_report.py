@@ -28,10 +28,10 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
-from mmdeploy.version import __version__
 from mmdeploy.contracts import GateResult, Verdict
 from mmdeploy.errors import EXIT_PASS, UsageError
 from mmdeploy.target import Hardware, Target
+from mmdeploy.version import __version__
 
 SCHEMA_VERSION = 1
 FILENAME = "report.json"

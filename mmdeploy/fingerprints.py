@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mmdeploy import engines, export, quantize
 from mmdeploy.artifact import file_sha256
 from mmdeploy.contracts import Pass, method_of
-from mmdeploy.plan import Fingerprints, digest
+from mmdeploy.planner import Fingerprints, digest
 from mmdeploy.sources import source_files
 
 if TYPE_CHECKING:

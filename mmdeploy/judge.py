@@ -25,11 +25,11 @@ from mmdeploy import engines, gates
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.contracts import Array, Evidence, GateResult, MethodOptions, Progress, Verdict, WiredComponent, method_of
 from mmdeploy.errors import MmdeployError
-from mmdeploy.sessions import GRAPH_LEVEL
 from mmdeploy.target import Target, this_hardware, usable_cores
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
+from mmdeploy.triton.options import InstanceGroup, Serving
 from mmdeploy.triton.repository import StagedRepository, stage
 from mmdeploy.wiring import topological_order
 
@@ -153,7 +153,6 @@ def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOpti
     component, module = recipe.components[name], engines.METHODS[method_of(engine)]
     inputs = {key: wire.tensor for key, wire in component.inputs.items()}
     outputs = {key: wire.tensor for key, wire in component.outputs.items()}
-    parameters = module.serving(engine)
     return ServedComponent(
         name=name,
         backend=module.BACKEND,
@@ -161,12 +160,18 @@ def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOpti
         artifact=artifact,
         inputs=inputs,
         outputs=outputs,
-        serving=component.serving,
-        parameters={key: value for key, value in parameters.items() if key != GRAPH_LEVEL},
-        graph_level=int(parameters[GRAPH_LEVEL]) if GRAPH_LEVEL in parameters else None,
+        serving=_with_instances(component.serving),
+        parameters=module.serving(engine),
         input_rules={key: {"range": list(span)} for key, span in _ranges(recipe, inputs)},
         labels={key: recipe.root / file for key, file in _labels(recipe, outputs)},
     )
+
+
+def _with_instances(serving: Serving) -> Serving:
+    """Write one instance out: left open, Triton's backends choose differently (two for onnxruntime on a CPU)."""
+    if serving.instance_group is not None:
+        return serving
+    return serving.model_copy(update={"instance_group": InstanceGroup(count=1)})
 
 
 def _ranges(recipe: Recipe, inputs: Mapping[str, str]) -> Iterator[tuple[str, tuple[float, float]]]:

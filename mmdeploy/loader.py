@@ -31,7 +31,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
         problems += apply_override(tree, override)
     result = mended(tree)
-    problems += result.problems
+    unreadable = [f"{problem.where}." for problem in problems]
+    problems += [
+        problem for problem in result.problems if not any(place.startswith(f"{problem.where}.") for place in unreadable)
+    ]
     if result.recipe is not None:
         findings = [*check(result.recipe), *check_files(result.recipe, path.absolute().parent)]
         problems += [_problem(finding, result.tree) for finding in findings if _stands(finding, result)]

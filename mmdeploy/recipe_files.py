@@ -5,6 +5,7 @@ Python files are parsed and not run: validating a recipe executes none of its co
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,10 +47,19 @@ def _findings(recipe: Recipe, root: Path) -> Iterator[Finding]:
 
 def _file_problem(name: str, root: Path) -> str | None:
     path = root / name
-    if path.is_dir():
-        return f"{name!r} is a folder; name a file"
-    if path.is_file():
-        return None
+    try:
+        kind = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return _not_there(name, root)
+    except OSError as error:
+        return f"{name!r} cannot be read: {error.strerror}"
+    except ValueError as error:
+        return f"{name!r} is no path: {error}"
+    return None if stat.S_ISREG(kind) else f"{name!r} is not a file"
+
+
+def _not_there(name: str, root: Path) -> str:
+    path = root / name
     try:
         beside = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
     except OSError:
@@ -82,7 +92,7 @@ def _reference_problem(reference: str, root: Path) -> str | None:
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}"
     except SyntaxError as error:
-        return f"{file}:{error.lineno} is not Python: {error.msg}"
+        return f"{file}{f':{error.lineno}' if error.lineno else ''} is not Python: {error.msg}"
     except (ValueError, RecursionError, MemoryError) as error:
         return f"{file} is not Python: {error or 'nested too deeply'}"
     names = _names(module)

@@ -7,6 +7,7 @@ step, and Ctrl-C leaves nothing behind. The scheduling process itself imports no
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import multiprocessing
@@ -14,8 +15,9 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -100,7 +102,8 @@ class Workers:
         log = self._logs / f"{task.step.id.replace('/', '.')}.log"
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(task, sender, log), name=task.step.id, daemon=True)
-        process.start()
+        with _sigint_blocked():
+            process.start()
         sender.close()
         self._running[task.step.id] = _Running(process, receiver, time.monotonic(), log)
 
@@ -165,6 +168,17 @@ class Workers:
             step=step_id,
             log=str(running.log),
         )
+
+
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Let the fork server, which the first start makes, inherit a mask under which Ctrl-C passes it by."""
+    resource_tracker.ensure_running()  # its own start would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _with_log(error: MmdeployError, log: Path) -> MmdeployError:

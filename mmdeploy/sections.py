@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from mmdeploy.errors import nearest
 from mmdeploy.recipe import Recipe
 from mmdeploy.yaml_tree import Keys
 
@@ -60,7 +61,7 @@ def annotation_at(data: Any, path: Keys) -> Any:
 
 def section_at(data: Any, path: Keys) -> type[BaseModel] | None:
     """Return the section's class at a place; None where a plain value, or nothing, belongs."""
-    place = _value_at(data, path)
+    place = value_at(data, path)
     return _chosen(models(annotation_at(data, path)), place)
 
 
@@ -102,11 +103,15 @@ def _below(annotation: Any, data: Any, key: str | int) -> Any:
 
 
 def _chosen(candidates: list[type[BaseModel]], data: Any) -> type[BaseModel] | None:
+    """Choose the section's class by ``method``, or else by the keys that are there."""
     method = _value(data, "method")
     for candidate in candidates:
         if method in methods(candidate):
             return candidate
-    return candidates[0] if len(candidates) == 1 else None
+    if len(candidates) <= 1 or any(map(methods, candidates)):
+        return candidates[0] if len(candidates) == 1 else None
+    keys = list(data) if isinstance(data, dict) else []
+    return max(candidates, key=lambda section: sum(nearest(key, section.model_fields) is not None for key in keys))
 
 
 def _value(data: Any, key: str | int) -> Any:
@@ -117,7 +122,8 @@ def _value(data: Any, key: str | int) -> Any:
     return None
 
 
-def _value_at(data: Any, path: Keys) -> Any:
+def value_at(data: Any, path: Keys) -> Any:
+    """Return the plain value at a place; None where there is none."""
     return functools.reduce(_value, path, data)
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from mmdeploy.errors import did_you_mean, nearest
 from mmdeploy.recipe import PATTERN_MEANINGS
-from mmdeploy.sections import annotation_at, described, members, methods, models, places_of, section_at
+from mmdeploy.sections import annotation_at, described, members, methods, models, places_of, section_at, value_at
 from mmdeploy.yaml_tree import Keys, Node
 
 _WANTED = {
@@ -58,12 +58,12 @@ def complaints(error: ValidationError, tree: Node) -> list[Complaint]:
     """
     data = tree.plain()
     found: dict[Keys, Complaint] = {}
-    for detail in _without_wrong_alternatives(error, tree):
+    for detail in _relevant(error, tree, data):
         complaint = _complaint(detail, data)
-        before = found.get(complaint.path)
-        if before and complaint.message not in before.message:
-            complaint = Complaint(complaint.path, f"{before.message}; or: {complaint.message}")
-        found[complaint.path] = complaint
+        before = found.setdefault(complaint.path, complaint)
+        if complaint.message not in before.message:
+            message = f"{before.message}; or: {complaint.message}"
+            found[complaint.path] = Complaint(complaint.path, message)
     misspelt = {(*place.path[:-1], place.meant) for place in found.values() if place.meant_key}
     return [place for place in found.values() if not (place.missing and place.path in misspelt)]
 
@@ -87,23 +87,42 @@ def shown(value: Any) -> str:
     return f"the number {text}"
 
 
-def _without_wrong_alternatives(error: ValidationError, tree: Node) -> list[Any]:
-    """Where one alternative of several fits better (its errors lie deeper), drop the others' type errors."""
-    details = [(detail, _path(detail["loc"], tree)) for detail in error.errors(include_url=False)]
+def _relevant(error: ValidationError, tree: Node, data: Any) -> list[Any]:
+    """Add ``path`` to pydantic's details; leave out those of alternatives that were not meant."""
+    details: list[dict[str, Any]] = []
+    meant = []
+    for detail in error.errors(include_url=False):
+        loc = detail["loc"][:-1] if detail["type"] == "missing" else detail["loc"]
+        path, alternatives = _path(loc, tree)
+        details.append({**detail, "path": path})
+        if all(_is_meant(place, name, data) for place, name in alternatives):
+            meant.append(details[-1])
+    found = meant or details
     return [
-        detail | {"path": path}
-        for detail, path in details
-        if not (
-            detail["type"] in _WANTED
-            and any(len(other) > len(path) and other[: len(path)] == path for _, other in details)
-        )
+        detail
+        for detail in found
+        # A list is too short also when items of it were refused.
+        if detail["type"] != "too_short" or not any(_is_within(other["path"], detail["path"]) for other in found)
     ]
 
 
-def _path(loc: Sequence[str | int], tree: Node) -> Keys:
-    """Take out of pydantic's location what is no key of the recipe: names of alternatives that it tried."""
+def _is_within(path: Keys, outer: Keys) -> bool:
+    return len(path) > len(outer) and path[: len(outer)] == outer
+
+
+def _is_meant(place: Keys, alternative: str | int, data: Any) -> bool:
+    """Say whether an alternative that pydantic tried at a place is the one whose errors help the user."""
+    section = section_at(data, place)
+    if section is None or not isinstance(value_at(data, place), dict):
+        return True
+    return alternative in (section.__name__, *methods(section), "wire", "spec", "[key]")
+
+
+def _path(loc: Sequence[str | int], tree: Node) -> tuple[Keys, list[tuple[Keys, str | int]]]:
+    """Split pydantic's location into keys of the recipe and the alternatives that it tried, each with its place."""
     node: Node | None = tree
-    path: list[str | int] = []
+    path: Keys = ()
+    alternatives: list[tuple[Keys, str | int]] = []
     tagged = False
     for key in loc:
         child = node.child(key) if node else None
@@ -111,9 +130,11 @@ def _path(loc: Sequence[str | int], tree: Node) -> Keys:
         if not tagged and method is not None and method.value == key:
             tagged = True
         elif child is not None:
-            path.append(key)
+            path = (*path, key)
             node, tagged = child, False
-    return tuple(path)
+        else:
+            alternatives.append((path, key))
+    return path, alternatives
 
 
 def _complaint(detail: Any, data: Any) -> Complaint:
@@ -125,7 +146,7 @@ def _complaint(detail: Any, data: Any) -> Complaint:
         case "extra_forbidden":
             return _unknown_key(data, (*_parent(path, detail["loc"]), str(detail["loc"][-1])))
         case "union_tag_invalid":
-            return _unknown_method(data, path, detail["ctx"]["tag"])
+            return _unknown_method(data, path, value_at(data, (*path, "method")))
         case "union_tag_not_found":
             accepted = ", ".join(_methods_at(data, path))
             return Complaint((*path, "method"), f"missing; accepted: {accepted}", missing=True)
@@ -172,7 +193,7 @@ def _unknown_method(data: Any, path: Keys, value: Any) -> Complaint:
 def _value_message(detail: Any, data: Any) -> str:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind in _WANTED:
-        return f"must be {_WANTED[kind]}, not {shown(value)}{_advice(kind, value)}"
+        return f"must be {_wanted(kind, detail, data)}, not {shown(value)}{_advice(kind, value)}"
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         return f"must be {words} {context[name]:g}, not {shown(value)}"
@@ -182,6 +203,8 @@ def _value_message(detail: Any, data: Any) -> str:
         case "string_pattern_mismatch":
             meaning = PATTERN_MEANINGS.get(context["pattern"], f"a string that matches {context['pattern']}")
             return f"must be {meaning}; not {shown(value)}"
+        case "too_short" | "string_too_short" if context["min_length"] == 1:
+            return "must not be empty"
         case "too_short" | "string_too_short":
             return f"must not be shorter than {context['min_length']}, got {shown(value)}"
         case "too_long" | "string_too_long":
@@ -189,6 +212,12 @@ def _value_message(detail: Any, data: Any) -> str:
         case "value_error" | "assertion_error":
             return str(context.get("error", detail["msg"]))
     return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown(value)}"
+
+
+def _wanted(kind: str, detail: Any, data: Any) -> str:
+    alternatives = members(annotation_at(data, detail["path"]))
+    also_a_name = kind.startswith("model") and str in alternatives
+    return f"a name or {_WANTED[kind]}" if also_a_name else _WANTED[kind]
 
 
 def _advice(kind: str, value: Any) -> str:

@@ -19,7 +19,7 @@ from mmdeploy import data, engines, export, quantize, torch_model
 from mmdeploy.artifact import NUMPY_BY_DTYPE, Artifact, TensorSpec, file_sha256
 from mmdeploy.contracts import Array, Progress, StepContext, method_of
 from mmdeploy.errors import StepError
-from mmdeploy.plan import Step, shipped_graph
+from mmdeploy.planner import Step, shipped_graph
 from mmdeploy.sessions import open_session
 from mmdeploy.store import Store, translated
 from mmdeploy.wiring import topological_order, upstream

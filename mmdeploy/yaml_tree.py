@@ -8,6 +8,7 @@ strings. Anchors, aliases and merge keys work. A key written twice is an error.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ MAX_NODES = 100_000
 MAX_DEPTH = 50
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
+_SHOWN_CHARACTERS = 40
 
 
 @dataclass
@@ -210,23 +212,24 @@ class _Reader:
                 for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                     merged = self._merged(source, ours, path) | merged
             elif not isinstance(key, yaml.ScalarNode):
-                self._complain(line, path, "a key must be a single word, not a list or a mapping")
+                self._complain(key, path, "a key must be a single word, not a list or a mapping")
             elif key.value in own:
                 first = own[key.value][1]
-                self._complain(line, (*path, key.value), f"the key is written twice; first in line {first}")
+                self._complain(key, (*path, key.value), f"the key is written twice; first in line {first}")
             else:
                 own[key.value] = (value, line)
         return merged | own
 
     def _merged(self, source: yaml.Node, ours: Node, path: Keys) -> dict[str, tuple[yaml.Node, int]]:
         if not isinstance(source, yaml.MappingNode):
-            self._complain(source.start_mark.line + 1, path, "'<<' merges mappings: give it an alias of one")
+            self._complain(source, path, "'<<' merges mappings: give it an alias of one")
             return {}
         with self._inside(source, ours, path):
             return self._entries(source, ours, path)
 
     def _scalar(self, node: yaml.Node, path: Keys) -> Scalar:
         kind, text = node.tag.removeprefix(_TAG), str(node.value)
+        shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
         try:
             match kind:
                 case "null":
@@ -234,15 +237,22 @@ class _Reader:
                 case "bool":
                     return {"true": True, "false": False}[text.lower()]
                 case "int":
-                    return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+                    number = int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+                    if abs(number) < 1 << 64:
+                        return number
                 case "float":
-                    return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+                    real = float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+                    if math.isfinite(real):
+                        return real
                 case "str" | "merge":
                     return text
+                case _:
+                    self._complain(node, path, f"the tag {node.tag!r} is not accepted: write a plain value")
+                    return None
         except (KeyError, ValueError):
-            self._complain(node.start_mark.line + 1, path, f"{text!r} does not fit its tag !!{kind}")
+            self._complain(node, path, f"{shown!r} does not fit its tag !!{kind}")
             return None
-        self._complain(node.start_mark.line + 1, path, f"the tag {node.tag!r} is not accepted: write a plain value")
+        self._complain(node, path, f"the number {shown} is too large or no number")
         return None
 
     def _made(self, value: Scalar, line: int) -> Node:
@@ -250,7 +260,8 @@ class _Reader:
             return Node(value, self._name, self._fixed_line)
         return Node(value, f"{self._name}:{line}", line)
 
-    def _complain(self, line: int, path: Keys, message: str) -> None:
+    def _complain(self, node: yaml.Node, path: Keys, message: str) -> None:
+        line = node.start_mark.line + 1
         self.problems.append(Problem(where(self._made(None, line), path), message))
 
 

@@ -42,7 +42,7 @@ def command(
     """  # noqa: D301
     from rich.console import Console
 
-    from mmdeploy.build import Settings, run_build
+    from mmdeploy.builder import Settings, run_build
     from mmdeploy.loader import load_recipe
     from mmdeploy.report import write_all
     from mmdeploy.report.display import BuildDisplay

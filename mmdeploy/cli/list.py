@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ _SECTIONS = {
     "export": "components.<name>.export: from PyTorch to a graph",
     "quantize": "components.<name>.quantize: to INT8",
     "engines": "components.<name>.engine: what runs it",
+    "serving": "components.<name>.serving: how Triton runs it",
     "gates": "gates: what the served ensemble must prove",
 }
 
@@ -26,9 +28,9 @@ _SECTIONS = {
 @click.command()
 @click.argument("name", required=False)
 def command(name: str | None) -> None:
-    """List passes, engines and gates with their options; with a NAME, all that is known of it.
+    """List passes, engines, serving and gates with their options; with a NAME, all that is known of it.
 
-    NAME is a section (export, quantize, engines, gates) or one entry of it.
+    NAME is a section (export, quantize, engines, serving, gates) or one entry of it.
 
     \b
     Example:
@@ -36,7 +38,9 @@ def command(name: str | None) -> None:
       mmdeploy list quantize.static
     """  # noqa: D301
     entries = _entries()
-    if name is None or name in _SECTIONS:
+    if name == "serving":
+        click.echo(_whole(name, entries[name]))
+    elif name is None or name in _SECTIONS:
         click.echo("\n\n".join(_section(section, entries) for section in _SECTIONS if name in (None, section)))
     elif name in entries:
         click.echo(_whole(name, entries[name]))
@@ -48,8 +52,9 @@ def command(name: str | None) -> None:
 
 
 def _entries() -> dict[str, Any]:
-    """Return every module by ``section.method``."""
+    """Return every module by ``section.method``, and the one section without methods by its name."""
     from mmdeploy import engines, export, gates, quantize
+    from mmdeploy.triton import options
 
     registries: dict[str, Mapping[str, Any]] = {
         "export": export.METHODS,
@@ -57,15 +62,17 @@ def _entries() -> dict[str, Any]:
         "engines": engines.METHODS,
         "gates": gates.METHODS,
     }
-    return {
+    serving = SimpleNamespace(__doc__=options.__doc__, Options=options.Serving)
+    methods = {
         f"{section}.{method}": module for section, modules in registries.items() for method, module in modules.items()
     }
+    return {"serving": serving} | methods
 
 
 def _section(section: str, entries: Mapping[str, Any]) -> str:
     lines = [_SECTIONS[section]]
     for name, module in entries.items():
-        if name.startswith(f"{section}."):
+        if name == section or name.startswith(f"{section}."):
             first = inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0]
             lines += ["", f"  {name}", wrapped(first, "    ")]
             lines += [f"      {signature}" for signature, _ in _options(module.Options)]

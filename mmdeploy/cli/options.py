@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,7 @@ def recipe_argument(function: Function) -> Function:
     """Add ``RECIPE``: a YAML file or the folder of a ``recipe.yaml``; the verb's ``recipe: Path``."""
 
     def in_folder(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path:
-        return value / "recipe.yaml" if value.is_dir() else value
+        return value / "recipe.yaml" if os.path.isdir(value) else value  # noqa: PTH112 - raises for no name
 
     return click.argument("recipe", type=click.Path(path_type=Path), callback=in_folder)(function)
 

@@ -15,8 +15,10 @@ import numpy.typing as npt
 LEVELS = 128
 
 
-def threshold(counts: npt.NDArray[np.int64], edges: npt.NDArray[np.float32]) -> float:
-    """Return the limit T such that clipping to [-T, T] loses the least information.
+def limits(counts: npt.NDArray[np.int64], edges: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Return the limits such that clipping to them loses the least information.
+
+    They are symmetric but for one bin, which ONNX Runtime adds on the right.
 
     Args:
         counts: Histogram over [-limit, limit], an even number of bins [bins].
@@ -24,14 +26,14 @@ def threshold(counts: npt.NDArray[np.int64], edges: npt.NDArray[np.float32]) -> 
     """
     middle = len(counts) // 2
     total = np.concatenate([[0], np.cumsum(counts)])
-    best, limit = np.inf, float(edges[-1])
+    best, found = np.inf, (float(edges[0]), float(edges[-1]))
     for half in range(LEVELS // 2, middle + 1):
         start, stop = middle - half, min(middle + half + 1, len(counts))
         outside = (int(total[start]), int(total[-1] - total[stop]))
         divergence = _divergence(counts[start:stop], outside)
         if divergence < best:
-            best, limit = divergence, float(edges[stop])
-    return limit
+            best, found = divergence, (float(edges[start]), float(edges[stop]))
+    return found
 
 
 def _divergence(inside: npt.NDArray[np.int64], outside: tuple[int, int]) -> float:

@@ -138,8 +138,8 @@ class _Histograms:
         if self._how.calibrator == "percentile":
             low, high = self._percentiles(name)
         else:
-            threshold = kl.threshold(counts, edges)
-            low, high = max(float(low), -threshold), min(float(high), threshold)
+            left, right = kl.limits(counts, edges)
+            low, high = max(float(low), left), min(float(high), right)
         return float(low), float(high)
 
     def _percentiles(self, name: str) -> tuple[float, float]:

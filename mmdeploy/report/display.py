@@ -17,7 +17,6 @@ from typing import Self
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -30,7 +29,8 @@ from mmdeploy import contracts
 from mmdeploy.build_report import GateRecord, StepRecord
 from mmdeploy.contracts import Verdict
 from mmdeploy.report.terminal import STYLES, change_text, plain
-from mmdeploy.report.units import seconds_text, without_controls
+from mmdeploy.report.units import seconds_text
+from mmdeploy.report.wording import warned_text
 
 _HEARTBEAT_SECONDS = 10.0
 
@@ -56,8 +56,7 @@ class BuildDisplay:
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=24, complete_style="cyan", pulse_style="cyan"),
             TextColumn("{task.fields[what]}", markup=False),
             TimeElapsedColumn(),
             console=console,
@@ -79,21 +78,23 @@ class BuildDisplay:
         with self._lock:
             self._heartbeat[step] = self._clock()
             if self._live:
-                self._tasks[step] = self._bars.add_task(without_controls(step), total=None, what="")
+                self._tasks[step] = self._bars.add_task(self._one_line(step), total=None, what="")
         if not self._live:
             self._line(f"{step}: started")
 
     def progress(self, step: str, done: int, total: int | None, what: str) -> None:
         """Move the step's bar; without a terminal, write a line every ten seconds at most."""
+        words = f"{done}{'' if total is None else f' of {total}'} {what}"
         with self._lock:
             if self._live:
                 if step in self._tasks:
-                    self._bars.update(self._tasks[step], completed=done, total=total, what=without_controls(what))
+                    task = self._tasks[step]
+                    self._bars.update(task, completed=done, total=total, what=self._one_line(words))
                 return
             if self._clock() - self._heartbeat.get(step, 0.0) < _HEARTBEAT_SECONDS:
                 return
             self._heartbeat[step] = self._clock()
-        self._line(f"{step}: {done}{'' if total is None else f' of {total}'} {what}".rstrip())
+        self._line(f"{step}: {words}")
 
     def reporter(self, step: str) -> contracts.Progress:
         """Return the progress callable to put into a step's context."""
@@ -103,7 +104,7 @@ class BuildDisplay:
         """Write the step's line: status, time, size before and after, why."""
         took = seconds_text(record.seconds) if record.status in ("ran", "failed") else ""
         parts = (
-            record.status,
+            record.status + warned_text(record),
             took,
             change_text(record.size_before_bytes, record.size_after_bytes),
             record.why,
@@ -130,8 +131,11 @@ class BuildDisplay:
         self._line(f"{step}: {words}", style=style)
 
     def _line(self, words: str, *, style: str = "") -> None:
-        text = Text(plain(" ".join(words.split()), self._console.options), style=style)
-        self._console.print(text, soft_wrap=True, highlight=False)
+        text = Text(self._one_line(words), style=style)
+        self._console.print(text, soft_wrap=not self._live, highlight=False)
+
+    def _one_line(self, words: str) -> str:
+        return plain(" ".join(words.split()), self._console.options)
 
 
 def _can_animate(console: Console) -> bool:

@@ -26,9 +26,10 @@ from mmdeploy.report.wording import (
     headline,
     next_steps,
     outcome,
-    published_text,
+    repository,
     sizes_and_total,
     substitute_warning,
+    warned_text,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def render(report: BuildReport) -> str:
             headline=headline(report),
             outcome=outcome(report),
             warning=substitute_warning(report),
-            published=published_text(report),
+            published=repository(report),
             advice=next_steps(report),
             sizes=sizes,
             stage_panels=[_panel(plots.stage_panel, *group) for group in _stage_groups(report)],
@@ -79,7 +80,8 @@ def _environment() -> Environment:
         figure=figure_text,
         interval=interval_text,
         facts=lambda facts: list(_facts(facts)),
-        check=lambda check: _check_cells(check),
+        check=_check_cells,
+        warned=warned_text,
     )
     environment.globals["ratio"] = ratio_text
     return environment

@@ -25,7 +25,7 @@ from mmdeploy.report.wording import (
     TOTAL,
     headline,
     next_steps,
-    published_text,
+    repository,
     sizes_and_total,
     substitute_warning,
 )
@@ -33,7 +33,7 @@ from mmdeploy.report.wording import (
 _MARKS = {Verdict.PASS: "✅ pass", Verdict.FAIL: "❌ **fail**", Verdict.INCONCLUSIVE: "⚠️ **inconclusive**"}
 _SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
 _MENTION = re.compile(r"([@#])(?=\w)")
-_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "})
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 def render(report: BuildReport) -> str:
@@ -110,10 +110,10 @@ def _sizes(report: BuildReport) -> list[str]:
 
 
 def _advice(report: BuildReport) -> list[str]:
-    repository = report.published or report.staged
-    lines = [f"Repository ({_text(published_text(report))}): {_code(str(repository))}"]
-    lines += [f"- {_text(step)}" for step in next_steps(report)]
-    return ["\n".join(lines[:1]), "\n".join(lines[1:])] if lines[1:] else lines
+    words, path = repository(report)
+    place = f"{words[0].upper()}{words[1:]}" + (f": {_code(str(path))}" if path is not None else ".")
+    steps = "\n".join(f"- {_text(step)}" for step in next_steps(report))
+    return [place, steps] if steps else [place]
 
 
 def _stages(report: BuildReport) -> str:
@@ -166,12 +166,17 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequenc
 
 
 def _text(words: str) -> str:
-    escaped = _SPECIAL.sub(lambda match: "\\" + match.group(0), words).translate(_ENTITIES)
-    return without_controls(_MENTION.sub(r"\1&#8203;", escaped))
+    escaped = _SPECIAL.sub(lambda match: "\\" + match.group(0), _one_line(words)).translate(_ENTITIES)
+    return _MENTION.sub(r"\1&#8203;", escaped)
 
 
 def _code(words: str) -> str:
     """Write a code span; GitHub splits table cells before it looks for code, so bars are escaped here too."""
-    fence = "`" * (max((len(run) for run in re.findall(r"`+", words)), default=0) + 1)
-    pad = " " if words.startswith("`") or words.endswith("`") else ""
-    return f"{fence}{pad}{without_controls(words).replace('|', chr(92) + '|')}{pad}{fence}" if words else ""
+    line = _one_line(words)
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", line)), default=0) + 1)
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{pad}{line.replace('|', chr(92) + '|')}{pad}{fence}" if line else ""
+
+
+def _one_line(words: str) -> str:
+    return without_controls(" ".join(words.split()))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmdeploy.build_report import LatencyRecord, SizeRecord, StageSeries
-from mmdeploy.report.units import bytes_text, figure_text, ratio_text
+from mmdeploy.report.units import bytes_text, figure_text, ratio_text, without_controls
 from mmdeploy.report.wording import END_TO_END
 
 _INK, _MUTED, _GRID, _REFERENCE, _CANDIDATE, _PAPER = (
@@ -28,6 +29,8 @@ _VARIABLES = {
 _WIDTH_INCHES = 4.6
 _ROW_INCHES = 0.235
 _POINTS_PER_LETTER = 5.6
+_LONGEST_LABEL = 24
+_LARGEST = 1e12
 _EXACT_DB = 60.0  # a thousandth of the signal: beyond it, differences would only squeeze the scale
 _SETTINGS = {
     "svg.fonttype": "none", "font.size": 9.0, "font.family": "sans-serif", "text.color": _INK,
@@ -61,7 +64,7 @@ def stage_panel(title: str, series: Sequence[StageSeries]) -> str:
             rows.append(_Row(stage.label, stage.value, stage.interval, text, colour))
     metric, unit = series[0].metric, series[0].unit
     axis = f"{metric} ({unit})" if unit else metric
-    most = _EXACT_DB if unit == "dB" else math.inf
+    most = _EXACT_DB if unit == "dB" else _LARGEST
     return _dots(rows, axis, title, from_zero=False, most=most)
 
 
@@ -104,7 +107,7 @@ def size_panel(title: str, sizes: Sequence[SizeRecord]) -> str:
                 width = (count or 0) / scale
                 axes.barh(at + offset, width, height=0.8, color=colour)
                 axes.annotate(text, (width, at + offset), (4, 0), textcoords="offset points", va="center")
-            labels.append((at + 0.5, size.component))
+            labels.append((at + 0.5, _short(size.component)))
         axes.set_yticks([at for at, _ in labels], [name for _, name in labels])
         axes.grid(False)
         axes.tick_params(axis="y", length=0)
@@ -115,44 +118,52 @@ def size_panel(title: str, sizes: Sequence[SizeRecord]) -> str:
     return _svg(draw, 2.3 * len(sizes), title)
 
 
-def _dots(rows: Sequence[_Row], axis: str, title: str, *, from_zero: bool, most: float = math.inf) -> str:
+def _dots(rows: Sequence[_Row], axis: str, title: str, *, from_zero: bool, most: float = _LARGEST) -> str:
     """Draw a row a line; what is above ``most`` is an arrow at the edge, its figure beside it."""
     finite = [
         number
         for row in rows
         for number in (row.value, *(row.interval or ()))
-        if number is not None and math.isfinite(number) and number <= most
+        if number is not None and -_LARGEST <= number <= most
     ]
 
     def draw(axes: Any) -> None:
         low, high = _limits(finite, from_zero)
         axes.set_xlim(low, high)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_yticks(range(len(rows)), [row.label for row in rows], ha="left")
-        axes.tick_params(axis="y", length=0, pad=_POINTS_PER_LETTER * max(len(row.label) for row in rows))
+        labels = [_short(row.label) for row in rows]
+        axes.set_yticks(range(len(rows)), labels, ha="left")
+        axes.tick_params(axis="y", length=0, pad=_POINTS_PER_LETTER * max(map(len, labels)))
         for at, row in enumerate(rows):
             axes.get_yticklabels()[at].set_fontweight("bold" if row.heading else "normal")
-            _dot(axes, at, row, edge=high)
+            _dot(axes, at, row, (low, high))
         axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(axis)
 
     return _svg(draw, len(rows), title)
 
 
-def _dot(axes: Any, at: int, row: _Row, *, edge: float) -> None:
+def _dot(axes: Any, at: int, row: _Row, limits: tuple[float, float]) -> None:
     if row.heading:
         return
-    axes.annotate(
-        row.text, (1.04, at), xycoords=("axes fraction", "data"), va="center", annotation_clip=False
-    )
+    axes.annotate(row.text, (1.04, at), xycoords=("axes fraction", "data"), va="center", annotation_clip=False)
     if row.value is None or math.isnan(row.value):
         return
-    if row.value > edge:
-        axes.plot([edge], [at], marker=">", color=row.colour, markersize=5, clip_on=False)
+    low, high = limits
+    if not low <= row.value <= high:
+        edge, marker = (high, ">") if row.value > high else (low, "<")
+        axes.plot([edge], [at], marker=marker, color=row.colour, markersize=5, clip_on=False)
         return
-    if row.interval is not None and all(math.isfinite(end) for end in row.interval):
-        axes.plot(row.interval, [at, at], color=row.colour, linewidth=1.6, solid_capstyle="butt")
+    if row.interval is not None and not any(math.isnan(end) for end in row.interval):
+        ends = [min(max(end, low), high) for end in row.interval]
+        axes.plot(ends, [at, at], color=row.colour, linewidth=1.6, solid_capstyle="butt")
     axes.plot([row.value], [at], marker="o", color=row.colour, markersize=5)
+
+
+def _short(label: str) -> str:
+    """Shorten a name on one line so that it leaves room for the plot; the table has it in full."""
+    words = " ".join(label.split())
+    return words if len(words) <= _LONGEST_LABEL else words[: _LONGEST_LABEL - 1] + "…"
 
 
 def _limits(finite: Sequence[float], from_zero: bool) -> tuple[float, float]:
@@ -169,7 +180,8 @@ def _svg(draw: Any, rows: float, title: str) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": title}):
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": title}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)  # missing glyphs: the page has its own fonts
         figure = Figure(figsize=(_WIDTH_INCHES, _ROW_INCHES * rows + 0.55), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
@@ -177,7 +189,7 @@ def _svg(draw: Any, rows: float, title: str) -> str:
         draw(axes)
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None})
-    return _inline(written.getvalue(), title)
+    return _inline(without_controls(written.getvalue()), title)
 
 
 def _inline(document: str, title: str) -> str:

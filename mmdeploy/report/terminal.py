@@ -23,7 +23,7 @@ from mmdeploy.report.units import (
 from mmdeploy.report.wording import (
     headline,
     next_steps,
-    published_text,
+    repository,
     sizes_and_total,
     substitute_warning,
 )
@@ -50,6 +50,7 @@ class Summary:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report = self._report
+        yield ""
         if report.steps:
             yield _step_table(report, options)
             yield ""
@@ -71,8 +72,8 @@ class Summary:
         for advice in next_steps(report):
             yield _paragraph(f"next: {advice}", options)
 
-    def _places(self) -> Iterable[tuple[str, Path]]:
-        yield published_text(self._report), self._report.published or self._report.staged
+    def _places(self) -> Iterable[tuple[str, Path | None]]:
+        yield repository(self._report)
         shown = next((self._files[kind] for kind in ("html", "md", "json") if kind in self._files), None)
         if shown is not None:
             yield "report", shown
@@ -95,9 +96,9 @@ def _paragraph(words: str, options: ConsoleOptions, *, style: str = "") -> Text:
     return Text(plain(words, options), style=style, overflow="fold")
 
 
-def _place(label: str, path: Path, options: ConsoleOptions) -> Text:
+def _place(label: str, path: Path | None, options: ConsoleOptions) -> Text:
     """Keep a path in one piece where it fits on a line of its own, so that it can be copied."""
-    line = f"{label}: {path}"
+    line = f"{label}: {path}" if path is not None else label
     fits = len(line) <= options.max_width
     return Text(plain(line if fits else f"{label}:\n  {path}", options), overflow="fold")
 

@@ -127,17 +127,13 @@ def _byte_scale(count: float) -> tuple[float, str]:
     return 1024.0**power, _BYTE_UNITS[power]
 
 
-def _decimals(
-    value: float | None, interval: tuple[float, float] | None, limit: float | None, unit: str
-) -> int:
+def _decimals(value: float | None, interval: tuple[float, float] | None, limit: float | None, unit: str) -> int:
     shown = [number for number in (value, *(interval or ())) if number is not None and math.isfinite(number)]
     if not shown:
         return 0
     natural = 1 if unit == "dB" else _natural_decimals(shown, interval)
     decimals = min(max(natural, 0), _MAX_DECIMALS)
-    while (
-        limit is not None and decimals < _MAX_DECIMALS and any(_misleads(n, limit, decimals) for n in shown)
-    ):
+    while limit is not None and decimals < _MAX_DECIMALS and any(_misleads(n, limit, decimals) for n in shown):
         decimals += 1
     return decimals
 

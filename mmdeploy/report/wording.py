@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
+from pathlib import Path
 
-from mmdeploy.build_report import BuildReport, SizeRecord
+from mmdeploy.build_report import BuildReport, SizeRecord, StepRecord
 from mmdeploy.contracts import Verdict
 from mmdeploy.report.units import figure_text
 
@@ -44,16 +45,29 @@ def substitute_warning(report: BuildReport) -> str | None:
         return None
     return (
         f"{SUBSTITUTE}: the same Q/DQ graph was judged through ONNX Runtime. "
-        f"Reason: {report.substitute}. Accuracy and parity are the graph's; latency, throughput and memory "
-        f"of the {report.target} engine are unknown."
+        f"Reason: {report.substitute.rstrip('.')}. Accuracy and parity are the graph's; latency, throughput "
+        f"and memory of the {report.target} engine are unknown."
     )
 
 
-def published_text(report: BuildReport) -> str:
-    """Say where the repository is, and whether it is live."""
-    if report.published is None:
-        return "not published; staged repository kept"
-    return "published" if report.verdict is Verdict.PASS else f"published on request, although {report.verdict}"
+def repository(report: BuildReport) -> tuple[str, Path | None]:
+    """Say whether something was published, and where the repository is, where there is one."""
+    if report.published is not None:
+        passed = report.verdict is Verdict.PASS
+        return (
+            "published" if passed else f"published on request, although {outcome(report)}",
+            report.published,
+        )
+    if report.failure is not None and not report.gates:
+        return "not published; what was live before still is", None
+    return "not published; staged repository kept", report.staged
+
+
+def warned_text(step: StepRecord) -> str:
+    """Return `` (2 warnings)`` for a step whose tool warned, else nothing."""
+    warnings = step.metadata.get("warnings")
+    count = len(warnings) if isinstance(warnings, list) else 0
+    return f" ({count} warning{'s' if count > 1 else ''})" if count else ""
 
 
 def sizes_and_total(report: BuildReport) -> list[SizeRecord]:
@@ -101,7 +115,10 @@ def _advice_on_failed(report: BuildReport) -> list[str]:
 
 def _advice_on_undecided(report: BuildReport) -> list[str]:
     if report.substitute is not None:
-        return [f"judge it on a machine that runs {report.target} engines; the build's steps are reused there"]
+        judge = f"judge it on a machine that runs {report.target} engines"
+        unsafe = ", or publish it without that: mmdeploy build --publish-unverified"
+        failed = Verdict.FAIL in {gate.verdict for gate in report.gates}
+        return [judge if failed or report.published else judge + unsafe]
     advice = []
     if few := _named(report, Verdict.INCONCLUSIVE, _ACCURACY):
         advice.append(f"{few}: the interval straddles the limit; give more evaluation samples")

@@ -151,16 +151,18 @@ def _wheel_root() -> Path | None:
 
 
 def _stub(root: Path) -> Path:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return root / "python_backend_stubs" / version / STUB
+    return root / "python_backend_stubs" / _python_version() / STUB
+
+
+def _python_version() -> str:
+    return ".".join(map(str, sys.version_info[:2]))
 
 
 def _check_python(root: Path) -> None:
     if not _stub(root).is_file():
         stubs = sorted(path.name for path in (root / "python_backend_stubs").iterdir())
         raise EnvironmentUnfitError(
-            f"nvidia-pytriton has no stub for Python {sys.version_info.major}.{sys.version_info.minor}; "
-            f"it has {', '.join(stubs)}"
+            f"nvidia-pytriton has no stub for Python {_python_version()}; it has {', '.join(stubs)}"
         )
     if not (Path(sys.executable).parent / "python3").exists():
         raise EnvironmentUnfitError(

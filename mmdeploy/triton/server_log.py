@@ -18,7 +18,7 @@ _REFUSALS = (
 _FATAL = re.compile(r"^(?:error|failed).*", re.MULTILINE)
 _PORT_TAKEN = re.compile(r"Socket '(?P<address>[^']+)' already in use")
 # Without a GPU the wheel's server complains of what it does not find; tables repeat what was said before.
-_NOISE = re.compile(r"CUDA driver|CudaDriverHelper|NVML|DCGM|^[+|]|^\s*$")
+_NOISE = re.compile(r"pinned_memory|CUDA driver|CudaDriverHelper|NVML|DCGM|^[+|]|^\s*$")
 
 
 def refusals(text: str) -> dict[str, str]:

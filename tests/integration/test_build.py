@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import mmdeploy
-from mmdeploy.build import Outcome, Settings, run_build
+from mmdeploy.builder import Outcome, Settings, run_build
 from mmdeploy.api import Silent
 from mmdeploy.build_report import read_report
 from mmdeploy.contracts import Verdict
@@ -165,7 +165,7 @@ def test_a_factory_that_raises_names_the_line(tiny_recipe: Path, shared_workdir:
     outcome = build(tiny_recipe, shared_workdir, "gates=[]")
     assert isinstance(outcome.error, ModelError)
     assert "no checkpoint" in outcome.error.message
-    assert "model.py:45" in outcome.error.message
+    assert "model.py:41" in outcome.error.message
     failed = [step.id for step in outcome.report.steps if step.status == "failed"]
     assert failed == [outcome.error.step]
 

@@ -213,6 +213,48 @@ def test_a_right_recipe_is_read_whole(sample):
             "the key is written twice; first in line 2",
             id="duplicate key",
         ),
+        pytest.param(
+            ("{method: parity, min_cosine: 0.99}", "{method: parity, min_cosine: .nan}"),
+            "recipe.yaml:32 gates.0.min_cosine",
+            "the number .nan is too large or no number",
+            id="not a number, and no complaint that the limit is missing",
+        ),
+        pytest.param(
+            ("target: cpu", f"target: cpu\nseed: 0x{'f' * 6000}"),
+            "recipe.yaml:4 seed",
+            f"the number 0x{'f' * 38}… is too large or no number",
+            id="a number that cannot even be printed",
+        ),
+        pytest.param(
+            ("weights.safetensors", "w" * 300),
+            "recipe.yaml:6 model.weights",
+            f"'{'w' * 300}' cannot be read: File name too long",
+            id="a name that no file system takes",
+        ),
+        pytest.param(
+            ("{pixels: image}", "{pixels: 3}"),
+            "recipe.yaml:16 components.image_encoder.inputs.pixels",
+            "must be a name or a mapping (key: value), not the number 3",
+            id="one of two forms",
+        ),
+        pytest.param(
+            ("max_batch_size: 8", "version_policy: {latst: 1}"),
+            "recipe.yaml:19 components.image_encoder.serving.version_policy.latst",
+            "unknown key 'latst'; did you mean 'latest'? accepted: latest",
+            id="only the alternative that was meant speaks",
+        ),
+        pytest.param(
+            ("method: size", "method: [size]"),
+            "recipe.yaml:33 gates.1.method",
+            'must be a string, not the list ["size"]; accepted: accuracy, latency, memory, parity, size, throughput',
+            id="a list of methods",
+        ),
+        pytest.param(
+            ("{pixels: image}", "{}"),
+            "recipe.yaml:16 components.image_encoder.inputs",
+            "must not be empty",
+            id="no inputs",
+        ),
     ],
 )
 def test_each_mistake_has_one_message(edited, problems, replacement, where, message):

@@ -159,6 +159,14 @@ def test_list_of_one_entry_is_its_whole_docstring(capsys, name):
     assert "  min_cosine: number in [-1.0, 1.0] = none\n" in shown
 
 
+def test_list_of_serving_shows_the_sections_within(capsys):
+    assert run(commands, ["list", "serving"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("serving\n\nThe ``serving`` section of a recipe: how Triton runs a component.")
+    assert "\n  max_batch_size: integer >= 0 = 8\n" in shown
+    assert "\n  dynamic_batching.max_queue_delay_us: integer >= 0 = 0\n" in shown
+
+
 def test_list_of_something_unknown(capsys):
     assert run(commands, ["list", "gates.party"]) == 2
     assert capsys.readouterr().err.startswith(

@@ -1,5 +1,6 @@
 """Realistic reports for the tests; run it to look at them: ``python report_samples.py FOLDER``."""
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -348,6 +349,14 @@ def stopped() -> BuildReport:
             log=Path(".mmdeploy/log/build-20260314T092653Z.log"),
         ),
     )
+
+
+def golden(name: str, text: str) -> None:
+    """Compare with a golden file; ``UPDATE_GOLDEN=1 pytest`` writes it: read the difference then."""
+    path = Path(__file__).parents[2] / "golden" / "report" / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
 
 
 SAMPLES = {"passed": passed, "failed": failed, "inconclusive": inconclusive, "stopped": stopped}

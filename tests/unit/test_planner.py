@@ -10,7 +10,7 @@ import pytest
 
 from mmdeploy import engines, export, quantize
 from mmdeploy.loader import load_recipe
-from mmdeploy.plan import Fingerprints, Plan, explain, make_plan
+from mmdeploy.planner import Fingerprints, Plan, explain, make_plan
 from mmdeploy.recipe import Recipe
 from mmdeploy.store import Store
 

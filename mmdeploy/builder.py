@@ -39,7 +39,7 @@ from mmdeploy.judge import (
     staged,
     substitute_ensemble,
 )
-from mmdeploy.plan import ORIGINAL, Decision, Step, explain, make_plan
+from mmdeploy.planner import ORIGINAL, Decision, Step, explain, make_plan
 from mmdeploy.recipe import Recipe
 from mmdeploy.scheduler import Workers
 from mmdeploy.store import Store, translated

@@ -1,0 +1,1 @@
+"""Folder of the ``tensorrt_rtx`` backend; Triton loads ``model.py`` from it."""

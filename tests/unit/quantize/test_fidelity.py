@@ -1,0 +1,59 @@
+"""A quantized graph that does not run, is not finite or does not answer twice the same is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from mmdeploy.errors import QuantizeError
+from mmdeploy.quantize import fidelity
+
+HEAD = '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 4] x) => (float[n, 4] y) '
+
+
+def graph(path: Path, body: str) -> Path:
+    onnx.save(onnx.parser.parse_model(HEAD + "{ " + body + " }"), path)
+    return path
+
+
+FEEDS = [{"x": np.random.default_rng(seed).standard_normal((8, 4)).astype(np.float32)} for seed in range(3)]
+
+
+def compare(tmp_path: Path, quantized: str):
+    return fidelity.compare(
+        graph(tmp_path / "a.onnx", "y = Tanh (x)"), graph(tmp_path / "b.onnx", quantized), FEEDS, threads=1
+    )
+
+
+def test_likeness_of_equal_and_scaled_graphs(tmp_path):
+    equal = compare(tmp_path, "y = Tanh (x)")
+    assert equal["cosine"]["y"] == pytest.approx(1)
+    assert equal["sqnr_db"]["y"] is None
+    scaled = compare(tmp_path, "t = Tanh (x) c = Constant <value_float = 1.1> () y = Mul (t, c)")
+    assert scaled["cosine"]["y"] == pytest.approx(1)
+    assert scaled["sqnr_db"]["y"] == pytest.approx(20, abs=0.01)  # noise is a tenth of the signal
+
+
+def test_answers_that_the_optimizer_changes_are_refused():
+    random = np.random.default_rng(0)
+    plain = {"y": random.standard_normal(100), "z": np.ones(3)}
+    assert fidelity.agreement(plain, plain) == pytest.approx(1)
+    with pytest.raises(QuantizeError, match="optimizer changes the answers"):
+        fidelity.agreement(plain | {"y": random.standard_normal(100)}, plain)
+
+
+def test_answers_that_are_not_finite_are_refused(tmp_path):
+    with pytest.raises(QuantizeError, match="NaN or Inf in output 'y'"):
+        compare(tmp_path, "z = Sub (x, x) y = Div (x, z)")
+
+
+def test_graph_that_does_not_load_is_refused(tmp_path):
+    with pytest.raises(QuantizeError, match=r"ONNX Runtime cannot run b\.onnx"):
+        compare(tmp_path, "y = NoSuchOperator (x)")
+
+
+@pytest.mark.parametrize(("a", "b", "cosine"), [([0, 0], [0, 0], 1), ([0, 0], [1, 0], 0), ([1, 0], [-2, 0], -1)])
+def test_cosine_of_degenerate_vectors(a, b, cosine):
+    assert fidelity.cosine(np.array(a, np.float32), np.array(b, np.float32)) == cosine

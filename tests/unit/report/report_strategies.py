@@ -1,0 +1,128 @@
+"""Hypothesis strategies for any `BuildReport` that a build could write."""
+
+from datetime import UTC
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from mmdeploy.build_report import (
+    BuildReport,
+    CheckRecord,
+    Failure,
+    GateRecord,
+    LatencyRecord,
+    RecipeRecord,
+    SizeRecord,
+    Stage,
+    StageSeries,
+    StepRecord,
+)
+from mmdeploy.contracts import Verdict
+from mmdeploy.target import Hardware, Target
+
+TEXT = st.text(max_size=30)
+PATHS = st.text("abc/._- <&", min_size=1, max_size=20).map(Path)
+FIGURES = st.floats()
+INTERVALS = st.none() | st.tuples(FIGURES, FIGURES)
+SECONDS = st.floats(0, 1e7)
+SIZES = st.none() | st.integers(0, 2**50)
+COMPONENTS = st.none() | TEXT
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | FIGURES | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+FACTS = st.dictionaries(TEXT, JSON, max_size=3)
+
+STEPS = st.builds(
+    StepRecord,
+    id=TEXT,
+    component=TEXT,
+    kind=st.sampled_from(["export", "quantize", "engine", "reference"]),
+    method=TEXT,
+    status=st.sampled_from(["ran", "reused", "failed", "skipped"]),
+    why=TEXT,
+    seconds=SECONDS,
+    key=TEXT,
+    size_before_bytes=SIZES,
+    size_after_bytes=SIZES,
+    metadata=FACTS,
+)
+CHECKS = st.builds(
+    CheckRecord,
+    name=TEXT,
+    measured=st.none() | FIGURES,
+    limit=TEXT | st.floats(allow_nan=False).map(lambda limit: f">= {limit:g}"),
+    verdict=st.sampled_from(Verdict),
+    interval=INTERVALS,
+    unit=st.sampled_from(["", "ms", "dB", "bytes", "%"]),
+    note=TEXT,
+)
+
+
+def _gate(checks: list[CheckRecord], name: str, details: dict[str, object]) -> GateRecord:
+    verdict = Verdict.of_all([check.verdict for check in checks])
+    return GateRecord(gate=name, verdict=verdict, checks=tuple(checks), details=details)
+
+
+GATES = st.builds(_gate, st.lists(CHECKS, max_size=3), TEXT, FACTS)
+STAGES = st.builds(Stage, label=TEXT, value=st.none() | FIGURES, interval=INTERVALS, note=TEXT)
+SERIES = st.builds(
+    StageSeries,
+    component=COMPONENTS,
+    metric=TEXT,
+    unit=st.sampled_from(["", "dB"]),
+    stages=st.lists(STAGES, max_size=3).map(tuple),
+)
+SIZE_RECORDS = st.builds(SizeRecord, component=TEXT, reference_bytes=SIZES, candidate_bytes=SIZES)
+LATENCIES = st.builds(
+    LatencyRecord,
+    component=COMPONENTS,
+    statistic=TEXT,
+    batch_size=st.integers(1, 64),
+    concurrency=st.integers(1, 64),
+    reference_ms=st.none() | FIGURES,
+    candidate_ms=st.none() | FIGURES,
+    reference_interval_ms=INTERVALS,
+    candidate_interval_ms=INTERVALS,
+)
+FAILURES = st.builds(Failure, step=TEXT, message=TEXT, hint=st.none() | TEXT, log=st.none() | PATHS)
+HARDWARE = st.builds(
+    Hardware,
+    cpu=TEXT,
+    cores=st.integers(1, 256),
+    isa=st.lists(TEXT, max_size=2).map(tuple),
+    memory_bytes=st.integers(0, 2**45),
+    gpus=st.lists(TEXT, max_size=2).map(tuple),
+)
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> BuildReport:
+    gates = tuple(draw(st.lists(GATES, max_size=3)))
+    failure = draw(st.none() | FAILURES)
+    verdict = Verdict.FAIL if failure else Verdict.of_all([gate.verdict for gate in gates])
+    exit_code = {Verdict.PASS: 0, Verdict.FAIL: 3 if failure else 1, Verdict.INCONCLUSIVE: 5}[verdict]
+    return BuildReport(
+        recipe=RecipeRecord(name=draw(TEXT), path=draw(PATHS), sha256=draw(TEXT)),
+        target=draw(st.sampled_from(Target)),
+        started_at=draw(st.datetimes(timezones=st.just(UTC))),
+        seconds=draw(SECONDS),
+        verdict=verdict,
+        exit_code=exit_code,
+        published=draw(st.none() | PATHS),
+        staged=draw(PATHS),
+        log=draw(st.none() | PATHS),
+        substitute=draw(st.none() | TEXT),
+        hardware=draw(HARDWARE),
+        libraries=draw(st.dictionaries(TEXT, TEXT, max_size=2)),
+        server_version=draw(st.none() | TEXT),
+        seed=draw(st.integers(0, 2**31)),
+        steps=tuple(draw(st.lists(STEPS, max_size=3))),
+        gates=gates,
+        stages=tuple(draw(st.lists(SERIES, max_size=3))),
+        sizes=tuple(draw(st.lists(SIZE_RECORDS, max_size=3))),
+        latencies=tuple(draw(st.lists(LATENCIES, max_size=3))),
+        notes=tuple(draw(st.lists(TEXT, max_size=2))),
+        failure=failure,
+    )

@@ -1,0 +1,54 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmdeploy.artifact import NUMPY_BY_DTYPE
+from mmdeploy.triton.probe import probe_inputs
+
+
+def config(*tensors, rules=None, **more):
+    parameters = {} if rules is None else {"mmdeploy.inputs": {"string_value": json.dumps(rules)}}
+    inputs = [{"name": name, "data_type": f"TYPE_{dtype}", "dims": dims} for name, dtype, dims in tensors]
+    return {"input": inputs, "max_batch_size": 4, "parameters": parameters, **more}
+
+
+@given(
+    dtype=st.sampled_from(sorted(NUMPY_BY_DTYPE)),
+    dims=st.lists(st.integers(1, 5) | st.just(-1), max_size=4),
+    batches=st.booleans(),
+)
+def test_inputs_have_the_declared_type_and_a_shape_that_fits(dtype, dims, batches):
+    array = probe_inputs(config(("x", dtype, dims), max_batch_size=4 if batches else 0))["x"]
+    assert array.dtype == NUMPY_BY_DTYPE[dtype]
+    shape = array.shape[1:] if batches else array.shape
+    assert array.ndim == len(dims) + batches
+    assert all(want in (-1, got) for want, got in zip(dims, shape, strict=True))
+
+
+@given(low=st.integers(-9, 9), width=st.integers(0, 9))
+def test_values_are_within_the_declared_range(low, width):
+    rules = {"tokens": {"range": [low, low + width]}}
+    array = probe_inputs(config(("tokens", "INT64", [3]), rules=rules))["tokens"]
+    assert low <= array.min() <= array.max() <= low + width
+
+
+def test_sizes_that_vary_are_taken_from_the_warm_up():
+    warmup = [{"name": "one", "inputs": {"x": {"dims": ["2", "4000"]}}}]
+    array = probe_inputs(config(("x", "FP32", ["2", "-1"]), model_warmup=warmup))["x"]
+    assert array.shape == (1, 2, 4000)
+    assert np.isfinite(array).all()
+
+
+@pytest.mark.parametrize(
+    "unaskable",
+    [
+        config(("x", "STRING", [1])),
+        config(("x", "FP32", [1]), sequence_batching={}),
+        config(("x", "FP32", [1]), model_transaction_policy={"decoupled": True}),
+    ],
+)
+def test_models_that_cannot_be_asked_for_one_answer_are_left_out(unaskable):
+    assert probe_inputs(unaskable) is None

@@ -199,26 +199,18 @@ def percentile_ratio_interval(
     """
 
     def ratio(rounds: npt.NDArray[np.intp]) -> FloatArray:
-        return _pooled_percentile(candidate, rounds, percentile) / _pooled_percentile(
-            reference, rounds, percentile
-        )
+        return _pooled_percentile(candidate, rounds, percentile) / _pooled_percentile(reference, rounds, percentile)
 
-    return bootstrap_interval(
-        ratio, len(candidate), confidence=confidence, seed=seed, resamples=_TAIL_RESAMPLES
-    )
+    return bootstrap_interval(ratio, len(candidate), confidence=confidence, seed=seed, resamples=_TAIL_RESAMPLES)
 
 
-def percentile_interval(
-    latencies: FloatArray, percentile: float, *, confidence: float, seed: int
-) -> Interval:
+def percentile_interval(latencies: FloatArray, percentile: float, *, confidence: float, seed: int) -> Interval:
     """Return the interval of a percentile; shape [rounds, requests of a round], rounds resampled whole."""
 
     def value(rounds: npt.NDArray[np.intp]) -> FloatArray:
         return _pooled_percentile(latencies, rounds, percentile)
 
-    return bootstrap_interval(
-        value, len(latencies), confidence=confidence, seed=seed, resamples=_TAIL_RESAMPLES
-    )
+    return bootstrap_interval(value, len(latencies), confidence=confidence, seed=seed, resamples=_TAIL_RESAMPLES)
 
 
 def required_requests(percentile: float, *, confidence: float, over_limit: int = 0) -> int:

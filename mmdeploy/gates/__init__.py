@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mmdeploy.contracts import Evidence, Gate, GateResult, MethodOptions, Verdict
+from mmdeploy.contracts import Evidence, Gate, GateResult, MethodOptions, Verdict, method_of
 from mmdeploy.gates import accuracy, latency, memory, parity, size, throughput
 
 METHODS: Mapping[str, Gate] = {
@@ -30,7 +30,7 @@ def run_all(gates: Sequence[MethodOptions], evidence: Evidence) -> tuple[tuple[G
     """
     results = []
     for index, options in enumerate(gates):
-        method: str = getattr(options, "method")  # noqa: B009 - every subclass names itself
+        method = method_of(options)
         evidence.progress(index, len(gates), f"gate: {method}")
         results.append(METHODS[method].check(options, evidence))
     evidence.progress(len(gates), len(gates), "gates")

@@ -121,9 +121,7 @@ def _answers(deployment: Deployment, side: str, output: str, evidence: Evidence)
     if answered is None:
         return f"the {side}'s answer lacks the output {output!r}"
     if answered.shape != expected.shape:
-        return (
-            f"the {side} answers {list(answered.shape[1:])} a sample, the original {list(expected.shape[1:])}"
-        )
+        return f"the {side} answers {list(answered.shape[1:])} a sample, the original {list(expected.shape[1:])}"
     broken = int((~np.isfinite(answered.astype(np.float64))).reshape(len(answered), -1).any(axis=1).sum())
     return f"{broken} of the {side}'s {len(answered)} answers hold NaN or Inf" if broken else answered
 
@@ -166,9 +164,7 @@ class _Comparison:
         if self.counts:
             lost, won = self.discordant
             return metrics.paired_proportion_interval(lost, won, self.samples, confidence=self.confidence)
-        return self._bootstrap(
-            lambda drawn: self._sign * (self.original.of(drawn) - self.candidate.of(drawn))
-        )
+        return self._bootstrap(lambda drawn: self._sign * (self.original.of(drawn) - self.candidate.of(drawn)))
 
     @functools.cached_property
     def score_interval(self) -> metrics.Interval:
@@ -195,6 +191,7 @@ class _Comparison:
             "samples": self.samples,
             "scores": {"original": self.original.score, "reference": None, "candidate": self.candidate.score},
             "drop": self.drop,
+            "score_interval": list(self.score_interval),
             "drop_interval": list(self.drop_interval),
             "confidence": self.confidence,
         }
@@ -207,13 +204,9 @@ class _Comparison:
 def _checks(comparison: _Comparison, options: Options) -> Iterator[Check]:
     metric, drop = options.metric, comparison.drop
     if options.min is not None:
-        yield _judged(
-            metric, comparison.candidate.score, comparison.score_interval, options, at_least=options.min
-        )
+        yield _judged(metric, comparison.candidate.score, comparison.score_interval, options, at_least=options.min)
     if options.max is not None:
-        yield _judged(
-            metric, comparison.candidate.score, comparison.score_interval, options, at_most=options.max
-        )
+        yield _judged(metric, comparison.candidate.score, comparison.score_interval, options, at_most=options.max)
     if options.max_drop is None and options.max_relative_drop is None:
         return
     interval = comparison.drop_interval

@@ -38,7 +38,7 @@ def select(tensors: FeedDict, indices: npt.NDArray[np.intp]) -> dict[str, Array]
     return {name: array[indices] for name, array in tensors.items()}
 
 
-def requests(feeds: FeedDict, batch: int, *, batched: bool) -> list[dict[str, Array]]:
+def requests(feeds: FeedDict, batch: int) -> list[dict[str, Array]]:
     """Cut samples into requests of exactly ``batch`` samples, each sample used at least once.
 
     The last request is filled up from the front, so that all requests cost the same.
@@ -46,16 +46,11 @@ def requests(feeds: FeedDict, batch: int, *, batched: bool) -> list[dict[str, Ar
     Args:
         feeds: All samples, stacked along axis 0.
         batch: Samples a request.
-        batched: False for a deployment with ``max_batch_size: 0``, whose tensors have no batch axis.
     """
     samples = len(next(iter(feeds.values())))
-    if not batched:
-        return [{name: array[index] for name, array in feeds.items()} for index in range(samples)]
-    cut = []
-    for start in range(0, samples, batch):
-        indices = np.arange(start, start + batch) % samples
-        cut.append({name: np.ascontiguousarray(array[indices]) for name, array in feeds.items()})
-    return cut
+    starts = range(0, samples, batch)
+    rows = [np.arange(start, start + batch) % samples for start in starts]
+    return [{name: np.ascontiguousarray(array[chosen]) for name, array in feeds.items()} for chosen in rows]
 
 
 def answers(
@@ -73,7 +68,7 @@ def answers(
         deployment: Who is asked.
         model: A composing model, or None for the ensemble.
         feeds: All samples, stacked along axis 0.
-        max_batch_size: Of the ensemble; 0 sends one sample a request, without a batch axis.
+        max_batch_size: Of the ensemble; with 0 each request holds one sample, its batch axis a plain dimension.
         progress: Told the samples done.
         what: What progress calls it.
 
@@ -87,15 +82,15 @@ def answers(
     try:
         for start in range(0, samples, step):
             stop = min(samples, start + step)
-            rows = slice(start, stop) if max_batch_size > 0 else start
             try:
-                answer = runner.infer({name: array[rows] for name, array in feeds.items()})
+                answer = runner.infer({name: array[start:stop] for name, array in feeds.items()})
             except InferenceError as error:
                 message = f"samples {start} to {stop - 1} refused: {error.message}"
                 raise InferenceError(message, hint=error.hint) from error
             for name, array in answer.items():
-                parts.setdefault(name, []).append(array if max_batch_size > 0 else array[None])
-                _expect_rows(name, array, stop - start if max_batch_size > 0 else None)
+                if array.ndim == 0 or len(array) != stop - start:
+                    raise InferenceError(f"output {name!r} of {stop - start} samples has shape {list(array.shape)}")
+                parts.setdefault(name, []).append(array)
             progress(stop, samples, what)
     finally:
         runner.close()
@@ -107,16 +102,11 @@ def refused(name: str, limit: str, error: InferenceError) -> Check:
     return Check(name, None, limit, Verdict.FAIL, note=f"the candidate did not answer: {error.message}")
 
 
-def _expect_rows(name: str, array: Array, rows: int | None) -> None:
-    if rows is not None and (array.ndim == 0 or len(array) != rows):
-        raise InferenceError(f"output {name!r} of {rows} samples has shape {list(array.shape)}")
-
-
 def _stacked(name: str, arrays: list[Array], samples: int) -> Array:
     shapes = {array.shape[1:] for array in arrays}
     if len(shapes) > 1:
         raise InferenceError(f"output {name!r} changes shape between requests: {sorted(shapes)}")
     stacked = np.concatenate(arrays)
     if len(stacked) != samples:
-        raise InferenceError(f"output {name!r} holds {len(stacked)} rows for {samples} samples")
+        raise InferenceError(f"output {name!r} is missing from some answers")
     return stacked

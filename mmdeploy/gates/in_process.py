@@ -8,64 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import psutil
 
-from mmdeploy import sessions
 from mmdeploy.artifact import TensorSpec
 from mmdeploy.contracts import Array, FeedDict, Runner, WiredComponent
 from mmdeploy.errors import InferenceError
-
-
-class FunctionRunner:
-    """A runner that answers with a function of NumPy arrays."""
-
-    def __init__(
-        self,
-        function: Callable[..., Mapping[str, Array]],
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-    ) -> None:
-        self._function = function
-        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
-
-    def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
-        """Call the function with one keyword argument an input."""
-        return dict(self._function(**feed_dict))
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class SessionRunner:
-    """A runner over one ONNX Runtime session.
-
-    Args:
-        model: Path of the ONNX file, or its bytes.
-        parameters: Session options as in config.pbtxt; see `mmdeploy.sessions.open_session`.
-    """
-
-    def __init__(self, model: Path | bytes, parameters: Mapping[str, str]) -> None:
-        self._session: Any = sessions.open_session(model, parameters)
-        self.inputs, self.outputs = sessions.specs(self._session)
-
-    def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
-        """Run the session.
-
-        Raises:
-            InferenceError: If ONNX Runtime refuses the feed.
-        """
-        try:
-            answers = self._session.run(None, dict(feed_dict))
-        except Exception as error:
-            raise InferenceError(str(error)) from error
-        return {spec.name: answer for spec, answer in zip(self.outputs, answers, strict=True)}
-
-    def close(self) -> None:
-        """Let go of the session."""
-        self._session = None
 
 
 class InProcessDeployment:
@@ -105,9 +53,7 @@ class InProcessDeployment:
 
 
 class _EnsembleRunner:
-    def __init__(
-        self, components: Sequence[WiredComponent], runners: Sequence[Runner], outputs: Sequence[str]
-    ) -> None:
+    def __init__(self, components: Sequence[WiredComponent], runners: Sequence[Runner], outputs: Sequence[str]) -> None:
         self._steps, self._wanted = list(zip(components, runners, strict=True)), tuple(outputs)
 
     @property

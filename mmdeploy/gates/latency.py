@@ -55,9 +55,7 @@ class Options(load.LoadOptions):
         if self.max_ratio_to_reference is None and self.max_ms is None:
             raise ValueError("give at least one limit: max_ratio_to_reference or max_ms")
         if self.max_ms is not None and self.hardware is None:
-            raise ValueError(
-                "max_ms holds on one machine only: name its CPU or GPU in hardware, or use a ratio"
-            )
+            raise ValueError("max_ms holds on one machine only: name its CPU or GPU in hardware, or use a ratio")
         if self.requests < self.needed_requests:
             raise ValueError(f"{self.percentile} needs requests: {self.needed_requests} or more")
         return self
@@ -89,9 +87,7 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
     if options.max_ms is not None and not binding:
         details["not_binding"] = note = _not_binding(options, evidence)
         if not checks:
-            checks = [
-                Check(_name(options, "ms"), None, _all_limits(options), Verdict.INCONCLUSIVE, note=note)
-            ]
+            checks = [Check(_name(options, "ms"), None, _all_limits(options), Verdict.INCONCLUSIVE, note=note)]
     if options.per_component and pair.measured.refusal is None:
         details["components"] = _component_latencies(evidence, clock)
     return GateResult("latency", tuple(checks), details)
@@ -113,9 +109,7 @@ def _judge(
 
     if options.max_ratio_to_reference is not None:
         ratio = value / float(np.percentile(reference, at))
-        interval = metrics.percentile_ratio_interval(
-            candidate, reference, at, confidence=confidence, seed=seed
-        )
+        interval = metrics.percentile_ratio_interval(candidate, reference, at, confidence=confidence, seed=seed)
         checks.append(judged("ratio", ratio, interval, options.max_ratio_to_reference, ""))
     if options.max_ms is not None and absolute:
         interval = metrics.percentile_interval(candidate, at, confidence=confidence, seed=seed)

@@ -10,9 +10,7 @@ from mmdeploy.metrics import Interval
 from mmdeploy.target import Hardware
 
 
-def within(
-    value: float, *, at_least: float | None = None, at_most: float | None = None, slack: float = 0.0
-) -> Verdict:
+def within(value: float, *, at_least: float | None = None, at_most: float | None = None, slack: float = 0.0) -> Verdict:
     """Compare a point estimate with the limits given, each widened by ``slack``; NaN fails."""
     high_enough = at_least is None or value >= at_least - slack
     low_enough = at_most is None or value <= at_most + slack

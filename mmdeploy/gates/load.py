@@ -111,8 +111,7 @@ class Clients:
         """
         tickets, start_line = itertools.count(first), threading.Barrier(len(self._runners))
         futures = [
-            self._pool.submit(self._client, runner, tickets, first + count, start_line)
-            for runner in self._runners
+            self._pool.submit(self._client, runner, tickets, first + count, start_line) for runner in self._runners
         ]
         wait(futures)
         runs = [run for future in futures if (run := future.result()) is not None]
@@ -193,7 +192,7 @@ class SideBySide:
         clock: Clock = time.perf_counter,
     ) -> None:  # fmt: skip
         self._options = options
-        self._requests = ask.requests(feeds, options.batch, batched=evidence.max_batch_size > 0)
+        self._requests = ask.requests(feeds, options.batch)
         self._order = np.random.default_rng(evidence.seed)
         self._swapped = False
         self.clock, self.measured = clock, Measurement()

@@ -94,7 +94,7 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
 
 
 def _peak_bytes(deployment: Deployment, options: Options, evidence: Evidence, *, clock: load.Clock) -> int:
-    requests = ask.requests(evidence.feeds, options.batch, batched=evidence.max_batch_size > 0)
+    requests = ask.requests(evidence.feeds, options.batch)
     clients = load.Clients(deployment, None, requests, concurrency=options.concurrency, clock=clock)
     deadline = clock() + options.seconds
 

@@ -126,9 +126,7 @@ def _compare(
         broken = int((~np.isfinite(answered.astype(np.float64))).reshape(len(answered), -1).any(axis=1).sum())
         note = f"{broken} of {len(answered)} answers hold NaN or Inf" if broken else ""
     if note or answered is None:
-        return [Check(f"{label}: parity", None, _all_limits(options), Verdict.FAIL, note=note)], {
-            "problem": note
-        }
+        return [Check(f"{label}: parity", None, _all_limits(options), Verdict.FAIL, note=note)], {"problem": note}
     figures = _figures(expected, answered)
     return list(_checks(label, figures, options)), figures
 

@@ -52,16 +52,12 @@ def check_labels(metric: str, outputs: Array, labels: npt.NDArray[Any]) -> None:
         raise DataError(f"the evaluation data has {len(outputs)} samples but {len(labels)} labels")
     if metric in ERRORS:
         if labels.shape != outputs.shape:
-            raise DataError(
-                f"{metric} takes labels of the output's shape {outputs.shape}, found {labels.shape}"
-            )
+            raise DataError(f"{metric} takes labels of the output's shape {outputs.shape}, found {labels.shape}")
         if not np.isfinite(labels.astype(np.float64)).all():
             raise DataError(f"{metric}: the labels hold NaN or Inf")
         return
     if outputs.ndim != 2 or outputs.shape[1] < 2:
-        raise DataError(
-            f"{metric} takes one score a class, shape [samples, classes], found {list(outputs.shape)}"
-        )
+        raise DataError(f"{metric} takes one score a class, shape [samples, classes], found {list(outputs.shape)}")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
             f"{metric} takes one integer class id a sample, found labels of shape {list(labels.shape)} "
@@ -71,8 +67,7 @@ def check_labels(metric: str, outputs: Array, labels: npt.NDArray[Any]) -> None:
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise DataError(
-            f"sample {wrong[0]} has label {labels[wrong[0]]}, but the model's {classes} classes are "
-            f"0 to {classes - 1}"
+            f"sample {wrong[0]} has label {labels[wrong[0]]}, but the model's {classes} classes are 0 to {classes - 1}"
         )
     if classes < GUESSES_BY_METRIC.get(metric, 1):
         raise DataError(f"{metric} needs at least 5 classes, the model has {classes}: use top1")

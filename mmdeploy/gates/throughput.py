@@ -111,9 +111,7 @@ def _judge(
         )
         verdict = Verdict.INCONCLUSIVE if short else limits.decided(interval, at_least=limit)
         words = limits.in_words(at_least=limit, unit=unit)
-        checks.append(
-            Check(_name(options, name), float(statistic(everything)), words, verdict, interval, unit, short)
-        )
+        checks.append(Check(_name(options, name), float(statistic(everything)), words, verdict, interval, unit, short))
     return checks
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmdeploy.artifact import TensorSpec
 from mmdeploy.contracts import Array, Deployment, Evidence, FeedDict, Runner, WiredComponent
-from mmdeploy.gates.in_process import FunctionRunner, InProcessDeployment
+from mmdeploy.gates.in_process import InProcessDeployment
 from mmdeploy.target import Hardware
 
 SAMPLES, CLASSES = 96, 6
@@ -18,9 +18,7 @@ HARDWARE = Hardware("Acme Turbo 9000 CPU", 2, ("avx2",), 2**33, ("NVIDIA Test H1
 
 COMPONENTS = (
     WiredComponent("image_encoder", {"pixels": "image"}, {"embedding": "image_embedding"}),
-    WiredComponent(
-        "audio_encoder", {"waveform": "audio"}, {"embedding": "audio_embedding", "energy": "energy"}
-    ),
+    WiredComponent("audio_encoder", {"waveform": "audio"}, {"embedding": "audio_embedding", "energy": "energy"}),
     WiredComponent("fusion", {"image": "image_embedding", "audio": "audio_embedding"}, {"logits": "logits"}),
 )
 
@@ -56,6 +54,20 @@ SPECS = {
         [TensorSpec("logits", "FP32", (CLASSES,))],
     ),
 }
+
+
+class FunctionRunner:
+    """A runner that answers with a function of NumPy arrays."""
+
+    def __init__(self, function: Callable[..., dict[str, Array]], inputs: list, outputs: list) -> None:
+        self._function = function
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+
+    def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
+        return dict(self._function(**feed_dict))
+
+    def close(self) -> None:
+        pass
 
 
 def deployment(

@@ -46,9 +46,7 @@ def test_an_equal_model_passes_and_the_figures_are_right():
     result = accuracy.check(options(min=0.85, max_drop=0.0, max_relative_drop=0.0), evidence())
     assert result.verdict is Verdict.PASS
     assert result.checks[0].measured == pytest.approx(86 / 96)
-    assert result.details["scores"] == pytest.approx(
-        {"original": 86 / 96, "reference": 86 / 96, "candidate": 86 / 96}
-    )
+    assert result.details["scores"] == pytest.approx({"original": 86 / 96, "reference": 86 / 96, "candidate": 86 / 96})
     assert (result.details["lost"], result.details["won"], result.details["mcnemar_p_value"]) == (0, 0, 1.0)
 
 
@@ -76,8 +74,7 @@ def test_a_drop_equal_to_the_limit_keeps_it_and_one_sample_more_does_not():
 def test_the_interval_rule_is_inconclusive_where_the_samples_cannot_tell():
     given = evidence()
     verdict_by_limit = {
-        limit: check_with(losing(given, 6), max_drop=limit, rule="interval").verdict
-        for limit in (0.005, 0.0625, 0.3)
+        limit: check_with(losing(given, 6), max_drop=limit, rule="interval").verdict for limit in (0.005, 0.0625, 0.3)
     }
     assert verdict_by_limit == {
         0.005: Verdict.FAIL, 0.0625: Verdict.INCONCLUSIVE, 0.3: Verdict.PASS,

@@ -76,9 +76,7 @@ def test_a_limit_that_is_just_reached_is_measured_longer_and_then_inconclusive()
 
 
 def test_undecided_at_first_and_decided_with_more_requests():
-    result = judge(
-        noisy(3, 2.08, spread=0.3), noisy(4, 2, spread=0.3), max_ratio_to_reference=1.1, percentile="p50"
-    )
+    result = judge(noisy(3, 2.08, spread=0.3), noisy(4, 2, spread=0.3), max_ratio_to_reference=1.1, percentile="p50")
     assert result.verdict is Verdict.PASS
     assert result.details["looks"] > 1
 
@@ -116,9 +114,7 @@ def test_a_machine_that_slows_down_does_it_to_both_sides():
 
     for factor, verdict in ((1.0, Verdict.PASS), (1.2, Verdict.FAIL)):
         clock.now = 0.0
-        result = judge(
-            drifting(1, factor), drifting(2, 1.0), clock=clock, max_ratio_to_reference=1.1, percentile="p50"
-        )
+        result = judge(drifting(1, factor), drifting(2, 1.0), clock=clock, max_ratio_to_reference=1.1, percentile="p50")
         assert clock.now > 1  # slower by more than two at the end
         assert result.verdict is verdict
         assert result.checks[0].measured == pytest.approx(factor, rel=0.03)
@@ -184,9 +180,7 @@ def test_a_stand_in_is_not_measured():
 
 @pytest.mark.parametrize(("largest", "words"), [(4, "takes up to 4"), (0, "takes up to 1")])
 def test_a_batch_that_the_ensemble_does_not_take_fails(largest, words):
-    result = judge(
-        noisy(1, 2), noisy(2, 2), max_ratio_to_reference=1.1, batch=8, given={"max_batch_size": largest}
-    )
+    result = judge(noisy(1, 2), noisy(2, 2), max_ratio_to_reference=1.1, batch=8, given={"max_batch_size": largest})
     assert result.verdict is Verdict.FAIL
     assert words in result.checks[0].note
 
@@ -196,9 +190,7 @@ def test_an_ensemble_that_does_not_batch_is_measured():
     assert result.verdict is Verdict.PASS
 
 
-@pytest.mark.parametrize(
-    ("side", "verdict"), [("candidate", Verdict.FAIL), ("reference", Verdict.INCONCLUSIVE)]
-)
+@pytest.mark.parametrize(("side", "verdict"), [("candidate", Verdict.FAIL), ("reference", Verdict.INCONCLUSIVE)])
 @pytest.mark.parametrize("after", [0, 500])
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_refused_request_ends_the_measurement_with_the_reason(side, verdict, after, concurrency):
@@ -248,9 +240,7 @@ def test_samples_of_a_round_are_the_same_for_both_and_all_come_up():
         return record
 
     clock = SteppedClock()
-    sides = {
-        name: TimedDeployment(deployment({"fusion": recording(name)}), clock, lambda: 0.001) for name in seen
-    }
+    sides = {name: TimedDeployment(deployment({"fusion": recording(name)}), clock, lambda: 0.001) for name in seen}
     latency.check(options(max_ratio_to_reference=1.1), evidence(**sides), clock=clock)
     assert seen["candidate"] == seen["reference"]
     assert len(set(seen["candidate"])) == 96

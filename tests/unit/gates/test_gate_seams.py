@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mmdeploy.contracts import Verdict, WiredComponent
 from mmdeploy.errors import InferenceError
 from mmdeploy.gates import METHODS, ask, limits, run_all
-from mmdeploy.gates.in_process import InProcessDeployment, SessionRunner
+from mmdeploy.gates.in_process import InProcessDeployment
+from mmdeploy.sessions import SessionRunner, open_session
 
 FIGURES = st.floats(-1e6, 1e6)
 
@@ -49,10 +50,9 @@ def test_hardware_is_matched_by_name_or_glob(pattern, expected):
 @given(st.integers(1, 40), st.integers(1, 50))
 def test_requests_use_every_sample_and_all_have_the_same_size(samples, batch):
     feeds = {"x": np.arange(samples)[:, None]}
-    cut = ask.requests(feeds, batch, batched=True)
+    cut = ask.requests(feeds, batch)
     assert {request["x"].shape for request in cut} == {(batch, 1)}
     assert set(np.concatenate([request["x"] for request in cut]).ravel()) == set(range(samples))
-    assert [request["x"].shape for request in ask.requests(feeds, 1, batched=False)] == [(1,)] * samples
 
 
 def doubling_model():
@@ -69,17 +69,15 @@ def test_onnx_sessions_make_a_deployment():
         WiredComponent("first", {"x": "given"}, {"y": "twice"}),
         WiredComponent("second", {"x": "twice"}, {"y": "four_times"}),
     )
-    opener = lambda: SessionRunner(doubling_model(), {"intra_op_thread_count": "1"})  # noqa: E731
-    served = InProcessDeployment(
-        components, {"first": opener, "second": opener}, ("four_times",), {"first": 9}
-    )
+    opener = lambda: SessionRunner(open_session(doubling_model(), {"intra_op_thread_count": "1"}))  # noqa: E731
+    served = InProcessDeployment(components, {"first": opener, "second": opener}, ("four_times",), {"first": 9})
     runner = served.runner()
     assert [str(spec) for spec in runner.inputs] == ["given: FP32 [3]"]
     assert [str(spec) for spec in runner.outputs] == ["four_times: FP32 [3]"]
     answer = runner.infer({"given": np.ones((2, 3), np.float32)})
     assert answer["four_times"].tolist() == [[4.0] * 3] * 2
     assert served.runner("second").infer({"x": np.ones((1, 3), np.float32)})["y"].tolist() == [[2.0] * 3]
-    with pytest.raises(InferenceError, match="Got: 5 Expected: 3"):
+    with pytest.raises(InferenceError, match=r"\[5\]"):
         runner.infer({"given": np.ones((2, 5), np.float32)})
     with pytest.raises(InferenceError, match="first lacks the tensor 'given'"):
         runner.infer({})
@@ -117,9 +115,7 @@ def test_a_runner_is_closed_even_if_it_refuses():
 
     served = InProcessDeployment((), {"only": Refusing}, (), {})
     with pytest.raises(InferenceError):
-        ask.answers(
-            served, "only", {"x": np.ones((2, 1))}, max_batch_size=1, progress=lambda *_: None, what="test"
-        )
+        ask.answers(served, "only", {"x": np.ones((2, 1))}, max_batch_size=1, progress=lambda *_: None, what="test")
     assert closed == [True]
 
 

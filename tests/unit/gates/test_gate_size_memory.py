@@ -36,9 +36,7 @@ def test_sizes_are_summed_and_compared():
     assert [check.measured for check in result.checks] == [1200, 0.3]
     assert result.details["components"]["fusion"] == {"candidate_bytes": 400, "reference_bytes": 1000}
     tighter = size.Options(method="size", max_bytes=1199, max_ratio_to_reference=0.29)
-    assert [check.verdict for check in size.check(tighter, evidence(candidate=small)).checks] == [
-        Verdict.FAIL
-    ] * 2
+    assert [check.verdict for check in size.check(tighter, evidence(candidate=small)).checks] == [Verdict.FAIL] * 2
 
 
 def test_a_reference_without_engines_is_inconclusive():

@@ -27,9 +27,7 @@ def judge(candidate_ms, reference_ms, *, given=None, **limits):
     return throughput.check(options(**limits), evidence(**sides, **(given or {})), clock=clock)
 
 
-@pytest.mark.parametrize(
-    ("candidate_ms", "verdict"), [(1.0, Verdict.PASS), (1.6, Verdict.PASS), (2.0, Verdict.FAIL)]
-)
+@pytest.mark.parametrize(("candidate_ms", "verdict"), [(1.0, Verdict.PASS), (1.6, Verdict.PASS), (2.0, Verdict.FAIL)])
 def test_the_ratio_decides(candidate_ms, verdict):
     result = judge(candidate_ms, 2.0, min_ratio_to_reference=1.15)
     assert result.verdict is verdict

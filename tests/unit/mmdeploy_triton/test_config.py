@@ -1,7 +1,7 @@
 """config.pbtxt through the protobuf: golden texts, round trips, and messages for what cannot be read.
 
 After a change on purpose, rewrite the goldens with
-``UPDATE_GOLDEN=1 pytest tests/unit/triton/test_config.py`` and read the diff.
+``UPDATE_GOLDEN=1 pytest tests/unit/mmdeploy_triton/test_config.py`` and read the diff.
 """
 
 import os

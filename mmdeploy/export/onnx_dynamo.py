@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -86,16 +86,9 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         ExportError: When it cannot be exported, or the graph answers differently.
     """
     facts = artifact.metadata
-    root = Path(facts["root"])
     with torch_threads(context.threads):
         context.progress(0, 3, "loading the model")
-        model = load_model(
-            facts["factory"],
-            root=root,
-            weights=Path(facts["weights"]) if facts["weights"] else None,
-            allow_pickle=bool(facts.get("allow_pickle", False)),
-        )
-        module = submodule(model, facts["module"])
+        module = _module(facts)
         context.progress(1, 3, "exporting to ONNX")
         proto = _export(module, artifact, options, context)
         path = context.workdir / FILENAME
@@ -115,6 +108,16 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         produced_by="onnx",
         metadata=_figures(proto, path, options) | {"parity": compared},
     )
+
+
+def _module(facts: Mapping[str, Any]) -> nn.Module:
+    model = load_model(
+        facts["factory"],
+        root=Path(facts["root"]),
+        weights=Path(facts["weights"]) if facts["weights"] else None,
+        allow_pickle=bool(facts.get("allow_pickle", False)),
+    )
+    return submodule(model, facts["module"])
 
 
 def _export(module: nn.Module, artifact: Artifact, options: Options, context: StepContext) -> Any:

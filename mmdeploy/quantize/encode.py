@@ -46,6 +46,26 @@ def write(
     Raises:
         QuantizeError: When ONNX Runtime's quantizer refuses the graph.
     """
+    try:
+        with _quiet():
+            quantizer = _quantizer(model, selection, ranges, encoding, per_channel=per_channel)
+            quantizer.quantize_model()
+    except Exception as cause:
+        raise QuantizeError(f"ONNX Runtime's quantizer refuses the graph: {cause}") from cause
+    quantized = quantizer.model.model
+    if encoding is Encoding.UINT8_SYMMETRIC:
+        _move_zero_points(quantized)
+    return quantized
+
+
+def _quantizer(
+    model: Any,
+    selection: Selection,
+    ranges: Mapping[str, tuple[float, float]],
+    encoding: Encoding,
+    *,
+    per_channel: bool,
+) -> Any:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
 
@@ -56,28 +76,40 @@ def write(
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
     }
-    options = {
-        "ActivationSymmetric": not asymmetric,
-        "WeightSymmetric": True,
-        "QuantizeBias": encoding is not Encoding.INT8_SYMMETRIC,
-        "AddQDQPairToWeight": False,
-        "OpTypesToExcludeOutputQuantization": list(selection.float_outputs),
-    }
-    op_types = {node.op_type for node in model.graph.node if node.name in set(selection.nodes)}
-    try:
-        with _quiet():
-            quantizer = QDQQuantizer(
-                source, per_channel, False, QuantType.QInt8,
-                QuantType.QUInt8 if asymmetric else QuantType.QInt8,
-                TensorsData(CalibrationMethod.MinMax, data), list(selection.nodes), [], sorted(op_types), options,
-            )  # fmt: skip
-            quantizer.quantize_model()
-    except Exception as cause:
-        raise QuantizeError(f"ONNX Runtime's quantizer refuses the graph: {cause}") from cause
-    quantized = quantizer.model.model
-    if encoding is Encoding.UINT8_SYMMETRIC:
-        _move_zero_points(quantized)
-    return quantized
+    chosen = set(selection.nodes)
+    return QDQQuantizer(
+        source,
+        per_channel=per_channel,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8 if asymmetric else QuantType.QInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+        nodes_to_quantize=list(selection.nodes),
+        nodes_to_exclude=[],
+        op_types_to_quantize=sorted({node.op_type for node in model.graph.node if node.name in chosen}),
+        extra_options={
+            "ActivationSymmetric": not asymmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": encoding is not Encoding.INT8_SYMMETRIC,
+            "AddQDQPairToWeight": False,
+            "OpTypesToExcludeOutputQuantization": list(selection.float_outputs),
+            "TensorQuantOverrides": {
+                name: [{"quant_type": QuantType.QInt8, "symmetric": True}]
+                for name in _single_scale_weights(model, chosen)
+            },
+        },
+    )
+
+
+def _single_scale_weights(model: Any, chosen: set[str]) -> set[str]:
+    """Return the weights of products that ONNX Runtime's INT8 kernel takes with one scale only.
+
+    It refuses at run time a scale a channel for the left operand, and for any that is not a matrix.
+    """
+    rank = {weight.name: len(weight.dims) for weight in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMul" and node.name in chosen]
+    left = {node.input[0] for node in products if node.input[0] in rank}
+    return left | {node.input[1] for node in products if rank.get(node.input[1], 2) != 2}
 
 
 def _move_zero_points(model: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from mmdeploy.errors import QuantizeError, did_you_mean
 from mmdeploy.quantize import graphs
 
-#: Operators whose second input is a weight as a rule; where it is an activation, this is attention.
+#: Operators that multiply by a weight; a MatMul that multiplies two activations is attention.
 _WEIGHTED = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 #: Outputs of these are rounded too: ONNX Runtime has an INT8 convolution only with an 8-bit output.
 _ROUNDED_OUTPUT = ("Conv", "ConvTranspose")
@@ -85,11 +85,11 @@ class _Reasons:
                 return f"excluded by {pattern!r}"
         if self._types.get(node.input[0]) != 1:  # TensorProto.FLOAT
             return "its input is not known to be FP32"
+        if node.op_type == "MatMul":
+            both = not self._constants.intersection(node.input)
+            return "a product of two activations" if both and not self._rules.quantize_attention else None
         if node.op_type in _WEIGHTED and node.input[1] not in self._constants:
-            if node.op_type != "MatMul":
-                return "its weight is computed"
-            if not self._rules.quantize_attention:
-                return "a product of two activations"
+            return "its weight is computed"
         return None
 
 

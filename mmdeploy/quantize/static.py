@@ -27,6 +27,7 @@ samples there are.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -97,25 +98,13 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
             hint="name a callable under `data.calibration` in the recipe",
         )
     model = graphs.load(artifact.path)
-    chosen = selection.choose(model, selection.Rules(
-        op_types=options.op_types,
-        exclude=options.exclude,
-        exclude_op_types=options.exclude_op_types,
-        quantize_attention=options.quantize_attention,
-    ))  # fmt: skip
-    found = ranges.find(model, chosen.tensors, _feeds(options, context), ranges.Calibration(
-        calibrator=options.calibrator,
-        percentile=options.percentile,
-        threads=context.threads,
-        total=min(options.samples, context.calibration_batches * options.batch_size) or None,
-        progress=context.progress,
-    ))  # fmt: skip
+    chosen = selection.choose(model, _rules(options))
+    found = ranges.find(model, chosen.tensors, _feeds(options, context), _how(options, context))
     quantized = encode.write(model, chosen, found.by_tensor, encoding=context.encoding, per_channel=options.per_channel)
     path = context.workdir / FILENAME
     graphs.save(quantized, path)
-    likeness = fidelity.compare(
-        artifact.path, path, fidelity.first(_feeds(options, context), _COMPARED_BATCHES), threads=context.threads
-    )
+    batches = fidelity.first(_feeds(options, context), _COMPARED_BATCHES)
+    likeness = fidelity.compare(artifact.path, path, batches, threads=context.threads)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "static")
     metadata: dict[str, Any] = {
         "encoding": str(context.encoding),
@@ -123,12 +112,31 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         "samples": found.samples,
         "quantized_nodes": list(chosen.nodes),
         "excluded_nodes": dict(chosen.excluded),
-        "ranges": {name: [low, high] for name, (low, high) in found.by_tensor.items()},
+        "ranges": {name: list(limits) for name, limits in found.by_tensor.items()},
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,
         **likeness,
     }
-    return Artifact(PRODUCES, path, after.sha256, artifact.inputs, artifact.outputs, "static", metadata=metadata)
+    return replace(after, metadata=metadata)
+
+
+def _rules(options: Options) -> selection.Rules:
+    return selection.Rules(
+        op_types=options.op_types,
+        exclude=options.exclude,
+        exclude_op_types=options.exclude_op_types,
+        quantize_attention=options.quantize_attention,
+    )
+
+
+def _how(options: Options, context: StepContext) -> ranges.Calibration:
+    return ranges.Calibration(
+        calibrator=options.calibrator,
+        percentile=options.percentile,
+        threads=context.threads,
+        total=min(options.samples, context.calibration_batches * options.batch_size) or None,
+        progress=context.progress,
+    )
 
 
 def _feeds(options: Options, context: StepContext) -> ranges.Feeds:

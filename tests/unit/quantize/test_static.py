@@ -297,6 +297,21 @@ def test_size_and_counts_are_reported(tmp_path):
     }
 
 
+@pytest.mark.parametrize("encoding", Encoding)
+@pytest.mark.parametrize(
+    "product", ["float[24, 9] w> { [p] y = MatMul (w, x)", "float[2, 16, 24] w> { [p] y = MatMul (x, w)"]
+)
+def test_weights_that_are_not_the_right_hand_matrix_get_one_scale(tmp_path, product, encoding):
+    """ONNX Runtime loads such a graph with a scale a channel, and fails when it runs it."""
+    shape = (2, 9, 16)
+    out = "24, 16" if "(w, x)" in product else "9, 24"
+    head = f'<ir_version: 10, opset_import: ["" : 20]> g (float[n, 2, 9, 16] x) => (float[n, 2, {out}] y) <'
+    artifact, x = built(head + product + " }", tmp_path / "float.onnx"), samples(shape)
+    result = quantized(artifact, tmp_path / "q", {"x": x}, encoding=encoding)
+    assert result.metadata["quantized_nodes"] == ["p"]
+    assert sqnr_db(answers(artifact.path, x), answers(result.path, x)) > 22
+
+
 def test_symmetric_attention_can_be_quantized(tmp_path):
     artifact, x = built(VIT, tmp_path / "float.onnx"), samples((9, 16))
     result = quantized(artifact, tmp_path / "q", {"x": x}, encoding=Encoding.INT8_SYMMETRIC, quantize_attention=True)

@@ -1,7 +1,11 @@
 """config.pbtxt through the protobuf: golden texts, round trips, and messages for what cannot be read.
 
 After a change on purpose, rewrite the goldens with
-``UPDATE_GOLDEN=1 pytest tests/unit/triton_inference_server/test_config.py`` and read the diff.
+<<<<<<<< HEAD:tests/unit/mmdeploy_triton/test_config.py
+``UPDATE_GOLDEN=1 pytest tests/unit/mmdeploy_triton/test_config.py`` and read the diff.
+========
+``UPDATE_GOLDEN=1 pytest tests/unit/mmdeploy_triton/test_config.py`` and read the diff.
+>>>>>>>> passes:tests/unit/mmdeploy_triton/test_config.py
 """
 
 import os

@@ -1,11 +1,7 @@
 """config.pbtxt through the protobuf: golden texts, round trips, and messages for what cannot be read.
 
 After a change on purpose, rewrite the goldens with
-<<<<<<<< HEAD:tests/unit/mmdeploy_triton/test_config.py
 ``UPDATE_GOLDEN=1 pytest tests/unit/mmdeploy_triton/test_config.py`` and read the diff.
-========
-``UPDATE_GOLDEN=1 pytest tests/unit/mmdeploy_triton/test_config.py`` and read the diff.
->>>>>>>> passes:tests/unit/mmdeploy_triton/test_config.py
 """
 
 import os

@@ -64,6 +64,10 @@ def _feed_dict(runner: Any, files: tuple[str, ...], fit: bool) -> FeedDict:
             )
         if name not in specs:
             raise UsageError(f"the model has no input {name!r}; {did_you_mean(name, specs)}")
+        if name in given:
+            raise UsageError(
+                f"two files for {name}: {given[name]} and {file}", hint="give one INPUT=FILE for each input"
+            )
         given[name] = Path(file)
     missing = [str(spec) for name, spec in specs.items() if name not in given]
     if missing:

@@ -208,8 +208,7 @@ class _Run:
         """Make the staged repository live if the verdict allows it."""
         if not self._may_publish() or self.candidate is None:
             return
-        target = self.settings.destination / self.recipe.name
-        self.state.published = target
+        self.state.published = target = self.settings.destination / self.recipe.name
         try:
             report = self.folder / "report.json"
             report.write_text(self.report(None).to_json())
@@ -221,7 +220,8 @@ class _Run:
                 extra_files={"report.json": report},
             )
         except BaseException:
-            self.state.published = None
+            if target.resolve().name != self.id:  # an interrupt may come when the release is live already
+                self.state.published = None
             raise
 
     def report(self, error: BaseException | None) -> BuildReport:

@@ -241,6 +241,25 @@ def ask_json(url: str, *, body: Mapping[str, Any] | None = None, timeout_s: floa
     return json.loads(text) if text else None
 
 
+def served_models(grpc_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
+    """Return the names of the models that a server at ``host:port`` has loaded, sorted.
+
+    Raises:
+        ServerError: If nothing answers there.
+    """
+    import grpc
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+    with grpc.insecure_channel(grpc_url, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        question = service_pb2.RepositoryIndexRequest(ready=True)
+        try:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            index = stub.RepositoryIndex(question, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise ServerError(f"{grpc_url}: the server does not answer ({error.details()})") from error
+    return tuple(sorted({model.name for model in index.models}))
+
+
 def _connection(url: str, timeout_s: float) -> http.client.HTTPConnection:
     parts = urllib.parse.urlsplit(url)
     return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
@@ -259,9 +278,13 @@ def _exchange(
         connection.request(verb, path, body, dict(headers))
         response = connection.getresponse()
         text = response.read()
-    except (OSError, http.client.HTTPException) as error:
+    except http.client.HTTPException as error:
+        connection.close()  # its words may be the bytes of another protocol: not for a terminal
+        what = f"the server does not answer in HTTP ({type(error).__name__}); is it the gRPC port?"
+        raise ServerError(f"{where}: {what}") from error
+    except OSError as error:
         connection.close()
-        raise ServerError(f"{where}: the server does not answer ({error or type(error).__name__})") from error
+        raise ServerError(f"{where}: the server does not answer ({error.strerror or error})") from error
     if response.status != 200:
         raise InferenceError(f"{where}: {_reason(text)} (HTTP {response.status})")
     return text, response

@@ -77,7 +77,7 @@ def test_while_serving(published: Path, tmp_path: Path, moment: str) -> None:
     assert process.returncode == 130, errors
     assert errors.strip() == ("error: interrupted" if moment == "starting" else "")
     assert rest == ("" if moment == "starting" else "stopping\n")
-    wait_until(lambda: not list((tmp_path / "tmp").iterdir()), "the removal of the server's folder")
+    wait_until(lambda: not list((tmp_path / "tmp").glob("mmdeploy*")), "the removal of the server's folder")
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])

@@ -56,7 +56,7 @@ def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
         elif suffix == ".npy":
             array = np.load(path, allow_pickle=False)
         else:
-            array = np.asarray(json.loads(path.read_text()), spec.numpy_dtype)
+            array = _numbers(path, spec)
     except _NoSuchTensorError as cause:
         raise UsageError(f"{spec.name}: {path.name}: {cause}") from cause
     except (OSError, ValueError, TypeError, EOFError, OverflowError, wave.Error) as cause:
@@ -68,6 +68,16 @@ def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
     if mismatch:
         hint = "--fit resizes images, and cuts or fills audio" if suffix in (*IMAGES, ".wav") and not fit else None
         raise UsageError(f"{spec.name}: {path.name}: {mismatch}", hint=hint)
+    return array
+
+
+def _numbers(path: Path, spec: TensorSpec) -> Array:
+    given = np.asarray(json.loads(path.read_text()))
+    if given.dtype.kind not in "biuf":
+        raise TypeError
+    array = given.astype(spec.numpy_dtype)
+    if spec.numpy_dtype.kind in "biu" and not np.array_equal(array, given):
+        raise ValueError(f"{given[array != given].flat[0]} is no {spec.dtype}")
     return array
 
 

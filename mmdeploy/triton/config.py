@@ -96,9 +96,7 @@ def component_config(component: ServedComponent) -> ModelConfig:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
     serving, artifact = component.serving, component.artifact
-    config = ModelConfig(
-        name=component.name, backend=component.backend, max_batch_size=serving.max_batch_size
-    )
+    config = ModelConfig(name=component.name, backend=component.backend, max_batch_size=serving.max_batch_size)
     # Written out because "model.py" is Triton's idea of a file name for backends that it does not know.
     config.default_model_filename = component.filename
     _add_tensors(config.input, artifact.inputs, serving.max_batch_size)
@@ -106,9 +104,7 @@ def component_config(component: ServedComponent) -> ModelConfig:
     if serving.max_batch_size:
         # Triton has no scalars: one value a sample travels as [1] and is reshaped to [] for the engine.
         for tensor in (*config.input, *config.output):
-            if any(
-                spec.name == tensor.name and not spec.shape for spec in (*artifact.inputs, *artifact.outputs)
-            ):
+            if any(spec.name == tensor.name and not spec.shape for spec in (*artifact.inputs, *artifact.outputs)):
                 tensor.reshape.SetInParent()
     for output in config.output:
         if output.name in component.labels:

@@ -1,6 +1,6 @@
 """Measure the embedded ensemble against the same ONNX Runtime sessions in process.
 
-    python benchmarks/embedded_serving.py [--case tiny vit_s] [--rounds 5] [--threads 1] [--out result.json]
+    python benchmarks/embedded_serving.py [--case tiny vit_s] [--points 1x1 8x8] [--rounds 5] [--out result.json]
 
 Three ways to run the same chain of sessions, with the same session options, are measured in turn, a block
 each a round, in an order that turns: in process, over gRPC, over HTTP with binary tensors. At concurrency n,
@@ -36,6 +36,7 @@ from mmdeploy.triton.client import GrpcRunner, HttpRunner
 from mmdeploy.triton.http import ask_json
 
 Ask = Callable[[Feed], Mapping[str, Any]]
+POINTS = ((1, 1), (8, 1), (1, 8), (8, 8))
 WAYS = ("in_process", "grpc", "http")
 
 
@@ -115,11 +116,13 @@ def block(asks: list[Ask], feeds: list[Feed], requests: int) -> tuple[list[float
         return latencies, time.perf_counter() - start
 
 
-def measure(case: Case, graphs: Path, running: server.Server, rounds: int) -> tuple[list[Row], dict[str, Any]]:
-    """Measure every batch size and concurrency of a case; return the table and where the time goes."""
+def measure(
+    case: Case, graphs: Path, running: server.Server, *, rounds: int, points: list[tuple[int, int]]
+) -> tuple[list[Row], dict[str, Any]]:
+    """Measure points (batch, concurrency) of a case; return the table and where the time goes."""
     rows: list[Row] = []
     chain = Chain(case, graphs)
-    most = max(concurrency for _, concurrency in case.blocks)
+    most = max(concurrency for _, concurrency in points)
     grpc = [GrpcRunner(running.grpc_url, "ensemble") for _ in range(most)]
     http = [HttpRunner(running.http_url, "ensemble", binary=True) for _ in range(most)]
     asks: dict[str, list[Ask]] = {
@@ -128,7 +131,8 @@ def measure(case: Case, graphs: Path, running: server.Server, rounds: int) -> tu
         "http": [runner.infer for runner in http],
     }
     _require_equal(case, asks)
-    for (batch, concurrency), requests in case.blocks.items():
+    for batch, concurrency in points:
+        requests = case.blocks[batch, concurrency]
         feeds = [case.feed(batch) for _ in range(4)]
         results = {way: Way() for way in WAYS}
         for round_ in range(-1, rounds):  # the first warms up
@@ -230,9 +234,10 @@ def verdicts(rows: list[Row]) -> dict[str, dict[str, Any]]:
         if tiny:
             met = tiny.added_p50_ms <= 1.0
             found[f"{way}: tiny, added at p50 <= 1.0 ms"] = {"measured": tiny.added_p50_ms, "met": met}
-        if vit and busy:
+        if vit:
             met = vit.p50_ratio <= 1.10
             found[f"{way}: vit_s, p50 ratio <= 1.10"] = {"measured": vit.p50_ratio, "met": met}
+        if busy:
             met = busy.throughput_ratio >= 0.85
             found[f"{way}: vit_s, throughput ratio at concurrency 8 >= 0.85"] = {
                 "measured": busy.throughput_ratio,
@@ -260,6 +265,8 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=("tiny", "vit_s"), default=["tiny", "vit_s"])
+    names = [f"{batch}x{concurrency}" for batch, concurrency in POINTS]
+    parser.add_argument("--points", nargs="+", choices=names, default=names, help="batch x concurrency")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of each encoder's session")
     parser.add_argument("--instances", type=int, default=2, help="of each encoder in Triton")
@@ -267,6 +274,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file to write the results to, as JSON")
     arguments = parser.parse_args()
     cases = {"tiny": tiny_case(), "vit_s": vit_case(arguments.threads, arguments.instances)}
+    points = [point for point, name in zip(POINTS, names, strict=True) if name in arguments.points]
     rows: list[Row] = []
     shares: dict[str, Any] = {}
     print(HEAD)
@@ -280,7 +288,7 @@ def main() -> None:
             repository = Path(temporary) / name
             write_repository(case, graphs, repository)
             with server.start([repository], log=Path(temporary) / f"{name}.log") as running:
-                more, shares[name] = measure(case, graphs, running, arguments.rounds)
+                more, shares[name] = measure(case, graphs, running, rounds=arguments.rounds, points=points)
             rows += more
     targets = verdicts(rows)
     print("\nwhere the time goes, mean of batch 1, concurrency 1, ms")

@@ -25,7 +25,7 @@ from mmdeploy.store import Store, translated
 from mmdeploy.wiring import topological_order, upstream
 
 if TYPE_CHECKING:
-    from mmdeploy.recipe import Recipe
+    from mmdeploy.recipe import Recipe, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +122,8 @@ def _torch_artifact(task: Task) -> Artifact:
         format="torch",
         path=path,
         sha256=file_sha256(path) if path.is_file() else "",
-        inputs=(),
-        outputs=(),
+        inputs=_declared(task.recipe, component.inputs),
+        outputs=_declared(task.recipe, component.outputs),
         produced_by="recipe",
         metadata={
             "factory": model.factory,
@@ -135,6 +135,17 @@ def _torch_artifact(task: Task) -> Artifact:
             "allow_pickle": model.allow_pickle,
         },
     )
+
+
+def _declared(recipe: Recipe, wires: Mapping[str, Wire]) -> tuple[TensorSpec, ...]:
+    """Return the specs that the recipe declares: at the wire, or at the ensemble's input that it leads to."""
+    specs = []
+    for name, wire in wires.items():
+        source = recipe.inputs.get(wire.tensor)
+        dtype, shape = wire.dtype or (source and source.dtype), wire.shape or (source and source.shape)
+        if dtype and shape:
+            specs.append(TensorSpec(name, dtype, tuple(shape)))
+    return tuple(specs)
 
 
 class _Examples:

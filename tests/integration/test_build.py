@@ -19,7 +19,7 @@ from mmdeploy.api import Silent
 from mmdeploy.build_report import read_report
 from mmdeploy.builder import Outcome, Settings, run_build
 from mmdeploy.contracts import Verdict
-from mmdeploy.errors import DataError, ModelError, StepError
+from mmdeploy.errors import DataError, ExportError, ModelError, StepError
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.lint import lint
@@ -197,6 +197,14 @@ def test_shapes_that_clash_are_found_when_the_graphs_are_known(tiny_recipe: Path
     outcome = build(tiny_recipe, shared_workdir, "gates=[]")
     assert isinstance(outcome.error, StepError)
     assert outcome.error.step == "fusion/export"
+
+
+def test_a_declared_shape_that_the_graph_does_not_have_is_told(tiny_recipe: Path, shared_workdir: Path) -> None:
+    declared = "components.right.outputs.embedding={tensor: right_embedding, dtype: FP32, shape: [24]}"
+    outcome = build(tiny_recipe, shared_workdir, "gates=[]", declared)
+    assert isinstance(outcome.error, ExportError)
+    assert "output 'embedding' is FP32 [16], the recipe declares FP32 [24]" in outcome.error.message
+    assert outcome.error.step == "right/export"
 
 
 def run_cli(recipe: Path, *arguments: str) -> "subprocess.Popen[str]":

@@ -55,7 +55,7 @@ class Options(MethodOptions):
         rule: Decide by the point estimate or by the whole interval.
     """
 
-    method: Literal["accuracy"]
+    method: Literal["accuracy"] = "accuracy"
     metric: scores.MetricName
     min: float | None = None
     max: float | None = None

@@ -7,13 +7,13 @@ whole interval is within the limit, fails when the whole interval is beyond it, 
 ``max_seconds``, before it says ``inconclusive``.
 When to choose it: whenever speed is why the model is compressed. ``max_ratio_to_reference: 1.0`` says "not
 slower than FP32", 0.8 "at least a fifth less time". A limit equal to what is really reached cannot be decided
-by
-any measurement, so leave room.
+by any measurement, so leave room.
 What it needs: one of ``max_ratio_to_reference``, ``max_ms``. A limit in milliseconds holds only on the
 machine named by ``hardware`` (the CPU's or a GPU's name, or a glob such as ``*H100*``). Elsewhere it is
 reported under ``not_binding`` and not judged; if it is the only limit, the gate is inconclusive there.
-Limits: times include the gRPC client, which shares the machine. Samples repeat once all were sent, so with a
-response cache this is the latency of a warm cache. p99 needs 459 requests at the default confidence.
+Limits: times include the gRPC client, which shares the machine. Samples repeat once all were sent, so a response
+cache would be measured warm; builds judge with a cache too small to help. p99 needs 459 requests at the default
+confidence.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Options(load.LoadOptions):
         per_component: Also time each composing model alone (batch 1), for the report.
     """
 
-    method: Literal["latency"]
+    method: Literal["latency"] = "latency"
     percentile: Literal["p50", "p90", "p95", "p99"] = "p95"
     max_ratio_to_reference: float | None = Field(default=None, gt=0.0)
     max_ms: float | None = Field(default=None, gt=0.0)

@@ -39,7 +39,7 @@ class Options(MethodOptions):
         seconds: How long each side is loaded.
     """
 
-    method: Literal["memory"]
+    method: Literal["memory"] = "memory"
     max_bytes: int | None = Field(default=None, ge=1)
     max_ratio_to_reference: float | None = Field(default=None, gt=0.0)
     batch: int = Field(default=1, ge=1)

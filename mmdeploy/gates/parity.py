@@ -47,7 +47,7 @@ class Options(MethodOptions):
         samples: How many evaluation samples to use, spread evenly; all when absent.
     """
 
-    method: Literal["parity"]
+    method: Literal["parity"] = "parity"
     min_cosine: float | None = Field(default=None, ge=-1.0, le=1.0)
     min_sqnr_db: float | None = None
     max_abs_error: float | None = Field(default=None, ge=0.0)

@@ -29,7 +29,7 @@ class Options(MethodOptions):
         max_ratio_to_reference: Largest share of the FP32 engines' bytes.
     """
 
-    method: Literal["size"]
+    method: Literal["size"] = "size"
     max_bytes: int | None = Field(default=None, ge=1)
     max_ratio_to_reference: float | None = Field(default=None, gt=0.0)
 

@@ -38,7 +38,7 @@ class Options(load.LoadOptions):
         min_per_second: Fewest samples a second, on ``hardware``.
     """
 
-    method: Literal["throughput"]
+    method: Literal["throughput"] = "throughput"
     concurrency: int = Field(default=8, ge=1, le=256)
     min_ratio_to_reference: float | None = Field(default=None, gt=0.0)
     min_per_second: float | None = Field(default=None, gt=0.0)

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from mmdeploy.artifact import Artifact
 from mmdeploy.build_report import BuildReport, Failure, RecipeRecord, StepRecord, gate_record
@@ -39,6 +38,7 @@ from mmdeploy.judge import (
     staged,
     substitute_ensemble,
 )
+from mmdeploy.observer import Observer
 from mmdeploy.planner import ORIGINAL, Decision, Step, explain, make_plan
 from mmdeploy.recipe import Recipe
 from mmdeploy.scheduler import Workers
@@ -58,19 +58,6 @@ _EXIT_BY_VERDICT = {
 _ORDER = ("export", "quantize", "outputs", "engine", "reference")
 #: Runs of a recipe whose folders are kept, the new one included.
 _RUNS_KEPT = 10
-
-
-class Observer(Protocol):
-    """Who watches a build."""
-
-    def step_started(self, step: str) -> None:
-        """Take note that a step, or a phase such as ``serve``, begins."""
-
-    def progress(self, step: str, done: int, total: int | None, what: str) -> None:
-        """Take note of how far it is."""
-
-    def step_finished(self, record: StepRecord) -> None:
-        """Take note of how it ended."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +175,6 @@ class _Run:
             served = staged(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable))
             substitute = "; ".join(f"{name}: {why}" for name, why in unrunnable.items())
         reference = staged(self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable))
-        self.observer.step_started("gates")
         self.state.judgement = judge(
             recipe,
             served,
@@ -196,7 +182,7 @@ class _Run:
             artifacts[ORIGINAL],
             logs=self.folder / "logs",
             substitute=substitute,
-            progress=lambda done, total, what: self.observer.progress("gates", done, total, what),
+            observer=self.observer,
         )
 
     def publish(self) -> None:

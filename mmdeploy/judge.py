@@ -10,6 +10,7 @@ served by ONNX Runtime. `Judgement.substitute` says so, and no latency is claime
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +24,10 @@ import numpy as np
 
 from mmdeploy import engines, gates
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Array, Evidence, GateResult, MethodOptions, Progress, Verdict, WiredComponent, method_of
+from mmdeploy.build_report import gate_record
+from mmdeploy.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
 from mmdeploy.errors import MmdeployError
+from mmdeploy.observer import Observer
 from mmdeploy.target import Target, this_hardware, usable_cores
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
@@ -203,7 +206,7 @@ def judge(
     *,
     logs: Path,
     substitute: str | None,
-    progress: Progress,
+    observer: Observer,
 ) -> Judgement:
     """Serve both repositories and run every gate of the recipe.
 
@@ -211,6 +214,7 @@ def judge(
         ServerError: If Triton refuses a repository or dies.
         EnvironmentUnfitError: If there is no Triton.
     """
+    observer.step_started("serve")
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
         starting = [
@@ -223,6 +227,7 @@ def judge(
             for role, staged in (("candidate", candidate), ("reference", reference))
         ]
         servers = _entered(stack, starting)
+        observer.work_finished("serve", f"Triton {servers[0].server_version}, candidate and reference, are ready")
         evidence = Evidence(
             candidate=ServedDeployment(servers[0], candidate.ensemble),
             reference=ServedDeployment(servers[1], reference.ensemble),
@@ -239,9 +244,8 @@ def judge(
             substitute=substitute,
             seed=recipe.seed,
             cores=usable_cores(),
-            progress=progress,
         )
-        return _run_gates(recipe, evidence, servers[0].server_version)
+        return _run_gates(recipe, evidence, servers[0].server_version, observer)
 
 
 def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Server]:
@@ -257,12 +261,16 @@ def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Serve
     return servers
 
 
-def _run_gates(recipe: Recipe, evidence: Evidence, server_version: str) -> Judgement:
+def _run_gates(recipe: Recipe, evidence: Evidence, server_version: str, observer: Observer) -> Judgement:
     results, seconds = [], []
     for options in recipe.gates:
+        method = method_of(options)
+        observer.step_started(f"gates/{method}")
+        progress = functools.partial(observer.progress, f"gates/{method}")
         started = time.monotonic()
-        results.append(gates.METHODS[method_of(options)].check(options, evidence))
+        results.append(gates.METHODS[method].check(options, replace(evidence, progress=progress)))
         seconds.append(time.monotonic() - started)
+        observer.gate_finished(gate_record(results[-1], seconds=seconds[-1]))
     verdict = Verdict.of_all([result.verdict for result in results])
     if evidence.substitute and verdict is Verdict.PASS:
         verdict = Verdict.INCONCLUSIVE

@@ -19,6 +19,7 @@ from pathlib import Path
 from mmdeploy.artifact import Artifact
 from mmdeploy.build_report import BuildReport, Failure, RecipeRecord, StepRecord, gate_record
 from mmdeploy.contracts import Verdict
+from mmdeploy.environment import require_environment
 from mmdeploy.errors import (
     EXIT_BUG,
     EXIT_GATE_FAILED,
@@ -26,6 +27,7 @@ from mmdeploy.errors import (
     EXIT_INTERRUPTED,
     EXIT_PASS,
     MmdeployError,
+    StepError,
 )
 from mmdeploy.figures import latencies, sizes, stages
 from mmdeploy.fingerprints import take_fingerprints
@@ -108,6 +110,8 @@ def run_build(recipe: Recipe, settings: Settings, observer: Observer) -> Outcome
     except (Exception, KeyboardInterrupt) as caught:
         logger.debug("the build stopped", exc_info=True)
         error = caught
+        if isinstance(error, StepError) and error.log is None:
+            error.log = str(run.folder / "logs")
     report = run.report(error)
     return Outcome(report, run.folder, error)
 
@@ -142,6 +146,7 @@ class _Run:
         """Reuse what the store has; run the rest side by side, each step as soon as its inputs are there."""
         decisions = {decision.step.id: decision for decision in explain(self.plan, self.store)}
         waiting = [step for step in self.plan.steps if not self._reused(decisions[step.id])]
+        require_environment(self.recipe, waiting)
         jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
         kinds = sorted({step.kind for step in waiting})
         logs = self.folder / "logs"
@@ -189,8 +194,7 @@ class _Run:
         """Make the staged repository live if the verdict allows it."""
         if not self._may_publish() or self.candidate is None:
             return
-        target = self.settings.destination / self.recipe.name
-        self.state.published = target
+        self.state.published = target = self.settings.destination / self.recipe.name
         try:
             report = self.folder / "report.json"
             report.write_text(self.report(None).to_json())
@@ -202,7 +206,8 @@ class _Run:
                 extra_files={"report.json": report},
             )
         except BaseException:
-            self.state.published = None
+            if target.resolve().name != self.id:  # an interrupt may come when the release is live already
+                self.state.published = None
             raise
 
     def report(self, error: BaseException | None) -> BuildReport:
@@ -308,16 +313,12 @@ def _unfinished(step: Step, *, failed: bool) -> StepRecord:
 
 
 def _failure(error: BaseException, logs: Path) -> Failure:
+    log = getattr(error, "log", None)
+    step, place = getattr(error, "step", ""), Path(log) if log else logs
     if isinstance(error, MmdeployError):
-        log = getattr(error, "log", None)
-        return Failure(
-            step=getattr(error, "step", ""),
-            message=error.message,
-            hint=error.hint,
-            log=Path(log) if log else logs,
-        )
-    message = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-    return Failure(step="", message=message, log=logs)
+        return Failure(step=step, message=error.message, hint=error.hint, log=place)
+    message = "interrupted" if isinstance(error, KeyboardInterrupt) else f"a bug: {type(error).__name__}: {error}"
+    return Failure(step=step, message=message, log=place)
 
 
 def _run_folder(workdir: Path, recipe: str, run_id: str) -> Path:

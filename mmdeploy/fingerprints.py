@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from mmdeploy import engines, export, quantize
 from mmdeploy.artifact import file_sha256
 from mmdeploy.contracts import Pass, method_of
+from mmdeploy.errors import UsageError
 from mmdeploy.planner import Fingerprints, digest
 from mmdeploy.sources import source_files
 
@@ -109,5 +110,11 @@ def _digest_files(paths: Iterable[Path], root: Path) -> str:
     named = {}
     for path in paths:
         name = path.relative_to(root) if path.is_relative_to(root) else path
-        named[str(name)] = file_sha256(path)
+        try:
+            named[str(name)] = file_sha256(path)
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be read: {error.strerror}; whether it changed decides what must run again",
+                hint="make it readable, or name the files that the data callables read in data.files",
+            ) from error
     return digest(named)

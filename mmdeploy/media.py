@@ -20,6 +20,8 @@ from mmdeploy.errors import UsageError
 Array = npt.NDArray[Any]
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 ACCEPTED = (*IMAGES, ".wav", ".npy", ".json")
+_KINDS = {".wav": "a WAV file", ".npy": "a NumPy array", ".json": "numbers in JSON"}
+_WHY = {EOFError: "the file ends too early", TypeError: "it holds something else than numbers and lists of them"}
 _WAV_TYPES = {1: "u1", 2: "<i2", 4: "<i4"}
 
 
@@ -51,8 +53,11 @@ def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
             array = np.load(path, allow_pickle=False)
         else:
             array = np.asarray(json.loads(path.read_text()), spec.numpy_dtype)
-    except (OSError, ValueError, EOFError, OverflowError, wave.Error) as cause:
-        raise UsageError(f"{spec.name}: {path.name} cannot be read: {cause}") from cause
+    except (OSError, ValueError, TypeError, EOFError, OverflowError, wave.Error) as cause:
+        why = _WHY.get(type(cause)) or str(cause)
+        raise UsageError(
+            f"{spec.name}: {path.name} cannot be read as {_KINDS.get(suffix, 'an image')}: {why}"
+        ) from cause
     mismatch = spec.mismatch(array)
     if mismatch:
         hint = "--fit resizes images, and cuts or fills audio" if suffix in (*IMAGES, ".wav") and not fit else None

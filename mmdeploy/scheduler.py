@@ -41,7 +41,17 @@ _PRELOAD: Mapping[str, tuple[str, ...]] = {
 
 
 class WorkerBugError(Exception):
-    """A step raised what is not an `MmdeployError`: a bug, with the worker's traceback as its message."""
+    """A step raised what is not an `MmdeployError`: a bug, with the worker's traceback as its note.
+
+    Attributes:
+        step: The step's id.
+        log: Path of its log.
+    """
+
+    def __init__(self, summary: str, *, step: str, log: Path, trace: str) -> None:
+        super().__init__(f"step {step}: {summary}")
+        self.step, self.log = step, str(log)
+        self.add_note(trace)
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,8 @@ class Workers:
         if kind == "error":
             raise _with_log(content[0], running.log)
         if kind == "bug":
-            raise WorkerBugError(content[0])
+            summary, trace = content
+            raise WorkerBugError(summary, step=step_id, log=running.log, trace=trace)
         artifact, made = content
         return Finished(step_id, artifact, made, time.monotonic() - running.started)
 
@@ -205,9 +216,10 @@ def _work(task: Task, sender: Any, log: Path) -> None:
     except MmdeployError as error:
         logging.getLogger(__name__).exception("step %s failed", task.step.id)
         sender.send(("error", error))
-    except Exception:
+    except Exception as error:
         logging.getLogger(__name__).exception("step %s failed unexpectedly", task.step.id)
-        sender.send(("bug", traceback.format_exc()))
+        summary = traceback.format_exception_only(error)[-1].strip()
+        sender.send(("bug", summary, traceback.format_exc()))
 
 
 def _redirect(log: Path) -> None:

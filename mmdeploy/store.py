@@ -167,7 +167,10 @@ def translated(place: Path) -> Iterator[None]:
                 f"no space left under {place}; nothing was half-written",
                 hint="free some space, or name a folder on another disk with --workdir",
             ) from error
-        raise StoreError(f"cannot write under {place}: {error}") from error
+        raise StoreError(
+            f"cannot write {error.filename or place}: {error.strerror or error}",
+            hint="name another folder with --workdir",
+        ) from error
 
 
 def _digests(folder: Path) -> dict[str, str]:

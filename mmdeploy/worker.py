@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmdeploy import data, engines, export, quantize, torch_model
+from mmdeploy import data, engines, export, gates, quantize, torch_model
 from mmdeploy.artifact import NUMPY_BY_DTYPE, Artifact, TensorSpec, file_sha256
 from mmdeploy.contracts import Array, Progress, StepContext, method_of
-from mmdeploy.errors import ExportError, StepError
+from mmdeploy.errors import DataError, ExportError, StepError
 from mmdeploy.planner import Step, shipped_graph
 from mmdeploy.sessions import open_session
 from mmdeploy.store import Store, translated
@@ -278,6 +278,8 @@ def _record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
     assert recipe.data.evaluation is not None
     specs, ranges = _ensemble_inputs(recipe)
     feeds, labels = data.load_evaluation(recipe.data.evaluation, root=recipe.root, specs=specs, ranges=ranges)
+    if labels is None:
+        _refuse_unlabelled(recipe)
     chain = _torch_chain(task, topological_order(recipe.components))
     total = len(next(iter(feeds.values())))
     parts: dict[str, list[Array]] = {}
@@ -304,6 +306,16 @@ def _record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
         produced_by="torch",
         metadata={"samples": total, "labelled": labels is not None},
     )
+
+
+def _refuse_unlabelled(recipe: Recipe) -> None:
+    """Say it now and not when everything has been built and is served."""
+    for gate in recipe.gates:
+        if getattr(gates.METHODS[method_of(gate)], "NEEDS_LABELS", False):
+            raise DataError(
+                f"the {method_of(gate)} gate needs labels, but {recipe.data.evaluation} gives none",
+                hint="yield (feed, label) for each sample, or take the gate out of the recipe",
+            )
 
 
 def _save(workdir: Path, group: str, arrays: Mapping[str, Array]) -> dict[str, str]:

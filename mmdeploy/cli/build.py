@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mmdeploy.cli.options import destination_option, recipe_argument, set_option, workdir_option
+from mmdeploy.errors import StoreError
 
 
 @click.command()
@@ -53,8 +54,13 @@ def command(
     console = Console(stderr=False)
     with BuildDisplay(console) as display:
         outcome = run_build(loaded, settings, display)
-    files = write_all(outcome.report, outcome.folder)
-    console.print(Summary(outcome.report, files))
+    try:
+        files = write_all(outcome.report, outcome.folder)
+    except StoreError:
+        if outcome.error is None:
+            raise
+        files = {}  # what stopped the build is the news, and often why the report cannot be written either
+    console.print(Summary(outcome.report, files, with_failure=False))  # it is told on standard error, once
     if outcome.error is not None:
         raise outcome.error
     return outcome.report.exit_code

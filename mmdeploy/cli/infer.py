@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmdeploy.errors import UsageError, did_you_mean
+from mmdeploy.errors import InferenceError, MmdeployError, ServerError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from mmdeploy.contracts import FeedDict
@@ -48,7 +48,33 @@ def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, as_json:
 def _runner(url: str, model: str) -> Any:
     from mmdeploy.triton.client import GrpcRunner, HttpRunner
 
-    return HttpRunner(url, model) if url.startswith(("http://", "https://")) else GrpcRunner(url, model)
+    scheme, _, address = url.rstrip("/").rpartition("://")
+    host, _, port = address.rpartition(":")
+    if scheme not in ("", "grpc", "http") or not host or not port.isdigit():
+        raise UsageError(
+            f"{url!r} is not the address of a server",
+            hint="accepted: host:port or grpc://host:port for gRPC, http://host:port for HTTP",
+        )
+    try:
+        return HttpRunner(f"http://{address}", model) if scheme == "http" else GrpcRunner(address, model)
+    except ServerError as error:
+        error.hint = "start one with mmdeploy serve, or give the address that it printed with --url"
+        raise
+    except InferenceError as error:
+        error.hint = _served_instead(scheme, address, model)
+        raise
+
+
+def _served_instead(scheme: str, address: str, model: str) -> str | None:
+    """Say which models the server has, where it tells."""
+    from mmdeploy.triton.client import served_models
+    from mmdeploy.triton.probe import loaded_models
+
+    try:
+        names = loaded_models(f"http://{address}") if scheme == "http" else served_models(address)
+    except MmdeployError:
+        return None
+    return did_you_mean(model, names) if model not in names else None
 
 
 def _feed_dict(runner: Any, files: tuple[str, ...], fit: bool) -> FeedDict:
@@ -64,6 +90,10 @@ def _feed_dict(runner: Any, files: tuple[str, ...], fit: bool) -> FeedDict:
             )
         if name not in specs:
             raise UsageError(f"the model has no input {name!r}; {did_you_mean(name, specs)}")
+        if name in given:
+            raise UsageError(
+                f"two files for {name}: {given[name]} and {file}", hint="give one INPUT=FILE for each input"
+            )
         given[name] = Path(file)
     missing = [str(spec) for name, spec in specs.items() if name not in given]
     if missing:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmdeploy.cli.options import workdir_option
+from mmdeploy.errors import EXIT_INTERRUPTED, EXIT_PASS
 
 if TYPE_CHECKING:
     from mmdeploy.triton.server import Server
@@ -41,7 +42,7 @@ def command(
     url: str | None,
     cache_mib: int,
     workdir: Path,
-) -> None:
+) -> int | None:
     """Serve a model repository with Triton on this machine until Ctrl-C.
 
     REPOSITORY is a Triton model repository, or a folder with published ensembles (model_repository by default).
@@ -71,8 +72,7 @@ def command(
         )
     with server:
         _announce(server)
-        if url is None:
-            _watch(server)
+        return _watch(server) if url is None else None
 
 
 def _announce(server: Server) -> None:
@@ -86,13 +86,16 @@ def _announce(server: Server) -> None:
         click.echo("Ctrl-C stops it.")
 
 
-def _watch(server: Server) -> None:
-    """Wait for Ctrl-C or SIGTERM; a server that dies meanwhile is an error, a model that dies is loaded again."""
-    stopped = False
+def _watch(server: Server) -> int:
+    """Wait for Ctrl-C or SIGTERM and return the exit code.
 
-    def stop(*_: object) -> None:
+    A server that dies meanwhile is an error, a model that dies is loaded again.
+    """
+    stopped = 0
+
+    def stop(number: int, _: object) -> None:
         nonlocal stopped
-        stopped = True
+        stopped = number
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -105,3 +108,4 @@ def _watch(server: Server) -> None:
             probed = time.monotonic()
         time.sleep(_WATCH_S)
     click.echo("stopping")
+    return EXIT_INTERRUPTED if stopped == signal.SIGINT else EXIT_PASS

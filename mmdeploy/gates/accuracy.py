@@ -36,6 +36,8 @@ from mmdeploy.gates import ask, limits, scores
 from mmdeploy.metrics import FloatArray
 
 REQUIRES: tuple[str, ...] = ("scipy", "torch", "torchmetrics")
+#: Lets a build refuse unlabelled evaluation data before anything is served.
+NEEDS_LABELS = True
 
 _RESAMPLES = 1000
 #: Scores are sums of floats: a drop of 0.01 must keep a limit of 0.01.

@@ -42,11 +42,15 @@ class Summary:
     Args:
         report: What to show.
         files: The files of the report by format, as `mmdeploy.report.write_all` returns them.
+        with_failure: Whether to say why a build stopped and what to do; not where the caller says it itself.
     """
 
-    def __init__(self, report: BuildReport, files: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self, report: BuildReport, files: Mapping[str, Path] | None = None, *, with_failure: bool = True
+    ) -> None:
         self._report = report
         self._files = files or {}
+        self._with_failure = with_failure or report.failure is None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report = self._report
@@ -64,13 +68,13 @@ class Summary:
             yield from (_paragraph(note, options) for note in notes)
             yield ""
         yield _paragraph(f"{report.recipe.name} {headline(report)}", options, style=STYLES[report.verdict])
-        if report.failure is not None:
+        if report.failure is not None and self._with_failure:
             yield _paragraph(f"{report.failure.step}: {report.failure.message}".lstrip(": "), options)
         yield _paragraph(_figures(report), options)
         for label, path in self._places():
             yield _place(label, path, options)
-        for advice in next_steps(report):
-            yield _paragraph(f"next: {advice}", options)
+        if self._with_failure:
+            yield from (_paragraph(f"next: {advice}", options) for advice in next_steps(report))
 
     def _places(self) -> Iterable[tuple[str, Path | None]]:
         yield repository(self._report)

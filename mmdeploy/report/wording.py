@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmdeploy.build_report import BuildReport, SizeRecord, StepRecord
 from mmdeploy.contracts import Verdict
+from mmdeploy.errors import EXIT_INTERRUPTED
 from mmdeploy.report.units import figure_text
 
 END_TO_END = "end to end"
@@ -27,6 +28,8 @@ def outcome(report: BuildReport) -> str:
 def headline(report: BuildReport) -> str:
     """Return one line that says what the build came to, without the recipe's name."""
     if report.failure is not None:
+        if report.exit_code == EXIT_INTERRUPTED:
+            return "stopped: interrupted, the gates did not decide"
         return f"stopped: {report.failure.step or 'the build'} failed, the gates did not decide"
     word = outcome(report) + (f" ({SUBSTITUTE})" if report.substitute is not None else "")
     if not report.gates:

@@ -219,6 +219,25 @@ def request_json(feed_dict: FeedDict, *, model: str = "the model") -> dict[str, 
     return {"inputs": tensors}
 
 
+def served_models(grpc_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
+    """Return the names of the models that a server at ``host:port`` has loaded, sorted.
+
+    Raises:
+        ServerError: If nothing answers there.
+    """
+    import grpc
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+    with grpc.insecure_channel(grpc_url, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        question = service_pb2.RepositoryIndexRequest(ready=True)
+        try:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            index = stub.RepositoryIndex(question, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise ServerError(f"{grpc_url}: the server does not answer ({error.details()})") from error
+    return tuple(sorted({model.name for model in index.models}))
+
+
 def _binary_header(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> bytes:
     """Describe tensors that follow as bytes (Triton's extension_binary_data.md)."""
     inputs = [

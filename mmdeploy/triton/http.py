@@ -110,7 +110,11 @@ def _more(connection: socket.socket) -> bytes:
 
 
 def _no_answer(url: str, error: Exception) -> ServerError:
-    return ServerError(f"{url}: the server does not answer ({error or type(error).__name__})")
+    if isinstance(error, OSError):
+        return ServerError(f"{url}: the server does not answer ({error.strerror or error})")
+    # its words may be the bytes of another protocol: not for a terminal
+    what = f"the server does not answer in HTTP ({type(error).__name__}); is it the gRPC port?"
+    return ServerError(f"{url}: {what}")
 
 
 def _refused(url: str, text: bytes, status: int) -> InferenceError:

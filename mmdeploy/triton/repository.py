@@ -110,9 +110,13 @@ def publish(
                     _point(live, release)
                     return live
                 staging.rename(release)
-            with _removed_on_failure(release):
+            try:
                 _sync(folder)
                 _point(live, release)
+            except BaseException:
+                if live.resolve() != release.resolve():  # else it is live already, whatever came after
+                    shutil.rmtree(release, ignore_errors=True)
+                raise
     logger.info("published %s release %s", name, release_id)
     return live
 

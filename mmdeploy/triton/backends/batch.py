@@ -45,6 +45,7 @@ class BatchedModel:
         """
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
+        self._name = config["name"]
         self._run_engine = run
         self._batched = config["max_batch_size"] > 0
         rules = json.loads(string_parameters(config).get("mmdeploy.inputs", "{}"))
@@ -75,7 +76,7 @@ class BatchedModel:
         """Return the outputs, or what is wrong with the request."""
         for name, check in self._checks:
             if name in feed and (wrong := check(feed[name])) is not None:
-                return f"input {name!r}: {wrong}"
+                return f"{self._name}: input {name!r}: {wrong}"
         try:
             return self._run_engine(feed)
         except Exception as error:  # noqa: BLE001  whatever an engine raises belongs to this request only

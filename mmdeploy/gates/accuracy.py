@@ -23,10 +23,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from mmdeploy import metrics
@@ -34,6 +32,10 @@ from mmdeploy.contracts import Array, Check, Deployment, Evidence, GateResult, M
 from mmdeploy.errors import DataError, InferenceError
 from mmdeploy.gates import ask, limits, scores
 from mmdeploy.metrics import FloatArray
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 REQUIRES: tuple[str, ...] = ("scipy", "torch", "torchmetrics")
 #: Lets a build refuse unlabelled evaluation data before anything is served.
@@ -82,6 +84,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     Raises:
         DataError: If there are no samples, no labels, or labels that the metric cannot take.
     """
+    import numpy as np
+
     ask.sample_count(evidence)
     if evidence.labels is None:
         raise DataError(
@@ -112,6 +116,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
 
 def _answers(deployment: Deployment, side: str, output: str, evidence: Evidence) -> Array | str:
     """Return what a deployment answers, or what is wrong with it."""
+    import numpy as np
+
     expected = evidence.original[output]
     try:
         answered = ask.answers(
@@ -226,6 +232,8 @@ def _checks(comparison: _Comparison, options: Options) -> Iterator[Check]:
 
 def _judged(name: str, value: float, interval: metrics.Interval, options: Options, **limit: float) -> Check:
     """Judge a figure by the rule of the options; ``limit`` is ``at_least`` or ``at_most``."""
+    import numpy as np
+
     by_interval = limits.decided(interval, **limit)
     note = ""
     if options.rule == "interval":

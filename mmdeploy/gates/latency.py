@@ -21,7 +21,6 @@ from __future__ import annotations
 import time
 from typing import Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from mmdeploy import metrics
@@ -96,6 +95,8 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
 def _judge(
     measured: load.Measurement, confidence: float, options: Options, *, absolute: bool, seed: int
 ) -> list[Check]:
+    import numpy as np
+
     at = float(options.percentile[1:])
     candidate, reference = measured.candidate_ms, measured.reference_ms
     value = float(np.percentile(candidate, at))

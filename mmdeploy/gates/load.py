@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-import numpy as np
 from pydantic import Field
 
 from mmdeploy.contracts import (
@@ -109,6 +108,8 @@ class Clients:
         Raises:
             InferenceError: If a request is refused.
         """
+        import numpy as np
+
         tickets, start_line = itertools.count(first), threading.Barrier(len(self._runners))
         futures = [
             self._pool.submit(self._client, runner, tickets, first + count, start_line) for runner in self._runners
@@ -172,15 +173,21 @@ class Measurement:
     @property
     def candidate_ms(self) -> FloatArray:
         """The candidate's latencies, shape [rounds, requests of a block]."""
+        import numpy as np
+
         return np.stack([block.latencies_ms for block in self.candidate])
 
     @property
     def reference_ms(self) -> FloatArray:
         """The reference's latencies, shape [rounds, requests of a block]."""
+        import numpy as np
+
         return np.stack([block.latencies_ms for block in self.reference])
 
     def seconds(self, side: str) -> FloatArray:
         """Return the length of each block of the ``candidate`` or the ``reference``."""
+        import numpy as np
+
         return np.array([block.seconds for block in getattr(self, side)])
 
 
@@ -191,6 +198,8 @@ class SideBySide:
         self, evidence: Evidence, feeds: FeedDict, options: LoadOptions, *, model: str | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:  # fmt: skip
+        import numpy as np
+
         self._options = options
         self._requests = ask.requests(feeds, options.batch)
         self._order = np.random.default_rng(evidence.seed)
@@ -318,6 +327,8 @@ def unjudgeable(gate: str, limit: str, batch: int, evidence: Evidence) -> GateRe
 
 def figures(measured: Measurement, options: LoadOptions) -> dict[str, Any]:
     """Return what reports plot: percentiles and rates of both sides, and how they were measured."""
+    import numpy as np
+
     sides: dict[str, Any] = {}
     for side in ("candidate", "reference") if measured.candidate else ():
         latencies, seconds = getattr(measured, f"{side}_ms"), measured.seconds(side).sum()

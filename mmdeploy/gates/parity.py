@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from mmdeploy import metrics
@@ -78,6 +77,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     Raises:
         DataError: If there are no evaluation samples.
     """
+    import numpy as np
+
     count = ask.sample_count(evidence)
     wanted = min(count, options.samples or count)
     chosen = np.unique(np.linspace(0, count - 1, wanted).round().astype(np.intp))
@@ -117,6 +118,8 @@ def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:
 def _compare(
     label: str, expected: Array, answered: Array | None, options: Options
 ) -> tuple[list[Check], dict[str, Any]]:
+    import numpy as np
+
     note, figures = "", dict[str, Any]()
     if answered is None:
         note = "the candidate's answer lacks this output"
@@ -132,6 +135,8 @@ def _compare(
 
 
 def _figures(expected: Array, answered: Array) -> dict[str, Any]:
+    import numpy as np
+
     cosine = metrics.per_sample_cosine(expected, answered)
     sqnr_db = metrics.per_sample_sqnr_db(expected, answered).clip(-SQNR_EXACT_DB, SQNR_EXACT_DB)
     overall_db = np.clip(metrics.sqnr_db(expected, answered), -SQNR_EXACT_DB, SQNR_EXACT_DB)

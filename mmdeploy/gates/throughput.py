@@ -16,15 +16,17 @@ them.
 from __future__ import annotations
 
 import time
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from mmdeploy import metrics
 from mmdeploy.contracts import Check, Evidence, GateResult, Verdict
 from mmdeploy.gates import ask, limits, load
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 REQUIRES: tuple[str, ...] = ("scipy",)
 
@@ -88,6 +90,8 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
 def _judge(
     measured: load.Measurement, confidence: float, options: Options, *, absolute: bool, seed: int
 ) -> list[Check]:
+    import numpy as np
+
     candidate, reference = measured.seconds("candidate"), measured.seconds("reference")
     samples = measured.block_requests * options.batch
     short = load.too_few(measured, 0)

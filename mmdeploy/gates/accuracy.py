@@ -1,20 +1,20 @@
 """Accuracy: does the served candidate answer the user's own labelled samples as well as the PyTorch original?
 
-What it does: scores the served ensemble and the original on the same evaluation samples with torchmetrics,
-and compares the candidate's score with ``min`` (``max`` for errors) and its loss against the original with
-``max_drop`` and ``max_relative_drop``. A drop is a loss of quality: a lower score, or a higher error.
-How it decides: by the point estimate (``rule: estimate``, the default). The same samples and the same model
-give the same figures, so the verdict is repeatable; it is a statement about *these* samples. The confidence
-interval, from the paired comparison, says what other samples of the kind could have shown, and a note says so
-when it includes the limit. With ``rule: interval`` the whole interval must keep the limit (a non-inferiority
-test): too few samples then make the gate ``inconclusive``.
-When to choose it: always, where labels exist. Metrics: ``top1`` (also called ``accuracy``), ``top5``,
-``f1_macro``, ``auroc`` (one against the rest, mean over the classes that occur) for class scores of shape
-[samples, classes]; ``mse``, ``mae`` for regression.
+What it does: scores the served ensemble and the original on the same evaluation samples with torchmetrics, and
+compares the candidate's score with ``min`` (``max`` for errors) and its loss against the original with ``max_drop``
+and ``max_relative_drop``. A drop is a loss of quality: a lower score, or a higher error.
+How it decides: by the point estimate (``rule: estimate``, the default). The same samples and the same model give
+the same figures, so the verdict is repeatable; it is a statement about *these* samples. The confidence interval,
+from the paired comparison, says what other samples of the kind could have shown, and a note says so when it
+includes the limit. With ``rule: interval`` the whole interval must keep the limit (a non-inferiority test): too few
+samples then make the gate ``inconclusive``.
+When to choose it: always, where labels exist. Metrics: ``top1`` (also called ``accuracy``), ``top5``, ``f1_macro``,
+``auroc`` (one against the rest, mean over the classes that occur) for class scores of shape [samples, classes];
+``mse``, ``mae`` for regression.
 What it needs: labels, and at least one limit. With several ensemble outputs the first is scored.
-Intervals: for ``top1`` and ``top5`` Wilson's (score) and Bonett and Price's (paired drop), and McNemar's
-exact p-value; for errors the BCa, for the others the percentile bootstrap over samples. The interval of a
-relative drop takes the original's score as given.
+Intervals: for ``top1`` and ``top5`` Wilson's (score) and Bonett and Price's (paired drop), and McNemar's exact
+p-value; for errors the BCa, for the others the percentile bootstrap over samples. The interval of a relative drop
+takes the original's score as given.
 Limits: a limit finer than one sample (1 / samples) asks for no loss at all.
 """
 

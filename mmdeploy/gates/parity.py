@@ -1,18 +1,17 @@
 """Parity: do the served models answer what the PyTorch original answers?
 
-What it does: asks every served component (its inputs as the original computes them, so that each is judged
-alone) and the served ensemble (so that errors add up as they will in use), and compares each output tensor
-with the original's by cosine similarity, signal to quantization noise ratio (SQNR, dB) and largest absolute
-error.
+What it does: asks every served component (its inputs as the original computes them, so that each is judged alone)
+and the served ensemble (so that errors add up as they will in use), and compares each output tensor with the
+original's by cosine similarity, signal to quantization noise ratio (SQNR, dB) and largest absolute error.
 Which figure is judged: ``statistic: worst`` (the default) takes the worst sample, so no sample may be off;
-``statistic: mean`` takes the mean of the samples' cosines and the SQNR of all samples together. The largest
-error is always over all values.
+``statistic: mean`` takes the mean of the samples' cosines and the SQNR of all samples together. The largest error
+is always over all values.
 When to choose it: always. It needs no labels, and names the component that an accuracy loss comes from.
 What it needs: evaluation samples, and at least one of the limits ``min_cosine``, ``min_sqnr_db``,
-``max_abs_error``. As a guide: FP32 engines reach a cosine of 0.999999 and 90 dB; per-channel INT8 0.99 to
-0.9999 and 20 to 40 dB.
-Limits: cosine does not see a wrong scale (SQNR does); for outputs that are class ids or scalars use the
-largest error; the worst of many samples is lower than the worst of few.
+``max_abs_error``. As a guide: FP32 engines reach a cosine of 0.999999 and 90 dB; per-channel INT8 0.99 to 0.9999
+and 20 to 40 dB.
+Limits: cosine does not see a wrong scale (SQNR does); for outputs that are class ids or scalars use the largest
+error; the worst of many samples is lower than the worst of few.
 """
 
 from __future__ import annotations

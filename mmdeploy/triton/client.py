@@ -16,13 +16,14 @@ import numpy as np
 from mmdeploy.artifact import DTYPE_BY_NUMPY, NUMPY_BY_DTYPE, TensorSpec
 from mmdeploy.contracts import Array, FeedDict
 from mmdeploy.errors import InferenceError, ServerError
-from mmdeploy.triton.http import LeanPost, ask_json
+from mmdeploy.triton.http import Endpoint, ask_json
 
 # What gRPC says when the connection failed; Triton's own refusals (a full queue) are UNAVAILABLE too.
 _CONNECTION_FAILED = (
     "failed to connect", "Socket closed", "Connection reset", "Broken pipe", "GOAWAY", "recvmsg",
     "Stream removed",
 )  # fmt: skip
+_HEADER_SIZE = "Inference-Header-Content-Length"
 
 
 class GrpcRunner:
@@ -160,7 +161,7 @@ class HttpRunner:
             InferenceError: If the model is not served.
         """
         self.model, self.binary = model, binary
-        self._url, self._timeout_s = url.rstrip("/"), timeout_s
+        self._url = url.rstrip("/")
         config = ask_json(f"{self._url}/v2/models/{model}/config", timeout_s=timeout_s)
         self.max_batch_size = int(config["max_batch_size"])
         self.inputs, self.outputs = (
@@ -168,21 +169,17 @@ class HttpRunner:
             for side in ("input", "output")
         )
         self._names = [spec.name for spec in self.outputs]
-        self._post = LeanPost(f"{self._url}/v2/models/{model}/infer", timeout_s)
-        self._layout: tuple[Any, ...] = ()
-        self._header = b""
+        self._infer = Endpoint(f"{self._url}/v2/models/{model}/infer", timeout_s)
 
     def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
         """Answer one request, as `GrpcRunner.infer` does."""
         if not self.binary:
-            body = request_json(feed_dict, model=self.model)
-            answer = ask_json(f"{self._url}/v2/models/{self.model}/infer", body=body, timeout_s=self._timeout_s)
-            return {output["name"]: _array(output) for output in answer["outputs"]}
-        layout = tuple((name, array.dtype, array.shape) for name, array in feed_dict.items())
-        if layout != self._layout:
-            self._header = _binary_header(feed_dict, self._names, self.model)
-            self._layout = layout
-        text, header_size = self._post([self._header, *(array.tobytes() for array in feed_dict.values())])
+            text, _ = self._infer.ask(json.dumps(request_json(feed_dict, model=self.model)).encode(), {})
+            return {output["name"]: _array(output) for output in json.loads(text)["outputs"]}
+        header = _binary_header(feed_dict, self._names, self.model)
+        body = b"".join([header, *(array.tobytes() for array in feed_dict.values())])
+        text, headers = self._infer.ask(body, {_HEADER_SIZE: str(len(header))})
+        header_size = int(headers.get(_HEADER_SIZE, len(text)))
         answers, start = {}, header_size
         for output in json.loads(text[:header_size])["outputs"]:
             end = start + output["parameters"]["binary_data_size"]
@@ -192,7 +189,7 @@ class HttpRunner:
 
     def close(self) -> None:
         """Close the connection."""
-        self._post.close()
+        self._infer.close()
 
     def __enter__(self) -> HttpRunner:
         return self

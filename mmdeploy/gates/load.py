@@ -34,7 +34,7 @@ from mmdeploy.contracts import (
 )
 from mmdeploy.errors import InferenceError
 from mmdeploy.gates import ask
-from mmdeploy.metrics import FloatArray, Interval
+from mmdeploy.metrics import FloatArray, Interval, percentile_interval
 
 Clock = Callable[[], float]
 
@@ -343,6 +343,10 @@ def figures(measured: Measurement, options: LoadOptions) -> dict[str, Any]:
         latencies, seconds = getattr(measured, f"{side}_ms"), measured.seconds(side).sum()
         percentiles = {f"p{at}": float(np.percentile(latencies, at)) for at in (50, 90, 95, 99)}
         sides[f"{side}_ms"] = percentiles | {"mean": float(latencies.mean())}
+        sides[f"{side}_interval_ms"] = {
+            f"p{at}": list(percentile_interval(latencies, float(at), confidence=options.confidence, seed=0))
+            for at in (50, 95)
+        }
         served = measured.requests * options.batch
         sides[f"{side}_per_second"] = float(served / seconds) if seconds > 0 else None
     return sides | {

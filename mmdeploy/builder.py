@@ -112,6 +112,7 @@ def run_build(recipe: Recipe, settings: Settings, observer: Observer) -> Outcome
         error = caught
         if isinstance(error, StepError) and error.log is None:
             error.log = str(run.folder / "logs")
+    run.store.sweep()  # steps beside one that failed were ended in the middle
     report = run.report(error)
     return Outcome(report, run.folder, error)
 

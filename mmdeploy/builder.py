@@ -190,6 +190,8 @@ class _Run:
             substitute=substitute,
             observer=self.observer,
         )
+        for folder in ("reference", "substitute"):  # measured; what would be published stays
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def publish(self) -> None:
         """Make the staged repository live if the verdict allows it."""

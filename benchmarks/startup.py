@@ -4,12 +4,14 @@
 
 Prints for each, measured interleaved in one run: the fastest wall-clock time, the least processor time (user and
 system; what the wall clock comes to on an idle machine), and its ratio to ``python -c pass``. The limit of 0.4 s is
-judged on the processor time, so that a busy machine does not decide.
+judged on the processor time, so that a busy machine does not decide. Bytecode is cached, as pip leaves it: compiling
+the package anew at every start, which PYTHONDONTWRITEBYTECODE brings about in a checkout, takes 0.1 s more.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -52,8 +54,9 @@ def main() -> int:
 
 def _run(command: list[str]) -> tuple[float, float]:
     """Return the wall-clock and the processor seconds of a Python process."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True, env=environment)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

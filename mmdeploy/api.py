@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmdeploy.build_report import StepRecord
-from mmdeploy.builder import Observer, Outcome, Settings, run_build
+from mmdeploy.builder import Outcome, Settings, run_build
 from mmdeploy.fingerprints import take_fingerprints
+from mmdeploy.observer import Observer, Silent
 from mmdeploy.planner import Decision, explain, make_plan
 from mmdeploy.recipe import Recipe
 from mmdeploy.report import write_all
 from mmdeploy.store import Store
-
-
-class Silent:
-    """An `Observer` that takes no note."""
-
-    def step_started(self, step: str) -> None:
-        """Do nothing."""
-
-    def progress(self, step: str, done: int, total: int | None, what: str) -> None:
-        """Do nothing."""
-
-    def step_finished(self, record: StepRecord) -> None:
-        """Do nothing."""
 
 
 def plan(recipe: Recipe, *, workdir: Path = Path(".mmdeploy")) -> tuple[Decision, ...]:

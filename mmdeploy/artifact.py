@@ -7,10 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 
 #: Triton's data type names (model_config.proto without the TYPE_ prefix) and the NumPy type of each.
 NUMPY_BY_DTYPE: Mapping[str, str] = {
@@ -38,6 +40,8 @@ class TensorSpec:
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
         """The NumPy type with the same bits."""
+        import numpy as np
+
         return np.dtype(NUMPY_BY_DTYPE[self.dtype])
 
     def mismatch(self, array: npt.NDArray[Any]) -> str | None:

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from mmdeploy.artifact import Artifact
 from mmdeploy.build_report import BuildReport, Failure, RecipeRecord, StepRecord, gate_record
@@ -41,6 +40,7 @@ from mmdeploy.judge import (
     staged,
     substitute_ensemble,
 )
+from mmdeploy.observer import Observer
 from mmdeploy.planner import ORIGINAL, Decision, Step, explain, make_plan
 from mmdeploy.recipe import Recipe
 from mmdeploy.scheduler import Workers
@@ -60,19 +60,6 @@ _EXIT_BY_VERDICT = {
 _ORDER = ("export", "quantize", "outputs", "engine", "reference")
 #: Runs of a recipe whose folders are kept, the new one included.
 _RUNS_KEPT = 10
-
-
-class Observer(Protocol):
-    """Who watches a build."""
-
-    def step_started(self, step: str) -> None:
-        """Take note that a step, or a phase such as ``serve``, begins."""
-
-    def progress(self, step: str, done: int, total: int | None, what: str) -> None:
-        """Take note of how far it is."""
-
-    def step_finished(self, record: StepRecord) -> None:
-        """Take note of how it ended."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +181,6 @@ class _Run:
             served = staged(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable))
             substitute = "; ".join(f"{name}: {why}" for name, why in unrunnable.items())
         reference = staged(self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable))
-        self.observer.step_started("gates")
         self.state.judgement = judge(
             recipe,
             served,
@@ -202,8 +188,10 @@ class _Run:
             artifacts[ORIGINAL],
             logs=self.folder / "logs",
             substitute=substitute,
-            progress=lambda done, total, what: self.observer.progress("gates", done, total, what),
+            observer=self.observer,
         )
+        for folder in ("reference", "substitute"):  # measured; what would be published stays
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def publish(self) -> None:
         """Make the staged repository live if the verdict allows it."""

@@ -104,4 +104,6 @@ def _latency_records(component: str | None, figures: Mapping[str, Any]) -> Itera
             concurrency=figures["concurrency"],
             reference_ms=reference[statistic],
             candidate_ms=candidate[statistic],
+            reference_interval_ms=figures.get("reference_interval_ms", {}).get(statistic),
+            candidate_interval_ms=figures.get("candidate_interval_ms", {}).get(statistic),
         )

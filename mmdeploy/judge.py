@@ -11,7 +11,6 @@ served by ONNX Runtime. `Judgement.substitute` says so, and no latency is claime
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,8 +22,10 @@ import numpy as np
 
 from mmdeploy import engines, gates
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Array, Evidence, GateResult, MethodOptions, Progress, Verdict, WiredComponent, method_of
+from mmdeploy.build_report import gate_record
+from mmdeploy.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
 from mmdeploy.errors import MmdeployError
+from mmdeploy.observer import Observer
 from mmdeploy.target import Target, this_hardware, usable_cores
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
@@ -203,7 +204,7 @@ def judge(
     *,
     logs: Path,
     substitute: str | None,
-    progress: Progress,
+    observer: Observer,
 ) -> Judgement:
     """Serve both repositories and run every gate of the recipe.
 
@@ -211,6 +212,8 @@ def judge(
         ServerError: If Triton refuses a repository or dies.
         EnvironmentUnfitError: If there is no Triton.
     """
+    watch = _Watch(observer)
+    observer.step_started("serve")
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
         starting = [
@@ -223,6 +226,7 @@ def judge(
             for role, staged in (("candidate", candidate), ("reference", reference))
         ]
         servers = _entered(stack, starting)
+        observer.work_finished("serve", f"Triton {servers[0].server_version}, candidate and reference, are ready")
         evidence = Evidence(
             candidate=ServedDeployment(servers[0], candidate.ensemble),
             reference=ServedDeployment(servers[1], reference.ensemble),
@@ -239,9 +243,12 @@ def judge(
             substitute=substitute,
             seed=recipe.seed,
             cores=usable_cores(),
-            progress=progress,
+            progress=watch.progress,
         )
-        return _run_gates(recipe, evidence, servers[0].server_version)
+        results, verdict = gates.run_all(recipe.gates, evidence, started=watch.started, finished=watch.finished)
+        if substitute and verdict is Verdict.PASS:
+            verdict = Verdict.INCONCLUSIVE
+        return Judgement(results, verdict, tuple(watch.seconds), servers[0].server_version, substitute)
 
 
 def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Server]:
@@ -257,16 +264,24 @@ def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Serve
     return servers
 
 
-def _run_gates(recipe: Recipe, evidence: Evidence, server_version: str) -> Judgement:
-    results, seconds = [], []
-    for options in recipe.gates:
-        started = time.monotonic()
-        results.append(gates.METHODS[method_of(options)].check(options, evidence))
-        seconds.append(time.monotonic() - started)
-    verdict = Verdict.of_all([result.verdict for result in results])
-    if evidence.substitute and verdict is Verdict.PASS:
-        verdict = Verdict.INCONCLUSIVE
-    return Judgement(tuple(results), verdict, tuple(seconds), server_version, evidence.substitute)
+class _Watch:
+    """Passes on to an observer what the gates do, each under its own name."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._gate = "gates"
+        self.seconds: list[float] = []
+
+    def started(self, method: str) -> None:
+        self._gate = f"gates/{method}"
+        self._observer.step_started(self._gate)
+
+    def progress(self, done: int, total: int | None, what: str) -> None:
+        self._observer.progress(self._gate, done, total, what)
+
+    def finished(self, result: GateResult, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self._observer.gate_finished(gate_record(result, seconds=seconds))
 
 
 def recorded(original: Artifact, group: str) -> dict[str, Array]:

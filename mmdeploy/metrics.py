@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-FloatArray = npt.NDArray[np.float64]
+
+Array: TypeAlias = "npt.NDArray[Any]"
+FloatArray: TypeAlias = "npt.NDArray[np.float64]"
 Interval = tuple[float, float]
 
 
@@ -30,6 +32,8 @@ def per_sample_cosine(reference: Array, candidate: Array) -> FloatArray:
         reference: Shape [samples, ...].
         candidate: The same shape.
     """
+    import numpy as np
+
     ref, cand = _rows(reference), _rows(candidate)
     ref_unit, ref_log = _unit_rows(ref)
     cand_unit, cand_log = _unit_rows(cand)
@@ -47,6 +51,8 @@ def per_sample_sqnr_db(reference: Array, candidate: Array) -> FloatArray:
         reference: Shape [samples, ...].
         candidate: The same shape.
     """
+    import numpy as np
+
     ref, cand = _rows(reference), _rows(candidate)
     with np.errstate(invalid="ignore", over="ignore"):
         noise = ref - cand
@@ -64,6 +70,8 @@ def per_sample_max_abs_error(reference: Array, candidate: Array) -> FloatArray:
         reference: Shape [samples, ...].
         candidate: The same shape.
     """
+    import numpy as np
+
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(np.abs(_rows(reference) - _rows(candidate)).max(axis=1), dtype=np.float64)
 
@@ -158,6 +166,7 @@ def bootstrap_interval(
             1987), which corrects bias and skew at the cost of ``units`` more evaluations; where BCa is
             undefined (no variation), the percentile interval is returned.
     """
+    import numpy as np
     from scipy.stats import bootstrap
 
     def interval(chosen: str, level: float) -> Interval:
@@ -261,6 +270,8 @@ def _expanded(confidence: float, units: int) -> float:
 
 def _pooled_percentile(latencies: FloatArray, rounds: npt.NDArray[np.intp], percentile: float) -> FloatArray:
     """Return one percentile a draw, over all requests of its rounds; ``rounds`` is [draws, rounds]."""
+    import numpy as np
+
     return np.asarray(np.percentile(latencies[rounds].reshape(len(rounds), -1), percentile, axis=1))
 
 
@@ -271,16 +282,22 @@ def _z(confidence: float) -> float:
 
 
 def _rows(array: Array) -> FloatArray:
+    import numpy as np
+
     samples = np.asarray(array)
     return samples.reshape(len(samples), -1).astype(np.float64)
 
 
 def _one_row(array: Array) -> Array:
+    import numpy as np
+
     return np.asarray(array).reshape(1, -1)
 
 
 def _unit_rows(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return rows scaled to length 1, and log10 of their lengths, without overflow or underflow."""
+    import numpy as np
+
     largest = np.abs(rows).max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         scaled = np.where(largest > 0, rows / np.where(largest > 0, largest, 1.0), rows)

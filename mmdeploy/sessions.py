@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from mmdeploy.artifact import TensorSpec
 from mmdeploy.errors import EngineError, EnvironmentUnfitError, InferenceError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 CPU = ("CPUExecutionProvider",)
 CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -130,6 +130,8 @@ class SessionRunner:
 
 def misfit(inputs: Sequence[TensorSpec], feed_dict: Mapping[str, npt.NDArray[Any]]) -> str | None:
     """Say how a batched feed dict differs from the inputs of a model; None when it fits."""
+    import numpy as np
+
     wanted = {spec.name: spec for spec in inputs}
     for name in feed_dict:
         if name not in wanted:

@@ -18,14 +18,14 @@ import numpy as np
 from mmdeploy import data, engines, export, gates, quantize, torch_model
 from mmdeploy.artifact import NUMPY_BY_DTYPE, Artifact, TensorSpec, file_sha256
 from mmdeploy.contracts import Array, Progress, StepContext, method_of
-from mmdeploy.errors import DataError, StepError
+from mmdeploy.errors import DataError, ExportError, StepError
 from mmdeploy.planner import Step, shipped_graph
 from mmdeploy.sessions import open_session
 from mmdeploy.store import Store, translated
 from mmdeploy.wiring import topological_order, upstream
 
 if TYPE_CHECKING:
-    from mmdeploy.recipe import Recipe
+    from mmdeploy.recipe import Recipe, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
     source = task.artifacts[step.needs[0]] if step.needs else _torch_artifact(task)
     options = module.Options.model_validate_json(json.dumps(dict(step.options)))
     produced: Artifact = module.run(source, options, _context(task, workdir, progress))
+    if step.kind == "export":
+        _check_declared(task, source, produced)
     return produced
 
 
@@ -122,8 +124,8 @@ def _torch_artifact(task: Task) -> Artifact:
         format="torch",
         path=path,
         sha256=file_sha256(path) if path.is_file() else "",
-        inputs=(),
-        outputs=(),
+        inputs=_declared(task.recipe, component.inputs),
+        outputs=_declared(task.recipe, component.outputs),
         produced_by="recipe",
         metadata={
             "factory": model.factory,
@@ -135,6 +137,37 @@ def _torch_artifact(task: Task) -> Artifact:
             "allow_pickle": model.allow_pickle,
         },
     )
+
+
+def _declared(recipe: Recipe, wires: Mapping[str, Wire]) -> tuple[TensorSpec, ...]:
+    """Return the specs that the recipe declares: at the wire, or at the ensemble's input that it leads to."""
+    specs = []
+    for name, wire in wires.items():
+        source = recipe.inputs.get(wire.tensor)
+        dtype, shape = wire.dtype or (source and source.dtype), wire.shape or (source and source.shape)
+        if dtype and shape:
+            specs.append(TensorSpec(name, dtype, tuple(shape)))
+    return tuple(specs)
+
+
+def _check_declared(task: Task, source: Artifact, graph: Artifact) -> None:
+    """Compare what the recipe declares with what the exported graph really takes and gives.
+
+    Raises:
+        ExportError: Naming the first tensor that differs.
+    """
+    for side, declared, found in (("input", source.inputs, graph.inputs), ("output", source.outputs, graph.outputs)):
+        real = {spec.name: spec for spec in found}
+        for spec in declared:
+            here = real[spec.name]
+            sizes = zip(spec.shape, here.shape, strict=False)
+            same_shape = len(spec.shape) == len(here.shape) and all(-1 in pair or pair[0] == pair[1] for pair in sizes)
+            if spec.dtype != here.dtype or not same_shape:
+                raise ExportError(
+                    f"{task.step.component}: {side} {spec.name!r} is {here.dtype} {list(here.shape)}, "
+                    f"the recipe declares {spec.dtype} {list(spec.shape)}",
+                    hint="correct the dtype or shape in the recipe; the batch dimension is left out",
+                )
 
 
 class _Examples:

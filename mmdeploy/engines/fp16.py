@@ -20,8 +20,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 from mmdeploy.errors import EngineError
 
 SENSITIVE = (
@@ -155,6 +153,7 @@ def _behind_logarithms(graph: Any) -> set[str]:
 
 def _coarse_scales(model: Any) -> set[str]:
     """Return the names of Q/DQ nodes that this opset, or the size of their scales, keeps from FP16."""
+    import numpy as np
     from onnx import numpy_helper
 
     pairs = [node for node in model.graph.node if node.op_type in _QDQ]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import subprocess
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.engines.trt_build import Flavor, import_tensorrt
 from mmdeploy.engines.trt_messages import Messages, collecting
 from mmdeploy.errors import EngineError, EnvironmentUnfitError, InferenceError
 from mmdeploy.sessions import misfit
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @functools.cache
@@ -90,6 +90,7 @@ class TensorRTRunner:
         self._engine = None
 
     def _bind_input(self, name: str, array: npt.NDArray[Any]) -> Any:
+        import numpy as np
         import torch
 
         tensor = torch.from_numpy(np.ascontiguousarray(array)).cuda(non_blocking=True)
@@ -103,6 +104,7 @@ class TensorRTRunner:
         return tensor
 
     def _bind_output(self, spec: TensorSpec) -> Any:
+        import numpy as np
         import torch
 
         shape = tuple(self._context.get_tensor_shape(spec.name))

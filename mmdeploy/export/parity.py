@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmdeploy.errors import ExportError
 from mmdeploy.torch_model import call_module
 
@@ -50,6 +48,7 @@ def compare(pair: Pair, feed: Mapping[str, Array], *, atol: float, rtol: float) 
         ModelError: When the module fails at this batch size.
         ExportError: When the graph fails, or an answer differs by more than ``atol + rtol * |reference|``.
     """
+    import numpy as np
     import torch
 
     batch = next(iter(feed.values())).shape[0]
@@ -72,6 +71,8 @@ def compare(pair: Pair, feed: Mapping[str, Array], *, atol: float, rtol: float) 
 
 
 def _differ(reference: Array, answer: Array, where: str, *, atol: float, rtol: float) -> tuple[float, float]:
+    import numpy as np
+
     if reference.shape != answer.shape:
         raise ExportError(f"{where}: the graph gives {list(answer.shape)}, PyTorch {list(reference.shape)}")
     expected, got = reference.astype(np.float64), answer.astype(np.float64)

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmdeploy.errors import ExportError, MmdeployError
 from mmdeploy.sources import describe, is_user_file, user_location
 from mmdeploy.torch_model import call_module
@@ -60,6 +58,7 @@ def to_onnx(request: Request) -> Any:
         ModelError: When the module fails on the example inputs.
         ExportError: Naming the operator, and the line of the user's model.
     """
+    import numpy as np
     import torch
 
     values = tuple(torch.from_numpy(np.array(array)) for array in request.feed.values())

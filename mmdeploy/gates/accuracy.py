@@ -1,20 +1,20 @@
 """Accuracy: does the served candidate answer the user's own labelled samples as well as the PyTorch original?
 
-What it does: scores the served ensemble and the original on the same evaluation samples with torchmetrics,
-and compares the candidate's score with ``min`` (``max`` for errors) and its loss against the original with
-``max_drop`` and ``max_relative_drop``. A drop is a loss of quality: a lower score, or a higher error.
-How it decides: by the point estimate (``rule: estimate``, the default). The same samples and the same model
-give the same figures, so the verdict is repeatable; it is a statement about *these* samples. The confidence
-interval, from the paired comparison, says what other samples of the kind could have shown, and a note says so
-when it includes the limit. With ``rule: interval`` the whole interval must keep the limit (a non-inferiority
-test): too few samples then make the gate ``inconclusive``.
-When to choose it: always, where labels exist. Metrics: ``top1`` (also called ``accuracy``), ``top5``,
-``f1_macro``, ``auroc`` (one against the rest, mean over the classes that occur) for class scores of shape
-[samples, classes]; ``mse``, ``mae`` for regression.
+What it does: scores the served ensemble and the original on the same evaluation samples with torchmetrics, and
+compares the candidate's score with ``min`` (``max`` for errors) and its loss against the original with ``max_drop``
+and ``max_relative_drop``. A drop is a loss of quality: a lower score, or a higher error.
+How it decides: by the point estimate (``rule: estimate``, the default). The same samples and the same model give
+the same figures, so the verdict is repeatable; it is a statement about *these* samples. The confidence interval,
+from the paired comparison, says what other samples of the kind could have shown, and a note says so when it
+includes the limit. With ``rule: interval`` the whole interval must keep the limit (a non-inferiority test): too few
+samples then make the gate ``inconclusive``.
+When to choose it: always, where labels exist. Metrics: ``top1`` (also called ``accuracy``), ``top5``, ``f1_macro``,
+``auroc`` (one against the rest, mean over the classes that occur) for class scores of shape [samples, classes];
+``mse``, ``mae`` for regression.
 What it needs: labels, and at least one limit. With several ensemble outputs the first is scored.
-Intervals: for ``top1`` and ``top5`` Wilson's (score) and Bonett and Price's (paired drop), and McNemar's
-exact p-value; for errors the BCa, for the others the percentile bootstrap over samples. The interval of a
-relative drop takes the original's score as given.
+Intervals: for ``top1`` and ``top5`` Wilson's (score) and Bonett and Price's (paired drop), and McNemar's exact
+p-value; for errors the BCa, for the others the percentile bootstrap over samples. The interval of a relative drop
+takes the original's score as given.
 Limits: a limit finer than one sample (1 / samples) asks for no loss at all.
 """
 
@@ -23,10 +23,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from mmdeploy import metrics
@@ -34,6 +32,10 @@ from mmdeploy.contracts import Array, Check, Deployment, Evidence, GateResult, M
 from mmdeploy.errors import DataError, InferenceError
 from mmdeploy.gates import ask, limits, scores
 from mmdeploy.metrics import FloatArray
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 REQUIRES: tuple[str, ...] = ("scipy", "torch", "torchmetrics")
 #: Lets a build refuse unlabelled evaluation data before anything is served.
@@ -57,7 +59,7 @@ class Options(MethodOptions):
         rule: Decide by the point estimate or by the whole interval.
     """
 
-    method: Literal["accuracy"]
+    method: Literal["accuracy"] = "accuracy"
     metric: scores.MetricName
     min: float | None = None
     max: float | None = None
@@ -82,6 +84,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     Raises:
         DataError: If there are no samples, no labels, or labels that the metric cannot take.
     """
+    import numpy as np
+
     ask.sample_count(evidence)
     if evidence.labels is None:
         raise DataError(
@@ -112,6 +116,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
 
 def _answers(deployment: Deployment, side: str, output: str, evidence: Evidence) -> Array | str:
     """Return what a deployment answers, or what is wrong with it."""
+    import numpy as np
+
     expected = evidence.original[output]
     try:
         answered = ask.answers(
@@ -226,6 +232,8 @@ def _checks(comparison: _Comparison, options: Options) -> Iterator[Check]:
 
 def _judged(name: str, value: float, interval: metrics.Interval, options: Options, **limit: float) -> Check:
     """Judge a figure by the rule of the options; ``limit`` is ``at_least`` or ``at_most``."""
+    import numpy as np
+
     by_interval = limits.decided(interval, **limit)
     note = ""
     if options.rule == "interval":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from mmdeploy.contracts import Array, Check, Deployment, Evidence, FeedDict, Progress, Verdict, WiredComponent
 from mmdeploy.errors import DataError, InferenceError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def sample_count(evidence: Evidence) -> int:
@@ -47,6 +50,8 @@ def requests(feeds: FeedDict, batch: int) -> list[dict[str, Array]]:
         feeds: All samples, stacked along axis 0.
         batch: Samples a request.
     """
+    import numpy as np
+
     samples = len(next(iter(feeds.values())))
     starts = range(0, samples, batch)
     rows = [np.arange(start, start + batch) % samples for start in starts]
@@ -103,6 +108,8 @@ def refused(name: str, limit: str, error: InferenceError) -> Check:
 
 
 def _stacked(name: str, arrays: list[Array], samples: int) -> Array:
+    import numpy as np
+
     shapes = {array.shape[1:] for array in arrays}
     if len(shapes) > 1:
         raise InferenceError(f"output {name!r} changes shape between requests: {sorted(shapes)}")

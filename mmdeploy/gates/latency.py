@@ -1,19 +1,20 @@
 """Latency: does the served candidate answer fast enough, next to its FP32 reference on the same machine?
 
-What it does: closed-loop clients put evaluation samples to the candidate and to the FP32 reference,
-interleaved in short blocks, and compare a percentile of the request times: as a ratio, candidate over
-reference, and if wanted in milliseconds. Each has a bootstrap interval over rounds. The gate passes when the
-whole interval is within the limit, fails when the whole interval is beyond it, and else measures on, up to
-``max_seconds``, before it says ``inconclusive``.
-When to choose it: whenever speed is why the model is compressed. ``max_ratio_to_reference: 1.0`` says "not
-slower than FP32", 0.8 "at least a fifth less time". A limit equal to what is really reached cannot be decided
-by
-any measurement, so leave room.
-What it needs: one of ``max_ratio_to_reference``, ``max_ms``. A limit in milliseconds holds only on the
-machine named by ``hardware`` (the CPU's or a GPU's name, or a glob such as ``*H100*``). Elsewhere it is
-reported under ``not_binding`` and not judged; if it is the only limit, the gate is inconclusive there.
-Limits: times include the gRPC client, which shares the machine. Samples repeat once all were sent, so with a
-response cache this is the latency of a warm cache. p99 needs 459 requests at the default confidence.
+What it does: closed-loop clients put evaluation samples to the candidate and to the FP32 reference, interleaved in
+short blocks, and compare a percentile of the request times: as a ratio, candidate over reference, and if wanted in
+milliseconds. Each has a bootstrap interval over rounds, widened by 2 % for what a restart of the servers changes.
+The gate passes when the whole interval is within the limit, fails when the whole interval is beyond it, and else
+measures on, up to ``max_seconds``, before it says ``inconclusive``.
+When to choose it: whenever speed is why the model is compressed. ``max_ratio_to_reference: 1.0`` says "not slower
+than FP32", 0.8 "at least a fifth less time". A limit equal to what is really reached cannot be decided by any
+measurement, so leave room.
+What it needs: one of ``max_ratio_to_reference``, ``max_ms``. A limit in milliseconds holds only on the machine
+named by ``hardware`` (the CPU's or a GPU's name, or a glob such as ``*H100*``). Elsewhere it is reported under
+``not_binding`` and not judged; if it is the only limit, the gate is inconclusive there.
+Limits: on a machine that others use, too, the tail (p95, p99) is mostly their work: intervals of 20 % are common
+there, of p50 2 %. Times include the gRPC client, which shares the machine. Samples repeat once all were sent, so a
+response cache would be measured warm; builds judge with a cache too small to help. p99 needs 459 requests at the
+default confidence.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from __future__ import annotations
 import time
 from typing import Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from mmdeploy import metrics
@@ -38,14 +38,14 @@ class Options(load.LoadOptions):
     """Limits of the latency gate; at least one.
 
     Attributes:
-        percentile: Which percentile of the request times is judged.
+        percentile: Which percentile of the request times is judged; beyond p50 on a quiet machine.
         max_ratio_to_reference: Largest candidate-to-reference ratio of that percentile.
         max_ms: Largest percentile in milliseconds, on ``hardware``.
         per_component: Also time each composing model alone (batch 1), for the report.
     """
 
-    method: Literal["latency"]
-    percentile: Literal["p50", "p90", "p95", "p99"] = "p95"
+    method: Literal["latency"] = "latency"
+    percentile: Literal["p50", "p90", "p95", "p99"] = "p50"
     max_ratio_to_reference: float | None = Field(default=None, gt=0.0)
     max_ms: float | None = Field(default=None, gt=0.0)
     per_component: bool = True
@@ -96,6 +96,8 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
 def _judge(
     measured: load.Measurement, confidence: float, options: Options, *, absolute: bool, seed: int
 ) -> list[Check]:
+    import numpy as np
+
     at = float(options.percentile[1:])
     candidate, reference = measured.candidate_ms, measured.reference_ms
     value = float(np.percentile(candidate, at))
@@ -103,9 +105,10 @@ def _judge(
     checks = []
 
     def judged(name: str, figure: float, interval: metrics.Interval, limit: float, unit: str) -> Check:
-        verdict = Verdict.INCONCLUSIVE if short else limits.decided(interval, at_most=limit)
+        widened = load.lasting(interval)
+        verdict = Verdict.INCONCLUSIVE if short else limits.decided(widened, at_most=limit)
         words = limits.in_words(at_most=limit, unit=unit)
-        return Check(_name(options, name), figure, words, verdict, interval, unit, short)
+        return Check(_name(options, name), figure, words, verdict, widened, unit, short)
 
     if options.max_ratio_to_reference is not None:
         ratio = value / float(np.percentile(reference, at))

@@ -1,14 +1,13 @@
 """Memory: how much does the server hold while it answers?
 
-What it does: keeps ``concurrency`` requests of ``batch`` samples in flight for ``seconds``, samples the
-resident set of the server and its children, and compares the peak with a limit, absolute or relative to the
-FP32 reference under the same load.
-When to choose it: when the model must fit into a container or beside others. Use ``max_bytes``; the ratio
-includes what the server itself needs (a few hundred MB with the embedded server), so small models stay near
-1.
+What it does: keeps ``concurrency`` requests of ``batch`` samples in flight for ``seconds``, samples the resident
+set of the server and its children, and compares the peak with a limit, absolute or relative to the FP32 reference
+under the same load.
+When to choose it: when the model must fit into a container or beside others. Use ``max_bytes``; the ratio includes
+what the server itself needs (a few hundred MB with the embedded server), so small models stay near 1.
 What it needs: one of ``max_bytes``, ``max_ratio_to_reference``.
-Limits: one run, no interval: leave a few percent of room. Peaks shorter than a twentieth of a second are
-missed. Memory of a GPU is not counted.
+Limits: one run, no interval: leave a few percent of room. Peaks shorter than a twentieth of a second are missed.
+Memory of a GPU is not counted.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Options(MethodOptions):
         seconds: How long each side is loaded.
     """
 
-    method: Literal["memory"]
+    method: Literal["memory"] = "memory"
     max_bytes: int | None = Field(default=None, ge=1)
     max_ratio_to_reference: float | None = Field(default=None, gt=0.0)
     batch: int = Field(default=1, ge=1)

@@ -1,18 +1,17 @@
 """Parity: do the served models answer what the PyTorch original answers?
 
-What it does: asks every served component (its inputs as the original computes them, so that each is judged
-alone) and the served ensemble (so that errors add up as they will in use), and compares each output tensor
-with the original's by cosine similarity, signal to quantization noise ratio (SQNR, dB) and largest absolute
-error.
+What it does: asks every served component (its inputs as the original computes them, so that each is judged alone)
+and the served ensemble (so that errors add up as they will in use), and compares each output tensor with the
+original's by cosine similarity, signal to quantization noise ratio (SQNR, dB) and largest absolute error.
 Which figure is judged: ``statistic: worst`` (the default) takes the worst sample, so no sample may be off;
-``statistic: mean`` takes the mean of the samples' cosines and the SQNR of all samples together. The largest
-error is always over all values.
+``statistic: mean`` takes the mean of the samples' cosines and the SQNR of all samples together. The largest error
+is always over all values.
 When to choose it: always. It needs no labels, and names the component that an accuracy loss comes from.
 What it needs: evaluation samples, and at least one of the limits ``min_cosine``, ``min_sqnr_db``,
-``max_abs_error``. As a guide: FP32 engines reach a cosine of 0.999999 and 90 dB; per-channel INT8 0.99 to
-0.9999 and 20 to 40 dB.
-Limits: cosine does not see a wrong scale (SQNR does); for outputs that are class ids or scalars use the
-largest error; the worst of many samples is lower than the worst of few.
+``max_abs_error``. As a guide: FP32 engines reach a cosine of 0.999999 and 90 dB; per-channel INT8 0.99 to 0.9999
+and 20 to 40 dB.
+Limits: cosine does not see a wrong scale (SQNR does); for outputs that are class ids or scalars use the largest
+error; the worst of many samples is lower than the worst of few.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from mmdeploy import metrics
@@ -47,7 +45,7 @@ class Options(MethodOptions):
         samples: How many evaluation samples to use, spread evenly; all when absent.
     """
 
-    method: Literal["parity"]
+    method: Literal["parity"] = "parity"
     min_cosine: float | None = Field(default=None, ge=-1.0, le=1.0)
     min_sqnr_db: float | None = None
     max_abs_error: float | None = Field(default=None, ge=0.0)
@@ -78,6 +76,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     Raises:
         DataError: If there are no evaluation samples.
     """
+    import numpy as np
+
     count = ask.sample_count(evidence)
     wanted = min(count, options.samples or count)
     chosen = np.unique(np.linspace(0, count - 1, wanted).round().astype(np.intp))
@@ -117,6 +117,8 @@ def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:
 def _compare(
     label: str, expected: Array, answered: Array | None, options: Options
 ) -> tuple[list[Check], dict[str, Any]]:
+    import numpy as np
+
     note, figures = "", dict[str, Any]()
     if answered is None:
         note = "the candidate's answer lacks this output"
@@ -132,6 +134,8 @@ def _compare(
 
 
 def _figures(expected: Array, answered: Array) -> dict[str, Any]:
+    import numpy as np
+
     cosine = metrics.per_sample_cosine(expected, answered)
     sqnr_db = metrics.per_sample_sqnr_db(expected, answered).clip(-SQNR_EXACT_DB, SQNR_EXACT_DB)
     overall_db = np.clip(metrics.sqnr_db(expected, answered), -SQNR_EXACT_DB, SQNR_EXACT_DB)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mmdeploy.contracts import Array
 from mmdeploy.errors import DataError
 from mmdeploy.metrics import FloatArray
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MetricName = Literal["top1", "accuracy", "top5", "f1_macro", "auroc", "mse", "mae"]
 METRICS: tuple[str, ...] = get_args(MetricName)
@@ -48,6 +49,8 @@ def check_labels(metric: str, outputs: Array, labels: npt.NDArray[Any]) -> None:
     Raises:
         DataError: Saying what is wrong and what is accepted.
     """
+    import numpy as np
+
     if len(labels) != len(outputs):
         raise DataError(f"the evaluation data has {len(outputs)} samples but {len(labels)} labels")
     if metric in ERRORS:
@@ -77,6 +80,7 @@ def check_labels(metric: str, outputs: Array, labels: npt.NDArray[Any]) -> None:
 
 def scored(metric: str, outputs: Array, labels: npt.NDArray[Any]) -> Scored:
     """Score finite outputs against labels that `check_labels` accepts."""
+    import numpy as np
     import torch
 
     predictions = torch.from_numpy(outputs.astype(np.float64))
@@ -91,6 +95,7 @@ def scored(metric: str, outputs: Array, labels: npt.NDArray[Any]) -> Scored:
 
 
 def _correct(predictions: Any, target: Any, guesses: int) -> FloatArray:
+    import numpy as np
     from torchmetrics.functional.classification import multiclass_accuracy
 
     correct = multiclass_accuracy(
@@ -101,6 +106,7 @@ def _correct(predictions: Any, target: Any, guesses: int) -> FloatArray:
 
 
 def _errors(metric: str, predictions: Any, target: Any) -> FloatArray:
+    import numpy as np
     from torchmetrics.functional import mean_absolute_error, mean_squared_error
 
     error = {"mse": mean_squared_error, "mae": mean_absolute_error}[metric]
@@ -110,6 +116,7 @@ def _errors(metric: str, predictions: Any, target: Any) -> FloatArray:
 
 
 def _scored_as_a_set(metric: str, predictions: Any, target: Any) -> Scored:
+    import numpy as np
     import torch
     from torchmetrics.functional.classification import multiclass_auroc, multiclass_f1_score
 

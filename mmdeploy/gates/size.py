@@ -1,10 +1,10 @@
 """Size: are the engines small enough on disk?
 
-What it does: sums the bytes of the engines that would be published and compares them with a limit, absolute
-or relative to the same components in FP32.
+What it does: sums the bytes of the engines that would be published and compares them with a limit, absolute or
+relative to the same components in FP32.
 When to choose it: to see that quantization or pruning really reached the weights. Per-channel INT8 brings a
-convolutional or attention block to 0.26 to 0.3; embedding tables stay FP32 unless quantized, so a text
-encoder ends near 0.4. Small models keep a larger share, since the graph itself takes space.
+convolutional or attention block to 0.26 to 0.3; embedding tables stay FP32 unless quantized, so a text encoder ends
+near 0.4. Small models keep a larger share, since the graph itself takes space.
 What it needs: one of ``max_bytes``, ``max_ratio_to_reference``. Nothing is asked of the server.
 Limits: bytes on disk are not memory in use (see the memory gate).
 """
@@ -29,7 +29,7 @@ class Options(MethodOptions):
         max_ratio_to_reference: Largest share of the FP32 engines' bytes.
     """
 
-    method: Literal["size"]
+    method: Literal["size"] = "size"
     max_bytes: int | None = Field(default=None, ge=1)
     max_ratio_to_reference: float | None = Field(default=None, gt=0.0)
 

@@ -1,30 +1,31 @@
 """Throughput: how many samples a second does the served candidate answer, next to its FP32 reference?
 
-What it does: keeps ``concurrency`` requests of ``batch`` samples in flight, candidate and reference
-interleaved in short blocks, and compares samples a second over all blocks: as a ratio, candidate over
-reference, and if wanted absolutely. Intervals, looks and ``inconclusive`` are those of the latency gate.
-When to choose it: for servers that are kept busy (dynamic batching pays at concurrency above 1); for one user
-at a time judge latency.
-What it needs: one of ``min_ratio_to_reference``, ``min_per_second``. The latter holds only on the machine
-named by ``hardware``; elsewhere it is reported under ``not_binding``, and if it is the only limit, the gate
-is inconclusive.
-Limits: the clients share the machine and are Python threads: at some hundred small requests a second they are
-the bottleneck for both sides, and the ratio tends to 1. Samples repeat, so a response cache answers some of
-them.
+What it does: keeps ``concurrency`` requests of ``batch`` samples in flight, candidate and reference interleaved in
+short blocks, and compares samples a second over all blocks: as a ratio, candidate over reference, and if wanted
+absolutely. Intervals, looks and ``inconclusive`` are those of the latency gate.
+When to choose it: for servers that are kept busy (dynamic batching pays at concurrency above 1); for one user at a
+time judge latency.
+What it needs: one of ``min_ratio_to_reference``, ``min_per_second``. The latter holds only on the machine named by
+``hardware``; elsewhere it is reported under ``not_binding``, and if it is the only limit, the gate is inconclusive.
+Limits: the clients share the machine and are Python threads: at some hundred small requests a second they are the
+bottleneck for both sides, and the ratio tends to 1. Samples repeat, so a response cache would answer some of them;
+builds judge with a cache too small to help.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from mmdeploy import metrics
 from mmdeploy.contracts import Check, Evidence, GateResult, Verdict
 from mmdeploy.gates import ask, limits, load
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 REQUIRES: tuple[str, ...] = ("scipy",)
 
@@ -38,7 +39,7 @@ class Options(load.LoadOptions):
         min_per_second: Fewest samples a second, on ``hardware``.
     """
 
-    method: Literal["throughput"]
+    method: Literal["throughput"] = "throughput"
     concurrency: int = Field(default=8, ge=1, le=256)
     min_ratio_to_reference: float | None = Field(default=None, gt=0.0)
     min_per_second: float | None = Field(default=None, gt=0.0)
@@ -88,6 +89,8 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
 def _judge(
     measured: load.Measurement, confidence: float, options: Options, *, absolute: bool, seed: int
 ) -> list[Check]:
+    import numpy as np
+
     candidate, reference = measured.seconds("candidate"), measured.seconds("reference")
     samples = measured.block_requests * options.batch
     short = load.too_few(measured, 0)
@@ -106,9 +109,8 @@ def _judge(
     for statistic, name, limit, unit in wanted:
         if limit is None:
             continue
-        interval = metrics.bootstrap_interval(
-            statistic, len(candidate), confidence=confidence, seed=seed, resamples=4000
-        )
+        drawn = metrics.bootstrap_interval(statistic, len(candidate), confidence=confidence, seed=seed, resamples=4000)
+        interval = load.lasting(drawn)
         verdict = Verdict.INCONCLUSIVE if short else limits.decided(interval, at_least=limit)
         words = limits.in_words(at_least=limit, unit=unit)
         checks.append(Check(_name(options, name), float(statistic(everything)), words, verdict, interval, unit, short))

@@ -17,8 +17,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from mmdeploy.contracts import Encoding
 from mmdeploy.errors import QuantizeError
 from mmdeploy.quantize.selection import Selection
@@ -66,6 +64,7 @@ def _quantizer(
     *,
     per_channel: bool,
 ) -> Any:
+    import numpy as np
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
 
@@ -114,6 +113,7 @@ def _single_scale_weights(model: Any, chosen: set[str]) -> set[str]:
 
 def _move_zero_points(model: Any) -> None:
     """Rewrite activations from INT8 around 0 to UINT8 around 128, in place."""
+    import numpy as np
     from onnx import TensorProto, numpy_helper
 
     graph = model.graph

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmdeploy.contracts import Array
 from mmdeploy.errors import QuantizeError
 from mmdeploy.quantize.ranges import Feeds
@@ -36,6 +34,8 @@ def compare(
     Raises:
         QuantizeError: When the graph does not load or run, is not finite, or is changed by the optimizer.
     """
+    import numpy as np
+
     batches = list(feeds)
     parameters = {"intra_op_thread_count": str(threads)}
     reference = _answers(float_graph, batches, parameters, "0")
@@ -69,6 +69,8 @@ def agreement(optimized: Mapping[str, Array], plain: Mapping[str, Array]) -> flo
 
 def cosine(reference: Array, answer: Array) -> float:
     """Return the cosine of two arrays taken as one vector each; 1 when both are zero."""
+    import numpy as np
+
     a, b = reference.astype(np.float64).ravel(), answer.astype(np.float64).ravel()
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     if not norms:
@@ -78,6 +80,8 @@ def cosine(reference: Array, answer: Array) -> float:
 
 def sqnr_db(reference: Array, answer: Array) -> float | None:
     """Return the signal-to-quantization-noise ratio in dB; None when there is no noise or no signal."""
+    import numpy as np
+
     a, b = reference.astype(np.float64), answer.astype(np.float64)
     signal, noise = float(np.square(a).sum()), float(np.square(a - b).sum())
     return 10.0 * float(np.log10(signal / noise)) if signal and noise else None
@@ -87,6 +91,8 @@ def _answers(
     path: Path, batches: list[Mapping[str, Array]], parameters: Mapping[str, str], level: str
 ) -> dict[str, Array]:
     """Return every output, all batches flattened into one vector."""
+    import numpy as np
+
     try:
         session = open_session(path, parameters, graph_level=level)
         names = [output.name for output in session.get_outputs()]

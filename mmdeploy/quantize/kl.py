@@ -8,8 +8,12 @@ half a second a tensor at 2048 bins; here the merging is done on whole arrays. (
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 
 #: Levels that a candidate is merged into: one half of the INT8 codes, for the histogram is of both signs.
 LEVELS = 128
@@ -24,6 +28,8 @@ def limits(counts: npt.NDArray[np.int64], edges: npt.NDArray[np.float32]) -> tup
         counts: Histogram over [-limit, limit], an even number of bins [bins].
         edges: Edges of the bins [bins + 1].
     """
+    import numpy as np
+
     middle = len(counts) // 2
     total = np.concatenate([[0], np.cumsum(counts)])
     best, found = np.inf, (float(edges[0]), float(edges[-1]))
@@ -38,6 +44,7 @@ def limits(counts: npt.NDArray[np.int64], edges: npt.NDArray[np.float32]) -> tup
 
 def _divergence(inside: npt.NDArray[np.int64], outside: tuple[int, int]) -> float:
     """Return the divergence of the quantized from the clipped distribution; infinite when it has none."""
+    import numpy as np
     from onnxruntime.quantization.calibrate import entropy
     from onnxruntime.quantization.quant_utils import smooth_distribution
 

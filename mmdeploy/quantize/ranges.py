@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from mmdeploy.contracts import Array, Progress, no_progress
 from mmdeploy.errors import QuantizeError
 from mmdeploy.quantize import graphs, kl
@@ -95,6 +93,8 @@ def _size(feed: Mapping[str, Array]) -> int:
 
 
 def _widened(before: tuple[float, float] | None, array: Array, where: str) -> tuple[float, float]:
+    import numpy as np
+
     if not array.size:
         return before or (0.0, 0.0)
     low, high = float(array.min()), float(array.max())
@@ -110,6 +110,7 @@ class _Histograms:
     """One `HistogramCollector` of ONNX Runtime, every histogram set up beforehand over fixed limits."""
 
     def __init__(self, extremes: Mapping[str, tuple[float, float]], how: Calibration) -> None:
+        import numpy as np
         from onnxruntime.quantization.calibrate import HistogramCollector
 
         self._how = how

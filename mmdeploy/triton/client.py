@@ -7,9 +7,7 @@ names, types and shapes from the server. With small tensors on two cores Python'
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,12 +16,14 @@ import numpy as np
 from mmdeploy.artifact import DTYPE_BY_NUMPY, NUMPY_BY_DTYPE, TensorSpec
 from mmdeploy.contracts import Array, FeedDict
 from mmdeploy.errors import InferenceError, ServerError
+from mmdeploy.triton.http import Endpoint, ask_json
 
 # What gRPC says when the connection failed; Triton's own refusals (a full queue) are UNAVAILABLE too.
 _CONNECTION_FAILED = (
     "failed to connect", "Socket closed", "Connection reset", "Broken pipe", "GOAWAY", "recvmsg",
     "Stream removed",
 )  # fmt: skip
+_HEADER_SIZE = "Inference-Header-Content-Length"
 
 
 class GrpcRunner:
@@ -162,25 +162,24 @@ class HttpRunner:
         """
         self.model, self.binary = model, binary
         self._url = url.rstrip("/")
-        self._connection = _connection(url, timeout_s)
-        config = json.loads(self._ask("GET", f"/v2/models/{model}/config")[0])
+        config = ask_json(f"{self._url}/v2/models/{model}/config", timeout_s=timeout_s)
         self.max_batch_size = int(config["max_batch_size"])
         self.inputs, self.outputs = (
             tuple(_spec(tensor["name"], tensor["data_type"], tensor["dims"]) for tensor in config[side])
             for side in ("input", "output")
         )
         self._names = [spec.name for spec in self.outputs]
+        self._infer = Endpoint(f"{self._url}/v2/models/{model}/infer", timeout_s)
 
     def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
         """Answer one request, as `GrpcRunner.infer` does."""
-        path = f"/v2/models/{self.model}/infer"
         if not self.binary:
-            body = json.dumps(request_json(feed_dict, model=self.model)).encode()
-            answer = json.loads(self._ask("POST", path, body)[0])
-            return {output["name"]: _array(output) for output in answer["outputs"]}
-        header, tensors = _binary_request(feed_dict, self._names, self.model)
-        body = b"".join([header, *tensors])
-        text, header_size = self._ask("POST", path, body, len(header))
+            text, _ = self._infer.ask(json.dumps(request_json(feed_dict, model=self.model)).encode(), {})
+            return {output["name"]: _array(output) for output in json.loads(text)["outputs"]}
+        header = _binary_header(feed_dict, self._names, self.model)
+        body = b"".join([header, *(array.tobytes() for array in feed_dict.values())])
+        text, headers = self._infer.ask(body, {_HEADER_SIZE: str(len(header))})
+        header_size = int(headers.get(_HEADER_SIZE, len(text)))
         answers, start = {}, header_size
         for output in json.loads(text[:header_size])["outputs"]:
             end = start + output["parameters"]["binary_data_size"]
@@ -190,20 +189,13 @@ class HttpRunner:
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self._infer.close()
 
     def __enter__(self) -> HttpRunner:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _ask(
-        self, verb: str, path: str, body: bytes | None = None, header_size: int = 0
-    ) -> tuple[bytes, int]:
-        headers = {"Inference-Header-Content-Length": str(header_size)} if header_size else {}
-        text, response = _exchange(self._connection, verb, path, body=body, headers=headers)
-        return text, int(response.getheader("Inference-Header-Content-Length") or len(text))
 
 
 def request_json(feed_dict: FeedDict, *, model: str = "the model") -> dict[str, Any]:
@@ -222,23 +214,6 @@ def request_json(feed_dict: FeedDict, *, model: str = "the model") -> dict[str, 
         for name, array in feed_dict.items()
     ]
     return {"inputs": tensors}
-
-
-def ask_json(url: str, *, body: Mapping[str, Any] | None = None, timeout_s: float = 60.0) -> Any:
-    """Ask an HTTP endpoint that answers in JSON or not at all: POST when there is a body, else GET.
-
-    Raises:
-        InferenceError: If the server answers with an error.
-        ServerError: If the server does not answer.
-    """
-    connection = _connection(url, timeout_s)
-    try:
-        data = None if body is None else json.dumps(body).encode()
-        path = urllib.parse.urlsplit(url).path
-        text, _ = _exchange(connection, "GET" if data is None else "POST", path, body=data, headers={})
-    finally:
-        connection.close()
-    return json.loads(text) if text else None
 
 
 def served_models(grpc_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
@@ -260,53 +235,19 @@ def served_models(grpc_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
     return tuple(sorted({model.name for model in index.models}))
 
 
-def _connection(url: str, timeout_s: float) -> http.client.HTTPConnection:
-    parts = urllib.parse.urlsplit(url)
-    return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
-
-
-def _exchange(
-    connection: http.client.HTTPConnection,
-    verb: str,
-    path: str,
-    *,
-    body: bytes | None,
-    headers: Mapping[str, str],
-) -> tuple[bytes, http.client.HTTPResponse]:
-    where = f"http://{connection.host}:{connection.port}{path}"
-    try:
-        connection.request(verb, path, body, dict(headers))
-        response = connection.getresponse()
-        text = response.read()
-    except http.client.HTTPException as error:
-        connection.close()  # its words may be the bytes of another protocol: not for a terminal
-        what = f"the server does not answer in HTTP ({type(error).__name__}); is it the gRPC port?"
-        raise ServerError(f"{where}: {what}") from error
-    except OSError as error:
-        connection.close()
-        raise ServerError(f"{where}: the server does not answer ({error.strerror or error})") from error
-    if response.status != 200:
-        raise InferenceError(f"{where}: {_reason(text)} (HTTP {response.status})")
-    return text, response
-
-
-def _reason(text: bytes) -> str:
-    try:
-        return str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
-        return text.decode(errors="replace") or "no reason given"
-
-
-def _binary_request(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> tuple[bytes, list[bytes]]:
-    """Return the JSON header and the bytes of the tensors (Triton's extension_binary_data.md)."""
-    inputs, tensors = [], []
-    for name, array in feed_dict.items():
-        tensors.append(array.tobytes())
-        parameters = {"binary_data_size": array.nbytes}
-        datatype = _datatype(model, name, array)
-        inputs.append({"name": name, "datatype": datatype, "shape": array.shape, "parameters": parameters})
+def _binary_header(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> bytes:
+    """Describe tensors that follow as bytes (Triton's extension_binary_data.md)."""
+    inputs = [
+        {
+            "name": name,
+            "datatype": _datatype(model, name, array),
+            "shape": array.shape,
+            "parameters": {"binary_data_size": array.nbytes},
+        }
+        for name, array in feed_dict.items()
+    ]
     wanted = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
-    return json.dumps({"inputs": inputs, "outputs": wanted}).encode(), tensors
+    return json.dumps({"inputs": inputs, "outputs": wanted}).encode()
 
 
 def _array(output: Mapping[str, Any]) -> Array:
@@ -316,9 +257,7 @@ def _array(output: Mapping[str, Any]) -> Array:
 def _datatype(model: str, name: str, array: Array) -> str:
     datatype = DTYPE_BY_NUMPY.get(array.dtype.name)
     if datatype is None:
-        raise InferenceError(
-            f"{model}: input {name!r} has dtype {array.dtype}, accepted: {', '.join(DTYPE_BY_NUMPY)}"
-        )
+        raise InferenceError(f"{model}: input {name!r} has dtype {array.dtype}, accepted: {', '.join(DTYPE_BY_NUMPY)}")
     return datatype
 
 

@@ -97,9 +97,7 @@ def component_config(component: ServedComponent) -> ModelConfig:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
     serving, artifact = component.serving, component.artifact
-    config = ModelConfig(
-        name=component.name, backend=component.backend, max_batch_size=serving.max_batch_size
-    )
+    config = ModelConfig(name=component.name, backend=component.backend, max_batch_size=serving.max_batch_size)
     # Written out because "model.py" is Triton's idea of a file name for backends that it does not know.
     config.default_model_filename = component.filename
     _add_tensors(config.input, artifact.inputs, serving.max_batch_size)

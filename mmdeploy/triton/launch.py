@@ -95,9 +95,7 @@ class Processes:
             region.unlink(missing_ok=True)
 
 
-def launch(
-    installation: Installation, options: Sequence[str], *, log: Path, response_cache_bytes: int
-) -> Processes:
+def launch(installation: Installation, options: Sequence[str], *, log: Path, response_cache_bytes: int) -> Processes:
     """Start the server under a supervisor, both in a session of their own, the log emptied first."""
     folder = Path(tempfile.mkdtemp(prefix="mmdeploy-triton-"))
     shm_prefix = f"mmdeploy_{uuid.uuid4().hex[:12]}_"

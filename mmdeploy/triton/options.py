@@ -59,9 +59,7 @@ class InstanceGroup(MethodOptions):
 class Warmup(MethodOptions):
     """Requests that Triton makes itself before a model counts as ready."""
 
-    batch_sizes: tuple[Positive, ...] = Field(
-        default=(), description="Batch sizes to run; none: 1 and max_batch_size."
-    )
+    batch_sizes: tuple[Positive, ...] = Field(default=(), description="Batch sizes to run; none: 1 and max_batch_size.")
     data: Literal["zero", "random"] = Field(
         default="zero",
         description="random is random *bytes*: floats may be NaN, ids may be outside any vocabulary.",
@@ -109,9 +107,7 @@ class Serving(MethodOptions):
         if section is None or largest is None:
             return section
         if largest == 0:
-            raise ValueError(
-                "max_batch_size is 0, nothing can be grouped: set it, or remove dynamic_batching"
-            )
+            raise ValueError("max_batch_size is 0, nothing can be grouped: set it, or remove dynamic_batching")
         if beyond := [size for size in section.preferred_batch_size if size > largest]:
             raise ValueError(f"preferred_batch_size {beyond[0]} is above max_batch_size {largest}")
         return section

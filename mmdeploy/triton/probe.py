@@ -14,7 +14,8 @@ import numpy as np
 from mmdeploy.artifact import NUMPY_BY_DTYPE
 from mmdeploy.contracts import Array
 from mmdeploy.errors import InferenceError, ServerError
-from mmdeploy.triton.client import GrpcRunner, ask_json
+from mmdeploy.triton.client import GrpcRunner
+from mmdeploy.triton.http import ask_json
 
 
 def probe_models(grpc_url: str, http_url: str, *, timeout_s: float) -> dict[str, str | None]:

@@ -16,7 +16,8 @@ from typing import Literal
 
 from mmdeploy.errors import EnvironmentUnfitError, InferenceError, ServerError, UsageError
 from mmdeploy.triton import server_log
-from mmdeploy.triton.client import GrpcRunner, ask_json
+from mmdeploy.triton.client import GrpcRunner
+from mmdeploy.triton.http import ask_json
 from mmdeploy.triton.install import find_installation, is_complete
 from mmdeploy.triton.launch import Ports, Processes, launch
 from mmdeploy.triton.probe import probe_models
@@ -122,9 +123,7 @@ class Server:
         import psutil
 
         if self.pid is None:
-            raise EnvironmentUnfitError(
-                f"the memory of {self.http_url} cannot be measured: it was not started here"
-            )
+            raise EnvironmentUnfitError(f"the memory of {self.http_url} cannot be measured: it was not started here")
         total = 0
         for process in psutil.Process(self.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -163,9 +162,7 @@ class Server:
         if refused:
             reasons = "".join(f"\n  {model}: {reason}" for model, reason in sorted(refused.items()))
             raise ServerError(f"Triton refused to load:{reasons}", log=self._log_name)
-        raise ServerError(
-            f"Triton ended (exit code {code}): {server_log.last_words(text)}", log=self._log_name
-        )
+        raise ServerError(f"Triton ended (exit code {code}): {server_log.last_words(text)}", log=self._log_name)
 
     def _is_ready(self, path: str) -> bool:
         with contextlib.suppress(ServerError, InferenceError):

@@ -8,9 +8,7 @@ from pathlib import Path
 _TAIL_LINES = 15
 # In the order of trust: the last line that names a model holds its reason whole.
 _REFUSALS = (
-    re.compile(
-        r"ensemble '?(?P<model>[^' ]+)'? (?P<reason>(?:depends on|contains models).*)\"$", re.MULTILINE
-    ),
+    re.compile(r"ensemble '?(?P<model>[^' ]+)'? (?P<reason>(?:depends on|contains models).*)\"$", re.MULTILINE),
     re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)\"$", re.MULTILINE),
     re.compile(r"failed to load model '(?P<model>[^']+)': (?P<reason>.*)\"$", re.MULTILINE),
     re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)\"$", re.MULTILINE),
@@ -27,8 +25,7 @@ def refusals(text: str) -> dict[str, str]:
     Ensembles refused only because a step was refused are left out, so that causes stand alone.
     """
     dependents, *causes = (
-        {match["model"]: _first_part(match["reason"]) for match in pattern.finditer(text)}
-        for pattern in _REFUSALS
+        {match["model"]: _first_part(match["reason"]) for match in pattern.finditer(text)} for pattern in _REFUSALS
     )
     reasons: dict[str, str] = {}
     for found in causes:

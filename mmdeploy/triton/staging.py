@@ -63,9 +63,7 @@ def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
     for name in names:
         check_name(name, "model")
     if len(set(names)) != len(names):
-        raise UsageError(
-            f"two models of ensemble {ensemble.name!r} have one name: {', '.join(sorted(names))}"
-        )
+        raise UsageError(f"two models of ensemble {ensemble.name!r} have one name: {', '.join(sorted(names))}")
     with translated(f"cannot stage the model repository in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -133,9 +131,7 @@ def write_manifest(folder: Path, name: str) -> dict[str, str]:
     """Record every file below ``folder`` in its manifest.json; return the SHA-256 by relative path."""
     files = {key: file_sha256(path) for key, path in _files(folder).items()}
     empty = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_dir() and not any(path.iterdir())
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())
     )
     fields = {"schema_version": 1, "name": name, "files": files, "empty_folders": empty}
     (folder / MANIFEST).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
@@ -181,6 +177,4 @@ def check_name(name: str, kind: str) -> None:
         UsageError: Naming ``kind``, such as ``model``.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot be a {kind} name: letters, digits, '.', '_' and '-', not starting with '.'"
-        )
+        raise UsageError(f"{name!r} cannot be a {kind} name: letters, digits, '.', '_' and '-', not starting with '.'")

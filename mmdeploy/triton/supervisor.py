@@ -34,9 +34,7 @@ def main(parent: int, grace_s: float, shm_prefix: str, folder: Path, command: li
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda signum, frame: asked_to_stop.append(signum))
     poll = _poll(parent)
-    child = subprocess.Popen(
-        command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    )
+    child = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
     while child.poll() is None and not asked_to_stop and os.getppid() == parent:
         for descriptor, _ in poll.poll(_POLL_MS):
             with contextlib.suppress(OSError):  # the parent's pidfd cannot be read, and need not be
@@ -63,9 +61,7 @@ def _poll(parent: int) -> select.poll:
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
     poll = select.poll()
     poll.register(wakeup, select.POLLIN)
-    with contextlib.suppress(
-        OSError
-    ):  # gone already, or a kernel without pidfd: the loop asks getppid as well
+    with contextlib.suppress(OSError):  # gone already, or a kernel without pidfd: the loop asks getppid as well
         poll.register(os.pidfd_open(parent), select.POLLIN)
     return poll
 

@@ -1,4 +1,4 @@
-"""Every gate goes through the same lifecycle, on a candidate that equals its reference and on one that cannot answer."""
+"""Every gate goes through the same lifecycle: a candidate that equals its reference, and one that cannot answer."""
 
 import inspect
 import json
@@ -111,7 +111,7 @@ def test_options_are_frozen_and_take_nothing_else(name: str):
         given.method = "other"  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="extra"):
         gates.METHODS[name].Options(method=name, **LENIENT[name], surprise=1)
-    with pytest.raises(ValueError, match="at least one limit|Field required"):
+    with pytest.raises(ValueError, match=r"at least one limit|Field required"):
         gates.METHODS[name].Options(method=name)
 
 

@@ -84,9 +84,7 @@ def bare_triton(
     }
     log = folder / "triton.log"
     with log.open("wb") as stream:
-        server = subprocess.Popen(
-            command, stdout=stream, stderr=stream, env=environment, start_new_session=True
-        )
+        server = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
         ready = _await_index(server, url)

@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 import mmdeploy
-from mmdeploy.api import Silent
 from mmdeploy.build_report import read_report
 from mmdeploy.builder import Outcome, Settings, run_build
 from mmdeploy.contracts import Verdict
-from mmdeploy.errors import DataError, ModelError, StepError
+from mmdeploy.errors import DataError, ExportError, ModelError, StepError
+from mmdeploy.observer import Silent
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.lint import lint
@@ -199,6 +199,14 @@ def test_shapes_that_clash_are_found_when_the_graphs_are_known(tiny_recipe: Path
     assert outcome.error.step == "fusion/export"
 
 
+def test_a_declared_shape_that_the_graph_does_not_have_is_told(tiny_recipe: Path, shared_workdir: Path) -> None:
+    declared = "components.right.outputs.embedding={tensor: right_embedding, dtype: FP32, shape: [24]}"
+    outcome = build(tiny_recipe, shared_workdir, "gates=[]", declared)
+    assert isinstance(outcome.error, ExportError)
+    assert "output 'embedding' is FP32 [16], the recipe declares FP32 [24]" in outcome.error.message
+    assert outcome.error.step == "right/export"
+
+
 def run_cli(recipe: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", "from mmdeploy.cli import main; main()", "build", str(recipe), *arguments],
@@ -217,7 +225,7 @@ def test_ctrl_c_leaves_no_process_and_nothing_half_written(tiny_recipe: Path, mo
     process = run_cli(tiny_recipe, "--set", gates)
     assert process.stdout is not None
     for line in process.stdout:
-        if moment in line and "started" in line:
+        if line.startswith(moment) or moment in line.split(":")[0]:
             break
     time.sleep(2.0 if moment == "gates" else 0.3)
     family = psutil.Process(process.pid).children(recursive=True)

@@ -67,13 +67,7 @@ def test_lint_finds_the_one_warning_or_nothing(case: Case, findings):
     assert {finding.rule for finding in findings if finding.model == case.name} == ({case.rule} - {""})
 
 
-@named(
-    [
-        case
-        for case in BROKEN
-        if case.config and case.rule.startswith(("tensor", "ensemble-field", "priority"))
-    ]
-)
+@named([case for case in BROKEN if case.config and case.rule.startswith(("tensor", "ensemble-field", "priority"))])
 def test_lint_names_the_line(case: Case, findings):
     found = [finding for finding in findings if finding.model == case.name]
     assert all(finding.line and finding.file.name == "config.pbtxt" for finding in found)

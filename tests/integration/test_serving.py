@@ -10,7 +10,8 @@ import tiny_triton_repository as tiny
 
 from mmdeploy.errors import EnvironmentUnfitError, InferenceError, ServerError
 from mmdeploy.triton import server
-from mmdeploy.triton.client import HttpRunner, ask_json
+from mmdeploy.triton.client import HttpRunner
+from mmdeploy.triton.http import ask_json
 
 pytestmark = pytest.mark.triton
 
@@ -111,9 +112,7 @@ def test_a_bad_request_in_a_batch_fails_alone(served):
     feeds = [tiny.rows(float(index)) for index in range(5)]
     feeds[2][0, 1] = np.nan
     _, executions = statistics(served, "positive")
-    results = in_threads(
-        [lambda r=r, x=x: r.infer({"x": x})["y"] for r, x in zip(runners, feeds, strict=True)]
-    )
+    results = in_threads([lambda r=r, x=x: r.infer({"x": x})["y"] for r, x in zip(runners, feeds, strict=True)])
     for index in (0, 1, 3, 4):
         np.testing.assert_array_equal(results[index], feeds[index])
     assert isinstance(results[2], InferenceError)
@@ -127,9 +126,7 @@ def test_values_that_are_not_finite_are_refused_in_an_ensemble(served, value):
         for u, v in ((tiny.rows(value), tiny.rows(0)), (tiny.rows(0), tiny.rows(value))):
             with pytest.raises(InferenceError, match="input 'x': 4 of 4 values are NaN or infinite"):
                 runner.infer({"u": u, "v": v})
-        np.testing.assert_array_equal(
-            runner.infer({"u": tiny.rows(1), "v": tiny.rows(3)})["z"], tiny.rows(-2)
-        )
+        np.testing.assert_array_equal(runner.infer({"u": tiny.rows(1), "v": tiny.rows(3)})["z"], tiny.rows(-2))
 
 
 def test_two_failing_steps_side_by_side_do_not_lock_the_server_up(served):
@@ -171,9 +168,7 @@ def test_malformed_requests_get_an_error_and_serving_goes_on(served, protocol, f
     with runner:
         with pytest.raises(InferenceError, match=said):
             runner.infer(feed_dict)
-        np.testing.assert_array_equal(
-            runner.infer({"u": tiny.rows(1), "v": tiny.rows(3)})["z"], tiny.rows(-2)
-        )
+        np.testing.assert_array_equal(runner.infer({"u": tiny.rows(1), "v": tiny.rows(3)})["z"], tiny.rows(-2))
 
 
 def test_unknown_model_is_refused(served):
@@ -218,9 +213,7 @@ def test_response_cache_answers_repeated_inputs(tmp_path):
         runner = running.runner("positive")
         for _ in range(3):
             np.testing.assert_array_equal(runner.infer({"x": tiny.rows(7)})["y"], tiny.rows(7))
-        hits = [
-            line for line in _text(running.metrics_url).splitlines() if "cache_num_hits_per_model{" in line
-        ]
+        hits = [line for line in _text(running.metrics_url).splitlines() if "cache_num_hits_per_model{" in line]
         assert hits
         assert float(hits[0].rsplit(" ", 1)[1]) >= 2
 

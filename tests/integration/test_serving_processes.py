@@ -14,7 +14,7 @@ import tiny_triton_repository as tiny
 import mmdeploy
 from mmdeploy.errors import ServerError
 from mmdeploy.triton import server
-from mmdeploy.triton.client import ask_json
+from mmdeploy.triton.http import ask_json
 
 pytestmark = pytest.mark.triton
 
@@ -74,9 +74,7 @@ def test_stop_leaves_nothing(repository, tmp_path):
 
 
 def test_a_killed_stub_is_noticed_by_the_probe_only_and_healed(repository, tmp_path):
-    started = server.start(
-        [repository], log=tmp_path / "triton.log", model_control="explicit", load=["difference"]
-    )
+    started = server.start([repository], log=tmp_path / "triton.log", model_control="explicit", load=["difference"])
     with started as running:
         assert running.probe() == ("negated", "positive", "summed", "difference")
         stub_of(running, "negated").kill()

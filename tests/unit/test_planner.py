@@ -93,9 +93,7 @@ def test_a_quantized_head_is_calibrated_again_when_an_encoder_changes() -> None:
         ({"evaluation": "other"}, lambda step: step == "original/outputs"),
     ],
 )
-def test_a_changed_file_touches_what_depends_on_it(
-    changes: dict[str, str], touched: Callable[[str], bool]
-) -> None:
+def test_a_changed_file_touches_what_depends_on_it(changes: dict[str, str], touched: Callable[[str], bool]) -> None:
     before, after = plan_of(), plan_of(**changes)
     assert changed(before, after) == {step.id for step in before.steps if touched(step.id)}
 

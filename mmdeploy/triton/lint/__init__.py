@@ -120,9 +120,7 @@ def lint(path: Path) -> tuple[Finding, ...]:
         for name, rule in RULES.items()
         for hit in rule.check(model, repositories)
     ]
-    return tuple(
-        sorted(found, key=lambda finding: (finding.file.as_posix(), finding.line or 0, finding.rule))
-    )
+    return tuple(sorted(found, key=lambda finding: (finding.file.as_posix(), finding.line or 0, finding.rule)))
 
 
 def _finding(name: str, rule: Rule, model: Model, hit: Hit) -> Finding:

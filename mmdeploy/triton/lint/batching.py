@@ -124,9 +124,7 @@ def response_cache(model: Model, repositories: Repositories) -> Iterator[Hit]:
         ("sequence_batching", config.HasField("sequence_batching")),
     ):
         if there:
-            yield Hit(
-                f"response_cache and {what} exclude each other", "remove response_cache", "response_cache"
-            )
+            yield Hit(f"response_cache and {what} exclude each other", "remove response_cache", "response_cache")
 
 
 def instance_group(model: Model, repositories: Repositories) -> Iterator[Hit]:

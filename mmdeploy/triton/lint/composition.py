@@ -60,9 +60,7 @@ def ensemble_model_circle(model: Model, repositories: Repositories) -> Iterator[
             return
         if name not in seen and name in repositories.by_name:
             seen.add(name)
-            waiting += [
-                step.model_name for step in repositories.by_name[name].parsed.ensemble_scheduling.step
-            ]
+            waiting += [step.model_name for step in repositories.by_name[name].parsed.ensemble_scheduling.step]
 
 
 def ensemble_step_version(model: Model, repositories: Repositories) -> Iterator[Hit]:

@@ -76,9 +76,7 @@ class _Flow:
 
 def _flow(model: Model) -> _Flow:
     config = model.parsed
-    flow = _Flow(
-        frozenset(tensor.name for tensor in config.input), frozenset(tensor.name for tensor in config.output)
-    )
+    flow = _Flow(frozenset(tensor.name for tensor in config.input), frozenset(tensor.name for tensor in config.output))
     steps = config.ensemble_scheduling.step
     for index, step in enumerate(steps):
         for tensor in step.output_map.values():
@@ -174,9 +172,7 @@ def ensemble_input_overwritten(model: Model, repositories: Repositories) -> Iter
     flow = _flow(model)
     for tensor in sorted(flow.inputs & flow.writer.keys()):
         index = flow.writer[tensor]
-        yield Hit(
-            f"step {index} writes the ensemble's input {tensor!r}", "give it another name", _step(index)
-        )
+        yield Hit(f"step {index} writes the ensemble's input {tensor!r}", "give it another name", _step(index))
 
 
 def ensemble_latest_version(model: Model, repositories: Repositories) -> Iterator[Hit]:

@@ -48,9 +48,7 @@ def config_newer(model: Model, repositories: Repositories) -> Iterator[Hit]:
 def model_name(model: Model, repositories: Repositories) -> Iterator[Hit]:
     """Find a name in the configuration that is not the folder's."""
     if model.parsed.name and model.parsed.name != model.name:
-        yield Hit(
-            f"name is {model.parsed.name!r}, but the folder is {model.name!r}", "give both one name", "name"
-        )
+        yield Hit(f"name is {model.parsed.name!r}, but the folder is {model.name!r}", "give both one name", "name")
 
 
 def model_duplicate(model: Model, repositories: Repositories) -> Iterator[Hit]:

@@ -10,9 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-_TOKEN = re.compile(
-    r"""(?P<skip>\s+|\#[^\n]*)|(?P<string>"(\\.|[^"\\])*"|'(\\.|[^'\\])*')|[A-Za-z0-9_.+-]+|."""
-)
+_TOKEN = re.compile(r"""(?P<skip>\s+|\#[^\n]*)|(?P<string>"(\\.|[^"\\])*"|'(\\.|[^'\\])*')|[A-Za-z0-9_.+-]+|.""")
 _STEP = re.compile(r"([^.\[]+)(?:\[(\d+)\])?")
 
 

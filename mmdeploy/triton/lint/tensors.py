@@ -58,9 +58,7 @@ def tensor_reshape(model: Model, repositories: Repositories) -> Iterator[Hit]:
             continue
         dims, shape = list(tensor.dims), list(tensor.reshape.shape)
         if any(size < 1 and size != _ANY for size in shape):
-            yield Hit(
-                f"{tensor.name!r} is reshaped to {shape}", "sizes are 1 or more, or -1", f"{at}.reshape"
-            )
+            yield Hit(f"{tensor.name!r} is reshaped to {shape}", "sizes are 1 or more, or -1", f"{at}.reshape")
         elif not shape and not model.parsed.max_batch_size:
             yield Hit(
                 f"{tensor.name!r} is reshaped to a scalar, but the model does not batch",
@@ -97,13 +95,9 @@ def tensor_format(model: Model, repositories: Repositories) -> Iterator[Hit]:
             )
         for flag in ("is_shape_tensor", "is_non_linear_format_io"):
             if getattr(tensor, flag) and model.backend != "tensorrt":
-                yield Hit(
-                    f"{tensor.name!r} has {flag}, which only TensorRT takes", f"remove {flag}", f"{at}.{flag}"
-                )
+                yield Hit(f"{tensor.name!r} has {flag}, which only TensorRT takes", f"remove {flag}", f"{at}.{flag}")
         if tensor.is_non_linear_format_io and model.backend == "tensorrt" and len(tensor.dims) != 3:
-            yield Hit(
-                f"{tensor.name!r} has a non-linear format and {len(tensor.dims)} dims", "it takes 3 dims", at
-            )
+            yield Hit(f"{tensor.name!r} has a non-linear format and {len(tensor.dims)} dims", "it takes 3 dims", at)
 
 
 def label_file(model: Model, repositories: Repositories) -> Iterator[Hit]:
@@ -136,9 +130,7 @@ def tensor_duplicate(model: Model, repositories: Repositories) -> Iterator[Hit]:
         for name, count in Counter(names).items():
             if count > 1:
                 last = len(names) - 1 - names[::-1].index(name)
-                yield Hit(
-                    f"{side} {name!r} is declared {count} times", "remove all but one", f"{side}[{last}]"
-                )
+                yield Hit(f"{side} {name!r} is declared {count} times", "remove all but one", f"{side}[{last}]")
 
 
 def batch_tensor(model: Model, repositories: Repositories) -> Iterator[Hit]:
@@ -154,9 +146,7 @@ def batch_tensor(model: Model, repositories: Repositories) -> Iterator[Hit]:
             if len(entry.source_input) != 1:
                 yield Hit(f"{at} has {len(entry.source_input)} source inputs", "it takes exactly one", at)
             for name in set(entry.source_input) - inputs:
-                yield Hit(
-                    f"{at} takes input {name!r}, which the model does not have", "name one of its inputs", at
-                )
+                yield Hit(f"{at} takes input {name!r}, which the model does not have", "name one of its inputs", at)
     for index, entry in enumerate(config.batch_input):
         if DataType.Name(entry.data_type) not in ("TYPE_INT32", "TYPE_FP32"):
             at = f"batch_input[{index}].data_type"

@@ -48,9 +48,7 @@ def warmup_tensor(model: Model, repositories: Repositories) -> Iterator[Hit]:
             declared = next((tensor for tensor in model.parsed.input if tensor.name == name), None)
             dims = list(given.dims)
             if -1 in dims:
-                yield Hit(
-                    f"warm-up input {name!r} has an open size: {dims}", "give every size", f"{at}.inputs"
-                )
+                yield Hit(f"warm-up input {name!r} has an open size: {dims}", "give every size", f"{at}.inputs")
             elif declared and given.data_type != declared.data_type:
                 kinds = DataType.Name(given.data_type), DataType.Name(declared.data_type)
                 yield Hit(
@@ -100,6 +98,4 @@ def warmup_input_unknown(model: Model, repositories: Repositories) -> Iterator[H
     for at, sample in _samples(model):
         for name in sorted(sample.inputs.keys() - known):
             if known:
-                yield Hit(
-                    f"warm-up gives {name!r}, which is no input of the model", "remove it", f"{at}.inputs"
-                )
+                yield Hit(f"warm-up gives {name!r}, which is no input of the model", "remove it", f"{at}.inputs")

@@ -16,7 +16,7 @@ from mmdeploy.cli.outcome import run
 from mmdeploy.loader import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*/recipe.yaml"))
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "tritonclient", "scipy",
+HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "tritonclient", "scipy",
          "matplotlib", "torchmetrics", "sklearn", "PIL", "jinja2", "rich")  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from mmdeploy.gates import latency
 
 
 def options(**given):
-    return latency.Options(method="latency", **({"per_component": False} | given))
+    return latency.Options(method="latency", **({"per_component": False, "percentile": "p95"} | given))
 
 
 def noisy(seed, mean_ms, *, spread=0.05):

@@ -21,9 +21,7 @@ IMAGE = TensorSpec("image", "UINT8", (8, 8))
 AUDIO = TensorSpec("audio", "FP32", (4000,))
 
 
-def artifact(
-    folder: Path, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-) -> Artifact:
+def artifact(folder: Path, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Artifact:
     """Write a file that stands for an engine: nothing in the configuration depends on its bytes."""
     path = folder / name / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,9 +72,7 @@ def three_components(folder: Path) -> ServedEnsemble:
         labels={"logits": labels}, version=3,
     )  # fmt: skip
     outputs = (TensorSpec("logits", "FP32", (10,)), TensorSpec("confidence", "FP32", ()))
-    return ServedEnsemble(
-        "spoken_digits", (IMAGE, AUDIO), outputs, (image, audio, fusion), response_cache=True
-    )
+    return ServedEnsemble("spoken_digits", (IMAGE, AUDIO), outputs, (image, audio, fusion), response_cache=True)
 
 
 DTYPES = st.sampled_from(["BOOL", "UINT8", "INT8", "INT32", "INT64", "FP16", "FP32", "FP64"])
@@ -99,35 +95,27 @@ def servings(draw: st.DrawFn) -> Serving:
         max_batch_size=largest,
         dynamic_batching=draw(st.none() | st.just(batching)) if largest else None,
         instance_group=draw(
-            st.none()
-            | st.builds(InstanceGroup, count=st.integers(1, 4), kind=st.sampled_from(["auto", "cpu"]))
+            st.none() | st.builds(InstanceGroup, count=st.integers(1, 4), kind=st.sampled_from(["auto", "cpu"]))
         ),
         warmup=draw(st.booleans() | st.just(warmup)),
         response_cache=draw(st.booleans()),
-        version_policy=draw(
-            st.sampled_from([None, "all", LatestVersions(latest=1), SpecificVersions(specific=(1,))])
-        ),
+        version_policy=draw(st.sampled_from([None, "all", LatestVersions(latest=1), SpecificVersions(specific=(1,))])),
     )
 
 
 @st.composite
 def ensembles(draw: st.DrawFn, folder: Path) -> ServedEnsemble:
     """Draw a graph of components: each takes tensors that are there already and writes new ones."""
-    inputs = [
-        TensorSpec(f"in{index}", draw(DTYPES), draw(SHAPES)) for index in range(draw(st.integers(1, 3)))
-    ]
+    inputs = [TensorSpec(f"in{index}", draw(DTYPES), draw(SHAPES)) for index in range(draw(st.integers(1, 3)))]
     tensors, used, components = list(inputs), set[str](), []
     for index in range(draw(st.integers(1, 5))):
         unused = [spec for spec in inputs if spec.name not in used]
-        taken = draw(
-            st.lists(st.sampled_from(tensors), min_size=1, max_size=3, unique_by=lambda spec: spec.name)
-        )
+        taken = draw(st.lists(st.sampled_from(tensors), min_size=1, max_size=3, unique_by=lambda spec: spec.name))
         if index == 0:  # every input of the ensemble is used by some step
             taken = unused
         used.update(spec.name for spec in taken)
         written = [
-            TensorSpec(f"t{index}_{side}", draw(DTYPES), draw(SHAPES))
-            for side in range(draw(st.integers(1, 2)))
+            TensorSpec(f"t{index}_{side}", draw(DTYPES), draw(SHAPES)) for side in range(draw(st.integers(1, 2)))
         ]
         tensors += written
         own_inputs = tuple(TensorSpec(f"x{n}", spec.dtype, spec.shape) for n, spec in enumerate(taken))

@@ -49,9 +49,7 @@ def write(root, name, text, *files):
 
 
 def test_a_finding_says_where_what_and_what_to_do(tmp_path):
-    write(
-        tmp_path, "encoder", 'name: "encoder"\nbackend: "onnxruntime"\nmax_batch_size: -2\n', "1/model.onnx"
-    )
+    write(tmp_path, "encoder", 'name: "encoder"\nbackend: "onnxruntime"\nmax_batch_size: -2\n', "1/model.onnx")
     (finding,) = lint(tmp_path)
     assert (finding.rule, finding.severity, finding.line) == ("max-batch-size", Severity.ERROR, 3)
     assert str(finding) == (

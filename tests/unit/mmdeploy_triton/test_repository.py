@@ -40,9 +40,7 @@ def test_a_staged_repository_is_what_triton_expects(staged, ensemble):
         "spoken_digits", "spoken_digits/config.pbtxt", "spoken_digits/1",
     }  # fmt: skip
     assert staged.models == ("image_encoder", "audio_encoder", "fusion", "spoken_digits")
-    assert (staged.path / "fusion/3/model.plan").read_bytes() == ensemble.components[
-        2
-    ].artifact.path.read_bytes()
+    assert (staged.path / "fusion/3/model.plan").read_bytes() == ensemble.components[2].artifact.path.read_bytes()
     assert verify(staged.path) == ()
 
 
@@ -133,9 +131,7 @@ def test_any_earlier_release_can_be_made_live_again(staged, ensemble, tmp_path):
     assert (root / "digits").readlink() == Path(".releases/digits/r1")
 
 
-def test_publishing_the_same_again_is_fine_and_other_content_under_the_same_id_is_not(
-    staged, ensemble, tmp_path
-):
+def test_publishing_the_same_again_is_fine_and_other_content_under_the_same_id_is_not(staged, ensemble, tmp_path):
     root = tmp_path / "root"
     publish(staged.path, root, "digits", release_id="r1", extra_files={})
     publish(staged.path, root, "digits", release_id="r1", extra_files={})
@@ -156,9 +152,7 @@ def test_a_damaged_staged_repository_is_not_published(staged, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("moment", ["copy_file", "write_manifest", "_sync", "_point"])
-def test_a_failed_or_interrupted_publish_changes_nothing(
-    staged, ensemble, tmp_path, monkeypatch, moment, error
-):
+def test_a_failed_or_interrupted_publish_changes_nothing(staged, ensemble, tmp_path, monkeypatch, moment, error):
     root = tmp_path / "root"
     publish(staged.path, root, "digits", release_id="r1", extra_files={})
     before = tree(root)
@@ -200,9 +194,7 @@ def test_what_a_killed_publish_left_is_swept_by_the_next(staged, tmp_path):
     left.mkdir(parents=True)
     (left / "half").touch()
     publish(staged.path, tmp_path / "root", "digits", release_id="r1", extra_files={})
-    assert not left.exists() and [
-        release.release_id for release in releases(tmp_path / "root", "digits")
-    ] == ["r1"]
+    assert not left.exists() and [release.release_id for release in releases(tmp_path / "root", "digits")] == ["r1"]
 
 
 def test_a_folder_that_somebody_made_is_left_alone(staged, tmp_path):

@@ -11,9 +11,7 @@ import mmdeploy
 from mmdeploy.errors import EnvironmentUnfitError
 from mmdeploy.triton import install
 
-wheel = pytest.mark.skipif(
-    importlib.util.find_spec("pytriton") is None, reason="nvidia-pytriton is not installed"
-)
+wheel = pytest.mark.skipif(importlib.util.find_spec("pytriton") is None, reason="nvidia-pytriton is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +31,9 @@ def test_the_wheels_binary_is_found_without_importing_its_package():
     found = install.find_installation()
     assert found.embedded
     assert os.access(found.binary, os.X_OK)
-    program = (
-        "import sys; from mmdeploy.triton import install; install.find_installation(); print(*sys.modules)"
-    )
+    program = "import sys; from mmdeploy.triton import install; install.find_installation(); print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(mmdeploy.__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert {"pytriton", "gevent", "grpc"}.isdisjoint(done.stdout.split())
 
 

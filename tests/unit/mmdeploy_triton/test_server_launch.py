@@ -13,7 +13,8 @@ import pytest
 
 from mmdeploy.errors import EnvironmentUnfitError, ServerError, UsageError
 from mmdeploy.triton import launch, server, supervisor
-from mmdeploy.triton.client import GrpcRunner, HttpRunner, ask_json, request_json
+from mmdeploy.triton.client import GrpcRunner, HttpRunner, request_json
+from mmdeploy.triton.http import ask_json
 
 
 def test_chosen_ports_are_free_and_differ():
@@ -86,9 +87,7 @@ def test_sigterm_ends_every_descendant_and_removes_what_they_leave(remains):
 
 def test_the_end_of_the_parent_ends_every_descendant(remains):
     folder, prefix, region = remains
-    program = (
-        "import subprocess, sys, os, time; i = sys.argv.index('PARENT'); sys.argv[i] = str(os.getpid())\n"
-    )
+    program = "import subprocess, sys, os, time; i = sys.argv.index('PARENT'); sys.argv[i] = str(os.getpid())\n"
     program += "print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(1000)"
     command = supervised("PARENT", folder, prefix, "sh", "-c", STUBBORN)
     parent = subprocess.Popen([sys.executable, "-c", program, *command], stdout=subprocess.PIPE, text=True)
@@ -104,9 +103,7 @@ def test_the_end_of_the_parent_ends_every_descendant(remains):
 @pytest.mark.parametrize(("command", "code"), [("exit 7", 7), ("kill -9 $$", 137), ("true", 0)])
 def test_the_exit_code_is_passed_on(remains, command, code):
     folder, prefix, _ = remains
-    done = subprocess.run(
-        supervised(os.getpid(), folder, prefix, "sh", "-c", command), timeout=20, check=False
-    )
+    done = subprocess.run(supervised(os.getpid(), folder, prefix, "sh", "-c", command), timeout=20, check=False)
     assert done.returncode == code
 
 

@@ -36,10 +36,7 @@ def test_no_refusals_in_a_clean_log():
 
 def test_last_words_are_the_closing_error_or_the_last_informative_lines():
     assert server_log.last_words(REFUSED) == "error: creating server: Internal - failed to load all models"
-    assert (
-        server_log.last_words("I said this\n+--+\n| a |\nError: Failed to initialize NVML\n\n")
-        == "I said this"
-    )
+    assert server_log.last_words("I said this\n+--+\n| a |\nError: Failed to initialize NVML\n\n") == "I said this"
     assert server_log.last_words("") == ""
 
 

@@ -101,7 +101,21 @@ class Bench:
             sys.exit(f"{recipe} has fewer than two components that read nothing but the ensemble's inputs")
         self.components, self.changed = list(whole["components"]), independent[1]
         for name, chosen in (("whole", self.components), ("pair", independent[:2]), ("single", independent[1:2])):
-            (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(_only(whole, chosen), sort_keys=False))
+            part = _only(whole, chosen)
+            part["data"]["calibration"] = self._calibration_of(name, list(part["inputs"]), whole["data"]["calibration"])
+            (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(part, sort_keys=False))
+
+    def _calibration_of(self, variant: str, inputs: list[str], reference: str) -> str:
+        """Write a data callable that gives samples with these inputs only; return its reference."""
+        module, _, name = reference.partition(":")
+        (self.folder / f"{variant}_samples.py").write_text(
+            f"from {module.removesuffix('.py')} import {name} as everything\n\n\n"
+            "def calibration():\n"
+            "    for sample in everything():\n"
+            "        feed = sample[0] if isinstance(sample, tuple) else sample\n"
+            f"        yield {{name: feed[name] for name in {inputs!r}}}\n"
+        )
+        return f"{variant}_samples.py:calibration"
 
     def build(self, variant: str, *, jobs: int | None = None, warm: Path | None = None, change: str = "",
               more: Mapping[str, str] | None = None, sample: bool = False) -> Run:  # fmt: skip
@@ -278,6 +292,7 @@ def _only(recipe: Mapping[str, Any], chosen: list[str]) -> dict[str, Any]:
     written = [_tensor(wire) for part in parts.values() for wire in part["outputs"].values()]
     return {
         **recipe,
+        "data": {**recipe["data"]},
         "inputs": {name: spec for name, spec in recipe["inputs"].items() if name in read},
         "components": parts,
         "outputs": {name: {} for name in written if name not in read},

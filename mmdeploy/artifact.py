@@ -70,6 +70,8 @@ class Artifact:
         outputs: Tensors that it gives.
         produced_by: Name of the pass or engine.
         metadata: JSON-able facts for reports and later steps: sizes, parity, ranges, timings.
+        beside: Names of files in the same folder that the main file is served with, such as ``model.bin`` with
+            ``model.xml``. ONNX external data, ``<name>.data``, is found without being named.
     """
 
     format: str
@@ -79,12 +81,19 @@ class Artifact:
     outputs: tuple[TensorSpec, ...]
     produced_by: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is served: the main file, then what it needs beside it."""
+        data = self.path.with_name(self.path.name + ".data")
+        named = (self.path.with_name(name) for name in self.beside)
+        return (self.path, *([data] if data.exists() else []), *named)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk of the main file and of ONNX external data beside it."""
-        data = self.path.with_name(self.path.name + ".data")
-        return self.path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+        """Bytes on disk of everything that is served."""
+        return sum(file.stat().st_size for file in self.files)
 
     def to_json(self) -> str:
         """Serialize, the path by its file name only: an artifact moves with its folder."""
@@ -97,7 +106,7 @@ class Artifact:
         fields = json.loads(text)
         for side in ("inputs", "outputs"):
             fields[side] = tuple(TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in fields[side])
-        return cls(**fields | {"path": folder / fields["path"]})
+        return cls(**fields | {"path": folder / fields["path"], "beside": tuple(fields.get("beside", ()))})
 
 
 def file_sha256(path: Path) -> str:

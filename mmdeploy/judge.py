@@ -129,7 +129,7 @@ def substitute_ensemble(
 
 def _graph_of(engine: Artifact) -> Artifact:
     path = engine.path.with_name(str(engine.metadata["graph"]))
-    return replace(engine, format="onnx", path=path, sha256=file_sha256(path))
+    return replace(engine, format="onnx", path=path, sha256=file_sha256(path), beside=())
 
 
 def _engine_or_substitute(recipe: Recipe, unrunnable: Mapping[str, str]) -> Callable[[str], MethodOptions]:

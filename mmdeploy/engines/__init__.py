@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mmdeploy.contracts import Engine, MethodOptions
-from mmdeploy.engines import onnxruntime, tensorrt, tensorrt_rtx
+from mmdeploy.engines import onnxruntime, openvino, tensorrt, tensorrt_rtx
 from mmdeploy.target import Target
 
 METHODS: dict[str, Engine] = {
     "onnxruntime": onnxruntime,
+    "openvino": openvino,
     "tensorrt": tensorrt,
     "tensorrt_rtx": tensorrt_rtx,
 }

@@ -95,15 +95,13 @@ def verify(path: Path) -> tuple[str, ...]:
 
 
 def _write_component(folder: Path, component: ServedComponent) -> None:
-    source = component.artifact.path
+    source, *beside = component.artifact.files
     version = folder / str(component.version)
     version.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(to_text(component_config(component)))
     copy_file(source, version / component.filename)
-    # ONNX names its external data inside the file, so that keeps its name.
-    external = source.with_name(f"{source.name}.data")
-    if external.is_file():
-        copy_file(external, version / external.name)
+    for file in beside:  # keep their names: the main file, or the backend, looks for them by those
+        copy_file(file, version / file.name)
     for output, labels in sorted(component.labels.items()):
         copy_file(labels, folder / label_filename(output))
 

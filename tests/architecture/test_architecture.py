@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "mmdeploy"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = (
-    "matplotlib", "onnx", "onnxruntime", "onnxscript", "safetensors", "scipy", "tensorrt", "tensorrt_rtx", "torch",
-    "torchmetrics", "tritonclient",
+    "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino", "safetensors", "scipy", "tensorrt", "tensorrt_rtx",
+    "torch", "torchmetrics", "tritonclient",
 )  # fmt: skip
 LIGHT = (
     "cli", "recipe", "loader", "wiring", "plan", "contracts", "errors", "artifact", "target", "sessions", "store",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ import psutil
 import pytest
 
 import mmdeploy
+from mmdeploy.artifact import Artifact
 from mmdeploy.build_report import read_report
 from mmdeploy.builder import Outcome, Settings, run_build
 from mmdeploy.contracts import Verdict
-from mmdeploy.errors import DataError, ExportError, ModelError, StepError
+from mmdeploy.engines import openvino
+from mmdeploy.errors import DataError, ExportError, InferenceError, ModelError, StepError
 from mmdeploy.observer import Silent
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
@@ -123,6 +126,34 @@ def test_two_builds_at_once_share_the_work(tiny_recipe: Path, tmp_path: Path) ->
         raise_error(outcome)
     made = [step for outcome in outcomes for step, status in statuses(outcome).items() if status == "ran"]
     assert len(made) == len(set(made)) == len(statuses(outcomes[0]))
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino (the extra cpu brings it)")
+def test_openvino_is_built_served_judged_and_published(tiny_recipe: Path, shared_workdir: Path) -> None:
+    outcome = build(tiny_recipe, shared_workdir, "components.left.engine={method: openvino}")
+    raise_error(outcome)
+    report = outcome.report
+    assert (report.verdict, report.substitute) == (Verdict.PASS, None)
+    assert report.published is not None
+    model = report.published / "two_towers.left"
+    assert {file.name for file in (model / "1").iterdir()} == {"model.xml", "model.bin"}
+    config = (model / "config.pbtxt").read_text()
+    assert 'backend: "openvino"' in config
+    assert "ENABLE_BATCH_PADDING" in config
+    assert [finding for finding in lint(report.published) if finding.severity == "error"] == []
+    feeds = {name: np.random.default_rng(0).standard_normal((3, 8), np.float32) for name in "ab"}
+    entry = shared_workdir / "store" / "entries" / next(s.key for s in report.steps if s.id == "left/engine")
+    artifact = Artifact.from_json((entry / "artifact.json").read_text(), entry)
+    in_process = openvino.load(artifact, openvino.Options()).infer({"values": feeds["a"]})
+    with triton_server.start(resolve(report.published.parent), log=shared_workdir / "openvino.log") as server:
+        runner = GrpcRunner(server.grpc_url, "two_towers.left")
+        np.testing.assert_array_equal(runner.infer({"values": feeds["a"]})["embedding"], in_process["embedding"])
+        with pytest.raises(InferenceError, match="NaN"):
+            runner.infer({"values": np.full((1, 8), np.nan, np.float32)})
+        runner.close()
+        runner = GrpcRunner(server.grpc_url, "two_towers")
+        assert runner.infer(feeds)["logits"].shape == (3, 4)
+        runner.close()
 
 
 def test_an_engine_that_cannot_run_here_is_judged_by_a_substitute(tiny_recipe: Path, shared_workdir: Path) -> None:

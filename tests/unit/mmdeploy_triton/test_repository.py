@@ -4,11 +4,13 @@ import errno
 import multiprocessing
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from served import three_components
 
+from mmdeploy.artifact import Artifact
 from mmdeploy.errors import StoreError, UsageError
 from mmdeploy.triton import repository, staging
 from mmdeploy.triton.repository import activate, publish, releases, resolve, stage, verify
@@ -57,6 +59,20 @@ def test_external_data_is_copied_beside_the_model_under_its_own_name_and_never_l
     copied = staged.path / "image_encoder" / "1" / "model.onnx.data"
     assert copied.read_bytes() == data.read_bytes()
     assert copied.stat().st_nlink == 1 and data.stat().st_nlink == 1
+
+
+def test_what_an_artifact_names_beside_it_is_staged_and_counted_and_nothing_else(tmp_path, ensemble):
+    first, *rest = ensemble.components
+    source = first.artifact.path
+    source.with_name("model.bin").write_bytes(b"weights")
+    source.with_name("graph.onnx").write_bytes(b"not served")
+    engine = replace(first.artifact, beside=("model.bin",))
+    assert engine.size_bytes == source.stat().st_size + 7
+    assert Artifact.from_json(engine.to_json(), source.parent) == engine
+    staged = stage(tmp_path / "beside", replace(ensemble, components=(replace(first, artifact=engine), *rest)))
+    version = staged.path / first.name / "1"
+    assert {file.name for file in version.iterdir()} == {"model.onnx", "model.bin"}
+    assert not verify(staged.path)
 
 
 def test_a_copy_is_whole_where_the_file_system_cannot_share_blocks(tmp_path, monkeypatch):

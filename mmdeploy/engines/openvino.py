@@ -1,0 +1,268 @@
+"""OpenVINO on an x86-64 CPU, served by Triton's ``openvino`` backend.
+
+What it does to the numbers: nothing beyond its graph optimizations at ``precision: fp32``; at ``bf16`` it computes
+in bfloat16 (8 bits of mantissa) what the graph leaves in floating point. INT8 is what the graph says in Q/DQ
+pairs, at either precision.
+When to choose it: on CPUs, above all those with AMX, where BF16 needs no calibration; measure it against
+onnxruntime, since which is faster differs by component. Needs: the graph; for bf16 a CPU with avx512_bf16 or
+amx_bf16 (without one OpenVINO computes in FP32: judged by a substitute).
+Limits: the model is an IR, ``model.xml`` with ``model.bin``, which an OpenVINO older than the one that wrote it may
+refuse. Triton's native backend honours INFERENCE_NUM_THREADS, NUM_STREAMS and HINT_BF16. It has no word for FP32,
+and OpenVINO computes in BF16 by itself where the CPU can: so at fp32 every operation in the IR is marked
+``precise``, which OpenVINO keeps to whatever it is asked. It compiles for exactly ``max_batch_size`` and pads smaller
+batches (ENABLE_BATCH_PADDING): its latency is that of the full batch, so set ``serving.max_batch_size`` to what you
+send, or to 0, which takes any batch and groups no requests. mmdeploy's embedded backend runs a batch as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from xml.etree import ElementTree
+
+from pydantic import Field
+
+from mmdeploy.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec, file_sha256
+from mmdeploy.contracts import Array, Encoding, FeedDict, MethodOptions, Runner, StepContext
+from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.errors import EngineError, EnvironmentUnfitError, InferenceError
+from mmdeploy.sessions import misfit
+from mmdeploy.target import this_hardware, usable_cores
+
+CONSUMES = "onnx"
+PRODUCES = "openvino"
+REQUIRES: tuple[str, ...] = ("onnx", "openvino")
+BACKEND = "openvino"
+FILENAME = "model.xml"
+_WEIGHTS = "model.bin"
+_GRAPH = "model.onnx"
+_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
+
+Threads = Annotated[int, Field(ge=1, le=1024)]
+
+
+class Options(MethodOptions):
+    """Options of the openvino engine.
+
+    Attributes:
+        precision: What it computes in where the graph is not INT8.
+        threads: Threads of an inference. 1 suits ensembles, whose models share the cores; a large model that
+            answers one request at a time wants more: a number, or ``cores``, those of the machine that builds.
+        encoding: How INT8 activations are written.
+    """
+
+    method: Literal["openvino"] = "openvino"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: Threads | Literal["cores"] = 1
+    encoding: Encoding = Encoding.INT8_SYMMETRIC
+
+
+def encoding(options: Options) -> Encoding:
+    """Say how this engine wants INT8 written."""
+    return options.encoding
+
+
+def unavailable(options: Options) -> str | None:
+    """Say why an engine cannot be run on this machine; None when it can."""
+    if find_spec("openvino") is None:
+        return "the distribution openvino is not installed (the extra cpu brings it)"
+    if options.precision == "bf16" and not _BF16.intersection(this_hardware().isa):
+        return f"this CPU has no bfloat16 ({' or '.join(sorted(_BF16))}): OpenVINO would compute in FP32"
+    return None
+
+
+def serving(options: Options) -> Mapping[str, str]:
+    """Return the ``parameters`` of config.pbtxt, in the words of Triton's openvino backend."""
+    parameters = {
+        "INFERENCE_NUM_THREADS": str(usable_cores() if options.threads == "cores" else options.threads),
+        "NUM_STREAMS": "1",
+        "ENABLE_BATCH_PADDING": "YES",
+    }
+    return parameters | ({"HINT_BF16": "YES"} if options.precision == "bf16" else {})
+
+
+def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
+    """Convert the graph to an IR, and prove that it compiles and answers.
+
+    Raises:
+        EngineError: If OpenVINO refuses the graph, or its tensors are not the ones that the artifact names.
+        EnvironmentUnfitError: If OpenVINO is missing.
+    """
+    context.progress(0, 1, "converting to OpenVINO's IR")
+    path = context.workdir / FILENAME
+    copy_graph(artifact.path, context.workdir / _GRAPH)
+    _write_ir(context.workdir / _GRAPH, path)
+    if options.precision == "fp32":
+        _mark_precise(path)
+    runner = open_model(path, serving(options))
+    _check_specs(artifact, runner, context.component)
+    runner.infer(context.examples(1))
+    computed_in = runner.precision
+    runner.close()
+    context.progress(1, 1, "converting to OpenVINO's IR")
+    return Artifact(
+        format=PRODUCES,
+        path=path,
+        sha256=file_sha256(path),
+        inputs=artifact.inputs,
+        outputs=artifact.outputs,
+        produced_by="openvino",
+        metadata={"openvino_version": _openvino().__version__, "computed_in": computed_in, "graph": _GRAPH},
+        beside=(_WEIGHTS,),
+    )
+
+
+def load(artifact: Artifact, options: Options) -> Runner:
+    """Load the engine in this process, as it is served.
+
+    Raises:
+        EngineError: If OpenVINO refuses the file.
+        EnvironmentUnfitError: If OpenVINO, or bfloat16 in this CPU, is missing.
+    """
+    if reason := unavailable(options):
+        raise EnvironmentUnfitError(reason, hint="set engine.precision: fp32, or build where it is served")
+    return open_model(artifact.path, serving(options))
+
+
+def open_model(path: Path, parameters: Mapping[str, str]) -> OpenVINORunner:
+    """Compile a model as config.pbtxt says.
+
+    Args:
+        path: An IR, its weights beside it.
+        parameters: The keys of `serving`; without HINT_BF16 it computes in FP32.
+
+    Raises:
+        EngineError: If OpenVINO refuses the file.
+        EnvironmentUnfitError: If OpenVINO is missing.
+    """
+    openvino = _openvino()
+    properties = {
+        "INFERENCE_NUM_THREADS": parameters.get("INFERENCE_NUM_THREADS", "0"),
+        "NUM_STREAMS": parameters.get("NUM_STREAMS", "1"),
+        "INFERENCE_PRECISION_HINT": "bf16" if parameters.get("HINT_BF16", "").upper() == "YES" else "f32",
+        # Every process would pin its threads to the same first cores.
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    try:
+        core = openvino.Core()
+        model = core.read_model(path)
+        # Compiled, a tensor also answers to the names of what was fused into it, so the names are read before.
+        inputs, outputs = _specs(model.inputs), _specs(model.outputs)
+        return OpenVINORunner(core.compile_model(model, "CPU", properties), inputs=inputs, outputs=outputs)
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO {openvino.__version__} cannot load {path}: {_reason(error)}") from error
+
+
+class OpenVINORunner:
+    """A `Runner` over a compiled model."""
+
+    def __init__(self, compiled: Any, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self._inputs, self._outputs = inputs, outputs
+        self._precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        self._request: Any = compiled.create_infer_request()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors it takes."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors it gives."""
+        return self._outputs
+
+    @property
+    def precision(self) -> str:
+        """What OpenVINO was asked to compute in, and says it does: ``f32`` or ``bf16``."""
+        return self._precision
+
+    def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
+        """Answer one request; every array has the batch as axis 0.
+
+        Raises:
+            InferenceError: If a tensor is missing, unknown or does not fit, or the graph fails on it.
+        """
+        if self._request is None:
+            raise InferenceError("the model is closed")
+        # Asked first: OpenVINO casts another dtype, and takes the last request's tensor for one that is missing.
+        if problem := misfit(self._inputs, feed_dict):
+            raise InferenceError(problem)
+        try:
+            answers = self._request.infer(dict(feed_dict), share_inputs=True)
+        except RuntimeError as error:
+            raise InferenceError(f"OpenVINO: {_reason(error)}") from error
+        return {spec.name: answers[index] for index, spec in enumerate(self._outputs)}
+
+    def close(self) -> None:
+        """Drop the model; calling it twice is fine."""
+        self._request = None
+
+
+def _write_ir(graph: Path, path: Path) -> None:
+    openvino = _openvino()
+    try:
+        model = openvino.Core().read_model(graph)
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise EngineError(
+            f"OpenVINO {openvino.__version__} cannot read the graph: {_reason(error)}",
+            hint="an operator or opset that OpenVINO lacks is the commonest cause: export with a lower opset, or use"
+            " engine.method: onnxruntime for this component",
+        ) from error
+
+
+def _mark_precise(path: Path) -> None:
+    """Mark every operation of an IR, so that none is computed in a lower precision than its type."""
+    tree = ElementTree.parse(path)
+    for layer in tree.iter("layer"):
+        if layer.get("type") in ("Const", "Parameter", "Result"):
+            continue
+        marks = layer.find("rt_info")
+        if marks is None:
+            marks = ElementTree.SubElement(layer, "rt_info")
+        ElementTree.SubElement(marks, "attribute", {"name": "precise", "version": "0"})
+    tree.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _check_specs(artifact: Artifact, runner: Runner, component: str) -> None:
+    for side, told, found in (
+        ("inputs", artifact.inputs, runner.inputs),
+        ("outputs", artifact.outputs, runner.outputs),
+    ):
+        if {(spec.name, spec.dtype) for spec in told} != {(spec.name, spec.dtype) for spec in found}:
+            raise EngineError(
+                f"{component}: the model's {side} are {', '.join(map(str, found))}, the step before said"
+                f" {', '.join(map(str, told))}",
+                hint="the graph was changed after it was exported: build again with an empty store",
+            )
+
+
+def _specs(ports: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    specs = []
+    for port in ports:
+        dtype = DTYPE_BY_NUMPY.get(port.element_type.to_dtype().name)
+        if dtype is None:
+            raise EngineError(f"tensor {port.any_name!r} has the type {port.element_type}, which cannot be served")
+        sizes = (size.get_length() if size.is_static else -1 for size in list(port.partial_shape)[1:])
+        specs.append(TensorSpec(port.any_name, dtype, tuple(sizes)))
+    return tuple(specs)
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise EnvironmentUnfitError(
+            f"the distribution openvino is missing or broken: {error}",
+            hint="pip install 'multimodal-deploy[cpu]'",
+        ) from error
+    return openvino
+
+
+def _reason(error: BaseException) -> str:
+    """Return what OpenVINO says, without the lines that point into its own source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return " ".join(told or lines)[:500] or type(error).__name__

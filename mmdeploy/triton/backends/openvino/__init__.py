@@ -1,0 +1,1 @@
+"""Folder of the ``openvino`` stand-in; Triton loads ``model.py`` from it."""

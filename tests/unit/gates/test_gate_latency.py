@@ -137,7 +137,7 @@ def test_a_disturbance_that_lasts_for_half_of_the_time_is_inconclusive():
     rng = np.random.default_rng(0)
 
     def disturbed_late():
-        return 1e-3 * rng.lognormal(0, 0.02) * (1.5 if clock.now > 2.5 else 1.09)
+        return 1e-3 * rng.lognormal(0, 0.05) * (1.5 if clock.now > 2.5 else 1.1)
 
     result = judge(
         disturbed_late, noisy(2, 1), clock=clock, max_ratio_to_reference=1.1, percentile="p90", max_seconds=5

@@ -113,7 +113,7 @@ def run_cases(evidence: Evidence, arguments: argparse.Namespace) -> Iterator[dic
     shared = {"max_seconds": arguments.max_seconds}
     timing = {"percentile": arguments.percentile, "per_component": False, **shared}
     loose = latency.Options(**timing, max_ratio_to_reference=LIMIT)
-    strict = latency.Options(**timing | {"max_seconds": 5.0}, max_ratio_to_reference=1.0)
+    strict = latency.Options(**timing | {"max_seconds": min(20.0, arguments.max_seconds)}, max_ratio_to_reference=1.0)
     rate = throughput.Options(**shared, concurrency=1, min_ratio_to_reference=1 / LIMIT)
     slowed = Slowed(evidence.candidate, SLOWDOWN - 1.0)
     few, most = arguments.trials // 20, arguments.trials - arguments.trials // 20

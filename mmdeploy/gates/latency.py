@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 
 from mmdeploy import metrics
 from mmdeploy.contracts import Check, Evidence, GateResult, Verdict
-from mmdeploy.gates import ask, limits, load
+from mmdeploy.gates import ask, limits, load, looks
 
 REQUIRES: tuple[str, ...] = ("scipy",)
 
@@ -73,7 +73,7 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         DataError: If there are no evaluation samples.
     """
     ask.sample_count(evidence)
-    unjudgeable = load.unjudgeable("latency", _all_limits(options), options.batch, evidence)
+    unjudgeable = looks.unjudgeable("latency", _all_limits(options), options.batch, evidence)
     if unjudgeable is not None:
         return unjudgeable
     binding = options.hardware is not None and limits.matches(options.hardware, evidence.hardware)
@@ -82,8 +82,8 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         return _judge(measured, confidence, options, absolute=binding, seed=evidence.seed)
 
     with load.SideBySide(evidence, evidence.feeds, options, clock=clock) as pair:
-        checks = load.until_decided(pair, options, evidence, what="latency", judge=judge)
-    details = load.figures(pair.measured, options) | {"percentile": options.percentile}
+        checks = looks.until_decided(pair, options, evidence, what="latency", judge=judge)
+    details = looks.figures(pair.measured, options) | {"percentile": options.percentile}
     if options.max_ms is not None and not binding:
         details["not_binding"] = note = _not_binding(options, evidence)
         if not checks:
@@ -101,11 +101,11 @@ def _judge(
     at = float(options.percentile[1:])
     candidate, reference = measured.candidate_ms, measured.reference_ms
     value = float(np.percentile(candidate, at))
-    short = load.too_few(measured, options.needed_requests)
+    short = looks.too_few(measured, options.needed_requests)
     checks = []
 
     def judged(name: str, figure: float, interval: metrics.Interval, limit: float, unit: str) -> Check:
-        widened = load.lasting(interval)
+        widened = looks.lasting(interval)
         verdict = Verdict.INCONCLUSIVE if short else limits.decided(widened, at_most=limit)
         words = limits.in_words(at_most=limit, unit=unit)
         return Check(_name(options, name), figure, words, verdict, widened, unit, short)
@@ -128,7 +128,7 @@ def _component_latencies(evidence: Evidence, clock: load.Clock) -> dict[str, Any
         evidence.progress(index, len(evidence.components), f"latency of {component.name}")
         feeds = ask.component_feeds(component, evidence)
         with load.SideBySide(evidence, feeds, alone, model=component.name, clock=clock) as pair:
-            checks = load.until_decided(
+            checks = looks.until_decided(
                 pair,
                 alone,
                 evidence,
@@ -136,7 +136,7 @@ def _component_latencies(evidence: Evidence, clock: load.Clock) -> dict[str, Any
                 judge=lambda measured, confidence: [],
             )
         refusal = checks[0].note if checks else None
-        figures[component.name] = {"problem": refusal} if refusal else load.figures(pair.measured, alone)
+        figures[component.name] = {"problem": refusal} if refusal else looks.figures(pair.measured, alone)
     return figures
 
 

@@ -1,13 +1,9 @@
-"""Measure two deployments side by side under the same load, for as long as a verdict needs.
+"""Put two deployments under the same load, side by side.
 
 How: closed-loop clients (each sends its next request when the last one is answered) put real evaluation samples to
 the candidate and to the reference in *blocks* of about a tenth of a second. One block of each is a *round*; rounds
 alternate their order in the pattern ABBA or BAAB (drawn by seed), so a machine that slows down or speeds up does it
 to both. Within a round both get the same samples. The first request of each client in a block is not counted.
-Verdicts come from intervals over whole rounds, widened by what no interval sees: two servers started on the same
-files differ by a percent or two as long as they live (where their memory came to lie), see `SERVING_SPREAD`.
-Looking repeatedly at growing data would find a "significant" difference sooner or later, so look number k spends
-1/2^k of the allowed error: all looks together keep the promise.
 """
 
 from __future__ import annotations
@@ -18,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field
 
@@ -27,14 +23,13 @@ from mmdeploy.contracts import (
     Deployment,
     Evidence,
     FeedDict,
-    GateResult,
     MethodOptions,
     Runner,
     Verdict,
 )
 from mmdeploy.errors import InferenceError
 from mmdeploy.gates import ask
-from mmdeploy.metrics import FloatArray, Interval, percentile_interval
+from mmdeploy.metrics import FloatArray
 
 Clock = Callable[[], float]
 
@@ -42,11 +37,6 @@ Clock = Callable[[], float]
 BLOCK_SECONDS = 0.1
 #: Rounds at the first look, so that resampling rounds means something, and the least that any verdict needs.
 FIRST_ROUNDS, MIN_ROUNDS = 30, 8
-#: Share by which two servings of the same bytes differ lastingly. Ten pairs of servers on the same files, timed twice
-#: each: the ratios of p50 scattered with a standard deviation of 0.018, where the intervals allowed for 0.009.
-SERVING_SPREAD = 0.02
-#: Data doubles from look to look, so this is 64 times the first look.
-MAX_LOOKS = 7
 
 
 class LoadOptions(MethodOptions):
@@ -176,23 +166,47 @@ class Measurement:
 
     @property
     def candidate_ms(self) -> FloatArray:
-        """The candidate's latencies, shape [rounds, requests of a block]."""
-        import numpy as np
-
-        return np.stack([block.latencies_ms for block in self.candidate])
+        """The candidate's latencies, shape [units, requests of a unit]."""
+        return self._latencies_ms(self.candidate)
 
     @property
     def reference_ms(self) -> FloatArray:
-        """The reference's latencies, shape [rounds, requests of a block]."""
-        import numpy as np
-
-        return np.stack([block.latencies_ms for block in self.reference])
+        """The reference's latencies, shape [units, requests of a unit]."""
+        return self._latencies_ms(self.reference)
 
     def seconds(self, side: str) -> FloatArray:
-        """Return the length of each block of the ``candidate`` or the ``reference``."""
+        """Return the length of each unit of the ``candidate`` or the ``reference``, shape [units]."""
         import numpy as np
 
-        return np.array([block.seconds for block in getattr(self, side)])
+        blocks = getattr(self, side)[self._unused :]
+        seconds = np.array([block.seconds for block in blocks])
+        return np.asarray(seconds.reshape(-1, self.rounds_per_unit).sum(axis=1))
+
+    def halves(self) -> tuple[Measurement, Measurement]:
+        """Return the earlier and the later half of the rounds."""
+        middle = len(self.candidate) // 2
+        return (
+            replace(self, candidate=self.candidate[:middle], reference=self.reference[:middle]),
+            replace(self, candidate=self.candidate[middle:], reference=self.reference[middle:]),
+        )
+
+    @property
+    def rounds_per_unit(self) -> int:
+        """How many neighbouring rounds are resampled as one, so that there are 30 to 59 units of them.
+
+        What disturbs a shared machine lasts for seconds; units that grow with the measurement cover it.
+        """
+        return max(1, len(self.candidate) // FIRST_ROUNDS)
+
+    @property
+    def _unused(self) -> int:
+        return len(self.candidate) % self.rounds_per_unit
+
+    def _latencies_ms(self, blocks: Sequence[Block]) -> FloatArray:
+        import numpy as np
+
+        latencies = np.stack([block.latencies_ms for block in blocks[self._unused :]])
+        return latencies.reshape(-1, self.rounds_per_unit * latencies.shape[1])
 
 
 class SideBySide:
@@ -271,99 +285,3 @@ class SideBySide:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-Judge = Callable[[Measurement, float], list[Check]]
-
-
-def until_decided(
-    pair: SideBySide, options: LoadOptions, evidence: Evidence, *, what: str, judge: Judge
-) -> list[Check]:
-    """Measure until no check is inconclusive, or the time is up.
-
-    Args:
-        pair: What to measure; holds the measurement afterwards.
-        options: Requests before the first look, seconds at most, confidence.
-        evidence: Its progress is told the requests done.
-        what: What progress calls it.
-        judge: Turns a measurement into checks, with intervals of the given confidence.
-    """
-    deadline = pair.clock() + options.max_seconds
-    pair.warm_up()
-    measured, checks, target = pair.measured, list[Check](), options.requests
-    for look in range(1, MAX_LOOKS + 1):
-        while measured.refusal is None and measured.requests < target and pair.clock() < deadline:
-            pair.round()
-            evidence.progress(measured.requests, target, what)
-        if measured.refusal is not None:
-            return [measured.refusal]
-        if not measured.candidate:
-            break
-        measured.looks = look
-        checks = judge(measured, 1.0 - (1.0 - options.confidence) / 2.0**look)
-        if all(check.verdict is not Verdict.INCONCLUSIVE for check in checks) or pair.clock() >= deadline:
-            break
-        target *= 2
-    if not measured.candidate:
-        return [_unmeasured(f"not one round fits into max_seconds: {options.max_seconds:g}")]
-    return [_explained(check, measured, options) for check in checks]
-
-
-def lasting(interval: Interval) -> Interval:
-    """Widen an interval of a time or a rate by what starting the servers anew can change."""
-    return (interval[0] * (1.0 - SERVING_SPREAD), interval[1] * (1.0 + SERVING_SPREAD))
-
-
-def too_few(measured: Measurement, needed: int) -> str:
-    """Say why there is too little to judge; empty when there is enough."""
-    if len(measured.candidate) < MIN_ROUNDS:
-        return f"{len(measured.candidate)} rounds of the {MIN_ROUNDS} that a verdict needs"
-    if measured.requests < needed:
-        return f"{measured.requests} requests of the {needed} that a verdict needs"
-    return ""
-
-
-def unjudgeable(gate: str, limit: str, batch: int, evidence: Evidence) -> GateResult | None:
-    """Return the result of a gate that cannot measure at all, or None when it can."""
-    if evidence.substitute is not None:
-        return GateResult(gate, (replace(_unmeasured(evidence.substitute), name=gate, limit=limit),))
-    if batch > max(1, evidence.max_batch_size):
-        largest = max(1, evidence.max_batch_size)
-        note = f"the gate asks for batches of {batch}, the ensemble takes up to {largest}"
-        return GateResult(gate, (Check(gate, None, limit, Verdict.FAIL, note=note),))
-    return None
-
-
-def figures(measured: Measurement, options: LoadOptions) -> dict[str, Any]:
-    """Return what reports plot: percentiles and rates of both sides, and how they were measured."""
-    import numpy as np
-
-    sides: dict[str, Any] = {}
-    for side in ("candidate", "reference") if measured.candidate else ():
-        latencies, seconds = getattr(measured, f"{side}_ms"), measured.seconds(side).sum()
-        percentiles = {f"p{at}": float(np.percentile(latencies, at)) for at in (50, 90, 95, 99)}
-        sides[f"{side}_ms"] = percentiles | {"mean": float(latencies.mean())}
-        sides[f"{side}_interval_ms"] = {
-            f"p{at}": list(percentile_interval(latencies, float(at), confidence=options.confidence, seed=0))
-            for at in (50, 95)
-        }
-        served = measured.requests * options.batch
-        sides[f"{side}_per_second"] = float(served / seconds) if seconds > 0 else None
-    return sides | {
-        "batch": options.batch, "concurrency": options.concurrency, "confidence": options.confidence,
-        "requests": measured.requests, "rounds": len(measured.candidate), "looks": measured.looks,
-    }  # fmt: skip
-
-
-def _unmeasured(note: str) -> Check:
-    return Check("measured", None, "all", Verdict.INCONCLUSIVE, note=note)
-
-
-def _explained(check: Check, measured: Measurement, options: LoadOptions) -> Check:
-    if check.verdict is not Verdict.INCONCLUSIVE or check.note:
-        return check
-    note = (
-        f"the limit lies inside the interval after {measured.requests} requests to each side: measure longer "
-        f"(max_seconds is {options.max_seconds:g}) or on a quieter machine, or move the limit"
-    )
-    return replace(check, note=note)

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from mmdeploy.contracts import Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
 from mmdeploy.errors import InferenceError
-from mmdeploy.gates import ask, limits, load
+from mmdeploy.gates import ask, limits, load, looks
 
 REQUIRES: tuple[str, ...] = ()
 
@@ -59,7 +59,7 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         DataError: If there are no evaluation samples.
     """
     ask.sample_count(evidence)
-    unjudgeable = load.unjudgeable("memory", _all_limits(options), options.batch, evidence)
+    unjudgeable = looks.unjudgeable("memory", _all_limits(options), options.batch, evidence)
     if unjudgeable is not None:
         return unjudgeable
     try:

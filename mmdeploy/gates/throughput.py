@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from mmdeploy import metrics
 from mmdeploy.contracts import Check, Evidence, GateResult, Verdict
-from mmdeploy.gates import ask, limits, load
+from mmdeploy.gates import ask, limits, load, looks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         DataError: If there are no evaluation samples.
     """
     ask.sample_count(evidence)
-    unjudgeable = load.unjudgeable("throughput", _all_limits(options), options.batch, evidence)
+    unjudgeable = looks.unjudgeable("throughput", _all_limits(options), options.batch, evidence)
     if unjudgeable is not None:
         return unjudgeable
     binding = options.hardware is not None and limits.matches(options.hardware, evidence.hardware)
@@ -71,8 +71,8 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         return _judge(measured, confidence, options, absolute=binding, seed=evidence.seed)
 
     with load.SideBySide(evidence, evidence.feeds, options, clock=clock) as pair:
-        checks = load.until_decided(pair, options, evidence, what="throughput", judge=judge)
-    details = load.figures(pair.measured, options)
+        checks = looks.until_decided(pair, options, evidence, what="throughput", judge=judge)
+    details = looks.figures(pair.measured, options)
     if options.min_per_second is not None and not binding:
         machine = ", ".join((evidence.hardware.cpu, *evidence.hardware.gpus))
         note = (
@@ -92,8 +92,8 @@ def _judge(
     import numpy as np
 
     candidate, reference = measured.seconds("candidate"), measured.seconds("reference")
-    samples = measured.block_requests * options.batch
-    short = load.too_few(measured, 0)
+    samples = measured.block_requests * measured.rounds_per_unit * options.batch
+    short = looks.too_few(measured, 0)
     everything = np.arange(len(candidate))
     checks = []
 
@@ -110,7 +110,7 @@ def _judge(
         if limit is None:
             continue
         drawn = metrics.bootstrap_interval(statistic, len(candidate), confidence=confidence, seed=seed, resamples=4000)
-        interval = load.lasting(drawn)
+        interval = looks.lasting(drawn)
         verdict = Verdict.INCONCLUSIVE if short else limits.decided(interval, at_least=limit)
         words = limits.in_words(at_least=limit, unit=unit)
         checks.append(Check(_name(options, name), float(statistic(everything)), words, verdict, interval, unit, short))

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from mmdeploy.contracts import Verdict
 from mmdeploy.errors import InferenceError
-from mmdeploy.gates import latency
+from mmdeploy.gates import latency, load
 
 
 def options(**given):
@@ -118,6 +118,46 @@ def test_a_machine_that_slows_down_does_it_to_both_sides():
         assert clock.now > 1  # slower by more than two at the end
         assert result.verdict is verdict
         assert result.checks[0].measured == pytest.approx(factor, rel=0.03)
+
+
+def test_a_passing_disturbance_of_one_server_is_not_a_failure():
+    clock = SteppedClock()
+    rng = np.random.default_rng(0)
+
+    def disturbed_at_first():
+        return 1e-3 * rng.lognormal(0, 0.02) * (1.5 if clock.now < 1.3 else 1.0)
+
+    result = judge(disturbed_at_first, noisy(2, 1), clock=clock, max_ratio_to_reference=1.1, percentile="p50")
+    assert result.verdict is Verdict.PASS
+    assert result.details["looks"] > 1
+
+
+def test_a_disturbance_that_lasts_for_half_of_the_time_is_inconclusive():
+    clock = SteppedClock()
+    rng = np.random.default_rng(0)
+
+    def disturbed_late():
+        return 1e-3 * rng.lognormal(0, 0.05) * (1.5 if clock.now > 2.5 else 1.1)
+
+    result = judge(
+        disturbed_late, noisy(2, 1), clock=clock, max_ratio_to_reference=1.1, percentile="p90", max_seconds=5
+    )
+    (check,) = result.checks
+    assert check.verdict is Verdict.INCONCLUSIVE
+    assert "not in the earlier and in the later half" in check.note
+
+
+def test_rounds_are_resampled_in_longer_units_as_they_grow_in_number():
+    measured = load.Measurement(block_requests=2)
+    for index in range(95):
+        measured.candidate.append(load.Block(np.array([index, index + 0.5]), 1.0))
+        measured.reference.append(load.Block(np.array([1.0, 1.0]), 2.0))
+    assert measured.candidate_ms.shape == (31, 6)
+    assert measured.candidate_ms[0].tolist() == [2, 2.5, 3, 3.5, 4, 4.5]  # the two oldest rounds are left out
+    assert measured.seconds("reference").tolist() == [6.0] * 31
+    earlier, later = measured.halves()
+    assert (len(earlier.candidate), len(later.candidate)) == (47, 48)
+    assert measured.requests == 190
 
 
 def test_first_requests_are_not_counted():

@@ -112,6 +112,7 @@ def run_build(recipe: Recipe, settings: Settings, observer: Observer) -> Outcome
         error = caught
         if isinstance(error, StepError) and error.log is None:
             error.log = str(run.folder / "logs")
+    run.store.sweep()  # steps beside one that failed were ended in the middle
     report = run.report(error)
     return Outcome(report, run.folder, error)
 
@@ -189,6 +190,8 @@ class _Run:
             substitute=substitute,
             observer=self.observer,
         )
+        for folder in ("reference", "substitute"):  # measured; what would be published stays
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def publish(self) -> None:
         """Make the staged repository live if the verdict allows it."""

@@ -214,8 +214,9 @@ def _samples(reference: str, root: Path, limit: int | None) -> Iterator[Any]:
     try:
         with importing_from(root):
             iterator = _iterator(make(), reference)
+        resolved = root.resolve()
         while limit is None or taken < limit:
-            with on_path(root):
+            with on_path(resolved):
                 try:
                     sample = next(iterator)
                 except StopIteration:

@@ -93,7 +93,11 @@ def _own_code(module: str) -> str:
 
 def _data_files(recipe: Recipe, root: Path) -> Iterable[Path]:
     if recipe.data.files is not None:
-        return (path for pattern in recipe.data.files for path in root.glob(pattern) if path.is_file())
+        from glob import glob
+
+        # Path.glob refuses absolute patterns
+        found = (name for pattern in recipe.data.files for name in glob(pattern, root_dir=root, recursive=True))  # noqa: PTH207
+        return (root / name for name in found if (root / name).is_file())
     weights = root / recipe.model.weights if recipe.model.weights else None
     return (
         path

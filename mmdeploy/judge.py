@@ -10,9 +10,7 @@ served by ONNX Runtime. `Judgement.substitute` says so, and no latency is claime
 
 from __future__ import annotations
 
-import functools
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -214,6 +212,7 @@ def judge(
         ServerError: If Triton refuses a repository or dies.
         EnvironmentUnfitError: If there is no Triton.
     """
+    watch = _Watch(observer)
     observer.step_started("serve")
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
@@ -244,8 +243,12 @@ def judge(
             substitute=substitute,
             seed=recipe.seed,
             cores=usable_cores(),
+            progress=watch.progress,
         )
-        return _run_gates(recipe, evidence, servers[0].server_version, observer)
+        results, verdict = gates.run_all(recipe.gates, evidence, started=watch.started, finished=watch.finished)
+        if substitute and verdict is Verdict.PASS:
+            verdict = Verdict.INCONCLUSIVE
+        return Judgement(results, verdict, tuple(watch.seconds), servers[0].server_version, substitute)
 
 
 def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Server]:
@@ -261,20 +264,24 @@ def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Serve
     return servers
 
 
-def _run_gates(recipe: Recipe, evidence: Evidence, server_version: str, observer: Observer) -> Judgement:
-    results, seconds = [], []
-    for options in recipe.gates:
-        method = method_of(options)
-        observer.step_started(f"gates/{method}")
-        progress = functools.partial(observer.progress, f"gates/{method}")
-        started = time.monotonic()
-        results.append(gates.METHODS[method].check(options, replace(evidence, progress=progress)))
-        seconds.append(time.monotonic() - started)
-        observer.gate_finished(gate_record(results[-1], seconds=seconds[-1]))
-    verdict = Verdict.of_all([result.verdict for result in results])
-    if evidence.substitute and verdict is Verdict.PASS:
-        verdict = Verdict.INCONCLUSIVE
-    return Judgement(tuple(results), verdict, tuple(seconds), server_version, evidence.substitute)
+class _Watch:
+    """Passes on to an observer what the gates do, each under its own name."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._gate = "gates"
+        self.seconds: list[float] = []
+
+    def started(self, method: str) -> None:
+        self._gate = f"gates/{method}"
+        self._observer.step_started(self._gate)
+
+    def progress(self, done: int, total: int | None, what: str) -> None:
+        self._observer.progress(self._gate, done, total, what)
+
+    def finished(self, result: GateResult, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self._observer.gate_finished(gate_record(result, seconds=seconds))
 
 
 def recorded(original: Artifact, group: str) -> dict[str, Array]:

@@ -25,6 +25,10 @@ _WHY = {EOFError: "the file ends too early", TypeError: "it holds something else
 _WAV_TYPES = {1: "u1", 2: "<i2", 4: "<i4"}
 
 
+class _NoSuchTensorError(Exception):
+    """The model takes no tensor of the kind that a file holds."""
+
+
 def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
     """Read one sample of a tensor from a file.
 
@@ -52,7 +56,9 @@ def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
         elif suffix == ".npy":
             array = np.load(path, allow_pickle=False)
         else:
-            array = np.asarray(json.loads(path.read_text()), spec.numpy_dtype)
+            array = _numbers(path, spec)
+    except _NoSuchTensorError as cause:
+        raise UsageError(f"{spec.name}: {path.name}: {cause}") from cause
     except (OSError, ValueError, TypeError, EOFError, OverflowError, wave.Error) as cause:
         why = _WHY.get(type(cause)) or str(cause)
         raise UsageError(
@@ -65,19 +71,33 @@ def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
     return array
 
 
+def _numbers(path: Path, spec: TensorSpec) -> Array:
+    given = np.asarray(json.loads(path.read_text()))
+    if given.dtype.kind not in "biuf":
+        raise TypeError
+    array = given.astype(spec.numpy_dtype)
+    if spec.numpy_dtype.kind in "biu" and not np.array_equal(array, given):
+        raise ValueError(f"{given[array != given].flat[0]} is no {spec.dtype}")
+    return array
+
+
 def _pixels(path: Path, spec: TensorSpec, fit: bool) -> Array:
-    """Read pixels as [H, W], [H, W, 3] or [3, H, W], whichever the model takes; floats are in [0, 1]."""
+    """Read pixels as [H, W], or with 1 or 3 channels first or last, whichever the model takes; floats are in [0, 1]."""
     from PIL import Image
 
-    shape = spec.shape
-    channels_first = len(shape) == 3 and shape[0] == 3 and shape[-1] != 3
     with Image.open(path) as opened:
-        image = opened.convert("RGB" if len(shape) == 3 else "L")
+        image = opened.convert("RGB" if 3 in (spec.shape[:1] + spec.shape[-1:]) and len(spec.shape) == 3 else "L")
+    shape = spec.shape
+    channels_first = len(shape) == 3 and shape[0] in (1, 3) and shape[-1] not in (1, 3)
+    if len(shape) != 2 and not channels_first and not (len(shape) == 3 and shape[-1] in (1, 3)):
+        raise _NoSuchTensorError(f"the model takes {spec.dtype} {list(shape)}, which is no image")
     height, width = shape[1:] if channels_first else shape[:2]
     if fit and -1 not in (height, width):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     array = np.asarray(image)
-    if channels_first:
+    if len(shape) == 3 and array.ndim == 2:
+        array = array[None] if channels_first else array[..., None]
+    elif channels_first:
         array = np.ascontiguousarray(array.transpose(2, 0, 1))
     return (array / 255.0).astype(spec.numpy_dtype) if spec.numpy_dtype.kind == "f" else array.astype(spec.numpy_dtype)
 

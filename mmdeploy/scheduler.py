@@ -28,10 +28,14 @@ from mmdeploy.errors import MmdeployError, StepError
 from mmdeploy.worker import Task, run_task
 
 _PR_SET_PDEATHSIG = 1
-#: What the fork server imports for a kind of step; a name that is missing is passed over by multiprocessing.
+#: What the fork server imports for a kind of step; a name that is missing is passed over by multiprocessing. Those
+#: below ``torch`` and ``onnxscript`` are what the first export in a process would import lazily, 0.8 s a step.
 _PRELOAD: Mapping[str, tuple[str, ...]] = {
     "export": (
-        "torch", "torch._dynamo", "torch.onnx._internal.exporter._core", "onnx", "onnxscript", "onnxruntime",
+        "torch", "torch._dynamo", "torch._functorch.aot_autograd", "torch._functorch.partitioners",
+        "torch.onnx._internal.exporter._core", "torch.onnx._internal.exporter._torchlib.ops", "onnx",
+        "onnxscript.function_libs.torch_lib.ops", "onnxscript.rewriter.onnx_fusions", "onnxruntime",
+        "safetensors.torch",
     ),
     "quantize": ("onnx", "onnxruntime", "onnxruntime.quantization"),
     "engine": ("onnx", "onnxruntime"),
@@ -92,7 +96,12 @@ class Workers:
         """
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(
-            ["mmdeploy.worker", *dict.fromkeys(name for kind in kinds for name in _PRELOAD[kind])]
+            [
+                *dict.fromkeys(name for kind in kinds for name in _PRELOAD[kind]),
+                "filelock",
+                "mmdeploy.worker",
+                "mmdeploy.preloaded",
+            ]
         )
         self._logs = logs
         self._progress = progress
@@ -207,7 +216,7 @@ def _work(task: Task, sender: Any, log: Path) -> None:
 
     def progress(done: int, total: int | None, what: str) -> None:
         nonlocal last
-        if done == total or time.monotonic() - last > 0.1:
+        if done == total or time.monotonic() - last > 0.2:
             last = time.monotonic()
             sender.send(("progress", done, total, what))
 

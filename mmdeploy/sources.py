@@ -93,8 +93,8 @@ def importing_from(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_path(root: Path) -> Iterator[None]:
-    """Put a recipe's folder first on ``sys.path`` while the context is open; cheap."""
-    place = str(root.resolve())
+    """Put a recipe's folder, resolved, first on ``sys.path`` while the context is open; cheap."""
+    place = str(root)
     sys.path.insert(0, place)
     try:
         yield

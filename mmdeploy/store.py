@@ -52,7 +52,7 @@ class Store:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             if not os.access(self.root / "staging", os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
-            self._sweep()
+            self.sweep()
 
     def get(self, key: str) -> Artifact | None:
         """Return the verified artifact of a key; None when there is none, or when it was damaged."""
@@ -143,8 +143,8 @@ class Store:
     def _latest(self, recipe: str, step: str) -> Path:
         return self.root / "latest" / recipe / f"{step.replace('/', '.')}.json"
 
-    def _sweep(self) -> None:
-        """Remove what killed builds left in staging."""
+    def sweep(self) -> None:
+        """Remove what killed steps and builds left in staging."""
         for folder in (self.root / "staging").iterdir():
             pid = folder.name.partition("-")[0]
             if pid.isdigit() and not Path(f"/proc/{pid}").exists():

@@ -6,6 +6,7 @@ here and never in the process that schedules: a crash, a leak or a changed globa
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ _ORIGINAL_BATCH = 64
 _DYNAMIC_SIZE = 16
 #: Samples a calibration batch where the pass has no ``batch_size``.
 _CALIBRATION_BATCH = 16
+#: Calibration batches kept for the next pass over them, so that they are made once; what is beyond is made again.
+_KEPT_BYTES = 64 * 2**20
 _METHODS: Mapping[str, Mapping[str, Any]] = {
     "export": export.METHODS,
     "quantize": quantize.METHODS,
@@ -228,24 +231,40 @@ def _wires(recipe: Recipe, name: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 class _CalibrationFeeds:
-    """Calibration batches of a component: along the chain, through the graphs that really ship."""
+    """Calibration batches of a component: along the chain, through the graphs that really ship.
 
-    def __init__(self, task: Task, batches: data.Batches) -> None:
-        self._task, self._batches = task, batches
+    They are read several times; the first of them, up to `_KEPT_BYTES`, are held in memory.
+    """
+
+    def __init__(self, task: Task, batches: data.Batches, count: int) -> None:
+        self._task, self._batches, self._count = task, batches, count
+        self._kept: list[dict[str, Array]] = []
+        self._room_bytes = _KEPT_BYTES
         self._sessions: dict[str, Any] = {}
         for name in upstream(task.recipe.components, task.step.component):
             graph = task.artifacts[shipped_graph(task.recipe, name)]
             self._sessions[name] = open_session(graph.path, {"intra_op_thread_count": str(task.threads)})
 
     def __call__(self) -> Iterator[dict[str, Array]]:
+        yield from self._kept
+        kept = len(self._kept)
+        if kept == self._count:
+            return
+        for index, feeds in enumerate(itertools.islice(self._batches, kept, None), kept):
+            batch = self._along_the_chain(feeds)
+            self._room_bytes -= sum(array.nbytes for array in batch.values())
+            if self._room_bytes >= 0 and index == len(self._kept):
+                self._kept.append(batch)
+            yield batch
+
+    def _along_the_chain(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         component = self._task.recipe.components[self._task.step.component]
-        for feeds in self._batches:
-            tensors: dict[str, Array] = dict(feeds)
-            for name, session in self._sessions.items():
-                inputs, outputs = _wires(self._task.recipe, name)
-                answers = session.run(list(outputs), {key: tensors[tensor] for key, tensor in inputs.items()})
-                tensors |= dict(zip(outputs.values(), answers, strict=True))
-            yield {key: tensors[wire.tensor] for key, wire in component.inputs.items()}
+        tensors: dict[str, Array] = dict(feeds)
+        for name, session in self._sessions.items():
+            inputs, outputs = _wires(self._task.recipe, name)
+            answers = session.run(list(outputs), {key: tensors[tensor] for key, tensor in inputs.items()})
+            tensors |= dict(zip(outputs.values(), answers, strict=True))
+        return {key: tensors[wire.tensor] for key, wire in component.inputs.items()}
 
 
 def _calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
@@ -264,7 +283,8 @@ def _calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
         ranges=ranges,
         limit=limit,
     )
-    return _CalibrationFeeds(task, batches), batches.count(summary.samples)
+    count = batches.count(summary.samples)
+    return _CalibrationFeeds(task, batches, count), count
 
 
 def _ensemble_inputs(recipe: Recipe) -> tuple[tuple[TensorSpec, ...], dict[str, tuple[float, float]]]:

@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -30,11 +34,13 @@ def shared_workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mmdeploy_command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Run ``mmdeploy`` as a user would, in a process of its own, in ``tmp_path``."""
 
-    def run(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+    def run(
+        *arguments: object, environment: Mapping[str, str] | None = None, **options: object
+    ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-c", "from mmdeploy.cli import main; main()", *map(str, arguments)],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "120"},
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "120"} | (environment or {}),
             capture_output=True,
             text=True,
             timeout=280,

@@ -42,7 +42,7 @@ def command(
     url: str | None,
     cache_mib: int,
     workdir: Path,
-) -> int | None:
+) -> int:
     """Serve a model repository with Triton on this machine until Ctrl-C.
 
     REPOSITORY is a Triton model repository, or a folder with published ensembles (model_repository by default).
@@ -71,8 +71,12 @@ def command(
             load=("*",),
         )
     with server:
+        if url is not None:
+            _announce(server)
+            return EXIT_PASS
+        stopped = _stop_signals()  # before it is said that Ctrl-C stops it
         _announce(server)
-        return _watch(server) if url is None else None
+        return _watch(server, stopped)
 
 
 def _announce(server: Server) -> None:
@@ -86,19 +90,19 @@ def _announce(server: Server) -> None:
         click.echo("Ctrl-C stops it.")
 
 
-def _watch(server: Server) -> int:
+def _stop_signals() -> list[int]:
+    """Collect SIGINT and SIGTERM from now on in the list that is returned."""
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: received.append(number))
+    return received
+
+
+def _watch(server: Server, stopped: list[int]) -> int:
     """Wait for Ctrl-C or SIGTERM and return the exit code.
 
     A server that dies meanwhile is an error, a model that dies is loaded again.
     """
-    stopped = 0
-
-    def stop(number: int, _: object) -> None:
-        nonlocal stopped
-        stopped = number
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     probed = time.monotonic()
     while not stopped:
         server.require_running()
@@ -108,4 +112,4 @@ def _watch(server: Server) -> int:
             probed = time.monotonic()
         time.sleep(_WATCH_S)
     click.echo("stopping")
-    return EXIT_INTERRUPTED if stopped == signal.SIGINT else EXIT_PASS
+    return EXIT_INTERRUPTED if stopped[0] == signal.SIGINT else EXIT_PASS

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from mmdeploy.contracts import Evidence, Gate, GateResult, MethodOptions, Verdict, method_of
 from mmdeploy.gates import accuracy, latency, memory, parity, size, throughput
@@ -17,21 +18,29 @@ METHODS: Mapping[str, Gate] = {
 }
 
 
-def run_all(gates: Sequence[MethodOptions], evidence: Evidence) -> tuple[tuple[GateResult, ...], Verdict]:
+def run_all(
+    gates: Sequence[MethodOptions],
+    evidence: Evidence,
+    *,
+    started: Callable[[str], None] = lambda method: None,
+    finished: Callable[[GateResult, float], None] = lambda result, seconds: None,
+) -> tuple[tuple[GateResult, ...], Verdict]:
     """Run every gate, whatever the others say, and return the results and the one verdict of all.
 
     Args:
         gates: Options of the gates in the recipe's order.
         evidence: Both deployments, up and ready, and what they are judged on.
+        started: Called with a gate's method before it runs.
+        finished: Called with what it found and the seconds it took.
 
     Raises:
         DataError: If the evaluation data cannot be used.
         ServerError: If a server dies.
     """
     results = []
-    for index, options in enumerate(gates):
-        method = method_of(options)
-        evidence.progress(index, len(gates), f"gate: {method}")
+    for options in gates:
+        method, since = method_of(options), time.monotonic()
+        started(method)
         results.append(METHODS[method].check(options, evidence))
-    evidence.progress(len(gates), len(gates), "gates")
+        finished(results[-1], time.monotonic() - since)
     return tuple(results), Verdict.of_all([result.verdict for result in results])

@@ -157,7 +157,8 @@ class Server:
         if self._processes is None or (code := self._processes.supervisor.poll()) is None:
             return
         text = server_log.read(self.log)
-        refused = server_log.refusals(text)
+        # A server that was ready once has other reasons to end; healing leaves refusals in its log.
+        refused = {} if self.server_version else server_log.refusals(text)
         if refused:
             reasons = "".join(f"\n  {model}: {reason}" for model, reason in sorted(refused.items()))
             raise ServerError(f"Triton refused to load:{reasons}", log=self._log_name)

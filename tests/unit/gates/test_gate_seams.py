@@ -93,11 +93,16 @@ def test_all_gates_run_whatever_the_first_says():
     ]
     told = []
     watched = evidence(substitute="stand-in", progress=lambda done, total, what: told.append(what))
-    results, verdict = run_all(gates, watched)
+    results, verdict = run_all(
+        gates,
+        watched,
+        started=lambda method: told.append(f"gate: {method}"),
+        finished=lambda result, seconds: told.append(f"{result.gate} {result.verdict} {seconds >= 0}"),
+    )
     assert [result.gate for result in results] == ["size", "parity", "memory"]
     assert [result.verdict for result in results] == [Verdict.FAIL, Verdict.PASS, Verdict.INCONCLUSIVE]
     assert verdict is Verdict.FAIL
-    assert {"gate: size", "gate: parity", "parity: fusion", "gate: memory"} <= set(told)
+    assert {"gate: size", "size fail True", "gate: parity", "parity: fusion", "gate: memory"} <= set(told)
     assert run_all([], evidence()) == ((), Verdict.PASS)
 
 

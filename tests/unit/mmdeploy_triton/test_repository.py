@@ -188,6 +188,23 @@ def test_a_failed_or_interrupted_publish_changes_nothing(staged, ensemble, tmp_p
         assert "still live" in caught.value.message and caught.value.hint == "free some space on that disk"
 
 
+def test_an_interrupt_after_the_switch_leaves_the_new_release_live_and_whole(staged, tmp_path, monkeypatch):
+    root, real = tmp_path / "published", repository._sync
+    publish(staged.path, root, "digits", release_id="one", extra_files={})
+
+    def interrupted(path):
+        if path == root:  # the last thing that publishing does
+            raise KeyboardInterrupt
+        real(path)
+
+    monkeypatch.setattr(repository, "_sync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(staged.path, root, "digits", release_id="two", extra_files={})
+    live = next(release for release in releases(root, "digits") if release.live)
+    assert live.release_id == "two"
+    assert verify(root / "digits") == ()
+
+
 def test_what_a_killed_publish_left_is_swept_by_the_next(staged, tmp_path):
     left = tmp_path / "root" / ".releases" / "digits" / ".staging-r0"
     left.mkdir(parents=True)

@@ -50,7 +50,8 @@ class Options(MethodOptions):
         precision: What it computes in where the graph is not INT8.
         threads: Threads of an inference. 1 suits ensembles, whose models share the cores; a large model that
             answers one request at a time wants more: a number, or ``cores``, those of the machine that builds.
-        encoding: How INT8 activations are written.
+        encoding: How INT8 activations are written. On a CPU with AMX, one thread, INT8 symmetric was as fast as UINT8
+            asymmetric for a ViT-B/32 image tower, and 1.1 to 1.3 times as fast for three models of under 1 ms.
     """
 
     method: Literal["openvino"] = "openvino"

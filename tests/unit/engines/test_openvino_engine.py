@@ -95,6 +95,31 @@ def test_bf16_is_computed_in_bfloat16_here_and_natively(make_onnx, make_context)
     np.testing.assert_array_equal(as_the_native_backend(built, options)(feed)["y"], answer)
 
 
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+@pytest.mark.parametrize(("dtype", "zero"), [("int8", 0), ("uint8", 128), ("uint8", 101)])
+def test_int8_is_what_the_graph_says_in_every_encoding(dtype, zero, precision, make_onnx, make_context) -> None:
+    random = np.random.default_rng(2)
+    weights, steps = random.integers(-127, 128, (64, 16), np.int8), random.uniform(0.01, 0.02, 16).astype(np.float32)
+    source = make_onnx(
+        f"""g (float[N,64] x) => (float[N,16] y) <float s = {{0.02}}, {dtype} z = {{{zero}}}> {{
+            q = QuantizeLinear(x, s, z)
+            d = DequantizeLinear(q, s, z)
+            f = DequantizeLinear <axis = 1> (w, ws)
+            y = MatMul(d, f)
+        }}""",
+        weights={"w": weights, "ws": steps},
+    )
+    context, options = make_context(source), engine.Options(precision=precision)
+    feed = context.examples(5)
+    limits = np.iinfo(dtype)
+    levels = np.clip(np.rint(feed["x"] / np.float32(0.02)) + zero, limits.min, limits.max) - zero
+    expected = (levels @ weights.astype(np.int64)) * steps * np.float32(0.02)
+    answer = engine.load(engine.run(source, options, context), options).infer(feed)["y"]
+    # One bfloat16 rounding of the output is allowed, no rounding of what goes into the product.
+    tolerance = 2**-8 if precision == "bf16" else 1e-5
+    np.testing.assert_allclose(answer, expected, rtol=tolerance, atol=tolerance)
+
+
 def test_bf16_is_unavailable_without_its_instructions(make_onnx, make_context, monkeypatch) -> None:
     options = engine.Options(precision="bf16")
     source = make_onnx(GRAPH, weights=WEIGHTS)

@@ -6,7 +6,7 @@ Everything before the gates (``--set gates=[]``), each build a new process with 
 take turns within a round, and the medians over the rounds of wall-clock seconds make the ratios. "By hand" is
 `build_by_hand.py`: the same library calls one after the other in one process. Memory is the largest sum of PSS
 (proportional set size: shared pages count once) over the build's processes, sampled 20 times a second, against the
-peak RSS of a process that does nothing but the hungriest library call, the export of the largest component.
+same of a process that does nothing but the hungriest library call, the export of a component.
 """
 
 from __future__ import annotations

@@ -118,7 +118,8 @@ class Notebook:
         nodes = self._nodes(model, self.components[name]["quantize"].get("exclude", []))
         convolutions = [node for node in nodes if node.op_type == "Conv"]
         tensors = {node.input[0] for node in nodes} | {node.output[0] for node in convolutions}
-        ranges = self._ranges(model, name, tensors)
+        feeds = list(self._calibration(name))
+        ranges = self._ranges(model, name, tensors, feeds)
         quantizer = QDQQuantizer(
             model,
             per_channel=True,
@@ -139,10 +140,9 @@ class Notebook:
         )
         quantizer.quantize_model()
         onnx.save_model(quantizer.model.model, self._path(name, "int8"))
-        feeds = list(itertools.islice(self._calibration(name), 4))
         reference, shipped = _session(self._path(name, "fp32")), _session(self._path(name, "int8"))
         plain = _session(self._path(name, "int8"), optimized=False)
-        for feed in feeds:
+        for feed in feeds[:4]:
             expected, answer = reference.run(None, feed)[0].ravel(), shipped.run(None, feed)[0].ravel()
             assert expected @ answer > 0.9 * np.linalg.norm(expected) * np.linalg.norm(answer)
         plain.run(None, feeds[0])
@@ -202,7 +202,7 @@ class Notebook:
             and not any(fnmatch(f"{modules[node.name]}/{node.op_type}", glob) for glob in exclude)
         ]
 
-    def _ranges(self, model: Any, name: str, tensors: set[str]) -> dict[str, tuple[float, float]]:
+    def _ranges(self, model: Any, name: str, tensors: set[str], feeds: list[Any]) -> dict[str, tuple[float, float]]:
         """Run the graph twice over the samples: extremes first, then histograms over them."""
         import numpy as np
         import onnx
@@ -218,7 +218,7 @@ class Notebook:
         session = _session(path)
 
         def activations() -> Iterator[tuple[str, Any]]:
-            for feed in self._calibration(name):
+            for feed in feeds:
                 yield from ((key, value) for key, value in feed.items() if key in tensors)
                 yield from zip(computed, session.run(computed, feed), strict=True)
 

@@ -21,7 +21,8 @@ def plan(recipe: Recipe, *, workdir: Path = Path(".mmdeploy")) -> tuple[Decision
 def build(recipe: Recipe, settings: Settings | None = None, observer: Observer | None = None) -> Outcome:
     """Build a recipe, judge what is served, publish it if it passes, and write the reports.
 
-    A gate that says no is a result: see ``outcome.report.verdict``.
+    A gate that says no is a result: see ``outcome.report.verdict``. Steps run in processes of their own that import
+    the calling script, as `multiprocessing` does: call this under ``if __name__ == "__main__":``.
 
     Raises:
         MmdeployError: If a step failed; the reports have been written.

@@ -15,7 +15,7 @@ from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.contracts import Evidence, Verdict, WiredComponent
 from mmdeploy.errors import ServerError
 from mmdeploy.gates import METHODS, run_all
-from mmdeploy.judge import ServedDeployment
+from mmdeploy.judge import ServedDeployment, model_name
 from mmdeploy.target import this_hardware
 from mmdeploy.triton import server
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
@@ -65,7 +65,7 @@ def ensemble(folder: Path, side: str) -> ServedEnsemble:
         path = write_graph(folder / part.name / "model.onnx", error if part.name == "head" else 0.0)
         parts.append(
             ServedComponent(
-                name=part.name,
+                name=model_name("gated", part.name),
                 backend="onnxruntime",
                 filename="model.onnx",
                 artifact=Artifact("onnxruntime", path, file_sha256(path), (specs["x"],), (specs["y"],), "test"),

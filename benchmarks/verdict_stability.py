@@ -192,7 +192,7 @@ def in_process(graphs: Mapping[str, Path]) -> InProcessDeployment:
 @contextmanager
 def triton(graphs: Mapping[str, Path], folder: Path) -> Iterator[Deployment]:
     """Serve the graphs as an ensemble by a Triton of its own."""
-    from mmdeploy.judge import ServedDeployment
+    from mmdeploy.judge import ServedDeployment, model_name
     from mmdeploy.triton import server
     from mmdeploy.triton.config import ServedComponent, ServedEnsemble
     from mmdeploy.triton.options import InstanceGroup, Serving
@@ -205,10 +205,15 @@ def triton(graphs: Mapping[str, Path], folder: Path) -> Iterator[Deployment]:
         path = graphs[part.name]
         specs = [tuple(spec(name) for name in side) for side in (part.inputs, part.outputs)]
         return ServedComponent(
-            name=part.name, backend="onnxruntime", filename="model.onnx", inputs=part.inputs, outputs=part.outputs,
+            name=model_name("ensemble", part.name),
+            backend="onnxruntime",
+            filename="model.onnx",
             artifact=Artifact("onnxruntime", path, file_sha256(path), specs[0], specs[1], "benchmark"),
-            serving=Serving(max_batch_size=8, instance_group=InstanceGroup(count=1)), parameters=PARAMETERS,
-        )  # fmt: skip
+            inputs=part.inputs,
+            outputs=part.outputs,
+            serving=Serving(max_batch_size=8, instance_group=InstanceGroup(count=1)),
+            parameters=PARAMETERS,
+        )
 
     parts = tuple(served(part) for part in COMPONENTS)
     ensemble = ServedEnsemble("ensemble", (spec("image"), spec("audio")), (spec("logits"),), parts)

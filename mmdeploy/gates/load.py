@@ -226,9 +226,13 @@ class SideBySide:
         self._clients: dict[str, Clients] = {}
         try:
             for side, deployment in (("candidate", evidence.candidate), ("reference", evidence.reference)):
-                self._clients[side] = Clients(
-                    deployment, model, self._requests, concurrency=options.concurrency, clock=clock
-                )
+                try:
+                    self._clients[side] = Clients(
+                        deployment, model, self._requests, concurrency=options.concurrency, clock=clock
+                    )
+                except InferenceError as error:  # such as a model that is not served
+                    self._refused(side, error)
+                    break
         except BaseException:
             self.close()
             raise
@@ -270,10 +274,13 @@ class SideBySide:
         try:
             return self._clients[side].block(first, count)
         except InferenceError as error:
-            verdict = Verdict.FAIL if side == "candidate" else Verdict.INCONCLUSIVE
-            note = f"the {side} did not answer: {error.message}"
-            self.measured.refusal = Check("requests answered", None, "all", verdict, note=note)
+            self._refused(side, error)
             return None
+
+    def _refused(self, side: str, error: InferenceError) -> None:
+        verdict = Verdict.FAIL if side == "candidate" else Verdict.INCONCLUSIVE
+        note = f"the {side} did not answer: {error.message}"
+        self.measured.refusal = Check("requests answered", None, "all", verdict, note=note)
 
     def close(self) -> None:
         """Close every connection."""

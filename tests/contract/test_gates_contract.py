@@ -143,6 +143,18 @@ def test_a_candidate_that_refuses_is_a_no_and_not_an_exception(name: str):
 
 
 @each_gate
+def test_a_candidate_that_does_not_serve_the_model_is_a_no(name: str):
+    class Absent(InProcessDeployment):
+        def runner(self, model=None):
+            raise InferenceError("unknown model")
+
+    absent = Absent((), {}, (), {"only": 1000})
+    result = gates.METHODS[name].check(options(name), evidence(candidate=absent))
+    assert result.verdict is (Verdict.PASS if name == "size" else Verdict.FAIL)
+    assert name == "size" or "unknown model" in result.checks[0].note
+
+
+@each_gate
 def test_a_stand_in_says_nothing_about_speed_or_memory(name: str):
     result = gates.METHODS[name].check(options(name), evidence(substitute="no GPU"))
     expected = Verdict.INCONCLUSIVE if name in MEASURED_ON_THE_SERVER else Verdict.PASS

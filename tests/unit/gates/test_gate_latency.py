@@ -57,7 +57,7 @@ def test_verdicts_are_stable_and_the_error_is_bounded_under_noise():
                 tailed(5, 1),
                 seed=seed,
                 max_ratio_to_reference=1.0,
-                max_seconds=5,
+                max_seconds=2,
                 percentile="p50",
             ).verdict
         )

@@ -21,6 +21,7 @@ from mmdeploy.target import Hardware, Target
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from torch import Tensor, nn
 
 Array: TypeAlias = "npt.NDArray[Any]"
 FeedDict = Mapping[str, Array]
@@ -64,6 +65,114 @@ def no_progress(done: int, total: int | None, what: str) -> None:
 
 
 @dataclass(frozen=True)
+class FusedScore:
+    """How the whole ensemble does on validation samples with one graph in a component's place.
+
+    Attributes:
+        metric: The task's metric over the samples.
+        per_sample: The metric of each sample, of which ``metric`` is the mean; None where it is no such mean.
+        sqnr_db: Mean over the samples of the signal-to-quantization-noise ratio of the ensemble's first output
+            against the FP32 original, in dB.
+        cosine: The same of the cosine.
+        samples: Number of samples.
+    """
+
+    metric: float
+    per_sample: npt.NDArray[np.float64] | None
+    sqnr_db: float
+    cosine: float
+    samples: int
+
+
+class FusedOutput(Protocol):
+    """The ensemble around a component, for judging graphs of it at the *fused* output, in process.
+
+    What lies upstream is what ships; what lies downstream is the FP32 export. Samples are those of the validation
+    split: never the test split, on which the gates judge.
+    """
+
+    @property
+    def metric(self) -> str:
+        """Name of the task's metric: that of the recipe's accuracy gate, or ``top1``."""
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether a larger metric is better."""
+
+    @property
+    def samples(self) -> int:
+        """Number of validation samples."""
+
+    def original(self, part: slice | None = None) -> FusedScore:
+        """Score the FP32 export of every component, on all samples or a slice of them."""
+
+    def score(self, graph: Path, part: slice | None = None) -> FusedScore:
+        """Score an ONNX graph in the component's place, on all samples or a slice of them.
+
+        Raises:
+            EngineError: If ONNX Runtime refuses the graph.
+        """
+
+
+Network: TypeAlias = "Callable[[Mapping[str, Tensor]], dict[str, Tensor]]"
+
+
+class TrainingSetup(Protocol):
+    """The model around a component that is trained, with the data that the recipe names for it.
+
+    Attributes are cheap; data is read when it is asked for. Tensors are named as in the ensemble, batch on axis 0.
+    """
+
+    @property
+    def component_outputs(self) -> tuple[str, ...]:
+        """The ensemble tensors that the component writes: what embedding matching compares."""
+
+    @property
+    def ensemble_outputs(self) -> tuple[str, ...]:
+        """The ensemble's outputs; the first is the one scored."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the task's metric: that of the recipe's accuracy gate, or ``top1``."""
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether a larger metric is better."""
+
+    def network(self, module: nn.Module) -> Network:
+        """Put a module in the component's place.
+
+        Returns:
+            A function from the ensemble's inputs to every tensor that a component writes. Upstream components are
+            as their own torch passes left them, downstream ones original, all in eval mode and frozen. Gradients
+            reach the module's parameters and no others.
+        """
+
+    def teacher(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return every tensor that a component of the *original* model writes, without gradients."""
+
+    def training(self, epoch: int, batch_size: int) -> Iterator[tuple[dict[str, Array], Array | None]]:
+        """Iterate over one epoch of the training split, shuffled by the recipe's seed and the epoch.
+
+        Raises:
+            DataError: If the data is bad, or holds a sample of the evaluation split.
+        """
+
+    def validation(self) -> tuple[dict[str, Array], Array]:
+        """Return the whole validation split: feeds stacked along axis 0, and labels.
+
+        Raises:
+            DataError: If the data is bad, has no labels, or holds a sample of the evaluation split.
+        """
+
+    def task_loss(self, outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch: the recipe's ``data.loss`` callable, or cross-entropy for class ids."""
+
+    def score(self, outputs: Mapping[str, Array], labels: Array) -> float:
+        """Return the task's metric of ensemble outputs."""
+
+
+@dataclass(frozen=True)
 class StepContext:
     """What a pass or an engine gets besides its artifact and its options.
 
@@ -82,6 +191,12 @@ class StepContext:
             again for another pass over the same batches. None when the recipe has no calibration data.
         calibration_batches: Number of batches that ``calibration`` gives; 0 without calibration data.
         progress: Where to report long work.
+        scratch: Folder that survives when the step is killed, and is removed when it succeeds: checkpoints and
+            journals, from which the same step goes on when it is run again. None where nothing is kept.
+        training: The model around the component, for passes that train. None when the recipe has no training
+            or no validation data.
+        fused: Scores graphs of the component at the ensemble's output. None when the recipe has no validation
+            data.
     """
 
     component: str
@@ -95,6 +210,9 @@ class StepContext:
     calibration: Callable[[], Iterator[dict[str, Array]]] | None = None
     calibration_batches: int = 0
     progress: Progress = no_progress
+    scratch: Path | None = None
+    training: TrainingSetup | None = None
+    fused: FusedOutput | None = None
 
 
 class Runner(Protocol):

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,7 +32,8 @@ from mmdeploy.contracts import MethodOptions, StepContext
 from mmdeploy.errors import ExportError
 from mmdeploy.export import naming, parity, trace
 from mmdeploy.sessions import open_session, specs
-from mmdeploy.torch_model import load_model, submodule, torch_threads
+from mmdeploy.torch_component import load_component
+from mmdeploy.torch_model import torch_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +89,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     facts = artifact.metadata
     with torch_threads(context.threads):
         context.progress(0, 3, "loading the model")
-        module = _module(facts)
+        module = load_component(artifact)
         context.progress(1, 3, "exporting to ONNX")
         proto = _export(module, artifact, options, context)
         path = context.workdir / FILENAME
@@ -108,16 +109,6 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         produced_by="onnx",
         metadata=_figures(proto, path, options) | {"parity": compared},
     )
-
-
-def _module(facts: Mapping[str, Any]) -> nn.Module:
-    model = load_model(
-        facts["factory"],
-        root=Path(facts["root"]),
-        weights=Path(facts["weights"]) if facts["weights"] else None,
-        allow_pickle=bool(facts.get("allow_pickle", False)),
-    )
-    return submodule(model, facts["module"])
 
 
 def _export(module: nn.Module, artifact: Artifact, options: Options, context: StepContext) -> Any:

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import onnx
 import pytest

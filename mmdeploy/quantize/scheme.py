@@ -6,7 +6,7 @@ method stays out when another is tried.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -36,18 +36,24 @@ class Scheme(MethodOptions):
     bias: Literal["auto", "int32", "float"] = "auto"
 
 
+Calibrator: TypeAlias = Literal["minmax", "entropy", "percentile", "mse"]
+
+
 class CalibrationOptions(MethodOptions):
     """How ranges of activations are found on calibration data.
 
     Attributes:
-        calibrator: How a tensor's range is found: ``minmax``, ``entropy`` or ``percentile``.
+        calibrator: How a tensor's range is found: ``minmax``, ``entropy``, ``percentile`` or ``mse``.
         percentile: Share of the values kept by ``percentile``, in percent; half of the rest is cut off at each
             end.
         samples: Number of calibration samples used, from the first.
         batch_size: Samples that pass through the graph at once; bounds memory.
+        equalize: Strength alpha of SmoothQuant's equalization, between 0 and 1, 0.5 to begin with: how much of what
+            makes normalized activations hard to quantize goes into the weights that they meet; null for none.
     """
 
-    calibrator: Literal["minmax", "entropy", "percentile"] = "percentile"
+    calibrator: Calibrator = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     samples: Annotated[int, Field(ge=1)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 8
+    equalize: Annotated[float, Field(gt=0, lt=1)] | None = None

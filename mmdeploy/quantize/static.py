@@ -55,6 +55,11 @@ class Options(CalibrationOptions, Scheme):
     method: Literal["static"] = "static"
 
 
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that are read."""
+    return frozenset({"calibration"})
+
+
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     """Quantize one component's graph.
 

@@ -120,6 +120,25 @@ class FusedOutput(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class LatencyEstimate:
+    """How long a graph takes on a component's engine, among others that were measured in the same rounds.
+
+    Attributes:
+        median_ms: Of one request.
+        ratio: Its latency over that of the first graph, paired by rounds.
+        ratio_interval: Confidence interval of ``ratio``, lower and upper.
+    """
+
+    median_ms: float
+    ratio: float
+    ratio_interval: tuple[float, float]
+
+
+#: Builds the component's engine from each graph, by label, and measures them in turns, each in a process of its own.
+#: Estimates come by the same labels; ratios are to the first graph.
+Timed: TypeAlias = "Callable[[Mapping[str, Path]], Mapping[str, LatencyEstimate]]"
+
 Network: TypeAlias = "Callable[[Mapping[str, Tensor]], dict[str, Tensor]]"
 
 
@@ -203,6 +222,8 @@ class StepContext:
             or no validation data.
         fused: Scores graphs of the component at the ensemble's output. None when the recipe has no validation
             data.
+        timed: Measures ONNX graphs of the component as its engine would run them. None where that engine cannot run
+            on this machine.
     """
 
     component: str
@@ -219,6 +240,7 @@ class StepContext:
     scratch: Path | None = None
     training: TrainingSetup | None = None
     fused: FusedOutput | None = None
+    timed: Timed | None = None
 
 
 class Runner(Protocol):

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import FusedOutput, StepContext
+from mmdeploy.contracts import FusedOutput, MethodOptions, StepContext
 from mmdeploy.errors import QuantizeError
 from mmdeploy.quantize.evaluations import Evaluations, Journal, Outcome
 from mmdeploy.quantize.layer_groups import LayerGroup
@@ -43,6 +43,17 @@ class Options(PartialOptions):
 
     method: Literal["sensitivity"] = "sensitivity"
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that it reads."""
+    return frozenset({"calibration", "validation"})
+
+
+def options_for(section: MethodOptions | None) -> Options:
+    """Return options that quantize as a recipe's section would, as far as the section says; defaults otherwise."""
+    shared = set(Options.model_fields) & set(type(section).model_fields) - {"method"} if section else set()
+    return Options.model_validate(section.model_dump(include=shared)) if section else Options()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:

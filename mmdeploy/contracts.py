@@ -19,7 +19,9 @@ from mmdeploy.artifact import Array as Array
 from mmdeploy.artifact import Artifact, TensorSpec
 from mmdeploy.surroundings import FusedOutput as FusedOutput
 from mmdeploy.surroundings import FusedScore as FusedScore
+from mmdeploy.surroundings import LatencyEstimate as LatencyEstimate
 from mmdeploy.surroundings import Network as Network
+from mmdeploy.surroundings import Timed as Timed
 from mmdeploy.surroundings import TrainingSetup as TrainingSetup
 from mmdeploy.target import Hardware, Target
 
@@ -101,6 +103,8 @@ class StepContext:
             or no validation data.
         fused: Scores graphs of the component at the ensemble's output. None when the recipe has no validation
             data.
+        timed: Measures ONNX graphs of the component as its engine would run them. None where that engine cannot run
+            on this machine.
     """
 
     component: str
@@ -117,6 +121,7 @@ class StepContext:
     scratch: Path | None = None
     training: TrainingSetup | None = None
     fused: FusedOutput | None = None
+    timed: Timed | None = None
 
 
 class Runner(Protocol):

@@ -73,6 +73,25 @@ class FusedOutput(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class LatencyEstimate:
+    """How long a graph takes on a component's engine, among others that were measured in the same rounds.
+
+    Attributes:
+        median_ms: Of one request.
+        ratio: Its latency over that of the first graph, paired by rounds.
+        ratio_interval: Confidence interval of ``ratio``, lower and upper.
+    """
+
+    median_ms: float
+    ratio: float
+    ratio_interval: tuple[float, float]
+
+
+#: Builds the component's engine from each graph, by label, and measures them in turns, each in a process of its own.
+#: Estimates come by the same labels; ratios are to the first graph.
+Timed: TypeAlias = "Callable[[Mapping[str, Path]], Mapping[str, LatencyEstimate]]"
+
 Network: TypeAlias = "Callable[[Mapping[str, Tensor]], dict[str, Tensor]]"
 
 

@@ -6,6 +6,7 @@ here and never in the process that schedules: a crash, a leak or a changed globa
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from mmdeploy import data, engines, export, prune, quantize, recover
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.choice import choose
 from mmdeploy.choice.candidates import Candidate
+from mmdeploy.choice.graphs import timed
 from mmdeploy.choice.options import AutoEngine, MustPay
 from mmdeploy.contracts import FusedOutput, Progress, StepContext, TrainingSetup, data_needs
 from mmdeploy.errors import ExportError, StepError
@@ -25,7 +27,7 @@ from mmdeploy.original import record_original
 from mmdeploy.steps import TORCH_KINDS
 from mmdeploy.store import Store, translated
 from mmdeploy.task import Task
-from mmdeploy.training_setup import TrainingGround
+from mmdeploy.training_setup import RecipeTrainingSetup
 
 if TYPE_CHECKING:
     from mmdeploy.recipe import Recipe, Wire
@@ -112,7 +114,7 @@ def _context(task: Task, workdir: Path, progress: Progress, *, needs: frozenset[
     name, recipe = task.step.component, task.recipe
     feeds, batches = calibration(task) if "calibration" in needs else (None, 0)
     scratch = Store(task.store).scratch(task.step.key) if {"training", "validation"} & needs else None
-    return StepContext(
+    context = StepContext(
         component=name,
         workdir=workdir,
         target=recipe.target,
@@ -128,6 +130,10 @@ def _context(task: Task, workdir: Path, progress: Progress, *, needs: frozenset[
         training=_training(task) if "training" in needs else None,
         fused=_fused(task) if "validation" in needs and task.step.kind not in TORCH_KINDS else None,
     )
+    if not task.step.exclusive:
+        return context
+    engine = recipe.engine_options(name)
+    return dataclasses.replace(context, timed=lambda graphs: timed(graphs, engine, context))
 
 
 def _training(task: Task) -> TrainingSetup | None:
@@ -135,7 +141,7 @@ def _training(task: Task) -> TrainingSetup | None:
     if task.recipe.data.training is None or task.recipe.data.validation is None:
         return None
     upstream_made = {name: task.artifacts[step_id] for name, step_id in task.step.uses.get("torch", {}).items()}
-    return TrainingGround(task.recipe, task.step.component, upstream_made, threads=task.threads)
+    return RecipeTrainingSetup(task.recipe, task.step.component, upstream_made)
 
 
 def _fused(task: Task) -> FusedOutput | None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from mmdeploy import feeds as step_feeds
 from mmdeploy import torch_model, worker
 from mmdeploy.artifact import Artifact
 from mmdeploy.recipe import Recipe
 from mmdeploy.steps import Step
+from mmdeploy.task import Task
 
 RECIPE = Path(__file__).parents[1] / "tiny_recipe/recipe.yaml"
 
@@ -17,14 +19,14 @@ def exported(recipe: Recipe, component: str, folder: Path) -> Artifact:
     """Export a component of a recipe with the real exporter."""
     folder.mkdir(parents=True, exist_ok=True)
     step = Step(f"{component}/export", component, "export", "onnx", {"method": "onnx"}, (), {})
-    task = worker.Task(step, recipe, folder, {}, 1)
+    task = Task(step, recipe, folder, {}, 1)
     return worker._run(task, folder, lambda *_: None)
 
 
 def original_answers(recipe: Recipe, feeds: dict[str, Any]) -> dict[str, Any]:
     """Run the PyTorch model: an implementation that owes nothing to the code under test."""
     parts = [
-        torch_model.WiredModule(name, part.module, *worker._wires(recipe, name))
+        torch_model.WiredModule(name, part.module, *step_feeds.wires(recipe, name))
         for name, part in recipe.components.items()
     ]
     model = torch_model.load_model(recipe.model.factory, root=recipe.root, weights=None)

@@ -8,7 +8,7 @@ Loading it builds the original, resizes it and loads the state: code is only eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,7 +20,7 @@ from mmdeploy.torch_model import load_model, submodule
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Size: TypeAlias = int | tuple[int, ...]
+Size: TypeAlias = int | Sequence[int]
 
 FORMAT = "torch"
 FILENAME = "module.safetensors"
@@ -117,7 +117,7 @@ def _resize(module: nn.Module, attributes: Mapping[str, Mapping[str, Size]], sta
     parts = dict(module.named_modules())
     for name, values in attributes.items():
         for key, value in values.items():
-            setattr(parts[name], key, tuple(value) if isinstance(value, list) else value)  # JSON has no tuples
+            setattr(parts[name], key, value if isinstance(value, int) else tuple(value))  # JSON has no tuples
     known = _state(module)
     if missing := sorted(set(known).symmetric_difference(state)):
         raise ModelError(

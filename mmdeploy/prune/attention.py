@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mmdeploy.errors import PruneError, did_you_mean
-from mmdeploy.prune.groups import Group, Refused, Slice
+from mmdeploy.prune.groups import WHOLE, Group, Refused, Slice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,10 +114,10 @@ def _split_group(group: Group, attention: Attention, made: set[int]) -> Group | 
     inputs = attention.inputs()
     widths = {layer.out_features for layer in inputs}
     if len(widths) != 1 or not made.issuperset(id(layer) for layer in inputs):
-        return Refused(attention.path, "its queries, keys and values have different widths or are not coupled")
+        return Refused(attention.path or WHOLE, "its queries, keys and values have different widths or are not coupled")
     width = widths.pop()
     if group.units != width or width % attention.heads:
-        return Refused(attention.path, f"{group.units} channels do not split into {attention.heads} heads")
+        return Refused(attention.path or WHOLE, f"{group.units} channels do not split into {attention.heads} heads")
     slices = tuple(replace(part, indices=_by_head(part.indices, attention.heads)) for part in group.slices)
     return _heads(attention, slices)
 
@@ -127,7 +127,7 @@ def _by_head(indices: Tensor, heads: int) -> Tensor:
 
 
 def _packed_groups(attention: Attention) -> Iterator[Group | Refused]:
-    """Yield the group of an attention with one layer for all three."""
+    """Yield guesses at the group of an attention with one layer for all three; the first that is sound is right."""
     import torch
     import torch_pruning
 
@@ -136,25 +136,27 @@ def _packed_groups(attention: Attention) -> Iterator[Group | Refused]:
     after = {name: part for name, part in attention.projections().items() if part is not projection}
     readers = {name: part for name, part in after.items() if part.in_features == width}
     if len(readers) != 1 or width % attention.heads:
-        yield Refused(attention.path, "the layer that joins its heads cannot be told from its others")
+        yield Refused(attention.path or WHOLE, "the layer that joins its heads cannot be told from its others")
         return
     ((name, reader),) = readers.items()
     (packed,) = (key for key, part in attention.projections().items() if part is projection)
-    channels = torch.arange(width).reshape(attention.heads, -1)
-    made = torch.cat([channels + part * width for part in range(3)], dim=1)
     prefix = f"{attention.path}." if attention.path else ""
-    yield _heads(
-        attention,
-        (
-            Slice(prefix + packed, projection, "out", torch_pruning.prune_linear_out_channels, made),
-            Slice(prefix + name, reader, "in", torch_pruning.prune_linear_in_channels, channels),
-        ),
-    )
+    read = torch.arange(width).reshape(attention.heads, -1)
+    rows = torch.arange(3 * width)
+    layouts = (rows.reshape(3, attention.heads, -1).transpose(0, 1), rows.reshape(attention.heads, -1))
+    for made in layouts:  # [3, heads, width of a head], else [heads, 3 x width of a head]: checked on the answers
+        yield _heads(
+            attention,
+            (
+                Slice(prefix + packed, projection, "out", torch_pruning.prune_linear_out_channels, made.flatten(1)),
+                Slice(prefix + name, reader, "in", torch_pruning.prune_linear_in_channels, read),
+            ),
+        )
 
 
 def _heads(attention: Attention, slices: tuple[Slice, ...]) -> Group:
     counts = ((attention.module, attention.attribute, 1),)
-    return Group(attention.path, "heads", slices, attention.heads, counts)
+    return Group(attention.path or WHOLE, "heads", slices, attention.heads, counts)
 
 
 def _role(name: str) -> str | None:

@@ -24,6 +24,10 @@ _AXES = {
 _FUNCTIONAL = ("CONCAT", "SPLIT", "ELEMENTWISE", "RESHAPE", "UNBIND", "EXPAND", "SLICE", "OUTPUT")
 
 
+#: How a component that is itself a layer or an attention is called.
+WHOLE = "the component itself"
+
+
 @dataclass(frozen=True)
 class Slice:
     """The part of one layer that belongs to each unit of a group.
@@ -97,7 +101,7 @@ def channel_groups(graph: Graph, module: nn.Module) -> Iterator[Group | Refused]
 
 def _translated(found: Any, graph: Graph, shared: Mapping[int, str]) -> Group | Refused:
     root = found[0].dep.target.module
-    name = graph.paths[root]
+    name = graph.paths[root] or WHOLE
     if (reason := _refusal(found, graph, shared)) is not None:
         return Refused(name, reason)
     units = _units(found, graph)

@@ -76,14 +76,12 @@ def _weight(part: Slice) -> Tensor | None:
 
 def _per_channel(part: Slice, values: Tensor) -> Tensor:
     """Sum values in the shape of a weight to one a channel of the slice's axis."""
-    import torch
     from torch import nn
 
     layer = part.owner
     if part.parameter:
-        sizes = [size for size in values.shape if size > 1]
-        axis = list(values.shape).index(sizes[-1]) if sizes else 0
-        return values.movedim(axis, 0).flatten(1).sum(1)
+        axis = max(axis for axis, size in enumerate(values.shape) if size > 1)  # torch-pruning's choice too
+        return values.movedim(axis, 0).reshape(values.shape[axis], -1).sum(1)
     if isinstance(layer, nn.Embedding):
         return values.sum(0)
     if values.dim() == 1:

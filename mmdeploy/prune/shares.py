@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from mmdeploy.errors import PruneError
-from mmdeploy.prune.groups import Group, Refused
+from mmdeploy.prune.groups import Group
 from mmdeploy.prune.surgery import Removal
 
 if TYPE_CHECKING:
@@ -22,13 +22,11 @@ def step(group: Group, round_to: int) -> int:
     return 1 if group.kind == "heads" else round_to // math.gcd(round_to, group.width)
 
 
-def too_narrow(groups: Sequence[Group], round_to: int) -> list[Refused]:
-    """Return the groups that cannot lose anything."""
-    return [
-        Refused(group.name, "it has one head" if group.kind == "heads" else f"it has {_size(group)}, round_to is {round_to}")
-        for group in groups
-        if group.units <= step(group, round_to)
-    ]  # fmt: skip
+def too_narrow(group: Group, round_to: int) -> str | None:
+    """Say why a group cannot lose anything; None when it can."""
+    if group.units > step(group, round_to):
+        return None
+    return "it has one head" if group.kind == "heads" else f"it has {_size(group)}, round_to is {round_to}"
 
 
 def choose(
@@ -39,7 +37,7 @@ def choose(
     Args:
         groups: Of more units than ``step``.
         importance: Of each unit, by name of the group.
-        ratio: Share of the units that goes: of each group (``local``), or of all channels and of all heads (``global``).
+        ratio: Share of the units that goes: of each group (``local``), or of all channels and all heads (``global``).
         round_to: Channels are kept in multiples of this, the nearest to the share.
         scope: ``local``, or ``global``: importance is compared across groups, relative to the mean of each.
 
@@ -83,8 +81,8 @@ def _kept(groups: Sequence[Group], importance: Mapping[str, Tensor], ratio: floa
         order = values.argsort(stable=True)
         goes = torch.zeros(len(values), dtype=torch.bool)
         goes[order] = weights[order].cumsum(0) <= ratio * weights.sum() + 1e-6
-        for group, part in zip(ranked, goes.split([group.units for group in ranked]), strict=True):
-            kept[group.name] = float((~part).sum())
+        parts = torch.split(goes, [group.units for group in ranked])
+        kept |= {group.name: float((~part).sum()) for group, part in zip(ranked, parts, strict=True)}
     return kept
 
 

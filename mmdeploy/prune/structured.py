@@ -12,15 +12,17 @@ What it needs: ``importance: magnitude`` needs nothing; ``taylor`` training data
 layers differ in scale. Widths are kept in multiples of ``round_to``: other widths can be slower than before.
 
 Limits: the widths of the component's inputs and outputs never change, nor does the residual stream of a transformer.
-``nn.MultiheadAttention`` keeps its heads, because it ties them to the width of its input; its MLPs are pruned. Attention
-written with linear layers loses heads when it counts them in an attribute (``heads``, ``num_heads``, ...; for other
-names see ``heads``). Grouped convolutions and group norms keep their number of groups.
+``nn.MultiheadAttention`` keeps its heads, because it ties them to the width of its input; MLPs around it are pruned.
+Attention written with linear layers loses heads when it counts them in an attribute (``heads``, ``num_heads``, ...; for
+other names see ``heads``). Grouped convolutions and group norms keep their number of groups. A layer that multiplies by
+a buffer as wide as its channels stays as it is.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -100,7 +102,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         weights.check_globs(module, exclude=options.exclude)
         subject = tracing.Subject(
             context.component, module, product.examples(artifact, context, _BATCH),
-            tuple(artifact.metadata["outputs"]), options.exclude,
+            tuple(artifact.metadata["outputs"]), Path(artifact.metadata["root"]), options.exclude,
         )  # fmt: skip
         chosen, refused = _prunable(subject, options, context)
         scores = _scores(chosen, module, options, context)
@@ -121,16 +123,19 @@ def _prunable(subject: tracing.Subject, options: Options, context: StepContext) 
     found = list(attention.head_groups(groups.channel_groups(graph, subject.module), attentions))
     refused = [group for group in found if isinstance(group, Refused)]
     refused += [Refused(path, reason) for path, reason in attention.fixed(subject.module)]
-    left: list[Group] = []
-    for done, group in enumerate(group for group in found if isinstance(group, Group)):
+    left: dict[str, Group] = {}
+    for done, group in enumerate(found):
         context.progress(done, len(found), "checking groups")
+        if isinstance(group, Refused) or group.name in left:  # of two guesses at one attention, the first that is right
+            continue
         if (reason := _unwanted(group, options) or _unsound(subject, group, options)) is not None:
             refused.append(Refused(group.name, reason))
         else:
-            left.append(group)
+            left[group.name] = group
+    refused = [group for group in refused if group.name not in left]
     if not left:
         raise _nothing(subject.name, refused, options)
-    return left, refused
+    return list(left.values()), refused
 
 
 def _unwanted(group: Group, options: Options) -> str | None:
@@ -139,7 +144,7 @@ def _unwanted(group: Group, options: Options) -> str | None:
             return f"excluded by {pattern!r}"
     if group.kind == "heads" and not options.prune_heads:
         return "prune_heads is false"
-    return next((refused.reason for refused in shares.too_narrow([group], options.round_to)), None)
+    return shares.too_narrow(group, options.round_to)
 
 
 def _unsound(subject: tracing.Subject, group: Group, options: Options) -> str | None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from mmdeploy.prune.groups import Group, Slice
 from mmdeploy.prune.tracing import Subject
-from mmdeploy.sources import describe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,7 +55,7 @@ def difference(subject: Subject, removals: Sequence[Removal]) -> str | None:
             cut(removals)
             answers = subject.answer()
         except Exception as cause:  # noqa: BLE001 - user code on shapes it has not seen; told as a reason
-            return f"it cannot be resized: {describe(cause.__cause__ or cause)}"
+            return f"it cannot be resized: {subject.describe(cause)}"
     for wanted, given in zip(expected, answers, strict=True):
         if wanted.shape != given.shape:
             return f"an output changes its shape from {list(wanted.shape)} to {list(given.shape)}"
@@ -153,7 +152,8 @@ def _hiding(norm: nn.Module, indices: list[int]) -> Callable[..., Tensor]:
         given = arguments[0]
         axis = -1 if isinstance(norm, nn.LayerNorm) else 1
         kept = torch.tensor([index for index in range(given.shape[axis]) if index not in set(indices)])
-        weight, bias = (None if value is None else value[kept] for value in (norm.weight, norm.bias))
+        scales: tuple[Any, Any] = (norm.weight, norm.bias)
+        weight, bias = (None if value is None else value[kept] for value in scales)
         chosen = given.index_select(axis, kept)
         if isinstance(norm, nn.LayerNorm):
             normed = nn.functional.layer_norm(chosen, (len(kept),), weight, bias, norm.eps)

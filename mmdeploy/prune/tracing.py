@@ -11,6 +11,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.errors import PruneError
@@ -31,6 +32,7 @@ class Subject:
         module: In eval mode.
         feed: Example inputs by name, batch on axis 0.
         outputs: Names of the outputs.
+        root: Folder of the recipe, for file names in messages.
         exclude: Globs on paths of modules that keep their shape.
     """
 
@@ -38,7 +40,13 @@ class Subject:
     module: nn.Module
     feed: Mapping[str, Tensor]
     outputs: tuple[str, ...]
+    root: Path
     exclude: tuple[str, ...] = ()
+
+    def describe(self, error: Exception) -> str:
+        """Say what the module's code raised, and where."""
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        return describe(cause, self.root)
 
     def answer(self) -> list[Tensor]:
         """Run the module on the example inputs.
@@ -82,7 +90,7 @@ def trace(subject: Subject) -> Graph:
         try:
             return _build(subject)
         except Exception as cause:
-            raise _untraceable(subject.name, _failing(subject), describe(cause)) from cause
+            raise _untraceable(subject.name, _failing(subject), subject.describe(cause)) from cause
 
 
 def _untraceable(component: str, culprit: str, why: str) -> PruneError:
@@ -114,12 +122,24 @@ def _dependencies(module: nn.Module, feed: Any, *, ignored: Sequence[nn.Module] 
         return _tensors(model(*arguments, **named))
 
     graph: Any = torch_pruning.DependencyGraph()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _own_hooks_only(module):
         warnings.simplefilter("ignore")
         graph.build_dependency(
             module, example_inputs=feed, forward_fn=forward, ignored_layers=list(ignored), verbose=False
         )
     return graph
+
+
+@contextlib.contextmanager
+def _own_hooks_only(module: nn.Module) -> Iterator[None]:
+    """Remove hooks that torch-pruning leaves behind when it fails."""
+    before = {part: set(part._forward_hooks) for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, known in before.items():
+            for key in set(part._forward_hooks) - known:
+                del part._forward_hooks[key]
 
 
 def _tensors(value: Any) -> list[Tensor]:

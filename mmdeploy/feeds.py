@@ -88,7 +88,7 @@ def torch_chain(
 
 
 def wires(recipe: Recipe, name: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the ensemble tensor of each of a component\'s inputs and outputs, by the component\'s own names."""
+    """Return the ensemble tensor of each of a component's inputs and outputs, by the component's own names."""
     component = recipe.components[name]
     return (
         {key: wire.tensor for key, wire in component.inputs.items()},

@@ -39,6 +39,7 @@ class Choice(_Facts):
     reference: str
     metric: str | None = None
     measurements: tuple[Measurement, ...]
+    left_out: dict[str, str] = {}
     decisions: tuple[str, ...] = ()
 
 
@@ -103,7 +104,15 @@ def sentence(component: str, choice: Choice) -> str:
 
 def reasons(component: str, choice: Choice) -> list[str]:
     """Return why it was chosen, a sentence each, the component first."""
-    return [f"{component}: {decision}" for decision in choice.decisions]
+    return [f"{component}: {decision}" for decision in told(choice)]
+
+
+def told(choice: Choice) -> list[str]:
+    """Return why it was chosen, and what could not be tried here, a sentence each."""
+    labels: dict[str, list[str]] = {}
+    for label, why in choice.left_out.items():
+        labels.setdefault(why, []).append(label)
+    return [*choice.decisions, *(f"not tried: {', '.join(named)}: {why}" for why, named in labels.items())]
 
 
 def _by_speed(choice: Choice) -> Sequence[Measurement]:

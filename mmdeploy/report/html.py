@@ -56,7 +56,7 @@ def render(report: BuildReport) -> str:
             advice=next_steps(report),
             sizes=sizes,
             choices=[
-                (component, choices.rows(choice), choice.decisions) for component, choice in choices.choices(report)
+                (component, choices.rows(choice), choices.told(choice)) for component, choice in choices.choices(report)
             ],
             choice_head=choices.HEAD,
             stage_panels=[_panel(plots.stage_panel, *group) for group in _stage_groups(report)],

@@ -67,7 +67,8 @@ def measurements(artifact: Artifact):
 
 
 def test_the_fastest_ships_as_a_whole_artifact(three, tmp_path: Path):
-    chosen = choose.run(three, QUICK, context(tmp_path / "out", calibrated=True))
+    chosen = choose.run(three, QUICK, context(tmp_path / "out", calibrated=True), left_out={"cuda": "no GPU"})
+    assert chosen.metadata["left_out"] == {"cuda": "no GPU"}
     assert chosen.metadata["chosen"] == "smaller"
     assert chosen.metadata["engine"] == openvino.Options().model_dump(mode="json")
     assert chosen.metadata["reference"] == "fp32"

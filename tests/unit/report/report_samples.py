@@ -286,6 +286,10 @@ def chosen() -> BuildReport:
             f" 0.993 [0.953, 1.043] of the latency of {ort}; it is out: not surely faster than {ort}",
             "accuracy was not looked at here: the gates judge it",
         ],
+        "left_out": {
+            "openvino INT8 int8_symmetric, BF16": "this CPU has no bfloat16 (amx_bf16 or avx512_bf16)",
+            "openvino INT8 uint8_asymmetric, BF16": "this CPU has no bfloat16 (amx_bf16 or avx512_bf16)",
+        },
     }  # fmt: skip
     selects = tuple(
         StepRecord(

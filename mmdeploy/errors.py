@@ -10,6 +10,7 @@ A failed gate is a *result* (exit 1) and is not here. What is here is a broken r
     │   ├── DataError              3   samples that the recipe's data callables gave
     │   ├── ExportError            3   torch.onnx could not export a component, or the export differs
     │   ├── QuantizeError          3   calibration or quantization failed
+    │   ├── TrainingError          3   training cannot start, or its loss is no longer finite
     │   ├── EngineError            3   an engine could not be built or loaded
     │   ├── ServerError            3   Triton refused the repository, died, or stopped answering
     │   └── StoreError             3   no space, no permission, a damaged store
@@ -121,6 +122,10 @@ class ExportError(StepError):
 
 class QuantizeError(StepError):
     """Calibration or quantization failed."""
+
+
+class TrainingError(StepError):
+    """Training cannot start, or its loss is no longer finite."""
 
 
 class EngineError(StepError):

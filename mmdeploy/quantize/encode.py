@@ -17,8 +17,10 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmdeploy.contracts import Encoding
+from mmdeploy.contracts import Array, Encoding
 from mmdeploy.errors import QuantizeError
+from mmdeploy.quantize import weight_scales as given_scales
+from mmdeploy.quantize.scheme import Scheme
 from mmdeploy.quantize.selection import Selection
 
 _UINT8_ZERO = 128
@@ -30,7 +32,8 @@ def write(
     ranges: Mapping[str, tuple[float, float]],
     *,
     encoding: Encoding,
-    per_channel: bool,
+    scheme: Scheme,
+    weight_scales: Mapping[str, Array] | None = None,
 ) -> Any:
     """Return the quantized graph; ``model`` is left as it is.
 
@@ -39,14 +42,17 @@ def write(
         selection: Nodes to quantize.
         ranges: Smallest and largest value by tensor, for every tensor of the selection.
         encoding: How activations are written.
-        per_channel: One weight scale for each output channel.
+        scheme: Of the recipe; whether a weight has one scale for each output channel.
+        weight_scales: Scales to write bit for bit instead of those of the largest weights, by name of a weight or
+            of the node that multiplies by it: one, or one for each output channel [channels].
 
     Raises:
-        QuantizeError: When ONNX Runtime's quantizer refuses the graph.
+        QuantizeError: When ONNX Runtime's quantizer refuses the graph, or scales do not fit their weight.
     """
+    overrides = _overrides(model, selection, weight_scales or {})
     try:
         with _quiet():
-            quantizer = _quantizer(model, selection, ranges, encoding, per_channel=per_channel)
+            quantizer = _quantizer(model, selection, ranges, encoding, scheme=scheme, overrides=overrides)
             quantizer.quantize_model()
     except Exception as cause:
         raise QuantizeError(f"ONNX Runtime's quantizer refuses the graph: {cause}") from cause
@@ -62,7 +68,8 @@ def _quantizer(
     ranges: Mapping[str, tuple[float, float]],
     encoding: Encoding,
     *,
-    per_channel: bool,
+    scheme: Scheme,
+    overrides: Mapping[str, list[dict[str, Any]]],
 ) -> Any:
     import numpy as np
     import onnx
@@ -78,7 +85,7 @@ def _quantizer(
     chosen = set(selection.nodes)
     return QDQQuantizer(
         source,
-        per_channel=per_channel,
+        per_channel=scheme.per_channel,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8 if asymmetric else QuantType.QInt8,
@@ -92,12 +99,17 @@ def _quantizer(
             "QuantizeBias": encoding is not Encoding.INT8_SYMMETRIC,
             "AddQDQPairToWeight": False,
             "OpTypesToExcludeOutputQuantization": list(selection.float_outputs),
-            "TensorQuantOverrides": {
-                name: [{"quant_type": QuantType.QInt8, "symmetric": True}]
-                for name in _single_scale_weights(model, chosen)
-            },
+            "TensorQuantOverrides": dict(overrides),
         },
     )
+
+
+def _overrides(model: Any, selection: Selection, scales: Mapping[str, Array]) -> dict[str, list[dict[str, Any]]]:
+    from onnxruntime.quantization import QuantType
+
+    single = _single_scale_weights(model, set(selection.nodes))
+    given = given_scales.overrides(model, selection, scales, single)
+    return {name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name in single} | given
 
 
 def _single_scale_weights(model: Any, chosen: set[str]) -> set[str]:

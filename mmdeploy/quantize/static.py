@@ -28,14 +28,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Array, MethodOptions, StepContext
+from mmdeploy.contracts import Array, StepContext
 from mmdeploy.errors import QuantizeError
 from mmdeploy.quantize import encode, fidelity, graphs, ranges, selection
+from mmdeploy.quantize.scheme import CalibrationOptions, Scheme
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"
@@ -46,33 +45,14 @@ FILENAME = "model.onnx"
 _COMPARED_BATCHES = 4
 
 
-class Options(MethodOptions):
+class Options(CalibrationOptions, Scheme):
     """Options of static quantization.
 
     Attributes:
         method: ``static``.
-        calibrator: How a tensor's range is found: ``minmax``, ``entropy`` or ``percentile``.
-        percentile: Share of the values kept by ``percentile``, in percent; half of the rest is cut off at each
-            end.
-        samples: Number of calibration samples used, from the first.
-        batch_size: Samples that pass through the graph at once; bounds memory.
-        per_channel: One scale for each output channel of a weight; otherwise one a weight.
-        op_types: Operators to quantize.
-        exclude: Globs on node names (``blocks.0.*``); matching nodes stay FP32.
-        exclude_op_types: Operators that stay FP32, taken off ``op_types``.
-        quantize_attention: Quantize products of two activations too.
     """
 
     method: Literal["static"] = "static"
-    calibrator: Literal["minmax", "entropy", "percentile"] = "percentile"
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
-    samples: Annotated[int, Field(ge=1)] = 256
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    per_channel: bool = True
-    op_types: Annotated[tuple[str, ...], Field(min_length=1)] = ("MatMul", "Gemm", "Conv")
-    exclude: tuple[str, ...] = ()
-    exclude_op_types: tuple[str, ...] = ()
-    quantize_attention: bool = False
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
@@ -98,9 +78,9 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
             hint="name a callable under `data.calibration` in the recipe",
         )
     model = graphs.load(artifact.path)
-    chosen = selection.choose(model, _rules(options))
+    chosen = selection.choose(model, options)
     found = ranges.find(model, chosen.tensors, _feeds(options, context), _how(options, context))
-    quantized = encode.write(model, chosen, found.by_tensor, encoding=context.encoding, per_channel=options.per_channel)
+    quantized = encode.write(model, chosen, found.by_tensor, encoding=context.encoding, scheme=options)
     path = context.workdir / FILENAME
     graphs.save(quantized, path)
     batches = fidelity.first(_feeds(options, context), _COMPARED_BATCHES)
@@ -118,15 +98,6 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         **likeness,
     }
     return replace(after, metadata=metadata)
-
-
-def _rules(options: Options) -> selection.Rules:
-    return selection.Rules(
-        op_types=options.op_types,
-        exclude=options.exclude,
-        exclude_op_types=options.exclude_op_types,
-        quantize_attention=options.quantize_attention,
-    )
 
 
 def _how(options: Options, context: StepContext) -> ranges.Calibration:

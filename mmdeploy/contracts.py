@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -106,11 +106,17 @@ class FusedOutput(Protocol):
     def original(self, part: slice | None = None) -> FusedScore:
         """Score the FP32 export of every component, on all samples or a slice of them."""
 
-    def score(self, graph: Path, part: slice | None = None) -> FusedScore:
-        """Score an ONNX graph in the component's place, on all samples or a slice of them.
+    def score(self, graph: Path | Runner, part: slice | None = None) -> FusedScore:
+        """Score an ONNX graph, or an engine, in the component's place, on all samples or a slice of them.
+
+        Args:
+            graph: Path of a graph, which ONNX Runtime runs; or an open runner, which computes as it is served
+                (BF16, FP16 and fused integer kernels are not what the graph says). The caller closes the runner.
+            part: Which samples.
 
         Raises:
             EngineError: If ONNX Runtime refuses the graph.
+            InferenceError: If the runner refuses a request.
         """
 
 
@@ -253,6 +259,19 @@ class Pass(Protocol):
         """Do the work; write only into ``context.workdir``."""
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A way to run a component that is worth trying.
+
+    Attributes:
+        options: The engine's options.
+        graph: Whether it is built from the graph in floating point, or from the one with Q/DQ pairs.
+    """
+
+    options: MethodOptions
+    graph: Literal["float", "quantized"] = "float"
+
+
 class Engine(Protocol):
     """A pass whose product Triton serves: a module with the members of `Pass` and these.
 
@@ -286,6 +305,15 @@ class Engine(Protocol):
 
     def load(self, artifact: Artifact, options: Any) -> Runner:
         """Load the engine in this process."""
+
+    def candidates(self, target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
+        """Return the variants that ``engine: auto`` measures on a target, the simplest first; none where it has none.
+
+        Args:
+            target: What the recipe is compiled for.
+            threads: The most threads that a variant may have. 1 by default: the components of an ensemble share the
+                cores but are measured alone, where more threads look faster than they are beside the others.
+        """
 
 
 class Verdict(StrEnum):

@@ -8,6 +8,7 @@ A failed gate is a *result* (exit 1) and is not here. What is here is a broken r
     ├── StepError                  3   a step of the build failed; carries the step and the log
     │   ├── ModelError             3   the factory, its weights or a submodule
     │   ├── DataError              3   samples that the recipe's data callables gave
+    │   ├── PruneError             3   nothing to prune, too much pruned, or a module that cannot be pruned
     │   ├── ExportError            3   torch.onnx could not export a component, or the export differs
     │   ├── QuantizeError          3   calibration or quantization failed
     │   ├── TrainingError          3   training cannot start, or its loss is no longer finite
@@ -114,6 +115,10 @@ class ModelError(StepError):
 
 class DataError(StepError):
     """Samples from the recipe's data callables cannot be used."""
+
+
+class PruneError(StepError):
+    """A component cannot be pruned as asked."""
 
 
 class ExportError(StepError):

@@ -18,11 +18,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Encoding, MethodOptions, Runner, StepContext
+from mmdeploy.contracts import Encoding, MethodOptions, Runner, StepContext, Variant
 from mmdeploy.engines.graph_files import copy_graph
 from mmdeploy.errors import EngineError
 from mmdeploy.sessions import CPU, CUDA, GRAPH_LEVEL, SessionRunner, open_session, providers_available
-from mmdeploy.target import gpu_names, usable_cores
+from mmdeploy.target import Target, gpu_names, usable_cores
 
 CONSUMES = "onnx"
 PRODUCES = "onnxruntime"
@@ -137,6 +137,26 @@ def load(artifact: Artifact, options: Options) -> Runner:
         EnvironmentUnfitError: If the provider is not there.
     """
     return SessionRunner(open_session(artifact.path, serving(options), providers=_providers(options)))
+
+
+def candidates(target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
+    """Return the variants that ``engine: auto`` measures on a target, the simplest first.
+
+    On a CPU, INT8 symmetric is left out: the same numbers as UINT8 symmetric through slower kernels.
+    """
+    if target is Target.CUDA:
+        cuda = Options(provider="cuda")
+        return (Variant(cuda), Variant(cuda, "quantized"))
+    if target is not Target.CPU:
+        return ()
+    return tuple(
+        variant
+        for count in dict.fromkeys((1, threads))
+        for variant in (
+            Variant(Options(intra_op_threads=count)),
+            Variant(Options(intra_op_threads=count), "quantized"),
+        )
+    )
 
 
 def _providers(options: Options) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from mmdeploy import globs
 from mmdeploy.errors import QuantizeError, did_you_mean
 from mmdeploy.quantize import graphs
 from mmdeploy.quantize.scheme import Scheme
@@ -107,16 +108,10 @@ def _check_op_types(scheme: Scheme) -> None:
 
 
 def _check_glob(pattern: str, names: list[str]) -> None:
-    if any(fnmatchcase(name, pattern) for name in names):
-        return
-    plain = pattern.strip("*")
-    near = difflib.get_close_matches(plain, names, n=3, cutoff=0.4)
-    inside = [name for name in names if plain.lower() in name.lower()]
-    near = list(dict.fromkeys([*inside[:3], *near]))[:3]
-    raise QuantizeError(
-        f"exclude: {pattern!r} matches no node",
-        hint=f"nearest: {', '.join(near)}" if near else f"nodes are named like {', '.join(names[:3])}",
-    )
+    if globs.unmatched([pattern], names) is not None:
+        raise QuantizeError(
+            f"exclude: {pattern!r} matches no node", hint=globs.nearest_names(pattern, names, noun="nodes")
+        )
 
 
 def _nothing_left(model: Any, scheme: Scheme, excluded: Mapping[str, str]) -> str:

@@ -1,5 +1,5 @@
 """Passes that turn an ONNX graph into one with INT8 Q/DQ pairs: one module each."""
 
-from mmdeploy.quantize import static
+from mmdeploy.quantize import qat, static
 
-METHODS = {"static": static}
+METHODS = {"qat": qat, "static": static}

@@ -28,11 +28,19 @@ def unsupported(attention: nn.MultiheadAttention) -> str | None:
     return None
 
 
-def rows(attention: nn.MultiheadAttention, projection: str) -> tuple[str, tuple[int, int] | None]:
-    """Return which parameter holds a projection's weight, and which of its rows; None for all of them."""
+def place(attention: Any, projection: str) -> tuple[str, tuple[int, int] | None]:
+    """Return which parameter of an attention, or of the one separated from it, holds a projection, and in which rows.
+
+    Args:
+        attention: Of PyTorch, or what `separate` made of one.
+        projection: One of `PROJECTIONS`, or `OUTPUT`.
+
+    Returns:
+        The parameter's name in PyTorch's module, and the first row and the one after the last; None for all rows.
+    """
     if projection == OUTPUT:
         return f"{OUTPUT}.weight", None
-    if attention.in_proj_weight is None:
+    if not attention._qkv_same_embed_dim:
         return f"{projection}_weight", None
     start = PROJECTIONS.index(projection) * attention.embed_dim
     return "in_proj_weight", (start, start + attention.embed_dim)
@@ -51,6 +59,7 @@ def separate(attention: nn.MultiheadAttention) -> nn.Module:
             width = attention.embed_dim
             self.embed_dim, self.num_heads, self.head_dim = width, attention.num_heads, attention.head_dim
             self.dropout, self.batch_first = attention.dropout, attention.batch_first
+            self._qkv_same_embed_dim = attention.in_proj_weight is not None
             biased = attention.in_proj_bias is not None
             self.q_proj = nn.Linear(width, width, bias=biased)
             self.k_proj = nn.Linear(attention.kdim, width, bias=biased)
@@ -115,7 +124,7 @@ def _original(attention: nn.MultiheadAttention, projection: str) -> tuple[Tensor
     """Return the views of the original's parameters that hold a projection."""
     if projection == OUTPUT:
         return attention.out_proj.weight, attention.out_proj.bias
-    parameter, part = rows(attention, projection)
+    parameter, part = place(attention, projection)
     weight = getattr(attention, parameter)
     start = PROJECTIONS.index(projection) * attention.embed_dim
     bias = attention.in_proj_bias
@@ -131,7 +140,7 @@ def _heads(tensor: Tensor, attention: Any, *, batched: bool) -> Tensor:
         tensor = tensor.unsqueeze(0)
     elif not attention.batch_first:
         tensor = tensor.transpose(0, 1)
-    return tensor.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+    return tensor.reshape(*tensor.shape[:2], attention.num_heads, attention.head_dim).transpose(1, 2)
 
 
 def _merged(attention: Tensor | None, padding: Tensor | None, *, like: Tensor, columns: int) -> Tensor | None:
@@ -139,7 +148,7 @@ def _merged(attention: Tensor | None, padding: Tensor | None, *, like: Tensor, c
     merged = None
     if attention is not None:
         term = _term(attention, like)
-        merged = term if term.dim() == 2 else term.unflatten(0, (like.shape[0], -1))
+        merged = term if term.dim() == 2 else term.reshape(like.shape[0], -1, *term.shape[1:])
     if padding is not None:
         term = _term(padding, like).reshape(-1, 1, 1, columns)
         merged = term if merged is None else merged + term

@@ -105,10 +105,11 @@ def write_back(prepared: Prepared, plain: nn.Module) -> nn.Module:
 
     modules = dict(prepared.module.named_modules())
     rewritten = {*prepared.attentions, *prepared.folded, *prepared.folded.values()}
+    prefixes = tuple(f"{path}." if path else "" for path in rewritten)
     known = dict(prepared.module.named_parameters(remove_duplicate=False)) | dict(prepared.module.named_buffers())
     with torch.no_grad():
         for name, tensor in (*plain.named_parameters(), *plain.named_buffers()):
-            if not any(name.startswith(f"{path}.") for path in rewritten):
+            if not name.startswith(prefixes):
                 tensor.copy_(known[name])
     own: dict[str, Any] = dict(plain.named_modules())
     for path in prepared.attentions:
@@ -121,10 +122,12 @@ def write_back(prepared: Prepared, plain: nn.Module) -> nn.Module:
 def parameters_of(prepared: Prepared, name: str) -> tuple[str, ...]:
     """Return the names in the rewritten module of a parameter of the component."""
     for path in prepared.attentions:
-        if name.startswith(f"{path}.in_proj_") or name.startswith(f"{path}.") and name.endswith("_proj_weight"):
-            kind = name.rpartition("_")[2]
-            one = name.removeprefix(f"{path}.").removesuffix(f"_{kind}")
-            return tuple(f"{path}.{part}.{kind}" for part in (qat_attention.PROJECTIONS if one == "in_proj" else (one,)))
+        prefix = f"{path}." if path else ""
+        one, _, kind = name.removeprefix(prefix).rpartition("_")
+        if not name.startswith(prefix) or one not in ("in_proj", *qat_attention.PROJECTIONS):
+            continue
+        parts = qat_attention.PROJECTIONS if one == "in_proj" else (one,)
+        return tuple(f"{prefix}{part}.{kind}" for part in parts)
     return (name,)
 
 
@@ -164,9 +167,7 @@ def _difference(
     return None
 
 
-def _batchnorm_pairs(
-    module: nn.Module, forward: Callable[[nn.Module], Mapping[str, Tensor]]
-) -> dict[str, str]:
+def _batchnorm_pairs(module: nn.Module, forward: Callable[[nn.Module], Mapping[str, Tensor]]) -> dict[str, str]:
     """Find the batch normalizations that read directly what a convolution or a linear layer wrote, with its path."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -178,16 +179,14 @@ def _batchnorm_pairs(
         def hook(_: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
             calls[name] = calls.get(name, 0) + 1
             if isinstance(part, _BatchNorm):
-                layer, _ = written.get(id(given[0]), ("", None)) if given else ("", None)
-                if layer:
-                    pairs[name] = layer
+                if given and id(given[0]) in written:
+                    pairs[name] = written[id(given[0])][0]
             else:
-                written[id(answer)] = (layer_name := name, answer)  # held, so that its id stays its own
-                assert layer_name
+                written[id(answer)] = name, answer  # held, so that its id stays its own
 
         return part.register_forward_hook(hook)
 
-    parts = {
+    parts: dict[str, Any] = {
         name: part for name, part in module.named_modules()
         if _is_weighted(part) or (isinstance(part, _BatchNorm) and part.track_running_stats)
     }  # fmt: skip
@@ -214,7 +213,8 @@ def _fold_all(prepared: Prepared, pairs: Mapping[str, str]) -> None:
     from torch import nn
 
     for norm, layer in pairs.items():
-        into, normal = prepared.module.get_submodule(layer), prepared.module.get_submodule(norm)
+        into: Any = prepared.module.get_submodule(layer)
+        normal: Any = prepared.module.get_submodule(norm)
         with torch.no_grad():
             gain = torch.rsqrt(normal.running_var + normal.eps)
             gain = gain if normal.weight is None else gain * normal.weight
@@ -288,13 +288,13 @@ def _layer(prepared: Prepared, name: str, seen: Mapping[str, _Seen]) -> Layer:
 
     owner, _, leaf = name.rpartition(".")
     if owner in prepared.attentions and leaf in (*qat_attention.PROJECTIONS, qat_attention.OUTPUT):
-        separated = prepared.module.get_submodule(owner)
-        parameter, rows = qat_attention.place(separated, leaf)
-        operators = ("Gemm", "MatMul") if leaf == qat_attention.OUTPUT else ("MatMul", "MatMul_1", "MatMul_2", "Gemm")
+        parameter, rows = qat_attention.place(prepared.module.get_submodule(owner), leaf)
+        once, thrice = ("Gemm", "MatMul"), ("MatMul", "MatMul_1", "MatMul_2", "Gemm")
+        operators = once if leaf == qat_attention.OUTPUT else thrice
         return Layer(name, (owner,), operators, f"{owner}.{parameter}".strip("."), rows)
-    if isinstance(prepared.module.get_submodule(name), nn.Linear):
-        operators = ("Gemm", "MatMul") if seen[name].dims == 2 else ("MatMul",)
-    else:
-        operators = ("Conv",)
     norms = tuple(norm for norm, layer in prepared.folded.items() if layer == name)
-    return Layer(name, (name, *norms), operators, f"{name}.weight".strip("."))
+    if not isinstance(prepared.module.get_submodule(name), nn.Linear):
+        kinds: tuple[str, ...] = ("Conv",)
+    else:
+        kinds = ("Gemm", "MatMul") if seen[name].dims == 2 else ("MatMul",)
+    return Layer(name, (name, *norms), kinds, f"{name}.weight".strip("."))

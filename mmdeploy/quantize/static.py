@@ -26,8 +26,8 @@ samples there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mmdeploy.artifact import Artifact, file_sha256
@@ -45,7 +45,11 @@ FILENAME = "model.onnx"
 _COMPARED_BATCHES = 4
 
 
-class Options(CalibrationOptions, Scheme):
+class Settings(CalibrationOptions, Scheme):
+    """Everything that decides the numbers: what the options of static and of a search over it have in common."""
+
+
+class Options(Settings):
     """Options of static quantization.
 
     Attributes:
@@ -53,6 +57,28 @@ class Options(CalibrationOptions, Scheme):
     """
 
     method: Literal["static"] = "static"
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that are read."""
+    return frozenset({"calibration"})
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A float graph with all that its quantization needs.
+
+    Attributes:
+        model: The float graph.
+        chosen: What is quantized in it.
+        ranges: Smallest and largest value by tensor.
+        samples: Number of samples that the ranges were found on.
+    """
+
+    model: Any
+    chosen: selection.Selection
+    ranges: Mapping[str, tuple[float, float]]
+    samples: int
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
@@ -72,15 +98,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         QuantizeError: Without calibration data, when nothing is left to quantize, when an activation is not
             finite, or when the result does not run, is not finite, or is changed by ONNX Runtime's optimizer.
     """
-    if context.calibration is None:
-        raise QuantizeError(
-            f"{context.component}: static quantization needs calibration data",
-            hint="name a callable under `data.calibration` in the recipe",
-        )
-    model = graphs.load(artifact.path)
-    chosen = selection.choose(model, options)
-    found = ranges.find(model, chosen.tensors, _feeds(options, context), _how(options, context))
-    quantized = encode.write(model, chosen, found.by_tensor, encoding=context.encoding, scheme=options)
+    found = calibrated(artifact, options, context)
+    quantized = encode.write(found.model, found.chosen, found.ranges, encoding=context.encoding, scheme=options)
     path = context.workdir / FILENAME
     graphs.save(quantized, path)
     batches = fidelity.first(_feeds(options, context), _COMPARED_BATCHES)
@@ -90,9 +109,9 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         "encoding": str(context.encoding),
         "calibrator": options.calibrator,
         "samples": found.samples,
-        "quantized_nodes": list(chosen.nodes),
-        "excluded_nodes": dict(chosen.excluded),
-        "ranges": {name: list(limits) for name, limits in found.by_tensor.items()},
+        "quantized_nodes": list(found.chosen.nodes),
+        "excluded_nodes": dict(found.chosen.excluded),
+        "ranges": {name: list(limits) for name, limits in found.ranges.items()},
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,
         **likeness,
@@ -100,7 +119,25 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     return replace(after, metadata=metadata)
 
 
-def _how(options: Options, context: StepContext) -> ranges.Calibration:
+def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> Calibrated:
+    """Read a component's float graph, choose what is quantized, and find the ranges of its activations.
+
+    Raises:
+        QuantizeError: Without calibration data, when nothing is left to quantize, or when an activation is not
+            finite.
+    """
+    if context.calibration is None:
+        raise QuantizeError(
+            f"{context.component}: static quantization needs calibration data",
+            hint="name a callable under `data.calibration` in the recipe",
+        )
+    model = graphs.load(artifact.path)
+    chosen = selection.choose(model, options)
+    found = ranges.find(model, chosen.tensors, _feeds(options, context), _how(options, context))
+    return Calibrated(model, chosen, found.by_tensor, found.samples)
+
+
+def _how(options: Settings, context: StepContext) -> ranges.Calibration:
     return ranges.Calibration(
         calibrator=options.calibrator,
         percentile=options.percentile,
@@ -110,7 +147,7 @@ def _how(options: Options, context: StepContext) -> ranges.Calibration:
     )
 
 
-def _feeds(options: Options, context: StepContext) -> ranges.Feeds:
+def _feeds(options: Settings, context: StepContext) -> ranges.Feeds:
     """Return a callable that iterates over the first ``samples`` samples in batches of ``batch_size``."""
     calibration = context.calibration
     assert calibration is not None

@@ -132,7 +132,8 @@ class _Training:
             vars(self.module).pop("_is_accelerate_prepared", None)
             self.module.zero_grad(set_to_none=True)
             self.module.eval().to(home)
-        logger.info("%s: %s", self.context.component, self.record.note)
+        if self.accelerator.is_main_process:
+            logger.info("%s: %s", self.context.component, self.record.note)
         return self.record
 
     def _prepare(self) -> None:
@@ -258,7 +259,8 @@ class _Training:
         self.record.epochs.append(EpochRecord(**facts))
         if self.record.best.epoch == epoch.epoch:
             self.best = checkpoint.copied(self.module)
-        logger.info("%s: epoch %d: %s", self.context.component, epoch.epoch, self.record.epochs[-1])
+        if self.accelerator.is_main_process:
+            logger.info("%s: %s", self.context.component, self.record.epochs[-1])
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Return metric and loss on the validation split, the same on every process; None where not finite."""

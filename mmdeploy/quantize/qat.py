@@ -55,6 +55,11 @@ REQUIRES: tuple[str, ...] = (
 SCALES_FILENAME = "scales.safetensors"
 
 
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that the pass reads."""
+    return frozenset({"calibration", "training", "validation"})
+
+
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     """Train one component under quantization.
 

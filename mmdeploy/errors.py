@@ -1,6 +1,7 @@
 """Every exception that mmdeploy raises on purpose, and the exit code each one ends a command with.
 
-A failed gate is a *result* (exit 1) and is not here; a budget that cannot be met ends with its exit code. What is here is a broken recipe, tool or environment::
+A failed gate is a *result* (exit 1) and is not here; a budget that cannot be met ends with its exit code. The others
+are a broken recipe, tool or environment::
 
     MmdeployError
     ├── UsageError                 2   the command line is wrong

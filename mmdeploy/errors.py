@@ -1,7 +1,7 @@
 """Every exception that mmdeploy raises on purpose, and the exit code each one ends a command with.
 
-A failed gate is a *result* (exit 1) and is not here; a budget that cannot be met ends with its exit code. The others
-are a broken recipe, tool or environment::
+A failed gate is a *result* (exit 1) and is not here; a budget that cannot be met ends with its exit code. What is
+here is a broken recipe, tool or environment::
 
     MmdeployError
     ├── UsageError                 2   the command line is wrong
@@ -12,6 +12,7 @@ are a broken recipe, tool or environment::
     │   ├── PruneError             3   nothing to prune, too much pruned, or a module that cannot be pruned
     │   ├── ExportError            3   torch.onnx could not export a component, or the export differs
     │   ├── QuantizeError          3   calibration or quantization failed
+    │   ├── TrainingError          3   training cannot start, or its loss is no longer finite
     │   ├── BudgetError            1   a search found nothing that keeps its budget; carries the best it found
     │   ├── EngineError            3   an engine could not be built or loaded
     │   ├── ServerError            3   Triton refused the repository, died, or stopped answering
@@ -128,6 +129,10 @@ class ExportError(StepError):
 
 class QuantizeError(StepError):
     """Calibration or quantization failed."""
+
+
+class TrainingError(StepError):
+    """Training cannot start, or its loss is no longer finite."""
 
 
 class BudgetError(StepError):

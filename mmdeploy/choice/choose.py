@@ -46,7 +46,7 @@ def run(candidates: Sequence[Candidate], options: AutoEngine | MustPay, context:
             hint="name a callable with labelled samples in data.validation, or name an engine for this component",
         )
     batch = min(options.batch_size, max(1, context.max_batch_size))
-    requests, feeds = _requests(context, batch)
+    requests, feeds = requests_of(context, batch)
     with ExitStack() as stack:
         contest = _Contest(candidates, options, context, _started(stack, candidates, requests, options, context))
         choice = contest.decide()
@@ -201,7 +201,7 @@ class _Contest:
         return list(self.race.timings.interval(label, choice.reference))
 
 
-def _requests(context: StepContext, batch: int) -> tuple[list[dict[str, Array]], str]:
+def requests_of(context: StepContext, batch: int) -> tuple[list[dict[str, Array]], str]:
     """Return requests of ``batch`` samples, and where they are from."""
     if context.calibration is None:
         return [context.examples(batch)], "examples made from the declared inputs"

@@ -7,8 +7,8 @@ import numpy as np
 
 from mmdeploy import torch_model, worker
 from mmdeploy.artifact import Artifact
-from mmdeploy.planner import Step
 from mmdeploy.recipe import Recipe
+from mmdeploy.steps import Step
 
 RECIPE = Path(__file__).parents[1] / "tiny_recipe/recipe.yaml"
 

@@ -12,7 +12,7 @@ from mmdeploy import fingerprints
 from mmdeploy.errors import UsageError
 from mmdeploy.fingerprints import take_fingerprints
 from mmdeploy.loader import load_recipe
-from mmdeploy.planner import Fingerprints
+from mmdeploy.steps import Fingerprints
 
 
 def taken(recipe: Path, *overrides: str) -> Fingerprints:

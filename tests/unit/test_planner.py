@@ -8,26 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from mmdeploy import engines, export, quantize
+from mmdeploy import engines, export, prune, quantize, recover
 from mmdeploy.loader import load_recipe
-from mmdeploy.planner import Fingerprints, Plan, explain, make_plan
+from mmdeploy.planner import make_plan
 from mmdeploy.recipe import Recipe
+from mmdeploy.steps import Fingerprints, Plan, explain
 from mmdeploy.store import Store
 
 TINY = Path(__file__).parents[1] / "tiny_recipe" / "recipe.yaml"
+OWN_CODE = ("mmdeploy.torch_model", "mmdeploy.choice.choose", "mmdeploy.quantize.sensitivity")
 GOLDEN = Path(__file__).parents[1] / "golden" / "plan_two_towers.json"
 
 
 def fixed_fingerprints(**changes: object) -> Fingerprints:
-    modules = [*export.METHODS.values(), *quantize.METHODS.values(), *engines.METHODS.values()]
+    registries = (prune, recover, export, quantize, engines)
+    modules = [module for registry in registries for module in registry.METHODS.values()]
     names = {name for module in modules for name in module.REQUIRES}
     fingerprints = Fingerprints(
         model_source="model-source",
         weights="weights",
-        calibration="calibration-data",
-        evaluation="evaluation-data",
+        data={key: f"{key}-data" for key in ("calibration", "evaluation", "training", "validation", "loss")},
         code={module.__name__: f"code of {module.__name__}" for module in modules}
-        | {"mmdeploy.torch_model": "code of mmdeploy.torch_model"},
+        | {name: f"code of {name}" for name in OWN_CODE},
         versions=dict.fromkeys({*names, "torch", "numpy"}, "1.0"),
         unrunnable={},
     )

@@ -8,7 +8,7 @@ import pytest
 
 from mmdeploy import worker
 from mmdeploy.loader import load_recipe
-from mmdeploy.planner import Step
+from mmdeploy.steps import Step
 
 RECIPE = Path(__file__).parents[1] / "tiny_recipe/recipe.yaml"
 COUNT = 5

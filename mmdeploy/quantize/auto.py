@@ -40,8 +40,12 @@ from mmdeploy.quantize.search import Budget, Search
 CONSUMES = "onnx"
 PRODUCES = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime", "scipy", "torchmetrics")
+#: It times graphs: nothing may run beside it.
+MEASURES = True
 
 _FEWEST_SAMPLES = 4
+#: What of a search holds for another encoding of its result.
+_FOUND = ("plain", "decisions", "sensitivity", "int8_groups", "float_groups", "metric", "max_drop")
 
 
 class Options(PartialOptions):
@@ -90,6 +94,20 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         EngineError: When ONNX Runtime or the engine refuses a graph.
     """
     return _Run(artifact, options, context).artifact()
+
+
+def write(artifact: Artifact, made: Artifact, options: Options, context: StepContext) -> Artifact:
+    """Quantize what a search has found, in another encoding; nothing is searched.
+
+    Args:
+        artifact: The float graph.
+        made: What `run` gave for the same graph.
+        options: Of this pass.
+        context: Of the step.
+    """
+    product = static.run(artifact, static.Options.model_validate(made.metadata["plain"]), context)
+    found = {name: made.metadata[name] for name in _FOUND}
+    return replace(product, produced_by="auto", metadata={**product.metadata, **found})
 
 
 class _Run:

@@ -33,7 +33,7 @@ class Measuring(MethodOptions):
     batch_size: int = Field(default=1, ge=1)
     max_seconds: float = Field(default=30.0, gt=0.0, le=3600.0)
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-    min_rounds: int = Field(default=12, ge=4)
+    min_rounds: int = Field(default=20, ge=4)
 
 
 class AutoEngine(Measuring):

@@ -148,7 +148,8 @@ def load(artifact: Artifact, options: Options) -> Runner:
 def candidates(target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
     """Return the variants that ``engine: auto`` measures on a target, the simplest first.
 
-    On a CPU, INT8 symmetric is left out: the same numbers as UINT8 symmetric through slower kernels.
+    On a CPU, INT8 symmetric is left out: the same numbers as UINT8 symmetric through slower kernels. On CUDA, INT8 is
+    emulated in any encoding.
     """
     if target is Target.CUDA:
         cuda = Options(provider="cuda")
@@ -161,6 +162,7 @@ def candidates(target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
         for variant in (
             Variant(Options(intra_op_threads=count)),
             Variant(Options(intra_op_threads=count), "quantized"),
+            Variant(Options(intra_op_threads=count, encoding=Encoding.UINT8_SYMMETRIC), "quantized"),
         )
     )
 

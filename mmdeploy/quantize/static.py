@@ -64,6 +64,11 @@ class Options(Settings):
     method: Literal["static"] = "static"
 
 
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that are read."""
+    return frozenset({"calibration"})
+
+
 @dataclass(frozen=True)
 class Calibrated:
     """A float graph with all that its quantization needs.

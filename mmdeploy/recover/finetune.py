@@ -41,6 +41,11 @@ class Options(TrainingOptions):
     method: Literal["finetune"] = "finetune"
 
 
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that are read."""
+    return frozenset({"training", "validation"})
+
+
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     """Fine-tune one component.
 

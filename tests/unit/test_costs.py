@@ -1,8 +1,8 @@
 """Costs against hand counts and against a counter from another library."""
 
-import fvcore.nn
 import pytest
 import torch
+import torch_pruning
 from torch import nn
 
 from mmdeploy import costs
@@ -52,13 +52,11 @@ def test_scaled_dot_product_attention_is_counted():
     assert costs.count_flops(Attention(), {"x": x}) == 2 * 2 * 2 * 5 * 5 * 8
 
 
-def test_agrees_with_fvcore_on_a_convolutional_network():
+def test_agrees_with_another_library_s_counter():
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(8 * 16, 10)
+        nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.Flatten()
     )
     x = torch.randn(1, 3, 8, 8)
-    peer = fvcore.nn.FlopCountAnalysis(network, x)
-    peer.unsupported_ops_warnings(False)
-    by_operator = peer.by_operator()
-    macs = by_operator["conv"] + by_operator["linear"]
-    assert costs.measure(network, {"input": x}).flops == 2 * macs
+    peer = torch_pruning.utils.count_ops_and_params(network, x, layer_wise=True)[2]
+    macs = sum(peer[layer] for layer in network if isinstance(layer, nn.Conv2d))
+    assert costs.measure(network, {"input": x}).flops == 2 * macs > 0

@@ -1,0 +1,55 @@
+"""What every pruning pass ends with: the smaller or sparser module as an artifact, with its costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmdeploy import costs
+from mmdeploy.artifact import Artifact
+from mmdeploy.contracts import StepContext
+from mmdeploy.prune.weights import Weight
+from mmdeploy.torch_component import SPARSE_PARAMETERS, save_component
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def examples(artifact: Artifact, context: StepContext, batch: int) -> dict[str, Tensor]:
+    """Return example inputs of the component as tensors, batch on axis 0."""
+    import numpy as np
+    import torch
+
+    feed = context.examples(batch)
+    return {name: torch.from_numpy(np.array(feed[name])) for name in artifact.metadata["inputs"]}
+
+
+def finish(
+    module: nn.Module,
+    artifact: Artifact,
+    context: StepContext,
+    *,
+    before: costs.Costs,
+    facts: Mapping[str, Any],
+    zeroed: Sequence[Weight] = (),
+) -> Artifact:
+    """Write the pruned module.
+
+    Args:
+        module: As it is now.
+        artifact: What the pass took.
+        context: Of the step.
+        before: Costs before the pass.
+        facts: What becomes the metadata ``pruning``; ``method`` in it is the name of the pass.
+        zeroed: Weights whose zeros later training has to keep.
+    """
+    after = costs.measure(module, examples(artifact, context, 1))
+    compared = {"before": before.to_metadata(), "after": after.to_metadata()}
+    sparse = sorted({*artifact.metadata.get(SPARSE_PARAMETERS, ()), *(weight.name for weight in zeroed)})
+    return save_component(
+        module,
+        before=artifact,
+        folder=context.workdir,
+        produced_by=facts["method"],
+        metadata={"costs": compared, "pruning": dict(facts), SPARSE_PARAMETERS: sparse},
+    )

@@ -44,7 +44,6 @@ CONSUMES = "onnx"
 PRODUCES = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
 FILENAME = "model.onnx"
-NEEDS_CALIBRATION = True
 
 #: Batches that the quantized graph is compared with the float graph on.
 _COMPARED_BATCHES = 4

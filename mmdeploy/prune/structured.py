@@ -79,6 +79,11 @@ class Options(MethodOptions):
     heads: Mapping[str, str] = Field(default_factory=dict)
 
 
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that are read: gradients need samples, magnitudes none."""
+    return frozenset({"training", "validation"} if options.importance == "taylor" else ())
+
+
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     """Make one component smaller.
 

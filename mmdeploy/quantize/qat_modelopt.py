@@ -200,7 +200,8 @@ def _learned_step(inputs: Tensor, quantizer: Any) -> Tensor:
     if scale.numel() > 1:
         scale = scale.reshape(-1, *[1] * (inputs.dim() - 1))
     steps = torch.clamp(inputs / scale, quantizer.backend_extra_args["low"], LARGEST_CODE)
-    return (steps + (steps.round() - steps).detach()) * scale
+    rounded: Tensor = (steps + (steps.round() - steps).detach()) * scale
+    return rounded
 
 
 def _learned_amax(quantizer: Any) -> Tensor:

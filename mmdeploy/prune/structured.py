@@ -135,7 +135,8 @@ def _prunable(subject: tracing.Subject, options: Options, context: StepContext) 
     refused = [group for group in refused if group.name not in left]
     if not left:
         raise _nothing(subject.name, refused)
-    return list(left.values()), refused
+    order = {path: place for place, (path, _) in enumerate(subject.module.named_modules())}
+    return sorted(left.values(), key=lambda group: order.get(group.name, 0)), refused
 
 
 def _unwanted(group: Group, options: Options) -> str | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from mmdeploy.builder import Outcome, Settings, run_build
 from mmdeploy.fingerprints import take_fingerprints
 from mmdeploy.observer import Observer, Silent
-from mmdeploy.planner import Decision, explain, make_plan
+from mmdeploy.planner import make_plan
 from mmdeploy.recipe import Recipe
 from mmdeploy.report import write_all
+from mmdeploy.steps import Decision, explain
 from mmdeploy.store import Store
 
 

@@ -7,12 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+Array: TypeAlias = "npt.NDArray[Any]"
 
 #: Triton's data type names (model_config.proto without the TYPE_ prefix) and the NumPy type of each.
 NUMPY_BY_DTYPE: Mapping[str, str] = {

@@ -11,7 +11,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,13 +41,14 @@ from mmdeploy.judge import (
     substitute_ensemble,
 )
 from mmdeploy.observer import Observer
-from mmdeploy.planner import ORIGINAL, Decision, Step, explain, make_plan
+from mmdeploy.planner import make_plan
 from mmdeploy.recipe import Recipe
 from mmdeploy.scheduler import Workers
+from mmdeploy.steps import ORIGINAL, Decision, Step, explain
 from mmdeploy.store import Store, translated
 from mmdeploy.target import this_hardware, usable_cores
+from mmdeploy.task import Task
 from mmdeploy.triton.repository import publish
-from mmdeploy.worker import Task
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ _EXIT_BY_VERDICT = {
     Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE,
 }
 #: What is started first when there is a choice: what the longest chains wait for.
-_ORDER = ("export", "quantize", "outputs", "engine", "reference")
+_ORDER = (
+    "prune", "recover", "train", "export", "quantize", "sensitivity", "outputs", "engine", "reference", "select",
+)  # fmt: skip
 #: Runs of a recipe whose folders are kept, the new one included.
 _RUNS_KEPT = 10
 
@@ -151,17 +154,18 @@ class _Run:
         jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
         kinds = sorted({step.kind for step in waiting})
         logs = self.folder / "logs"
-        running: set[str] = set()
+        running: dict[str, Step] = {}
         with Workers(kinds, logs, self.observer.progress) as workers:
             while waiting or len(workers):
-                for step in _startable(waiting, self.state.artifacts, running)[: jobs - len(workers)]:
+                for step in _admitted(_startable(waiting, self.state.artifacts, running), running, jobs):
                     waiting.remove(step)
-                    running.add(step.key)
+                    running[step.key] = step
                     self.observer.step_started(step.id)
-                    workers.start(self._task(step, threads=max(1, usable_cores() // jobs)))
+                    alone = step.exclusive or jobs == 1
+                    workers.start(self._task(step, threads=usable_cores() if alone else max(1, usable_cores() // jobs)))
                 finished = workers.wait()
                 decision = decisions[finished.step_id]
-                running.discard(decision.step.key)
+                del running[decision.step.key]
                 why = decision.why if finished.made else "made by another build meanwhile"
                 self._record(decision.step, finished.artifact, made=finished.made, why=why, seconds=finished.seconds)
                 for twin in [step for step in waiting if step.key == decision.step.key]:
@@ -258,7 +262,7 @@ class _Run:
     def _record(self, step: Step, artifact: Artifact, *, made: bool, why: str, seconds: float = 0.0) -> None:
         self.state.artifacts[step.id] = artifact
         self.store.remember(self.recipe.name, step.id, step.identity)
-        source = self.state.artifacts.get(step.needs[0]) if step.needs else None
+        source = self.state.artifacts.get(step.source) if step.source else None
         record = StepRecord(
             id=step.id,
             component=step.component,
@@ -294,7 +298,17 @@ def exit_code(error: BaseException) -> int:
     return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_BUG
 
 
-def _startable(waiting: list[Step], artifacts: Mapping[str, Artifact], running: set[str]) -> list[Step]:
+def _admitted(startable: list[Step], running: Mapping[str, Step], jobs: int) -> list[Step]:
+    """Return what to start now: steps that measure time run alone, when nothing else can be started any more."""
+    if any(step.exclusive for step in running.values()):
+        return []
+    shared = [step for step in startable if not step.exclusive]
+    if shared or running:
+        return shared[: jobs - len(running)]
+    return startable[:1]
+
+
+def _startable(waiting: list[Step], artifacts: Mapping[str, Artifact], running: Container[str]) -> list[Step]:
     """Return the steps whose inputs are there, one of each key and none that runs: twins share a result."""
     ready: dict[str, Step] = {}
     for step in waiting:

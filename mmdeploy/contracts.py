@@ -11,19 +11,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from mmdeploy.artifact import Array as Array
 from mmdeploy.artifact import Artifact, TensorSpec
+from mmdeploy.surroundings import FusedOutput as FusedOutput
+from mmdeploy.surroundings import FusedScore as FusedScore
+from mmdeploy.surroundings import LatencyEstimate as LatencyEstimate
+from mmdeploy.surroundings import Network as Network
+from mmdeploy.surroundings import Timed as Timed
+from mmdeploy.surroundings import TrainingSetup as TrainingSetup
 from mmdeploy.target import Hardware, Target
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from torch import Tensor, nn
 
-Array: TypeAlias = "npt.NDArray[Any]"
 FeedDict = Mapping[str, Array]
 
 
@@ -39,6 +44,15 @@ class MethodOptions(BaseModel):
 def method_of(options: MethodOptions) -> str:
     """Return the method that options belong to: the name of their module in its package's dict."""
     return str(options.model_dump(include={"method"})["method"])
+
+
+def data_needs(module: Any, options: MethodOptions) -> frozenset[str]:
+    """Return the recipe's data sets that a pass reads: of ``calibration``, ``training`` and ``validation``.
+
+    A module that reads any says so with a function ``data_needs(options)``.
+    """
+    ask = getattr(module, "data_needs", None)
+    return frozenset(ask(options)) if ask else frozenset()
 
 
 class Encoding(StrEnum):
@@ -62,114 +76,6 @@ class Progress(Protocol):
 
 def no_progress(done: int, total: int | None, what: str) -> None:
     """Discard progress: the default where nobody watches."""
-
-
-@dataclass(frozen=True)
-class FusedScore:
-    """How the whole ensemble does on validation samples with one graph in a component's place.
-
-    Attributes:
-        metric: The task's metric over the samples.
-        per_sample: The metric of each sample, of which ``metric`` is the mean; None where it is no such mean.
-        sqnr_db: Mean over the samples of the signal-to-quantization-noise ratio of the ensemble's first output
-            against the FP32 original, in dB.
-        cosine: The same of the cosine.
-        samples: Number of samples.
-    """
-
-    metric: float
-    per_sample: npt.NDArray[np.float64] | None
-    sqnr_db: float
-    cosine: float
-    samples: int
-
-
-class FusedOutput(Protocol):
-    """The ensemble around a component, for judging graphs of it at the *fused* output, in process.
-
-    What lies upstream is what ships; what lies downstream is the FP32 export. Samples are those of the validation
-    split: never the test split, on which the gates judge.
-    """
-
-    @property
-    def metric(self) -> str:
-        """Name of the task's metric: that of the recipe's accuracy gate, or ``top1``."""
-
-    @property
-    def larger_is_better(self) -> bool:
-        """Whether a larger metric is better."""
-
-    @property
-    def samples(self) -> int:
-        """Number of validation samples."""
-
-    def original(self, part: slice | None = None) -> FusedScore:
-        """Score the FP32 export of every component, on all samples or a slice of them."""
-
-    def score(self, graph: Path, part: slice | None = None) -> FusedScore:
-        """Score an ONNX graph in the component's place, on all samples or a slice of them.
-
-        Raises:
-            EngineError: If ONNX Runtime refuses the graph.
-        """
-
-
-Network: TypeAlias = "Callable[[Mapping[str, Tensor]], dict[str, Tensor]]"
-
-
-class TrainingSetup(Protocol):
-    """The model around a component that is trained, with the data that the recipe names for it.
-
-    Attributes are cheap; data is read when it is asked for. Tensors are named as in the ensemble, batch on axis 0.
-    """
-
-    @property
-    def component_outputs(self) -> tuple[str, ...]:
-        """The ensemble tensors that the component writes: what embedding matching compares."""
-
-    @property
-    def ensemble_outputs(self) -> tuple[str, ...]:
-        """The ensemble's outputs; the first is the one scored."""
-
-    @property
-    def metric(self) -> str:
-        """Name of the task's metric: that of the recipe's accuracy gate, or ``top1``."""
-
-    @property
-    def larger_is_better(self) -> bool:
-        """Whether a larger metric is better."""
-
-    def network(self, module: nn.Module) -> Network:
-        """Put a module in the component's place.
-
-        Returns:
-            A function from the ensemble's inputs to every tensor that a component writes. Upstream components are
-            as their own torch passes left them, downstream ones original, all in eval mode and frozen. Gradients
-            reach the module's parameters and no others.
-        """
-
-    def teacher(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return every tensor that a component of the *original* model writes, without gradients."""
-
-    def training(self, epoch: int, batch_size: int) -> Iterator[tuple[dict[str, Array], Array | None]]:
-        """Iterate over one epoch of the training split, shuffled by the recipe's seed and the epoch.
-
-        Raises:
-            DataError: If the data is bad, or holds a sample of the evaluation split.
-        """
-
-    def validation(self) -> tuple[dict[str, Array], Array]:
-        """Return the whole validation split: feeds stacked along axis 0, and labels.
-
-        Raises:
-            DataError: If the data is bad, has no labels, or holds a sample of the evaluation split.
-        """
-
-    def task_loss(self, outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        """Return the mean loss of a batch: the recipe's ``data.loss`` callable, or cross-entropy for class ids."""
-
-    def score(self, outputs: Mapping[str, Array], labels: Array) -> float:
-        """Return the task's metric of ensemble outputs."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +103,8 @@ class StepContext:
             or no validation data.
         fused: Scores graphs of the component at the ensemble's output. None when the recipe has no validation
             data.
+        timed: Measures ONNX graphs of the component as its engine would run them. None where that engine cannot run
+            on this machine.
     """
 
     component: str
@@ -213,6 +121,7 @@ class StepContext:
     scratch: Path | None = None
     training: TrainingSetup | None = None
     fused: FusedOutput | None = None
+    timed: Timed | None = None
 
 
 class Runner(Protocol):
@@ -253,6 +162,19 @@ class Pass(Protocol):
         """Do the work; write only into ``context.workdir``."""
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A way to run a component that is worth trying.
+
+    Attributes:
+        options: The engine's options.
+        graph: Whether it is built from the graph in floating point, or from the one with Q/DQ pairs.
+    """
+
+    options: MethodOptions
+    graph: Literal["float", "quantized"] = "float"
+
+
 class Engine(Protocol):
     """A pass whose product Triton serves: a module with the members of `Pass` and these.
 
@@ -286,6 +208,15 @@ class Engine(Protocol):
 
     def load(self, artifact: Artifact, options: Any) -> Runner:
         """Load the engine in this process."""
+
+    def candidates(self, target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
+        """Return the variants that ``engine: auto`` measures on a target, the simplest first; none where it has none.
+
+        Args:
+            target: What the recipe is compiled for.
+            threads: The most threads that a variant may have. 1 by default: the components of an ensemble share the
+                cores but are measured alone, where more threads look faster than they are beside the others.
+        """
 
 
 class Verdict(StrEnum):

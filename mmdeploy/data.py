@@ -10,6 +10,7 @@ sets before anything is quantized. It holds one sample at a time, and 16 bytes o
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ def stream(
     specs: Sequence[TensorSpec],
     ranges: Ranges | None = None,
     limit: int | None = None,
+    epoch: int | None = None,
 ) -> Iterator[tuple[Feed, Any]]:
     """Yield samples one at a time, each checked for names, types, shapes, finiteness and ranges.
 
@@ -46,6 +48,7 @@ def stream(
         specs: The ensemble's inputs.
         ranges: Smallest and largest value allowed, by input.
         limit: Stop after so many samples; None takes all.
+        epoch: Given to the callable if it has a parameter of this name: `takes_epoch`.
 
     Yields:
         Feed dict without a batch dimension, and the label or None.
@@ -53,10 +56,22 @@ def stream(
     Raises:
         DataError: Naming the sample and the input.
     """
-    for index, sample in enumerate(_samples(reference, root, limit)):
+    for index, sample in enumerate(_samples(reference, root, limit, epoch)):
         where = f"{reference}: sample {index}"
         feed, label = _split(sample, where)
         yield _checked(feed, specs, ranges or {}, where), label
+
+
+def takes_epoch(reference: str, root: Path) -> bool:
+    """Say whether a data callable has a parameter ``epoch``, and so gives other samples in each epoch.
+
+    Raises:
+        DataError: If there is no such callable.
+    """
+    try:
+        return "epoch" in inspect.signature(resolve_callable(reference, root, error=DataError)).parameters
+    except (TypeError, ValueError):  # it has no signature that Python can tell
+        return False
 
 
 @dataclass(frozen=True)
@@ -143,11 +158,11 @@ class Batches:
         for feed, _ in stream(self.reference, root=self.root, specs=self.specs, ranges=self.ranges, limit=self.limit):
             waiting.append(feed)
             if len(waiting) == self.batch_size:
-                yield _stacked(waiting, self.reference, first)
+                yield stacked(waiting, self.reference, first)
                 first += len(waiting)
                 waiting = []
         if waiting:
-            yield _stacked(waiting, self.reference, first)
+            yield stacked(waiting, self.reference, first)
 
     def count(self, samples: int) -> int:
         """Return the number of batches that ``samples`` samples make."""
@@ -193,10 +208,24 @@ def load_evaluation(
         labels.append(label)
     if not feeds:
         raise DataError(f"{reference} gives no samples", hint="evaluation needs samples to judge on")
-    return _stacked(feeds, reference, 0), None if labels[0] is None else _label_array(labels, reference)
+    return stacked(feeds, reference, 0), None if labels[0] is None else label_array(labels, reference)
 
 
-def _label_array(labels: list[Any], reference: str) -> npt.NDArray[np.generic]:
+def sample_digest(feed: Mapping[str, Array]) -> bytes:
+    """Return 16 bytes that tell a sample's inputs, in the order of the specs, from all others."""
+    digest = hashlib.sha256()
+    for array in feed.values():
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    return digest.digest()[:_DIGEST_BYTES]
+
+
+def label_array(labels: Sequence[Any], reference: str) -> npt.NDArray[np.generic]:
+    """Stack labels along axis 0.
+
+    Raises:
+        DataError: If one is no number and no array of numbers of the others' shape.
+    """
     arrays = [np.asarray(label) for label in labels]
     for index, array in enumerate(arrays):
         if array.dtype.kind not in "biuf" or array.shape != arrays[0].shape:
@@ -207,13 +236,14 @@ def _label_array(labels: list[Any], reference: str) -> npt.NDArray[np.generic]:
     return np.stack(arrays)
 
 
-def _samples(reference: str, root: Path, limit: int | None) -> Iterator[Any]:
+def _samples(reference: str, root: Path, limit: int | None, epoch: int | None = None) -> Iterator[Any]:
     """Iterate over what the user's callable gives, translating what it raises."""
     make = resolve_callable(reference, root, error=DataError)
+    given = {"epoch": epoch} if epoch is not None and takes_epoch(reference, root) else {}
     taken = 0
     try:
         with importing_from(root):
-            iterator = _iterator(make(), reference)
+            iterator = _iterator(make(**given), reference)
         resolved = root.resolve()
         while limit is None or taken < limit:
             with on_path(resolved):
@@ -293,12 +323,7 @@ def _refuse_outside(array: Array, span: tuple[float, float], where: str) -> None
 
 
 def _refuse_repeated(feed: Feed, first_seen: dict[bytes, int], index: int, where: str) -> None:
-    digest = hashlib.sha256()
-    for array in feed.values():
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data if array.size else b"")
-    key = digest.digest()[:_DIGEST_BYTES]
-    earlier = first_seen.setdefault(key, index)
+    earlier = first_seen.setdefault(sample_digest(feed), index)
     if earlier != index:
         raise DataError(
             f"{where} repeats sample {earlier}: all inputs are identical",
@@ -306,8 +331,13 @@ def _refuse_repeated(feed: Feed, first_seen: dict[bytes, int], index: int, where
         )
 
 
-def _stacked(feeds: list[Feed], reference: str, first: int) -> Feed:
-    stacked: Feed = {}
+def stacked(feeds: Sequence[Feed], reference: str, first: int) -> Feed:
+    """Stack samples along a new axis 0; ``first`` is the number of the first of them.
+
+    Raises:
+        DataError: If their shapes differ.
+    """
+    together: Feed = {}
     for name, array in feeds[0].items():
         for offset, feed in enumerate(feeds):
             if feed[name].shape != array.shape:
@@ -316,8 +346,8 @@ def _stacked(feeds: list[Feed], reference: str, first: int) -> Feed:
                     f"input {name!r} is {list(array.shape)} and {list(feed[name].shape)}",
                     hint="pad the samples to one size, or use batches of 1",
                 )
-        stacked[name] = np.stack([feed[name] for feed in feeds])
-    return stacked
+        together[name] = np.stack([feed[name] for feed in feeds])
+    return together
 
 
 def _a(value: object) -> str:

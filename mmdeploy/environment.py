@@ -10,17 +10,29 @@ import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy import engines, export, gates, quantize
+from mmdeploy import engines, export, gates, prune, quantize, recover
 from mmdeploy.contracts import method_of
 from mmdeploy.errors import EnvironmentUnfitError
+from mmdeploy.fingerprints import distribution_of
 from mmdeploy.target import Target
 from mmdeploy.triton.install import find_installation
 
 if TYPE_CHECKING:
-    from mmdeploy.planner import Step
     from mmdeploy.recipe import Recipe
+    from mmdeploy.steps import Step
 
-_METHODS: Mapping[str, Any] = {**export.METHODS, **quantize.METHODS, **engines.METHODS}
+_METHODS: Mapping[str, Mapping[str, Any]] = {
+    "prune": prune.METHODS,
+    "recover": recover.METHODS,
+    "train": quantize.METHODS,
+    "export": export.METHODS,
+    "quantize": quantize.METHODS,
+    "sensitivity": {"sensitivity": quantize.sensitivity},
+    "engine": engines.METHODS,
+    "reference": engines.METHODS,
+}
+#: What the steps need that are no entry of a registry.
+_REQUIRES: Mapping[str, tuple[str, ...]] = {"outputs": ("torch",), "select": ("scipy",)}
 #: What the report's plots are drawn with.
 _REPORT = ("matplotlib",)
 
@@ -38,11 +50,11 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
     needs = dict.fromkeys(_REPORT, "the report")
     needs |= {name: f"gate {method_of(gate)}" for gate in recipe.gates for name in _gate_requires(method_of(gate))}
     for step in steps:
-        required = ("torch",) if step.kind == "outputs" else _METHODS[step.method].REQUIRES
+        required = _REQUIRES.get(step.kind) or _METHODS[step.kind][step.method].REQUIRES
         needs |= dict.fromkeys(required, step.id)
     missing = {name: who for name, who in needs.items() if importlib.util.find_spec(name) is None}
     if missing:
-        listed = ", ".join(f"{name} (for {who})" for name, who in missing.items())
+        listed = ", ".join(f"{distribution_of(name)} (for {who})" for name, who in missing.items())
         extra = "gpu" if recipe.target in (Target.CUDA, Target.TENSORRT) else "cpu"
         raise EnvironmentUnfitError(
             f"not installed in this environment: {listed}", hint=f"pip install 'multimodal-deploy[{extra}]'"

@@ -1,6 +1,7 @@
 """Every exception that mmdeploy raises on purpose, and the exit code each one ends a command with.
 
-A failed gate is a *result* (exit 1) and is not here. What is here is a broken recipe, tool or environment::
+A failed gate is a *result* (exit 1) and is not here; a budget that cannot be met ends with its exit code. What is
+here is a broken recipe, tool or environment::
 
     MmdeployError
     ├── UsageError                 2   the command line is wrong
@@ -11,6 +12,8 @@ A failed gate is a *result* (exit 1) and is not here. What is here is a broken r
     │   ├── PruneError             3   nothing to prune, too much pruned, or a module that cannot be pruned
     │   ├── ExportError            3   torch.onnx could not export a component, or the export differs
     │   ├── QuantizeError          3   calibration or quantization failed
+    │   ├── TrainingError          3   training cannot start, or its loss is no longer finite
+    │   ├── BudgetError            1   a search found nothing that keeps its budget; carries the best it found
     │   ├── EngineError            3   an engine could not be built or loaded
     │   ├── ServerError            3   Triton refused the repository, died, or stopped answering
     │   └── StoreError             3   no space, no permission, a damaged store
@@ -24,7 +27,7 @@ translated at one place per module, always ``from`` the cause.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 EXIT_PASS = 0
@@ -126,6 +129,24 @@ class ExportError(StepError):
 
 class QuantizeError(StepError):
     """Calibration or quantization failed."""
+
+
+class TrainingError(StepError):
+    """Training cannot start, or its loss is no longer finite."""
+
+
+class BudgetError(StepError):
+    """A search found nothing that keeps its budget: a "no" like that of a gate, with the same exit code.
+
+    Attributes:
+        best: JSON-able figures of the best that was found.
+    """
+
+    exit_code = EXIT_GATE_FAILED
+
+    def __init__(self, message: str, *, hint: str | None = None, best: Mapping[str, object] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.best = dict(best or {})
 
 
 class EngineError(StepError):

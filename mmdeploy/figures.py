@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.build_report import LatencyRecord, SizeRecord, Stage, StageSeries
+from mmdeploy.chains import original_graph
 
 if TYPE_CHECKING:
     from mmdeploy.artifact import Artifact
@@ -67,7 +68,7 @@ def sizes(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[SizeRecord
     records = []
     for name in recipe.components:
         candidate = artifacts.get(f"{name}/engine")
-        reference = artifacts.get(f"{name}/reference") or artifacts.get(f"{name}/export")
+        reference = artifacts.get(f"{name}/reference") or artifacts.get(original_graph(recipe, name))
         if candidate or reference:
             records.append(
                 SizeRecord(

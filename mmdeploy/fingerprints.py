@@ -16,18 +16,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdeploy import engines, export, quantize
+from mmdeploy import engines, export, prune, quantize, recover
 from mmdeploy.artifact import file_sha256
+from mmdeploy.chains import candidates
 from mmdeploy.contracts import Pass, method_of
 from mmdeploy.errors import UsageError
-from mmdeploy.planner import Fingerprints, digest
 from mmdeploy.sources import source_files
+from mmdeploy.steps import Fingerprints, digest, options_key
+from mmdeploy.target import this_hardware
 
 if TYPE_CHECKING:
     from mmdeploy.recipe import Recipe
 
 _NOT_DATA = {".py", ".pyc", ".yaml", ".yml", ".md"}
 _ALWAYS = ("torch", "numpy")
+#: Distributions by the name that they are imported under, where the two differ in more than - and _.
+_DISTRIBUTIONS = {"modelopt": "nvidia-modelopt"}
+#: Data callables of a recipe.
+_DATA = ("calibration", "evaluation", "training", "validation", "loss")
+#: Code that is no entry of a registry, by dotted module name.
+_OWN = ("mmdeploy.torch_model", "mmdeploy.choice.choose", "mmdeploy.quantize.sensitivity")
 
 
 def take_fingerprints(recipe: Recipe) -> Fingerprints:
@@ -40,18 +48,26 @@ def take_fingerprints(recipe: Recipe) -> Fingerprints:
     return Fingerprints(
         model_source=_source(recipe.model.factory, root),
         weights=file_sha256(weights) if weights else "",
-        calibration=_data_digest(recipe.data.calibration, root, data_files),
-        evaluation=_data_digest(recipe.data.evaluation, root, data_files),
-        code={name: _own_code(name) for name in {"mmdeploy.torch_model", *(module.__name__ for module in used)}},
+        data={
+            key: _data_digest(reference, root, data_files) for key in _DATA if (reference := getattr(recipe.data, key))
+        },
+        code={name: _own_code(name) for name in {*_OWN, *(module.__name__ for module in used)}},
         versions={name: version_of(name) for name in {*distributions, *_ALWAYS}},
         unrunnable=unrunnable(recipe),
+        unavailable=_unavailable(recipe),
+        machine=_machine(),
     )
 
 
-def version_of(distribution: str) -> str:
-    """Return the installed version of a distribution; empty when it is not installed."""
+def distribution_of(name: str) -> str:
+    """Return the name of the distribution that gives an import."""
+    return _DISTRIBUTIONS.get(name, name)
+
+
+def version_of(name: str) -> str:
+    """Return the installed version of what is imported as ``name``; empty when it is not installed."""
     try:
-        return importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution_of(name))
     except importlib.metadata.PackageNotFoundError:
         return ""
 
@@ -67,11 +83,29 @@ def unrunnable(recipe: Recipe) -> dict[str, str]:
     return reasons
 
 
+def _unavailable(recipe: Recipe) -> dict[str, str]:
+    """Say why candidates of ``engine: auto`` cannot run on this machine, by their `options_key`."""
+    variants = [variant.options for name in recipe.components for variant in candidates(recipe, name)]
+    reasons = {options_key(options): engines.METHODS[method_of(options)].unavailable(options) for options in variants}
+    return {key: reason for key, reason in reasons.items() if reason}
+
+
+def _machine() -> str:
+    """Name what timings depend on."""
+    hardware = this_hardware()
+    return f"{hardware}, {' '.join(hardware.isa)}"
+
+
 def _used_methods(recipe: Recipe) -> list[Pass]:
     used: list[Pass] = []
     for name, component in recipe.components.items():
         used.append(export.METHODS[method_of(component.export)])
         used.append(engines.METHODS[method_of(recipe.engine_options(name))])
+        used.extend(engines.METHODS[method_of(variant.options)] for variant in candidates(recipe, name))
+        if component.prune is not None:
+            used.append(prune.METHODS[method_of(component.prune)])
+        if component.recover is not None:
+            used.append(recover.METHODS[method_of(component.recover)])
         if component.quantize is not None:
             used.append(quantize.METHODS[method_of(component.quantize)])
     return used

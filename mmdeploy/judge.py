@@ -23,6 +23,7 @@ import numpy as np
 from mmdeploy import engines, gates
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.build_report import gate_record
+from mmdeploy.chains import original_graph
 from mmdeploy.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
 from mmdeploy.errors import MmdeployError
 from mmdeploy.observer import Observer
@@ -103,7 +104,16 @@ def model_name(recipe: str, component: str) -> str:
 
 def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
     """Describe what would be published: the engines of the ``<component>/engine`` steps."""
-    return _ensemble(recipe, {name: artifacts[f"{name}/engine"] for name in recipe.components}, recipe.engine_options)
+    built = {name: artifacts[f"{name}/engine"] for name in recipe.components}
+    return _ensemble(recipe, built, lambda name: shipped_engine(recipe, name, built[name]))
+
+
+def shipped_engine(recipe: Recipe, component: str, artifact: Artifact) -> MethodOptions:
+    """Return the options of the engine that a component ships: the one chosen by measuring, or the recipe's."""
+    chosen = artifact.metadata.get("engine")
+    if not isinstance(chosen, Mapping):
+        return recipe.engine_options(component)
+    return engines.METHODS[str(chosen["method"])].Options.model_validate_json(json.dumps(dict(chosen)))
 
 
 def reference_ensemble(
@@ -111,7 +121,8 @@ def reference_ensemble(
 ) -> ServedEnsemble:
     """Describe the FP32 reference: the same kind of engine, or the FP32 graph where that cannot run here."""
     built = {
-        name: artifacts[f"{name}/export" if name in unrunnable else f"{name}/reference"] for name in recipe.components
+        name: artifacts[original_graph(recipe, name) if name in unrunnable else f"{name}/reference"]
+        for name in recipe.components
     }
     return _ensemble(recipe, built, _engine_or_substitute(recipe, unrunnable))
 
@@ -124,7 +135,12 @@ def substitute_ensemble(
     for name in recipe.components:
         engine = artifacts[f"{name}/engine"]
         built[name] = _graph_of(engine) if name in unrunnable else engine
-    return _ensemble(recipe, built, _engine_or_substitute(recipe, unrunnable))
+    onnxruntime = engines.DEFAULT_BY_TARGET[Target.CPU]
+    return _ensemble(
+        recipe,
+        built,
+        lambda name: onnxruntime if name in unrunnable else shipped_engine(recipe, name, built[name]),
+    )
 
 
 def _graph_of(engine: Artifact) -> Artifact:

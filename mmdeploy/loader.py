@@ -36,11 +36,11 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         problem for problem in result.problems if not any(place.startswith(f"{problem.where}.") for place in unreadable)
     ]
     if result.recipe is not None:
-        findings = [*check(result.recipe), *check_files(result.recipe, path.absolute().parent)]
+        result.recipe._origin = Origin(path, hashlib.sha256(content).hexdigest(), tuple(overrides))
+        findings = [*check(result.recipe), *check_files(result.recipe, result.recipe.root)]
         problems += [_problem(finding, result.tree) for finding in findings if _stands(finding, result)]
     if problems or result.recipe is None:
         raise RecipeError(_in_order(problems))
-    result.recipe._origin = Origin(path, hashlib.sha256(content).hexdigest(), tuple(overrides))
     return result.recipe
 
 

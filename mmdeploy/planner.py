@@ -1,160 +1,85 @@
 """Recipe → Plan: which steps, in which order, each under a key made of everything that decides its result.
 
-`make_plan` is a pure function of the recipe and of the `Fingerprints` of the files, libraries and code around
-it. A step's key is the SHA-256 of its identity; its identity names its inputs by *their* keys, so a change
-travels down exactly the steps that it touches. `explain` compares with what ran last and says why a step must
-run again.
+`make_plan` is a pure function of the recipe and of the `Fingerprints` of the files, libraries and code around it.
 
-The chain of a component is export → quantize → engine; ``reference`` builds the same engine in FP32 to measure
-against, and ``original/outputs`` records what the PyTorch model answers on the evaluation data.
+The chain of a component is prune → recover → train (quantization-aware) → export → quantize → engine, each only
+if the recipe asks for it. ``reference`` builds the same engine from the FP32 original to measure against, and
+``original/outputs`` records what the PyTorch model answers on the evaluation data.
+
+Where it has to be measured what ships (``engine: auto``, or a compressed component that is not to be kept whatever
+it costs), the engines are ``<component>/candidate.<label>`` and ``<component>/engine`` is the choice between them. What
+lies downstream then waits for the choice: it is calibrated on what really ships.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmdeploy import engines, export, quantize
-from mmdeploy.contracts import MethodOptions, method_of
+from mmdeploy.chains import (
+    TorchSection,
+    budget,
+    candidates,
+    encoding_of,
+    full_precision,
+    measures_time,
+    metric,
+    original_graph,
+    torch_sections,
+)
+from mmdeploy.choice.candidates import GraphKind, label, slug
+from mmdeploy.choice.options import MustPay
+from mmdeploy.contracts import Encoding, MethodOptions, Variant, data_needs, method_of
+from mmdeploy.errors import EnvironmentUnfitError
+from mmdeploy.steps import ORIGINAL, Fingerprints, Kind, Plan, Step, digest, options_json, options_key
 from mmdeploy.wiring import topological_order, upstream
 
 if TYPE_CHECKING:
-    from mmdeploy.recipe import Component, Recipe
-    from mmdeploy.store import Store
+    from mmdeploy.recipe import Recipe
 
-Kind = Literal["export", "quantize", "engine", "reference", "outputs"]
-ORIGINAL = "original/outputs"
+#: What is to be made of a recipe.
+Goal = Literal["build", "sensitivity"]
 
 
-@dataclass(frozen=True)
-class Fingerprints:
-    """What a plan must know of the world besides the recipe.
+def make_plan(recipe: Recipe, fingerprints: Fingerprints, goal: Goal = "build") -> Plan:
+    """Turn a recipe into its steps.
 
-    Attributes:
-        model_source: Digest of the factory's Python files.
-        weights: Digest of the weights file; empty without one.
-        calibration: Digest of the calibration callable's Python files and of the data files.
-        evaluation: The same of the evaluation callable.
-        code: Digest of the code of each pass and engine, by dotted module name.
-        versions: Version of each distribution by name; empty where it is not installed.
-        unrunnable: Why a component's engine cannot run on this machine, by component.
+    Raises:
+        EnvironmentUnfitError: If engines are to be measured and none of them runs on this machine.
     """
-
-    model_source: str
-    weights: str
-    calibration: str
-    evaluation: str
-    code: Mapping[str, str]
-    versions: Mapping[str, str]
-    unrunnable: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a build.
-
-    Attributes:
-        id: ``<component>/<kind>``.
-        component: The component, or ``original`` for the PyTorch model as a whole.
-        kind: What sort of step it is.
-        method: Entry of the kind's literal dict.
-        options: The method's options as JSON-able values.
-        needs: Ids of the steps whose artifacts it takes; the first is the one it transforms.
-        identity: Everything that decides the result, by a label that a person understands.
-    """
-
-    id: str
-    component: str
-    kind: Kind
-    method: str
-    options: Mapping[str, Any]
-    needs: tuple[str, ...]
-    identity: Mapping[str, str]
-
-    @property
-    def key(self) -> str:
-        """SHA-256 of the identity."""
-        return digest(self.identity)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The steps of a build; each follows what it needs."""
-
-    recipe: str
-    steps: tuple[Step, ...]
-
-    def step(self, step_id: str) -> Step:
-        """Return the step with an id."""
-        return next(step for step in self.steps if step.id == step_id)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON-able values, keys included."""
-        return {"recipe": self.recipe, "steps": [asdict(step) | {"key": step.key} for step in self.steps]}
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether a step is reused or run, and why."""
-
-    step: Step
-    reuse: bool
-    why: str
-
-
-def digest(value: object) -> str:
-    """Return the SHA-256 of a JSON-able value in hex; mappings in sorted order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()
-
-
-def make_plan(recipe: Recipe, fingerprints: Fingerprints) -> Plan:
-    """Turn a recipe into its steps."""
     planner = _Planner(recipe, fingerprints)
-    for name in topological_order(recipe.components):
-        planner.add_component(name)
-    if recipe.gates:
-        planner.add_original()
-    return Plan(recipe.name, tuple(planner.steps.values()))
-
-
-def shipped_graph(recipe: Recipe, component: str) -> str:
-    """Return the id of the step whose ONNX graph a component ships."""
-    return f"{component}/quantize" if recipe.components[component].quantize else f"{component}/export"
-
-
-def explain(plan: Plan, store: Store) -> tuple[Decision, ...]:
-    """Say for each step whether the store has its result, and what changed where it has not."""
-    reused: dict[str, bool] = {}
-    decisions = []
-    for step in plan.steps:
-        reuse = reused[step.id] = store.has(step.key)
-        why = "nothing changed" if reuse else _why(step, store.latest_identity(plan.recipe, step.id))
-        decisions.append(Decision(step, reuse, why))
-    return tuple(decisions)
-
-
-def _why(step: Step, latest: Mapping[str, str] | None) -> str:
-    if latest is None:
-        return "never built"
-    changes = []
-    for label in sorted({*latest, *step.identity}, key=lambda label: label.startswith("input ")):
-        before, after = latest.get(label), step.identity.get(label)
-        if before == after:
-            continue
-        if label.startswith("input "):
-            changes.append(f"{label.removeprefix('input ')} changed")
-        elif max(len(before or ""), len(after or "")) > 60 or _is_digest(after):
-            changes.append(f"{label} changed")
+    names = topological_order(recipe.components)
+    for name in names:
+        planner.add_graphs(name)
+    for name in names:
+        if goal == "sensitivity":
+            planner.add_sensitivity(name)
         else:
-            changes.append(f"{label}: {before or 'none'} → {after or 'none'}")
-    return "; ".join(changes) or "its artifact is gone from the store"
+            planner.add_quantize(name)
+            planner.add_engines(name)
+    if recipe.gates and goal == "build":
+        planner.add_original()
+    wanted = [step.id for step in planner.steps.values() if goal in ("build", step.kind)]
+    return Plan(recipe.name, tuple(_in_order(planner.steps, names, wanted)))
 
 
-def _is_digest(text: str | None) -> bool:
-    return text is not None and len(text) == 64 and not text.strip("0123456789abcdef")
+def _in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Iterable[str]) -> Iterator[Step]:
+    """Give the wanted steps and what they need, component by component, each after its needs."""
+    given: set[str] = set()
+
+    def with_needs(step_id: str) -> Iterator[Step]:
+        if step_id not in given:
+            given.add(step_id)
+            for need in steps[step_id].needs:
+                yield from with_needs(need)
+            yield steps[step_id]
+
+    rank = {name: index for index, name in enumerate(components)}
+    for step_id in sorted(wanted, key=lambda step_id: rank.get(steps[step_id].component, len(rank))):
+        yield from with_needs(step_id)
 
 
 class _Planner:
@@ -164,69 +89,138 @@ class _Planner:
         self.recipe = recipe
         self.fingerprints = fingerprints
         self.steps: dict[str, Step] = {}
+        self.shipped: dict[str, str] = {}
 
-    def add_component(self, name: str) -> None:
+    def add_graphs(self, name: str) -> None:
+        """Add a component's torch passes and exports."""
         component = self.recipe.components[name]
-        self._add_export(name, component)
-        if component.quantize is not None:
-            self._add_quantize(name, component)
+        before: tuple[str, ...] = ()
+        for section in torch_sections(component):
+            self._add_torch(name, section, before)
+            before = (f"{name}/{section.kind}",)
+        self._add_export(f"{name}/export", name, before)
+        if before:
+            self._add_export(f"{name}/original", name, ())
+
+    def add_quantize(self, name: str) -> None:
+        """Add the steps that write a component's INT8 graphs, one an encoding that an engine wants."""
+        self.shipped[name] = f"{name}/export"
+        options = self.recipe.components[name].quantize
+        if options is None:
+            return
+        for index, encoding in enumerate(self._encodings(name)):
+            step_id = f"{name}/quantize" if index == 0 else f"{name}/quantize.{encoding}"
+            self._add_quantize(step_id, name, options, encoding)
+        self.shipped[name] = f"{name}/quantize"
+
+    def add_engines(self, name: str) -> None:
+        """Add a component's engine, or its candidates and the choice between them."""
         engine = self.recipe.engine_options(name)
-        self._add_engine(name, "engine", engine, shipped_graph(self.recipe, name))
-        if self.recipe.gates and name not in self.fingerprints.unrunnable:
-            full_precision = engine.model_copy(
-                update={"precision": "fp32"} if "precision" in type(engine).model_fields else {}
+        measured = self._measured(name)
+        if name not in self.fingerprints.unrunnable and (self.recipe.gates or measured):
+            self._add_engine(f"{name}/reference", name, full_precision(engine), original_graph(self.recipe, name))
+        if not measured:
+            self._add_engine(f"{name}/engine", name, engine, self.shipped[name])
+            return
+        found = list(self._candidates(name))
+        if not found:
+            reasons = sorted(set(self.fingerprints.unavailable.values()))
+            raise EnvironmentUnfitError(
+                f"components.{name}.engine: auto measures engines, and none runs on this machine: {'; '.join(reasons)}",
+                hint="name an engine, or build where they run",
             )
-            self._add_engine(name, "reference", full_precision, f"{name}/export")
+        self._add_select(name, found)
+        self.shipped[name] = f"{name}/engine"
+
+    def add_sensitivity(self, name: str) -> None:
+        """Add the measurement of what quantizing each layer group alone does: upstream stays in FP32."""
+        self.shipped[name] = f"{name}/export"
+        options = quantize.sensitivity.options_for(self.recipe.components[name].quantize)
+        uses, encoding = self._around(name), self._encodings(name)[0]
+        needs = (f"{name}/export", *_flat(uses))
+        identity = {
+            **self._calibration(),
+            **self._validation(),
+            "encoding": str(encoding),
+            **_labelled(options),
+            **self._inputs(needs),
+            **self._made_by(quantize.sensitivity.__name__, quantize.sensitivity.REQUIRES),
+        }
+        step = Step(f"{name}/sensitivity", name, "sensitivity", "sensitivity", options_json(options), needs, identity)
+        self._add(replace(step, uses=uses, encoding=encoding))
 
     def add_original(self) -> None:
-        prints = self.fingerprints
+        """Add the record of what the PyTorch model answers."""
         identity = {
-            "model source": prints.model_source,
-            "weights": prints.weights,
-            "evaluation data": prints.evaluation,
-            "evaluation callable": str(self.recipe.data.evaluation),
+            **self._model(),
+            **self._data("evaluation"),
             "wiring": digest(self._wiring(*self.recipe.components)),
-            "inputs": digest({name: spec.model_dump(mode="json") for name, spec in self.recipe.inputs.items()}),
             **self._made_by("mmdeploy.torch_model", ("torch", "numpy")),
         }
         self._add(Step(ORIGINAL, "original", "outputs", "torch", {}, (), identity))
 
-    def _add_export(self, name: str, component: Component) -> None:
-        options, module = component.export, export.METHODS[method_of(component.export)]
-        prints = self.fingerprints
+    def _add_torch(self, name: str, section: TorchSection, before: tuple[str, ...]) -> None:
+        kind, module, options = section.kind, section.module, section.options
+        uses: dict[str, dict[str, str]] = {}
+        wanted = data_needs(module, options)
+        if wanted:
+            above = upstream(self.recipe.components, name)
+            uses["torch"] = {other: last for other in above if (last := self._last_torch(other))}
+        needs = (*before, *_flat(uses))
         identity = {
-            "factory": self.recipe.model.factory,
-            "model source": prints.model_source,
-            "weights": prints.weights,
-            "wiring": digest(self._wiring(*upstream(self.recipe.components, name), name)),
-            "inputs": digest({key: spec.model_dump(mode="json") for key, spec in self.recipe.inputs.items()}),
-            "max_batch_size": str(component.serving.max_batch_size),
+            **self._model(),
+            "wiring": digest(self._wiring(*(self.recipe.components if wanted else (name,)))),
             "seed": str(self.recipe.seed),
-            **_labelled(options),
-            **self._made_by(module.__name__, module.REQUIRES),
-        }
-        self._add(Step(f"{name}/export", name, "export", method_of(options), _json(options), (), identity))
-
-    def _add_quantize(self, name: str, component: Component) -> None:
-        options = component.quantize
-        assert options is not None
-        module = quantize.METHODS[method_of(options)]
-        before = [shipped_graph(self.recipe, other) for other in upstream(self.recipe.components, name)]
-        engine = self.recipe.engine_options(name)
-        needs = (f"{name}/export", *before)
-        identity = {
-            "encoding": str(engines.METHODS[method_of(engine)].encoding(engine)),
-            "calibration data": self.fingerprints.calibration,
-            "calibration callable": str(self.recipe.data.calibration),
-            "inputs": digest({key: spec.model_dump(mode="json") for key, spec in self.recipe.inputs.items()}),
-            "seed": str(self.recipe.seed),
+            **(self._calibration() if "calibration" in wanted else {}),
+            **(self._data("training") | self._data("loss") if "training" in wanted else {}),
+            **(self._validation() if "validation" in wanted else {}),
             **_labelled(options),
             **self._inputs(needs),
             **self._made_by(module.__name__, module.REQUIRES),
         }
-        self._add(Step(f"{name}/quantize", name, "quantize", method_of(options), _json(options), needs, identity))
+        step = Step(f"{name}/{kind}", name, kind, method_of(options), options_json(options), needs, identity)
+        self._add(replace(step, uses=uses, exclusive=measures_time(module)))
 
-    def _add_engine(self, name: str, kind: Literal["engine", "reference"], options: Any, graph: str) -> None:
+    def _add_export(self, step_id: str, name: str, before: tuple[str, ...]) -> None:
+        component = self.recipe.components[name]
+        options, module = component.export, export.METHODS[method_of(component.export)]
+        identity = {
+            **self._model(),
+            "wiring": digest(self._wiring(*upstream(self.recipe.components, name), name)),
+            "max_batch_size": str(component.serving.max_batch_size),
+            "seed": str(self.recipe.seed),
+            **_labelled(options),
+            **self._inputs(before),
+            **self._made_by(module.__name__, module.REQUIRES),
+        }
+        self._add(Step(step_id, name, "export", method_of(options), options_json(options), before, identity))
+
+    def _add_quantize(self, step_id: str, name: str, options: MethodOptions, encoding: Encoding) -> None:
+        module = quantize.METHODS[method_of(options)]
+        wanted = data_needs(module, options)
+        uses = self._around(name) if "validation" in wanted else {"shipped": self._upstream_shipped(name)}
+        made = f"{name}/train" if module.CONSUMES == "torch" else f"{name}/quantize"
+        writes = made in self.steps and (module.CONSUMES == "torch" or hasattr(module, "write"))
+        if writes:
+            uses["made"] = {name: made}
+        needs = (f"{name}/export", *_flat(uses))
+        identity = {
+            "encoding": str(encoding),
+            **self._calibration(),
+            "seed": str(self.recipe.seed),
+            **(self._validation() if "validation" in wanted else {}),
+            **_labelled(options),
+            **self._inputs(needs),
+            **self._made_by(module.__name__, module.REQUIRES),
+        }
+        exclusive = not writes and measures_time(module)
+        if exclusive:
+            engine = options_json(self.recipe.engine_options(name))
+            identity |= {"machine": self.fingerprints.machine, "engine": digest(engine)}
+        step = Step(step_id, name, "quantize", method_of(options), options_json(options), needs, identity)
+        self._add(replace(step, uses=uses, encoding=encoding, exclusive=exclusive))
+
+    def _add_engine(self, step_id: str, name: str, options: MethodOptions, graph: str) -> None:
         module = engines.METHODS[method_of(options)]
         identity = {
             "target": str(self.recipe.target),
@@ -235,7 +229,102 @@ class _Planner:
             **self._inputs((graph,)),
             **self._made_by(module.__name__, module.REQUIRES),
         }
-        self._add(Step(f"{name}/{kind}", name, kind, method_of(options), _json(options), (graph,), identity))
+        kind: Kind = "reference" if step_id.endswith("/reference") else "engine"
+        self._add(Step(step_id, name, kind, method_of(options), options_json(options), (graph,), identity))
+
+    def _add_select(self, name: str, found: list[_Candidate]) -> None:
+        rules = self.recipe.automatic_engine(name) or MustPay(max_drop=budget(self.recipe))
+        uses = self._around(name) if self.recipe.data.validation else {"shipped": self._upstream_shipped(name)}
+        needs = (*(one.step for one in found), *_flat(uses))
+        options = {"rules": options_json(rules), "candidates": [asdict(one) for one in found]}
+        identity = {
+            "machine": self.fingerprints.machine,
+            **_labelled(rules),
+            "candidates": digest([(one.label, one.compressed) for one in found]),
+            **self._calibration(),
+            **self._validation(),
+            "seed": str(self.recipe.seed),
+            **self._inputs(needs),
+            **self._made_by("mmdeploy.choice.choose", ("numpy",)),
+        }
+        step = Step(f"{name}/engine", name, "select", method_of(rules), options, needs, identity)
+        self._add(replace(step, uses=uses, exclusive=True))
+
+    def _measured(self, name: str) -> bool:
+        """Say whether it is measured what a component ships."""
+        if self.recipe.automatic_engine(name):
+            return True
+        component, runnable = self.recipe.components[name], name not in self.fingerprints.unrunnable
+        return component.compressed and component.keep != "always" and runnable
+
+    def _candidates(self, name: str) -> Iterator[_Candidate]:
+        """Add the engines to choose from and give them, the FP32 original in the default engine first."""
+        original = original_graph(self.recipe, name)
+        seen: set[str] = set()
+        if name not in self.fingerprints.unrunnable:
+            reference = self.steps[f"{name}/reference"]
+            seen.add(reference.key)
+            default = Variant(full_precision(self.recipe.engine_options(name)))
+            yield _Candidate(label(default), reference.id, "float", options_json(default.options), compressed=False)
+        for variant, graph in self._variants(name):
+            compressed = graph != original
+            called = label(variant, pruned=compressed and variant.graph == "float")
+            step_id = f"{name}/candidate.{slug(called)}"
+            self._add_engine(step_id, name, variant.options, graph)
+            if self.steps[step_id].key in seen:
+                del self.steps[step_id]
+                continue
+            seen.add(self.steps[step_id].key)
+            yield _Candidate(called, step_id, variant.graph, options_json(variant.options), compressed=compressed)
+
+    def _variants(self, name: str) -> Iterator[tuple[Variant, str]]:
+        """Give engine options and graph's step of each candidate but the reference, the simplest first."""
+        floats = self._float_graphs(name)
+        quantized = {
+            step.encoding: step.id for step in self.steps.values() if step.component == name and step.kind == "quantize"
+        }
+        if self.recipe.automatic_engine(name) is None:
+            engine = self.recipe.engine_options(name)
+            yield from ((Variant(engine, "float"), graph) for graph in floats)
+            yield from ((Variant(engine, "quantized"), graph) for graph in quantized.values())
+            return
+        for variant in candidates(self.recipe, name):
+            if options_key(variant.options) in self.fingerprints.unavailable:
+                continue
+            if variant.graph == "float":
+                yield from ((variant, graph) for graph in floats)
+            elif (encoding := encoding_of(variant.options)) in quantized:
+                yield variant, quantized[encoding]
+
+    def _float_graphs(self, name: str) -> tuple[str, ...]:
+        """Return the float graphs that may ship; weights trained for INT8 are not among them."""
+        kinds = {section.kind for section in torch_sections(self.recipe.components[name])}
+        original = original_graph(self.recipe, name)
+        return (original, f"{name}/export") if kinds and "train" not in kinds else (original,)
+
+    def _encodings(self, name: str) -> list[Encoding]:
+        """Return how the component's engines want INT8 written; the first is what a search works with."""
+        own = encoding_of(self.recipe.engine_options(name))
+        wanted = [
+            encoding_of(variant.options)
+            for variant in candidates(self.recipe, name)
+            if variant.graph == "quantized" and options_key(variant.options) not in self.fingerprints.unavailable
+        ]
+        return list(dict.fromkeys(sorted(wanted, key=lambda encoding: encoding != own))) or [own]
+
+    def _around(self, name: str) -> dict[str, dict[str, str]]:
+        """Return the graphs that judging a component at the fused output takes, by role and component."""
+        return {
+            "shipped": self._upstream_shipped(name),
+            "original": {other: original_graph(self.recipe, other) for other in self.recipe.components},
+        }
+
+    def _upstream_shipped(self, name: str) -> dict[str, str]:
+        return {other: self.shipped[other] for other in upstream(self.recipe.components, name)}
+
+    def _last_torch(self, name: str) -> str | None:
+        sections = torch_sections(self.recipe.components[name])
+        return f"{name}/{sections[-1].kind}" if sections else None
 
     def _add(self, step: Step) -> None:
         self.steps[step.id] = step
@@ -247,6 +336,27 @@ class _Planner:
         versions = {f"library {name}": self.fingerprints.versions.get(name, "") for name in distributions}
         return {"mmdeploy's own code": self.fingerprints.code[module], **versions}
 
+    def _model(self) -> dict[str, str]:
+        return {
+            "factory": self.recipe.model.factory,
+            "model source": self.fingerprints.model_source,
+            "weights": self.fingerprints.weights,
+            "inputs": self._input_specs(),
+        }
+
+    def _input_specs(self) -> str:
+        return digest({name: spec.model_dump(mode="json") for name, spec in self.recipe.inputs.items()})
+
+    def _data(self, key: str) -> dict[str, str]:
+        named = str(getattr(self.recipe.data, key))
+        return {f"{key} data": self.fingerprints.data.get(key, ""), f"{key} callable": named}
+
+    def _calibration(self) -> dict[str, str]:
+        return self._data("calibration") | {"inputs": self._input_specs()}
+
+    def _validation(self) -> dict[str, str]:
+        return self._data("validation") | {"metric": metric(self.recipe)}
+
     def _wiring(self, *names: str) -> dict[str, Any]:
         parts = {name: self.recipe.components[name] for name in names}
         return {
@@ -254,9 +364,28 @@ class _Planner:
         }
 
 
-def _json(options: MethodOptions) -> dict[str, Any]:
-    return options.model_dump(mode="json")
+@dataclass(frozen=True)
+class _Candidate:
+    """An engine to choose from, as the select step is told of it.
+
+    Attributes:
+        label: For people.
+        step: Id of the step that builds it.
+        graph: What it is made of.
+        engine: The engine's options as JSON-able values.
+        compressed: Whether the graph was pruned or quantized.
+    """
+
+    label: str
+    step: str
+    graph: GraphKind
+    engine: Mapping[str, Any]
+    compressed: bool
+
+
+def _flat(uses: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(step_id for role in uses.values() for step_id in role.values()))
 
 
 def _labelled(options: MethodOptions) -> dict[str, str]:
-    return {f"option {name}": json.dumps(value, sort_keys=True) for name, value in _json(options).items()}
+    return {f"option {name}": json.dumps(value, sort_keys=True) for name, value in options_json(options).items()}

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 from pydantic.config import JsonDict
 
-from mmdeploy import engines, export, gates, quantize
+from mmdeploy import engines, export, gates, prune, quantize, recover
+from mmdeploy.choice.options import AutoEngine
 from mmdeploy.contracts import MethodOptions
 from mmdeploy.target import Target
 from mmdeploy.triton.options import Serving
@@ -64,14 +65,26 @@ def _default(methods: Mapping[str, Any]) -> MethodOptions:
 
 
 if TYPE_CHECKING:
+    PruneOptions = MethodOptions
+    RecoverOptions = MethodOptions
     ExportOptions = MethodOptions
     QuantizeOptions = MethodOptions
     EngineOptions = MethodOptions
     GateOptions = MethodOptions
 else:
+    PruneOptions = union_of(prune.METHODS)
+    RecoverOptions = union_of(recover.METHODS)
     ExportOptions = union_of(export.METHODS)
     QuantizeOptions = union_of(quantize.METHODS)
-    EngineOptions = union_of(engines.METHODS)
+    EngineOptions = Annotated[
+        Annotated[Literal["auto"], AfterValidator(lambda _: AutoEngine()), Tag("word")]
+        | Annotated[
+            functools.reduce(operator.or_, [AutoEngine, *(module.Options for module in engines.METHODS.values())]),
+            Field(discriminator="method"),
+            Tag("section"),
+        ],
+        Discriminator(lambda value: "word" if isinstance(value, str) else "section"),
+    ]
     GateOptions = union_of(gates.METHODS)
 
 
@@ -113,6 +126,23 @@ class Data(Section):
         None,
         description="Held-out samples that the gates judge on.",
         examples=["data.py:evaluation"],
+    )
+    training: CallableReference | None = Field(
+        None,
+        description="Labelled samples that passes train on. It may take the epoch, from 0, as its one argument.",
+        examples=["data.py:training"],
+    )
+    validation: CallableReference | None = Field(
+        None,
+        description="Labelled samples that training stops by and that searches choose by: never those that the gates "
+        "judge on.",
+        examples=["data.py:validation"],
+    )
+    loss: CallableReference | None = Field(
+        None,
+        description="Takes the ensemble's outputs by name and a batch of labels, as tensors, and gives the mean loss. "
+        "Without it: cross-entropy of the first output for class ids, squared error for other labels.",
+        examples=["model.py:loss"],
     )
     files: tuple[str, ...] | None = Field(
         None,
@@ -181,11 +211,27 @@ class Component(Section):
         default_factory=lambda: _default(export.METHODS),
         description="From PyTorch to a graph. Always done; the defaults where the section is missing.",
     )
+    prune: PruneOptions | None = Field(None, description="Fewer weights. Not done where the section is missing.")
+    recover: RecoverOptions | None = Field(
+        None, description="Training after pruning, to win accuracy back. Not done where the section is missing."
+    )
     quantize: QuantizeOptions | None = Field(None, description="To INT8. Not done where the section is missing.")
     engine: EngineOptions | None = Field(
-        None, description="What runs it. The target's default engine where the section is missing."
+        None,
+        description="What runs it: an engine, or auto to have candidates measured. The default engine of the target "
+        "where the section is missing.",
+    )
+    keep: Literal["if_it_pays", "always"] = Field(
+        "if_it_pays",
+        description="Whether a pruned or quantized engine ships only if it is measured to be faster than the FP32 "
+        "original within the accuracy budget, or always.",
     )
     serving: Serving = Field(default_factory=Serving, description="How Triton serves it.")
+
+    @property
+    def compressed(self) -> bool:
+        """Whether a pass makes it smaller or coarser than the original."""
+        return self.prune is not None or self.recover is not None or self.quantize is not None
 
 
 class OutputSpec(Section):
@@ -225,12 +271,17 @@ class Origin:
 class Recipe(Section):
     """One YAML file: a trained multimodal model, its data, and what is wanted of each component.
 
-    Paths in it are relative to its own folder.
+    Paths in it are relative to its own folder, or to ``folder``.
     """
 
     schema_version: Literal[1] = Field(description="Version of this schema.")
     name: ModelName = Field(description="Name of the ensemble in Triton.", examples=["spoken_digits"])
     target: Target = Field(description="What it is compiled for.")
+    folder: Path | None = Field(
+        None,
+        description="Folder that the recipe's paths are relative to, if it is not the recipe's own.",
+        examples=["../spoken_digits"],
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="For everything random: examples, sampling, bootstrap.")
     model: Model = Field(description="The trained PyTorch model.")
     data: Data = Field(default_factory=Data, description="Where samples come from.")
@@ -268,7 +319,8 @@ class Recipe(Section):
     @property
     def root(self) -> Path:
         """The folder that paths in the recipe are relative to, absolute."""
-        return self.origin.path.absolute().parent
+        folder = self.origin.path.absolute().parent
+        return folder if self.folder is None else (folder / self.folder).resolve()
 
     @property
     def max_batch_size(self) -> int:
@@ -276,8 +328,16 @@ class Recipe(Section):
         return min(component.serving.max_batch_size for component in self.components.values())
 
     def engine_options(self, component: str) -> MethodOptions:
-        """Return the options of a component's engine: its own, or the defaults of the target's engine."""
+        """Return the options of a component's engine: its own, or the defaults of the target's engine.
+
+        For ``engine: auto`` those are of the engine that the candidates are measured against.
+        """
         chosen = self.components[component].engine
-        if chosen is not None:
+        if chosen is not None and not isinstance(chosen, AutoEngine):
             return chosen
         return engines.DEFAULT_BY_TARGET[self.target]
+
+    def automatic_engine(self, component: str) -> AutoEngine | None:
+        """Return how to choose a component's engine; None when the recipe names it, or leaves it to the target."""
+        chosen = self.components[component].engine
+        return chosen if isinstance(chosen, AutoEngine) else None

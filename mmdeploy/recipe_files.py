@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import ast
 
 _SHOWN_NAMES = 8
+_DATA = ("calibration", "evaluation", "training", "validation", "loss")
 
 
 def check_files(recipe: Recipe, root: Path) -> list[Finding]:
@@ -29,8 +30,7 @@ def check_files(recipe: Recipe, root: Path) -> list[Finding]:
 def _findings(recipe: Recipe, root: Path) -> Iterator[Finding]:
     references: dict[Keys, str | None] = {
         ("model", "factory"): recipe.model.factory,
-        ("data", "calibration"): recipe.data.calibration,
-        ("data", "evaluation"): recipe.data.evaluation,
+        **{("data", key): getattr(recipe.data, key) for key in _DATA},
     }
     files: dict[Keys, Path | None] = {("model", "weights"): recipe.model.weights}
     files |= {("outputs", name, "labels"): output.labels for name, output in recipe.outputs.items()}

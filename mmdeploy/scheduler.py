@@ -25,7 +25,8 @@ from typing import Any
 
 from mmdeploy.artifact import Artifact
 from mmdeploy.errors import MmdeployError, StepError
-from mmdeploy.worker import Task, run_task
+from mmdeploy.task import Task
+from mmdeploy.worker import run_task
 
 _PR_SET_PDEATHSIG = 1
 #: What the fork server imports for a kind of step; a name that is missing is passed over by multiprocessing. Those
@@ -37,9 +38,14 @@ _PRELOAD: Mapping[str, tuple[str, ...]] = {
         "onnxscript.function_libs.torch_lib.ops", "onnxscript.rewriter.onnx_fusions", "onnxruntime",
         "safetensors.torch",
     ),
+    "prune": ("torch", "safetensors.torch"),
+    "recover": ("torch", "safetensors.torch"),
+    "train": ("torch", "safetensors.torch"),
     "quantize": ("onnx", "onnxruntime", "onnxruntime.quantization"),
     "engine": ("onnx", "onnxruntime"),
     "reference": ("onnx", "onnxruntime"),
+    "select": ("onnx", "onnxruntime"),
+    "sensitivity": ("onnx", "onnxruntime", "onnxruntime.quantization"),
     "outputs": ("torch",),
 }  # fmt: skip
 

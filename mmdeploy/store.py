@@ -8,6 +8,7 @@ Layout under the root::
     entries/<key>/…                the files that the step wrote
     latest/<recipe>/<step>.json    identity of the step's latest run, to say *why* a step must run
     locks/<key>.lock               held while a process makes the entry
+    scratch/<key>/                 checkpoints and journals of a step that is not done yet; survives when it is killed
     staging/<pid>-<random>/        being written; renamed into entries/ when whole
 
 An entry appears by one rename, so it is whole or not there. It is verified against its seal whenever it is
@@ -48,7 +49,7 @@ class Store:
         """
         self.root = root.absolute()
         with translated(self.root):
-            for name in ("entries", "latest", "locks", "staging"):
+            for name in ("entries", "latest", "locks", "scratch", "staging"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             if not os.access(self.root / "staging", os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
@@ -95,6 +96,13 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def scratch(self, key: str) -> Path:
+        """Return the folder, made where it is not there, in which a step keeps what it goes on from after a kill."""
+        folder = self.root / "scratch" / key
+        with translated(self.root):
+            folder.mkdir(exist_ok=True)
+        return folder
+
     def add(self, key: str, artifact: Artifact, identity: Mapping[str, str]) -> Artifact:
         """Seal the artifact's folder and move it into the store under ``key``.
 
@@ -118,6 +126,7 @@ class Store:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 logger.info("store entry %s was made by another build meanwhile", key[:12])
+        shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)
         return Artifact.from_json((entry / _ARTIFACT).read_text(), entry)
 
     def latest_identity(self, recipe: str, step: str) -> dict[str, str] | None:

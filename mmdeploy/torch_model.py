@@ -132,17 +132,23 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
 class TorchChain:
     """The components of a model run in PyTorch, wired as in the ensemble."""
 
-    def __init__(self, model: nn.Module, components: Sequence[WiredModule]) -> None:
+    def __init__(
+        self, model: nn.Module, components: Sequence[WiredModule], replaced: Mapping[str, nn.Module] | None = None
+    ) -> None:
         """Take the parts of a model.
 
         Args:
             model: The whole model, in eval mode.
             components: Wiring, in an order in which each follows what feeds it.
+            replaced: Modules that stand in for the model's own, by component.
 
         Raises:
             ModelError: When the model lacks one of the modules.
         """
-        self._parts = [(component, submodule(model, component.module)) for component in components]
+        parts = dict(replaced or {})
+        for component in components:
+            parts.setdefault(component.name, submodule(model, component.module))
+        self._parts = [(component, parts[component.name]) for component in components]
 
     def run(self, feeds: Mapping[str, Array], upto: str | None = None) -> dict[str, Array]:
         """Answer a batch.

@@ -10,6 +10,8 @@ import graphlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from mmdeploy import prune, quantize, recover
+from mmdeploy.contracts import data_needs, method_of
 from mmdeploy.errors import did_you_mean
 from mmdeploy.recipe import Component, Recipe, Wire
 from mmdeploy.yaml_tree import Keys
@@ -252,12 +254,39 @@ def _batch_sizes(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:
-    """Find passes and gates whose samples the recipe does not name."""
-    if recipe.data.calibration is None:
-        for name, component in recipe.components.items():
-            if component.quantize is not None:
-                message = "quantization takes its ranges from samples: name them in data.calibration"
-                yield Finding(("components", name, "quantize"), message, involves=(("data", "calibration"),))
+    """Find passes and gates whose samples the recipe does not name, and splits that would leak."""
+    for path, needed, what in _data_wanted(recipe):
+        for key in sorted(needed):
+            if getattr(recipe.data, key) is None:
+                message = f"{what} {_DATA_USES[key]}: name them in data.{key}"
+                yield Finding(path, message, involves=(("data", key),))
     if recipe.gates and recipe.data.evaluation is None:
         message = "gates judge on held-out samples: name them in data.evaluation"
         yield Finding(("gates",), message, involves=(("data", "evaluation"),))
+    for key in ("training", "validation"):
+        if getattr(recipe.data, key) is not None and getattr(recipe.data, key) == recipe.data.evaluation:
+            message = (
+                f"{recipe.data.evaluation!r} is what the gates judge on: {_LEAKS[key]} it, the verdict would say "
+                "nothing about samples that the model has not seen; name another split"
+            )
+            yield Finding(("data", key), message, involves=(("data", "evaluation"),))
+
+
+_DATA_USES = {
+    "calibration": "takes its ranges from samples",
+    "training": "trains on labelled samples",
+    "validation": "decides by labelled samples that are neither trained on nor judged on",
+}
+_LEAKS = {"training": "trained on", "validation": "chosen by"}
+
+
+def _data_wanted(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], frozenset[str], str]]:
+    """Give the place, the data sets and the name of what reads them."""
+    for name, component in recipe.components.items():
+        for key, methods in (("prune", prune.METHODS), ("recover", recover.METHODS), ("quantize", quantize.METHODS)):
+            options = getattr(component, key)
+            if options is not None:
+                method = method_of(options)
+                yield ("components", name, key), data_needs(methods[method], options), f"{key} {method}"
+        if recipe.automatic_engine(name) is not None:
+            yield ("components", name, "engine"), frozenset({"validation"}), "engine auto"

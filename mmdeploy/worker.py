@@ -6,63 +6,44 @@ here and never in the process that schedules: a crash, a leak or a changed globa
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mmdeploy import data, engines, export, gates, quantize, torch_model
-from mmdeploy.artifact import NUMPY_BY_DTYPE, Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Array, Progress, StepContext, method_of
-from mmdeploy.errors import DataError, ExportError, StepError
-from mmdeploy.planner import Step, shipped_graph
-from mmdeploy.sessions import open_session
+from mmdeploy import data, engines, export, prune, quantize, recover
+from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.choice import choose
+from mmdeploy.choice.candidates import Candidate
+from mmdeploy.choice.graphs import timed
+from mmdeploy.choice.options import AutoEngine, MustPay
+from mmdeploy.contracts import FusedOutput, Progress, StepContext, TrainingSetup, data_needs, method_of
+from mmdeploy.errors import ExportError, StepError
+from mmdeploy.feeds import Examples, calibration, ensemble_inputs, graph_path
+from mmdeploy.fused import FusedEnsemble, Graphs, Samples
+from mmdeploy.original import record_original
+from mmdeploy.steps import TORCH_KINDS
 from mmdeploy.store import Store, translated
-from mmdeploy.wiring import topological_order, upstream
+from mmdeploy.task import Task
+from mmdeploy.training_setup import RecipeTrainingSetup
 
 if TYPE_CHECKING:
     from mmdeploy.recipe import Recipe, Wire
 
 logger = logging.getLogger(__name__)
 
-#: Samples that pass through the original model at once when its answers are recorded.
-_ORIGINAL_BATCH = 64
-#: Size of a dynamic axis in example inputs.
-_DYNAMIC_SIZE = 16
-#: Samples a calibration batch where the pass has no ``batch_size``.
-_CALIBRATION_BATCH = 16
-#: Calibration batches kept for the next pass over them, so that they are made once; what is beyond is made again.
-_KEPT_BYTES = 64 * 2**20
 _METHODS: Mapping[str, Mapping[str, Any]] = {
+    "prune": prune.METHODS,
+    "recover": recover.METHODS,
+    "train": quantize.METHODS,
+    "sensitivity": {"sensitivity": quantize.sensitivity},
     "export": export.METHODS,
     "quantize": quantize.METHODS,
     "engine": engines.METHODS,
     "reference": engines.METHODS,
 }
-
-
-@dataclass(frozen=True)
-class Task:
-    """One step with all it needs; it is pickled to the worker.
-
-    Attributes:
-        step: The step.
-        recipe: The whole recipe: a component's inputs may come from other components.
-        store: Root of the store.
-        artifacts: Artifacts of the steps that it needs, by step id.
-        threads: Threads that it may use.
-    """
-
-    step: Step
-    recipe: Recipe
-    store: Path
-    artifacts: Mapping[str, Artifact]
-    threads: int
 
 
 def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
@@ -91,33 +72,91 @@ def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
 def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
     step = task.step
     if step.kind == "outputs":
-        return _record_original(task, workdir, progress)
+        return record_original(task, workdir, progress)
+    if step.kind == "select":
+        return _select(task, workdir, progress)
     module = _METHODS[step.kind][step.method]
-    source = task.artifacts[step.needs[0]] if step.needs else _torch_artifact(task)
+    source = task.artifacts[step.source] if step.source else _torch_artifact(task)
     options = module.Options.model_validate_json(json.dumps(dict(step.options)))
-    produced: Artifact = module.run(source, options, _context(task, workdir, progress))
+    context = _context(task, workdir, progress, needs=data_needs(module, options))
+    made = step.uses.get("made")
+    if made is not None:
+        produced: Artifact = module.write(source, task.artifacts[made[step.component]], options, context)
+    else:
+        produced = module.run(source, options, context)
     if step.kind == "export":
         _check_declared(task, source, produced)
     return produced
 
 
-def _context(task: Task, workdir: Path, progress: Progress) -> StepContext:
+def _select(task: Task, workdir: Path, progress: Progress) -> Artifact:
+    """Measure the candidates and take the winner."""
+    options = task.step.options
+    rules_class = AutoEngine if task.step.method == "auto" else MustPay
+    rules = rules_class.model_validate_json(json.dumps(options["rules"]))
+    found = [
+        Candidate(
+            label=one["label"],
+            artifact=task.artifacts[one["step"]],
+            engine=engines.METHODS[one["engine"]["method"]].Options.model_validate_json(json.dumps(one["engine"])),
+            graph=one["graph"],
+            compressed=one["compressed"],
+            simplicity=rank,
+        )
+        for rank, one in enumerate(options["candidates"])
+    ]
+    recipe = task.recipe
+    needs = {key for key in ("calibration", "validation") if getattr(recipe.data, key) is not None}
+    return choose.run(found, rules, _context(task, workdir, progress, needs=frozenset(needs)))
+
+
+def _context(task: Task, workdir: Path, progress: Progress, *, needs: frozenset[str]) -> StepContext:
     name, recipe = task.step.component, task.recipe
-    engine = recipe.engine_options(name)
-    calibration, batches = _calibration(task) if task.step.kind == "quantize" else (None, 0)
-    return StepContext(
+    feeds, batches = calibration(task) if "calibration" in needs else (None, 0)
+    scratch = Store(task.store).scratch(task.step.key) if {"training", "validation"} & needs else None
+    context = StepContext(
         component=name,
         workdir=workdir,
         target=recipe.target,
-        encoding=engines.METHODS[method_of(engine)].encoding(engine),
+        encoding=task.step.encoding,
         max_batch_size=recipe.components[name].serving.max_batch_size,
         seed=recipe.seed,
         threads=task.threads,
-        examples=_Examples(task),
-        calibration=calibration,
+        examples=Examples(task),
+        calibration=feeds,
         calibration_batches=batches,
         progress=progress,
+        scratch=scratch,
+        training=_training(task) if "training" in needs else None,
+        fused=_fused(task) if "validation" in needs and task.step.kind not in TORCH_KINDS else None,
     )
+    engine = recipe.engine_options(name)
+    if not task.step.exclusive or engines.METHODS[method_of(engine)].unavailable(engine):
+        return context
+    return dataclasses.replace(context, timed=lambda graphs: timed(graphs, engine, context))
+
+
+def _training(task: Task) -> TrainingSetup | None:
+    """Set the model up around the component, upstream as the torch passes there left it."""
+    if task.recipe.data.training is None or task.recipe.data.validation is None:
+        return None
+    upstream_made = {name: task.artifacts[step_id] for name, step_id in task.step.uses.get("torch", {}).items()}
+    return RecipeTrainingSetup(task.recipe, task.step.component, upstream_made)
+
+
+def _fused(task: Task) -> FusedOutput | None:
+    """Open the ensemble around the component, on the validation split."""
+    recipe, uses = task.recipe, task.step.uses
+    if recipe.data.validation is None:
+        return None
+    specs, ranges = ensemble_inputs(recipe)
+    feeds, labels = data.load_evaluation(recipe.data.validation, root=recipe.root, specs=specs, ranges=ranges)
+    graphs = Graphs(
+        shipped={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["shipped"].items()},
+        exported={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["original"].items()},
+    )
+    samples = Samples(feeds, labels, source=recipe.data.validation)
+    return FusedEnsemble(recipe, task.step.component, graphs, samples, threads=task.threads)
 
 
 def _torch_artifact(task: Task) -> Artifact:
@@ -171,177 +210,3 @@ def _check_declared(task: Task, source: Artifact, graph: Artifact) -> None:
                     f"the recipe declares {spec.dtype} {list(spec.shape)}",
                     hint="correct the dtype or shape in the recipe; the batch dimension is left out",
                 )
-
-
-class _Examples:
-    """Makes feed dicts of a component from the declared specs, running what lies upstream in PyTorch."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._chain: torch_model.TorchChain | None = None
-
-    def __call__(self, batch: int) -> dict[str, Array]:
-        recipe, component = self._task.recipe, self._task.recipe.components[self._task.step.component]
-        tensors = _random_inputs(recipe, batch)
-        before = upstream(recipe.components, self._task.step.component)
-        if before:
-            self._chain = self._chain or _torch_chain(self._task, before)
-            tensors |= self._chain.run(tensors)
-        return {name: tensors[wire.tensor] for name, wire in component.inputs.items()}
-
-
-def _random_inputs(recipe: Recipe, batch: int) -> dict[str, Array]:
-    """Draw ensemble inputs: integers and bounded floats evenly from their range, other floats from N(0, 1).
-
-    Integers without a declared range are 0 to 255 (UINT8) or 0 and 1: anything larger may be no valid index.
-    """
-    random = np.random.default_rng(recipe.seed)
-    feeds: dict[str, Array] = {}
-    for name, spec in recipe.inputs.items():
-        dtype = np.dtype(NUMPY_BY_DTYPE[spec.dtype])
-        shape = (batch, *(_DYNAMIC_SIZE if size == -1 else size for size in spec.shape))
-        if dtype.kind in "biu":
-            low, high = spec.range or (0, 255 if dtype == np.uint8 else 1)
-            feeds[name] = random.integers(int(low), int(high), shape, endpoint=True).astype(dtype)
-        elif spec.range is not None:
-            feeds[name] = random.uniform(*spec.range, shape).astype(dtype)
-        else:
-            feeds[name] = random.standard_normal(shape).astype(dtype)
-    return feeds
-
-
-def _torch_chain(task: Task, components: Sequence[str]) -> torch_model.TorchChain:
-    """Load the model, wired up to the named components."""
-    recipe, model = task.recipe, task.recipe.model
-    parts = [
-        torch_model.WiredModule(name, recipe.components[name].module, *_wires(recipe, name)) for name in components
-    ]
-    module = torch_model.load_model(
-        model.factory, root=recipe.root, weights=model.weights, allow_pickle=model.allow_pickle
-    )
-    return torch_model.TorchChain(module, parts)
-
-
-def _wires(recipe: Recipe, name: str) -> tuple[dict[str, str], dict[str, str]]:
-    component = recipe.components[name]
-    return (
-        {key: wire.tensor for key, wire in component.inputs.items()},
-        {key: wire.tensor for key, wire in component.outputs.items()},
-    )
-
-
-class _CalibrationFeeds:
-    """Calibration batches of a component: along the chain, through the graphs that really ship.
-
-    They are read several times; the first of them, up to `_KEPT_BYTES`, are held in memory.
-    """
-
-    def __init__(self, task: Task, batches: data.Batches, count: int) -> None:
-        self._task, self._batches, self._count = task, batches, count
-        self._kept: list[dict[str, Array]] = []
-        self._room_bytes = _KEPT_BYTES
-        self._sessions: dict[str, Any] = {}
-        for name in upstream(task.recipe.components, task.step.component):
-            graph = task.artifacts[shipped_graph(task.recipe, name)]
-            self._sessions[name] = open_session(graph.path, {"intra_op_thread_count": str(task.threads)})
-
-    def __call__(self) -> Iterator[dict[str, Array]]:
-        yield from self._kept
-        kept = len(self._kept)
-        if kept == self._count:
-            return
-        for index, feeds in enumerate(itertools.islice(self._batches, kept, None), kept):
-            batch = self._along_the_chain(feeds)
-            self._room_bytes -= sum(array.nbytes for array in batch.values())
-            if self._room_bytes >= 0 and index == len(self._kept):
-                self._kept.append(batch)
-            yield batch
-
-    def _along_the_chain(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        component = self._task.recipe.components[self._task.step.component]
-        tensors: dict[str, Array] = dict(feeds)
-        for name, session in self._sessions.items():
-            inputs, outputs = _wires(self._task.recipe, name)
-            answers = session.run(list(outputs), {key: tensors[tensor] for key, tensor in inputs.items()})
-            tensors |= dict(zip(outputs.values(), answers, strict=True))
-        return {key: tensors[wire.tensor] for key, wire in component.inputs.items()}
-
-
-def _calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
-    """Check the calibration data as a whole, then open it in batches of the component's own inputs."""
-    recipe, options = task.recipe, task.step.options
-    if recipe.data.calibration is None:
-        return None, 0
-    specs, ranges = _ensemble_inputs(recipe)
-    limit = options.get("samples")
-    summary = data.check_calibration(recipe.data.calibration, root=recipe.root, specs=specs, ranges=ranges, limit=limit)
-    batches = data.batches(
-        recipe.data.calibration,
-        root=recipe.root,
-        specs=specs,
-        batch_size=int(options.get("batch_size", _CALIBRATION_BATCH)),
-        ranges=ranges,
-        limit=limit,
-    )
-    count = batches.count(summary.samples)
-    return _CalibrationFeeds(task, batches, count), count
-
-
-def _ensemble_inputs(recipe: Recipe) -> tuple[tuple[TensorSpec, ...], dict[str, tuple[float, float]]]:
-    specs = tuple(TensorSpec(name, spec.dtype, spec.shape) for name, spec in recipe.inputs.items())
-    return specs, {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}
-
-
-def _record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
-    """Write down what the PyTorch model answers on the evaluation data: one ``.npy`` an array, and an index."""
-    recipe = task.recipe
-    assert recipe.data.evaluation is not None
-    specs, ranges = _ensemble_inputs(recipe)
-    feeds, labels = data.load_evaluation(recipe.data.evaluation, root=recipe.root, specs=specs, ranges=ranges)
-    if labels is None:
-        _refuse_unlabelled(recipe)
-    chain = _torch_chain(task, topological_order(recipe.components))
-    total = len(next(iter(feeds.values())))
-    parts: dict[str, list[Array]] = {}
-    with torch_model.torch_threads(task.threads):
-        for start in range(0, total, _ORIGINAL_BATCH):
-            batch = {name: array[start : start + _ORIGINAL_BATCH] for name, array in feeds.items()}
-            for tensor, array in chain.run(batch).items():
-                if tensor not in recipe.inputs:
-                    parts.setdefault(tensor, []).append(array)
-            progress(min(total, start + _ORIGINAL_BATCH), total, "samples through the PyTorch model")
-    index = {
-        "feeds": _save(workdir, "feeds", feeds),
-        "labels": _save(workdir, "labels", {} if labels is None else {"label": labels}),
-        "tensors": _save(workdir, "tensors", {name: np.concatenate(arrays) for name, arrays in parts.items()}),
-    }
-    path = workdir / "index.json"
-    path.write_text(json.dumps(index, indent=1))
-    return Artifact(
-        format="reference",
-        path=path,
-        sha256=file_sha256(path),
-        inputs=specs,
-        outputs=(),
-        produced_by="torch",
-        metadata={"samples": total, "labelled": labels is not None},
-    )
-
-
-def _refuse_unlabelled(recipe: Recipe) -> None:
-    """Say it now and not when everything has been built and is served."""
-    for gate in recipe.gates:
-        if getattr(gates.METHODS[method_of(gate)], "NEEDS_LABELS", False):
-            raise DataError(
-                f"the {method_of(gate)} gate needs labels, but {recipe.data.evaluation} gives none",
-                hint="yield (feed, label) for each sample, or take the gate out of the recipe",
-            )
-
-
-def _save(workdir: Path, group: str, arrays: Mapping[str, Array]) -> dict[str, str]:
-    """Save arrays under numbered names: a tensor's name may hold what a file name cannot."""
-    files = {}
-    for number, (name, array) in enumerate(arrays.items()):
-        files[name] = f"{group}-{number}.npy"
-        np.save(workdir / files[name], array, allow_pickle=False)
-    return files

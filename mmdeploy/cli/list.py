@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _SECTIONS = {
+    "prune": "components.<name>.prune: fewer weights",
+    "recover": "components.<name>.recover: training after pruning",
     "export": "components.<name>.export: from PyTorch to a graph",
     "quantize": "components.<name>.quantize: to INT8",
     "engines": "components.<name>.engine: what runs it",
@@ -30,7 +32,7 @@ _SECTIONS = {
 def command(name: str | None) -> None:
     """List passes, engines, serving and gates with their options; with a NAME, all that is known of it.
 
-    NAME is a section (export, quantize, engines, serving, gates) or one entry of it.
+    NAME is a section (prune, recover, export, quantize, engines, serving, gates) or one entry of it.
 
     \b
     Example:
@@ -53,10 +55,12 @@ def command(name: str | None) -> None:
 
 def _entries() -> dict[str, Any]:
     """Return every module by ``section.method``, and the one section without methods by its name."""
-    from mmdeploy import engines, export, gates, quantize
+    from mmdeploy import engines, export, gates, prune, quantize, recover
     from mmdeploy.triton import options
 
     registries: dict[str, Mapping[str, Any]] = {
+        "prune": prune.METHODS,
+        "recover": recover.METHODS,
         "export": export.METHODS,
         "quantize": quantize.METHODS,
         "engines": engines.METHODS,

@@ -11,7 +11,7 @@ import click
 from mmdeploy.cli.options import json_option, recipe_argument, set_option, workdir_option
 
 if TYPE_CHECKING:
-    from mmdeploy.planner import Decision
+    from mmdeploy.steps import Decision
 
 
 @click.command()
@@ -31,7 +31,8 @@ def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bo
     """  # noqa: D301
     from mmdeploy.fingerprints import take_fingerprints
     from mmdeploy.loader import load_recipe
-    from mmdeploy.planner import explain, make_plan
+    from mmdeploy.planner import make_plan
+    from mmdeploy.steps import explain
     from mmdeploy.store import Store
 
     loaded = load_recipe(recipe, overrides)

@@ -67,7 +67,8 @@ def _summary(recipe: Recipe) -> str:
     rows = []
     for name in topological_order(recipe.components):
         component = recipe.components[name]
-        steps = (component.export, component.quantize, recipe.engine_options(name))
+        engine = recipe.automatic_engine(name) or recipe.engine_options(name)
+        steps = (component.prune, component.recover, component.export, component.quantize, engine)
         chain = " > ".join(_method(options) for options in steps if options is not None)
         reads = "\n".join(f"{key} <- {_wire(wire)}" for key, wire in component.inputs.items())
         writes = "\n".join(f"{key} -> {_wire(wire)}" for key, wire in component.outputs.items())

@@ -25,11 +25,11 @@ from xml.etree import ElementTree
 from pydantic import Field
 
 from mmdeploy.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Array, Encoding, FeedDict, MethodOptions, Runner, StepContext
+from mmdeploy.contracts import Array, Encoding, FeedDict, MethodOptions, Runner, StepContext, Variant
 from mmdeploy.engines.graph_files import copy_graph
 from mmdeploy.errors import EngineError, EnvironmentUnfitError, InferenceError
 from mmdeploy.sessions import misfit
-from mmdeploy.target import this_hardware, usable_cores
+from mmdeploy.target import Target, this_hardware, usable_cores
 
 CONSUMES = "onnx"
 PRODUCES = "openvino"
@@ -125,6 +125,31 @@ def load(artifact: Artifact, options: Options) -> Runner:
     if reason := unavailable(options):
         raise EnvironmentUnfitError(reason, hint="set engine.precision: fp32, or build where it is served")
     return open_model(artifact.path, serving(options))
+
+
+def candidates(target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
+    """Return the variants that ``engine: auto`` measures on a target, the simplest first.
+
+    Each precision for the graph in floating point, and beside INT8 in two encodings: symmetric, and the UINT8
+    asymmetric one, whose ranges fit activations that are mostly of one sign. UINT8 symmetric is left out: the numbers
+    of INT8 symmetric.
+    """
+    if target is not Target.CPU:
+        return ()
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    encodings = (Encoding.INT8_SYMMETRIC, Encoding.UINT8_ASYMMETRIC)
+    return tuple(
+        variant
+        for count in dict.fromkeys((1, threads))
+        for variant in (
+            *(Variant(Options(precision=precision, threads=count)) for precision in precisions),
+            *(
+                Variant(Options(precision=precision, threads=count, encoding=encoding), "quantized")
+                for precision in precisions
+                for encoding in encodings
+            ),
+        )
+    )
 
 
 def open_model(path: Path, parameters: Mapping[str, str]) -> OpenVINORunner:

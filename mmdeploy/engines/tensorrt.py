@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Encoding, Runner, StepContext
+from mmdeploy.contracts import Encoding, Runner, StepContext, Variant
 from mmdeploy.engines.trt_build import PLAN_FILENAME, Flavor, build_engine
 from mmdeploy.engines.trt_options import TensorRTOptions
 from mmdeploy.engines.trt_run import load_engine
-from mmdeploy.target import gpu_names
+from mmdeploy.target import Target, gpu_names
 
 CONSUMES = "onnx"
 PRODUCES = "tensorrt_plan"
@@ -88,6 +88,14 @@ def load(artifact: Artifact, options: Options) -> Runner:
         EnvironmentUnfitError: If TensorRT, the GPU or PyTorch for CUDA is missing.
     """
     return load_engine(artifact, flavor=FLAVOR, version_compatible=options.version_compatible)
+
+
+def candidates(target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
+    """Return the variants that ``engine: auto`` measures on a target, the simplest first; threads mean nothing here."""
+    if target not in (Target.TENSORRT, Target.CUDA):
+        return ()
+    full, half = Options(), Options(precision="fp16")
+    return (Variant(full), Variant(half), Variant(full, "quantized"), Variant(half, "quantized"))
 
 
 def _configured(options: Options) -> Callable[[Any, Any], Any]:

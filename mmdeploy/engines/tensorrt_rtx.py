@@ -20,11 +20,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Encoding, Runner, StepContext
+from mmdeploy.contracts import Encoding, Runner, StepContext, Variant
 from mmdeploy.engines.trt_build import PLAN_FILENAME, Flavor, build_engine
 from mmdeploy.engines.trt_options import TensorRTOptions
 from mmdeploy.engines.trt_run import compute_capabilities, load_engine
 from mmdeploy.errors import EngineError
+from mmdeploy.target import Target
 
 CONSUMES = "onnx"
 PRODUCES = "tensorrt_rtx_plan"
@@ -92,6 +93,14 @@ def load(artifact: Artifact, options: Options) -> Runner:
         EnvironmentUnfitError: If TensorRT for RTX, the GPU or PyTorch for CUDA is missing.
     """
     return load_engine(artifact, flavor=FLAVOR)
+
+
+def candidates(target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
+    """Return the variants that ``engine: auto`` measures on a target, the simplest first; threads mean nothing here."""
+    if target not in (Target.TENSORRT_RTX,):
+        return ()
+    full, half = Options(), Options(precision="fp16")
+    return (Variant(full), Variant(half), Variant(full, "quantized"), Variant(half, "quantized"))
 
 
 def _configured(options: Options) -> Callable[[Any, Any], Any]:

@@ -26,16 +26,15 @@ samples there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Array, MethodOptions, StepContext
+from mmdeploy.contracts import Array, StepContext
 from mmdeploy.errors import QuantizeError
 from mmdeploy.quantize import encode, fidelity, graphs, ranges, selection
+from mmdeploy.quantize.scheme import CalibrationOptions, Scheme
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"
@@ -46,33 +45,40 @@ FILENAME = "model.onnx"
 _COMPARED_BATCHES = 4
 
 
-class Options(MethodOptions):
+class Settings(CalibrationOptions, Scheme):
+    """Everything that decides the numbers: what the options of static and of a search over it have in common."""
+
+
+class Options(Settings):
     """Options of static quantization.
 
     Attributes:
         method: ``static``.
-        calibrator: How a tensor's range is found: ``minmax``, ``entropy`` or ``percentile``.
-        percentile: Share of the values kept by ``percentile``, in percent; half of the rest is cut off at each
-            end.
-        samples: Number of calibration samples used, from the first.
-        batch_size: Samples that pass through the graph at once; bounds memory.
-        per_channel: One scale for each output channel of a weight; otherwise one a weight.
-        op_types: Operators to quantize.
-        exclude: Globs on node names (``blocks.0.*``); matching nodes stay FP32.
-        exclude_op_types: Operators that stay FP32, taken off ``op_types``.
-        quantize_attention: Quantize products of two activations too.
     """
 
     method: Literal["static"] = "static"
-    calibrator: Literal["minmax", "entropy", "percentile"] = "percentile"
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
-    samples: Annotated[int, Field(ge=1)] = 256
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    per_channel: bool = True
-    op_types: Annotated[tuple[str, ...], Field(min_length=1)] = ("MatMul", "Gemm", "Conv")
-    exclude: tuple[str, ...] = ()
-    exclude_op_types: tuple[str, ...] = ()
-    quantize_attention: bool = False
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that are read."""
+    return frozenset({"calibration"})
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A float graph with all that its quantization needs.
+
+    Attributes:
+        model: The float graph.
+        chosen: What is quantized in it.
+        ranges: Smallest and largest value by tensor.
+        samples: Number of samples that the ranges were found on.
+    """
+
+    model: Any
+    chosen: selection.Selection
+    ranges: Mapping[str, tuple[float, float]]
+    samples: int
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
@@ -92,15 +98,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         QuantizeError: Without calibration data, when nothing is left to quantize, when an activation is not
             finite, or when the result does not run, is not finite, or is changed by ONNX Runtime's optimizer.
     """
-    if context.calibration is None:
-        raise QuantizeError(
-            f"{context.component}: static quantization needs calibration data",
-            hint="name a callable under `data.calibration` in the recipe",
-        )
-    model = graphs.load(artifact.path)
-    chosen = selection.choose(model, _rules(options))
-    found = ranges.find(model, chosen.tensors, _feeds(options, context), _how(options, context))
-    quantized = encode.write(model, chosen, found.by_tensor, encoding=context.encoding, per_channel=options.per_channel)
+    found = calibrated(artifact, options, context)
+    quantized = encode.write(found.model, found.chosen, found.ranges, encoding=context.encoding, scheme=options)
     path = context.workdir / FILENAME
     graphs.save(quantized, path)
     batches = fidelity.first(_feeds(options, context), _COMPARED_BATCHES)
@@ -110,9 +109,9 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         "encoding": str(context.encoding),
         "calibrator": options.calibrator,
         "samples": found.samples,
-        "quantized_nodes": list(chosen.nodes),
-        "excluded_nodes": dict(chosen.excluded),
-        "ranges": {name: list(limits) for name, limits in found.by_tensor.items()},
+        "quantized_nodes": list(found.chosen.nodes),
+        "excluded_nodes": dict(found.chosen.excluded),
+        "ranges": {name: list(limits) for name, limits in found.ranges.items()},
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,
         **likeness,
@@ -120,16 +119,25 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     return replace(after, metadata=metadata)
 
 
-def _rules(options: Options) -> selection.Rules:
-    return selection.Rules(
-        op_types=options.op_types,
-        exclude=options.exclude,
-        exclude_op_types=options.exclude_op_types,
-        quantize_attention=options.quantize_attention,
-    )
+def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> Calibrated:
+    """Read a component's float graph, choose what is quantized, and find the ranges of its activations.
+
+    Raises:
+        QuantizeError: Without calibration data, when nothing is left to quantize, or when an activation is not
+            finite.
+    """
+    if context.calibration is None:
+        raise QuantizeError(
+            f"{context.component}: static quantization needs calibration data",
+            hint="name a callable under `data.calibration` in the recipe",
+        )
+    model = graphs.load(artifact.path)
+    chosen = selection.choose(model, options)
+    found = ranges.find(model, chosen.tensors, _feeds(options, context), _how(options, context))
+    return Calibrated(model, chosen, found.by_tensor, found.samples)
 
 
-def _how(options: Options, context: StepContext) -> ranges.Calibration:
+def _how(options: Settings, context: StepContext) -> ranges.Calibration:
     return ranges.Calibration(
         calibrator=options.calibrator,
         percentile=options.percentile,
@@ -139,7 +147,7 @@ def _how(options: Options, context: StepContext) -> ranges.Calibration:
     )
 
 
-def _feeds(options: Options, context: StepContext) -> ranges.Feeds:
+def _feeds(options: Settings, context: StepContext) -> ranges.Feeds:
     """Return a callable that iterates over the first ``samples`` samples in batches of ``batch_size``."""
     calibration = context.calibration
     assert calibration is not None

@@ -8,26 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from mmdeploy import engines, export, quantize
+from mmdeploy import engines, export, prune, quantize, recover
 from mmdeploy.loader import load_recipe
-from mmdeploy.planner import Fingerprints, Plan, explain, make_plan
+from mmdeploy.planner import make_plan
 from mmdeploy.recipe import Recipe
+from mmdeploy.steps import Fingerprints, Plan, explain
 from mmdeploy.store import Store
 
 TINY = Path(__file__).parents[1] / "tiny_recipe" / "recipe.yaml"
+OWN_CODE = ("mmdeploy.torch_model", "mmdeploy.choice.choose", "mmdeploy.quantize.sensitivity")
 GOLDEN = Path(__file__).parents[1] / "golden" / "plan_two_towers.json"
 
 
 def fixed_fingerprints(**changes: object) -> Fingerprints:
-    modules = [*export.METHODS.values(), *quantize.METHODS.values(), *engines.METHODS.values()]
+    registries = (prune, recover, export, quantize, engines)
+    modules = [module for registry in registries for module in registry.METHODS.values()]
     names = {name for module in modules for name in module.REQUIRES}
     fingerprints = Fingerprints(
         model_source="model-source",
         weights="weights",
-        calibration="calibration-data",
-        evaluation="evaluation-data",
+        data={key: f"{key}-data" for key in ("calibration", "evaluation", "training", "validation", "loss")},
         code={module.__name__: f"code of {module.__name__}" for module in modules}
-        | {"mmdeploy.torch_model": "code of mmdeploy.torch_model"},
+        | {name: f"code of {name}" for name in OWN_CODE},
         versions=dict.fromkeys({*names, "torch", "numpy"}, "1.0"),
         unrunnable={},
     )
@@ -79,8 +81,8 @@ def test_changing_one_encoder_leaves_the_other_alone() -> None:
 
 
 def test_a_quantized_head_is_calibrated_again_when_an_encoder_changes() -> None:
-    head = "components.fusion.quantize={method: static}"
-    touched = changed(plan_of(head), plan_of(head, "components.left.quantize.samples=32"))
+    head = ("components.fusion.quantize={method: static}", "components.fusion.keep=always")
+    touched = changed(plan_of(*head), plan_of(*head, "components.left.quantize.samples=32"))
     assert touched == {"left/quantize", "left/engine", "fusion/quantize", "fusion/engine"}
 
 
@@ -94,7 +96,9 @@ def test_a_quantized_head_is_calibrated_again_when_an_encoder_changes() -> None:
     ],
 )
 def test_a_changed_file_touches_what_depends_on_it(changes: dict[str, str], touched: Callable[[str], bool]) -> None:
-    before, after = plan_of(), plan_of(**changes)
+    files = {name: value for name, value in changes.items() if name in ("weights", "model_source")}
+    data = {**fixed_fingerprints().data, **{name: changes[name] for name in changes.keys() - files.keys()}}
+    before, after = plan_of(), plan_of(**files, data=data)
     assert changed(before, after) == {step.id for step in before.steps if touched(step.id)}
 
 

@@ -1,0 +1,258 @@
+"""The select step: time the candidates, score those that may ship, and copy the winner."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mmdeploy import metrics
+from mmdeploy.artifact import Artifact, file_sha256
+from mmdeploy.choice import rules, wording
+from mmdeploy.choice.candidates import Candidate
+from mmdeploy.choice.engine_process import EngineProcess
+from mmdeploy.choice.measure import Race, Timings
+from mmdeploy.choice.options import AutoEngine, MustPay
+from mmdeploy.contracts import Array, FusedScore, StepContext, method_of
+from mmdeploy.errors import DataError, EngineError, InferenceError
+
+logger = logging.getLogger(__name__)
+
+#: Requests that every candidate is timed with, in a cycle.
+_REQUESTS = 32
+_REQUEST_BYTES = 64 * 2**20
+
+
+def run(
+    candidates: Sequence[Candidate],
+    options: AutoEngine | MustPay,
+    context: StepContext,
+    *,
+    left_out: Mapping[str, str] = MappingProxyType({}),
+) -> Artifact:
+    """Choose among built engines and copy the winner's files into ``context.workdir``.
+
+    Feeds come from ``context.calibration`` where there is calibration data, else from ``context.examples``. The
+    artifact's metadata is the winner's, and besides: ``chosen`` (label), ``engine`` (its options), ``reference``,
+    ``feeds``, ``measurements`` (one a candidate) and ``decisions``.
+
+    Args:
+        candidates: Built engines, of which at least one runs.
+        options: How to measure, and the budget.
+        context: Of the step.
+        left_out: Why others were not even built, by label: they are in the report too.
+
+    Raises:
+        DataError: If ``engine: auto`` has no validation data to judge accuracy by.
+        EngineError: If no candidate runs, with the reason of each.
+    """
+    if isinstance(options, AutoEngine) and context.fused is None:
+        raise DataError(
+            f"{context.component}: engine: auto needs validation data, to know what each engine costs in accuracy",
+            hint="name a callable with labelled samples in data.validation, or name an engine for this component",
+        )
+    batch = min(options.batch_size, max(1, context.max_batch_size))
+    requests, feeds = requests_of(context, batch)
+    with ExitStack() as stack:
+        contest = _Contest(candidates, options, context, _started(stack, candidates, requests, options, context))
+        choice = contest.decide()
+        record = contest.record(choice, left_out) | {"feeds": feeds, "batch_size": batch}
+    return _copied(next(one for one in candidates if one.label == choice.winner), record, context)
+
+
+def _started(
+    stack: ExitStack,
+    candidates: Sequence[Candidate],
+    requests: Sequence[Mapping[str, Array]],
+    options: AutoEngine | MustPay,
+    context: StepContext,
+) -> Race:
+    """Start every candidate's process, and wait until each has loaded its engine."""
+    timings = Timings({one.label: {} for one in candidates}, confidence=options.confidence, seed=context.seed)
+    race = Race({}, options.max_seconds, options.min_rounds, timings, seed=context.seed, progress=context.progress)
+    for done, one in enumerate(candidates):
+        context.progress(done, len(candidates), "engines loaded")
+        process = stack.enter_context(EngineProcess(one.artifact, one.engine, requests))
+        race.processes[one.label] = process
+        try:
+            process.loaded()
+        except EngineError as error:
+            race.out(one.label, error.message)
+    return race
+
+
+@dataclass
+class _Contest:
+    """The candidates, what was measured of them, and the rules."""
+
+    candidates: Sequence[Candidate]
+    options: AutoEngine | MustPay
+    context: StepContext
+    race: Race
+    scores: dict[str, FusedScore] = field(default_factory=dict)
+
+    @functools.cached_property
+    def original(self) -> FusedScore:
+        """The score of the FP32 original."""
+        assert self.context.fused is not None
+        return self.context.fused.original()
+
+    @property
+    def entrants(self) -> list[rules.Entrant]:
+        """The candidates as the rules see them now."""
+        return [
+            rules.Entrant(
+                one.label, one.compressed, one.simplicity, self.race.failed.get(one.label), self.drop(one.label)
+            )
+            for one in self.candidates
+        ]
+
+    def decide(self) -> rules.Choice:
+        """Time until the choice is clear, score what would ship, and go on with the others when it loses too much.
+
+        Only what would ship is scored: a slower candidate's accuracy changes nothing.
+        """
+        limit = self.options.max_drop
+        while True:
+            self.race.run(lambda timings: rules.undecided(self.entrants, timings, limit))
+            choice = rules.choose(self.entrants, self.race.timings, limit)
+            if choice is None:
+                raise EngineError(
+                    f"{self.context.component}: no engine runs: {wording.reasons(self.race.failed)}",
+                    hint="name an engine that runs here, or build where the candidates do",
+                )
+            unscored = [label for label in (choice.winner, choice.reference) if label not in self.scores]
+            if limit is None or self.context.fused is None or not unscored:
+                return choice
+            self._score(unscored[0])
+
+    def drop(self, label: str) -> float | None:
+        """Return the loss of the metric against the original; None where it was not measured."""
+        fused, score = self.context.fused, self.scores.get(label)
+        if fused is None or score is None:
+            return None
+        return (self.original.metric - score.metric) * (1 if fused.larger_is_better else -1)
+
+    def _score(self, label: str) -> None:
+        """Score an engine in its own process, as it is served: a graph does not show what BF16 does to it."""
+        fused = self.context.fused
+        assert fused is not None
+        self.context.progress(0, fused.samples, f"validation samples through {label}")
+        try:
+            self.scores[label] = fused.score(self.race.processes[label])
+        except (EngineError, InferenceError) as error:
+            logger.warning("%s fails on validation data: %s", label, error.message)
+            self.race.out(label, error.message)
+
+    def _drop_interval(self, label: str) -> list[float] | None:
+        """Return the interval of the drop, from the paired samples; None where the metric is no mean over them."""
+        import numpy as np
+
+        fused, score = self.context.fused, self.scores.get(label)
+        if fused is None or score is None or score.per_sample is None:
+            return None
+        before, after = self.original.per_sample, score.per_sample
+        if before is None:
+            return None
+        confidence, sign = self.options.confidence, 1 if fused.larger_is_better else -1
+        if np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all():
+            lost, won = int((before > after).sum()), int((after > before).sum())
+            return list(metrics.paired_proportion_interval(lost, won, len(after), confidence=confidence))
+        losses = sign * (before - after)
+        interval = metrics.bootstrap_interval(
+            lambda drawn: losses[drawn].mean(axis=1), len(losses), confidence=confidence, seed=self.context.seed
+        )
+        return list(interval)
+
+    def record(self, choice: rules.Choice, left_out: Mapping[str, str]) -> dict[str, Any]:
+        """Return what reports show of the choice."""
+        fused = self.context.fused
+        record: dict[str, Any] = {
+            "chosen": choice.winner,
+            "reference": choice.reference,
+            "metric": fused.metric if fused is not None and self.scores else None,
+            "original_metric": self.original.metric if self.scores else None,
+            "max_drop": self.options.max_drop,
+            "confidence": self.options.confidence,
+            "measurements": [self._measurement(one, choice) for one in self.candidates],
+            "left_out": dict(left_out),
+        }
+        return record | {"decisions": wording.decisions(record, accuracy_judged=bool(self.scores))}
+
+    def _measurement(self, one: Candidate, choice: rules.Choice) -> dict[str, Any]:
+        timings, label = self.race.timings, one.label
+        score = self.scores.get(label)
+        measured = timings.rounds(label) > 0 and timings.rounds(choice.reference) > 0
+        entrant = next(entrant for entrant in self.entrants if entrant.label == label)
+        return {
+            "label": label,
+            "engine": method_of(one.engine),
+            "options": one.engine.model_dump(mode="json"),
+            "graph": one.graph,
+            "compressed": one.compressed,
+            "p50_ms": timings.p50_ms(label),
+            "ratio": timings.ratio(label, choice.reference) if measured else None,
+            "ratio_interval": self._ratio_interval(label, choice) if measured else None,
+            "rounds": timings.rounds(label),
+            "metric": score.metric if score else None,
+            "drop": self.drop(label),
+            "drop_interval": self._drop_interval(label),
+            "sqnr_db": score.sqnr_db if score else None,
+            "bytes": one.artifact.size_bytes,
+            "out_because": wording.why_not(entrant, choice, timings, self.options.max_drop),
+        }
+
+    def _ratio_interval(self, label: str, choice: rules.Choice) -> list[float] | None:
+        if label == choice.reference:
+            return None
+        return list(self.race.timings.interval(label, choice.reference))
+
+
+def requests_of(context: StepContext, batch: int) -> tuple[list[dict[str, Array]], str]:
+    """Return requests of ``batch`` samples, and where they are from."""
+    if context.calibration is None:
+        return [context.examples(batch)], "examples made from the declared inputs"
+    requests, room = list[dict[str, Array]](), _REQUEST_BYTES
+    for feeds in context.calibration():
+        for request in _sliced(feeds, batch):
+            room -= sum(array.nbytes for array in request.values())
+            if requests and (room < 0 or len(requests) == _REQUESTS):
+                return requests, "calibration samples"
+            requests.append(request)
+    if not requests:
+        raise DataError(f"{context.component}: the calibration data gives no sample to time engines with")
+    return requests, "calibration samples"
+
+
+def _sliced(feeds: Mapping[str, Array], batch: int) -> Iterator[dict[str, Array]]:
+    """Cut a batch into requests; where it holds less than one, repeat its samples."""
+    import numpy as np
+
+    samples = len(next(iter(feeds.values())))
+    if samples < batch:
+        yield {name: array[np.arange(batch) % samples] for name, array in feeds.items()}
+    for start in range(0, samples - batch + 1, batch):
+        yield {name: np.ascontiguousarray(array[start : start + batch]) for name, array in feeds.items()}
+
+
+def _copied(winner: Candidate, record: Mapping[str, Any], context: StepContext) -> Artifact:
+    """Copy the winner's files; never by a hard link, which ONNX refuses for external data."""
+    source = winner.artifact
+    graph = source.path.with_name(str(source.metadata.get("graph", source.path.name)))
+    data = graph.with_name(graph.name + ".data")
+    for file in dict.fromkeys([*source.files, graph, *([data] if data.exists() else [])]):
+        shutil.copyfile(file, context.workdir / file.name)
+    path = Path(context.workdir / source.path.name)
+    return dataclasses.replace(
+        source,
+        path=path,
+        sha256=file_sha256(path),
+        metadata={**source.metadata, "engine": winner.engine.model_dump(mode="json"), **record},
+    )

@@ -1,0 +1,179 @@
+"""Time candidates side by side until the choice between them is clear, or the time is up.
+
+Each candidate runs in a process of its own (`engine_process`), and only one of them is asked at a time. A *round* is a
+block of the same requests to each, in an order that is drawn by seed and mirrored in every second round, so that a
+machine that slows down or speeds up does it to all. A round gives a candidate one figure, the median of its block. What
+is compared is the ratio of the medians over the rounds that both were timed in, its interval from resampling whole
+rounds (`metrics.percentile_ratio_interval`), widened by what two loads of the same file differ by as long as they live
+(`gates.looks.lasting`).
+
+Data doubles from look to look. Look number k spends 1/2^k of the allowed error, divided among all comparisons, so that
+the looks and the number of candidates leave the confidence what it says. A candidate that is clearly slower than the
+one that would be chosen is not timed any further (a race, as in O. Maron and A. W. Moore, "Hoeffding Races", 1993).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from mmdeploy.choice.engine_process import EngineProcess
+from mmdeploy.contracts import Progress, no_progress
+from mmdeploy.errors import EngineError
+from mmdeploy.gates.looks import lasting
+from mmdeploy.metrics import Interval, percentile_ratio_interval
+
+Clock = Callable[[], float]
+
+#: Wanted length of a round, all candidates together, and the most requests of a block.
+ROUND_SECONDS, MOST_REQUESTS = 0.25, 200
+#: Rounds are resampled in units of neighbours, so that there are 30 to 59 of them however long the measurement.
+UNITS = 30
+MAX_LOOKS = 6
+
+
+@dataclass
+class Timings:
+    """Latencies by candidate and round, and the comparisons that they allow.
+
+    Attributes:
+        by_label: For each candidate the median milliseconds of a request in each round that it was timed in.
+        confidence: Of all comparisons together.
+        seed: Of the resampling.
+        looks: How often the data has been looked at, this look included.
+    """
+
+    by_label: dict[str, dict[int, float]]
+    confidence: float = 0.95
+    seed: int = 0
+    looks: int = 1
+    _known: dict[tuple[object, ...], Interval] = field(default_factory=dict, repr=False)
+
+    @property
+    def level(self) -> float:
+        """The confidence of one comparison at this look: each candidate meets the reference and the fastest."""
+        comparisons = max(1, 2 * len(self.by_label) - 3)
+        return float(1.0 - (1.0 - self.confidence) / 2.0**self.looks / comparisons)
+
+    def rounds(self, label: str) -> int:
+        """Return in how many rounds a candidate was timed."""
+        return len(self.by_label[label])
+
+    def p50_ms(self, label: str) -> float | None:
+        """Return the median over the rounds of a candidate's latency; None where it was never timed."""
+        rounds = self.by_label[label]
+        return statistics.median(rounds.values()) if rounds else None
+
+    def ratio(self, label: str, reference: str) -> float:
+        """Return the ratio of the medians over the rounds that both were timed in; NaN where there is none."""
+        ours, theirs = self._paired(label, reference)
+        return statistics.median(ours) / statistics.median(theirs) if ours else math.nan
+
+    def interval(self, label: str, reference: str) -> Interval:
+        """Return the interval of `ratio`; infinitely wide where the two share less than two rounds."""
+        key = (label, reference, self.rounds(label), self.rounds(reference), self.looks)
+        if key not in self._known:
+            self._known[key] = self._interval(label, reference)
+        return self._known[key]
+
+    def _interval(self, label: str, reference: str) -> Interval:
+        import numpy as np
+
+        ours, theirs = (np.array(side) for side in self._paired(label, reference))
+        if len(ours) < 2:
+            return (0.0, math.inf)
+        size = max(1, len(ours) // UNITS)
+        first = len(ours) % size
+        ours, theirs = ours[first:].reshape(-1, size), theirs[first:].reshape(-1, size)
+        return lasting(percentile_ratio_interval(ours, theirs, 50.0, confidence=self.level, seed=self.seed))
+
+    def _paired(self, label: str, reference: str) -> tuple[list[float], list[float]]:
+        ours, theirs = self.by_label[label], self.by_label[reference]
+        common = sorted(ours.keys() & theirs.keys())
+        return [ours[at] for at in common], [theirs[at] for at in common]
+
+
+@dataclass
+class Race:
+    """Candidates that are timed in turns.
+
+    Attributes:
+        processes: By label; a candidate that fails is closed and leaves.
+        max_seconds: Time to spend on timing, over all calls of `run` together.
+        min_rounds: Rounds before the first look.
+        timings: What was measured; kept of those that left, too.
+        failed: Why a candidate left, by label.
+    """
+
+    processes: dict[str, EngineProcess]
+    max_seconds: float
+    min_rounds: int
+    timings: Timings
+    seed: int = 0
+    clock: Clock = time.perf_counter
+    progress: Progress = no_progress
+    failed: dict[str, str] = field(default_factory=dict)
+    _round: int = 0
+    _spent: float = 0.0
+    _block: int = 0
+    _order: list[str] = field(default_factory=list)
+
+    def run(self, contenders: Callable[[Timings], Sequence[str]]) -> None:
+        """Time candidates until at most one is left in the race, or the time is up.
+
+        Args:
+            contenders: Says after each look which candidates to go on timing, from what was measured.
+        """
+        racing = list(contenders(self.timings)) if self._round else list(self.processes)
+        if not self._block:
+            self._warm_up()
+        goal = max(self.min_rounds, 2 * self._round)
+        while len(racing := [label for label in racing if label in self.processes]) > 1:
+            while self._round < goal and self._spent < self.max_seconds:
+                self._one_round(racing)
+                self.progress(self._round, goal, f"rounds of {len(racing)} engines")
+            racing = list(contenders(self.timings))
+            if self._spent >= self.max_seconds or self.timings.looks >= MAX_LOOKS:
+                return
+            if len(racing) > 1:
+                self.timings.looks += 1
+            goal *= 2
+
+    def _warm_up(self) -> None:
+        """Ask each a few requests that are not counted, and learn how many make a block."""
+        taken = {label: self._ask(label, 0, 2) for label in list(self.processes)}
+        total_ms = sum(min(times) for times in taken.values() if times)
+        wanted = ROUND_SECONDS * 1e3 / total_ms if total_ms > 0 else 1.0
+        self._block = max(1, min(MOST_REQUESTS, int(wanted)))
+
+    def _one_round(self, racing: Sequence[str]) -> None:
+        import numpy as np
+
+        started = self.clock()
+        if self._round % 2 == 0 or not set(racing) <= set(self._order):
+            drawn = np.random.default_rng((self.seed, self._round)).permutation(len(racing))
+            self._order = [racing[index] for index in drawn]
+        else:  # mirrors the one before it
+            self._order.reverse()
+        for label in self._order:
+            if label in self.processes and label in racing:
+                times = self._ask(label, self._round * self._block, self._block)
+                if times:
+                    self.timings.by_label[label][self._round] = statistics.median(times)
+        self._round += 1
+        self._spent += self.clock() - started
+
+    def _ask(self, label: str, first: int, count: int) -> list[float]:
+        try:
+            return self.processes[label].time(first, count)
+        except EngineError as error:
+            self.out(label, error.message)
+            return []
+
+    def out(self, label: str, why: str) -> None:
+        """Take a candidate that failed out of the race."""
+        self.failed[label] = why
+        self.processes.pop(label).close()

@@ -1,0 +1,65 @@
+"""Options of the two ways to choose an engine by measuring."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from mmdeploy import engines
+from mmdeploy.contracts import MethodOptions
+from mmdeploy.errors import did_you_mean
+
+
+def _known_engine(name: str) -> str:
+    if name not in engines.METHODS:
+        raise ValueError(f"no engine is called {name!r}: {did_you_mean(name, engines.METHODS)}")
+    return name
+
+
+EngineName = Annotated[str, AfterValidator(_known_engine)]
+
+
+class Measuring(MethodOptions):
+    """How candidates are measured.
+
+    Attributes:
+        batch_size: Samples a request.
+        max_seconds: When to stop timing; what has not been told apart by then is a tie, and the simpler one is taken.
+        confidence: Of all comparisons of a component together.
+        min_rounds: Rounds, in which each candidate is timed once, before anything is decided.
+    """
+
+    batch_size: int = Field(default=1, ge=1)
+    max_seconds: float = Field(default=30.0, gt=0.0, le=3600.0)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    min_rounds: int = Field(default=20, ge=4)
+
+
+class AutoEngine(Measuring):
+    """Measure every engine, precision and encoding that suits the target, and take the fastest that is accurate.
+
+    Attributes:
+        max_drop: Largest loss of the task's metric on the validation split, at the ensemble's output, against the
+            FP32 original.
+        engines: Engines to try; null is all that the target has and this machine can run.
+        threads: The most threads that a candidate may have. 1 suits ensembles: components share the cores but are
+            measured alone, where more threads look faster than they are beside the others.
+    """
+
+    method: Literal["auto"] = "auto"
+    max_drop: float = Field(default=0.01, ge=0.0)
+    engines: Annotated[tuple[EngineName, ...], Field(min_length=1)] | None = None
+    threads: int = Field(default=1, ge=1, le=1024)
+
+
+class MustPay(Measuring):
+    """Measure a compressed component against its uncompressed self: compression that does not pay is not shipped.
+
+    Attributes:
+        max_drop: As of `AutoEngine`; None leaves accuracy to the gates.
+    """
+
+    method: Literal["must_pay"] = "must_pay"
+    max_drop: float | None = Field(default=None, ge=0.0)
+    max_seconds: float = Field(default=15.0, gt=0.0, le=3600.0)

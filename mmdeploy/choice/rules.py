@@ -1,0 +1,142 @@
+"""Which candidate ships, given what was measured: pure functions.
+
+The *reference* is the simplest candidate that is not compressed. Another is *eligible* when it is surely faster than
+the reference (the whole interval of the ratio lies below 1) and keeps the accuracy budget. The fastest eligible one
+*leads*; every eligible one whose ratio to the leader has 1 in its interval is tied with it, and of those the simplest
+ships. So what ships is never slower than the reference, and complexity is only taken where it pays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mmdeploy.metrics import Interval
+
+#: Scores are sums of floats: a drop of 0.01 must keep a limit of 0.01.
+SLACK = 1e-6
+#: Ratios this near 1, interval included, are as good as equal: timing on would not change what ships for long.
+EQUAL_SHARE = 0.05
+
+
+class Comparisons(Protocol):
+    """Ratios of latencies; `measure.Timings` is one."""
+
+    def ratio(self, label: str, reference: str) -> float:
+        """Return latency over latency; NaN where it is not known."""
+
+    def interval(self, label: str, reference: str) -> Interval:
+        """Return the interval of `ratio`."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A candidate as the rules see it.
+
+    Attributes:
+        label: Its name.
+        compressed: Whether the component was pruned or quantized.
+        simplicity: Rank; lower is simpler.
+        failed: Why it cannot ship at all, or None.
+        drop: Loss of the metric against the original; None while it is not known.
+    """
+
+    label: str
+    compressed: bool
+    simplicity: int
+    failed: str | None = None
+    drop: float | None = None
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """What ties are broken by: uncompressed first, then the simpler."""
+        return (self.compressed, self.simplicity)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the rules came to.
+
+    Attributes:
+        winner: What ships.
+        reference: What everything is compared with.
+        leader: The fastest that could ship; differs from ``winner`` in a tie.
+    """
+
+    winner: str
+    reference: str
+    leader: str
+
+
+def over_budget(entrant: Entrant, max_drop: float | None) -> bool:
+    """Say whether a candidate is known to lose more than the budget allows; NaN does."""
+    return max_drop is not None and entrant.drop is not None and not entrant.drop <= max_drop + SLACK
+
+
+def choose(entrants: Sequence[Entrant], compared: Comparisons, max_drop: float | None) -> Choice | None:
+    """Apply the rules; a candidate whose drop is not known counts as one that keeps the budget.
+
+    Where every candidate is compressed, the budget binds the reference too; should none keep it, the one that loses
+    least ships, and the gates judge it.
+
+    Args:
+        entrants: The candidates.
+        compared: What was measured.
+        max_drop: Budget; None for none.
+
+    Returns:
+        None when every candidate has failed.
+    """
+    alive = [entrant for entrant in entrants if entrant.failed is None]
+    accurate = [entrant for entrant in alive if not over_budget(entrant, max_drop)]
+    if uncompressed := [entrant for entrant in alive if not entrant.compressed]:
+        reference = min(uncompressed, key=lambda entrant: entrant.rank)
+    elif alive:
+        accurate = accurate or [min(alive, key=_drop_or_worst)]
+        reference = min(accurate, key=lambda entrant: entrant.rank)
+    else:
+        return None
+    faster = [one for one in accurate if one is not reference and is_faster(one.label, reference.label, compared)]
+    eligible = [reference, *faster]
+    leader = min(eligible, key=lambda one: 1.0 if one is reference else compared.ratio(one.label, reference.label))
+    tied = [one for one in eligible if one is leader or compared.interval(one.label, leader.label)[0] <= 1.0]
+    winner = min(tied, key=lambda entrant: entrant.rank)
+    return Choice(winner.label, reference.label, leader.label)
+
+
+def is_faster(label: str, reference: str, compared: Comparisons) -> bool:
+    """Say whether the whole interval of the ratio lies below 1."""
+    return compared.interval(label, reference)[1] < 1.0 and not math.isnan(compared.ratio(label, reference))
+
+
+def undecided(entrants: Sequence[Entrant], compared: Comparisons, max_drop: float | None) -> list[str]:
+    """Return the candidates to go on timing: those that may yet be faster than the leader, it, and the reference.
+
+    Returns:
+        Nothing when the choice is clear.
+    """
+    choice = choose(entrants, compared, max_drop)
+    if choice is None:
+        return []
+    open_labels = [
+        one.label
+        for one in entrants
+        if one.failed is None
+        and one.label != choice.leader
+        and not over_budget(one, max_drop)
+        and not _settled(compared.interval(one.label, choice.leader))
+    ]
+    return list(dict.fromkeys([choice.reference, choice.leader, *open_labels])) if open_labels else []
+
+
+def _settled(interval: Interval) -> bool:
+    """Say whether an interval of a ratio to the leader shows a slower candidate, or one as good as equal."""
+    low, high = interval
+    return low > 1.0 or (low >= 1.0 - EQUAL_SHARE and high <= 1.0 + EQUAL_SHARE)
+
+
+def _drop_or_worst(entrant: Entrant) -> tuple[float, tuple[bool, int]]:
+    drop = entrant.drop
+    return (math.inf if drop is None or math.isnan(drop) else drop, entrant.rank)

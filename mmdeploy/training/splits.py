@@ -1,0 +1,165 @@
+"""The splits that training reads: shuffled, in batches, and with no sample that something is later judged on.
+
+A split that fits in memory is read once and shuffled as a whole. A larger one, or one whose callable takes ``epoch``
+(fresh augmentation in each), is read in each epoch and shuffled through a buffer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from mmdeploy import data
+from mmdeploy.artifact import TensorSpec
+from mmdeploy.contracts import Array
+from mmdeploy.errors import DataError
+
+Sample: TypeAlias = tuple[data.Feed, Any]
+Batch: TypeAlias = "tuple[data.Feed, Array | None]"
+
+_KEPT_BYTES = 256 * 2**20
+_BUFFER_BYTES = 64 * 2**20
+
+
+class SeenSamples:
+    """The samples of a split by digest, 16 bytes each, to be asked whether a sample is among them.
+
+    Digests are 8 bytes: of two splits with a million samples each, two samples look equal by chance once in ten
+    million runs. Samples count as equal when all their inputs are, to the bit.
+    """
+
+    def __init__(self, reference: str, samples: Iterable[Sample]) -> None:
+        """Read a split once.
+
+        Args:
+            reference: Its data callable, for messages.
+            samples: Its samples.
+        """
+        self.reference = reference
+        digests = np.fromiter((_number(feed) for feed, _ in samples), dtype=np.uint64)
+        self._order = np.argsort(digests, kind="stable")
+        self._digests = digests[self._order]
+
+    def find(self, feed: Mapping[str, Array]) -> int | None:
+        """Return the index of the first sample with the same inputs; None when there is none."""
+        number = np.uint64(_number(feed))
+        place = int(np.searchsorted(self._digests, number))
+        found = place < len(self._digests) and self._digests[place] == number
+        return int(self._order[place]) if found else None
+
+
+@dataclass
+class Split:
+    """A split that training reads.
+
+    Attributes:
+        reference: The data callable.
+        root: Folder of the recipe.
+        specs: The ensemble's inputs.
+        ranges: Smallest and largest value allowed, by input.
+        forbidden: Splits of which it may hold no sample.
+        kept_bytes: Up to this size it is kept in memory.
+        buffer_bytes: Size of the shuffle buffer where it is not.
+    """
+
+    reference: str
+    root: Path
+    specs: Sequence[TensorSpec]
+    ranges: data.Ranges | None = None
+    forbidden: Sequence[SeenSamples] = ()
+    kept_bytes: int = _KEPT_BYTES
+    buffer_bytes: int = _BUFFER_BYTES
+    _kept: list[Sample] | None = None
+    _too_large: bool = field(default=False)
+
+    def samples(self, epoch: int) -> Iterator[Sample]:
+        """Yield the samples of an epoch in the callable's order.
+
+        Raises:
+            DataError: If the callable fails, or a sample is bad or forbidden.
+        """
+        stream = data.stream(self.reference, root=self.root, specs=self.specs, ranges=self.ranges, epoch=epoch)
+        for index, (feed, label) in enumerate(stream):
+            for other in self.forbidden:
+                self._refuse_shared(feed, index, other)
+            yield feed, label
+
+    def batches(self, epoch: int, batch_size: int, seed: int) -> Iterator[Batch]:
+        """Yield the shuffled batches of an epoch; the last is left out when it is smaller and not the only one.
+
+        The same epoch and seed give the same batches, whatever was read before.
+
+        Raises:
+            DataError: As `samples`; and when samples of a batch differ in shape, or only some have a label.
+        """
+        rng = np.random.default_rng([seed, epoch])
+        kept = self._in_memory()
+        if kept is not None:
+            shuffled: Iterator[Sample] = (kept[index] for index in rng.permutation(len(kept)))
+        else:
+            shuffled = _shuffled(self.samples(epoch), rng, self.buffer_bytes)
+        for number, group in enumerate(_groups(shuffled, batch_size)):
+            if len(group) == batch_size or not number:
+                yield self._batch(group)
+
+    def _in_memory(self) -> list[Sample] | None:
+        """Return all samples if they are the same in each epoch and fit; None otherwise."""
+        if self._kept is None and not self._too_large:
+            self._too_large = data.takes_epoch(self.reference, self.root)
+            kept, size = list[Sample](), 0
+            for feed, label in () if self._too_large else self.samples(0):
+                kept.append((feed, label))
+                size += sum(array.nbytes for array in feed.values())
+                if size > self.kept_bytes:
+                    self._too_large = True
+                    break
+            self._kept = None if self._too_large else kept
+        return self._kept
+
+    def _batch(self, group: Sequence[Sample]) -> Batch:
+        feeds, labels = [feed for feed, _ in group], [label for _, label in group]
+        unlabelled = [label is None for label in labels]
+        if any(unlabelled) and not all(unlabelled):
+            raise DataError(f"{self.reference}: some samples have a label and others have none")
+        return data.stacked(feeds, self.reference, 0), None if unlabelled[0] else data.label_array(
+            labels, self.reference
+        )
+
+    def _refuse_shared(self, feed: data.Feed, index: int, other: SeenSamples) -> None:
+        twin = other.find(feed)
+        if twin is not None:
+            raise DataError(
+                f"{self.reference}: sample {index} is also sample {twin} of {other.reference}",
+                hint="a sample that was learned from, or chosen by, proves nothing where the result is judged: "
+                "let the splits share none",
+            )
+
+
+def _number(feed: Mapping[str, Array]) -> int:
+    return int.from_bytes(data.sample_digest(feed)[:8], "little")
+
+
+def _groups(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
+    while group := list(itertools.islice(samples, size)):
+        yield group
+
+
+def _shuffled(samples: Iterator[Sample], rng: np.random.Generator, buffer_bytes: int) -> Iterator[Sample]:
+    """Yield samples in random order through a buffer: each comes at random among those that wait with it."""
+    waiting: list[Sample] = []
+    size = 0
+    for sample in samples:
+        if size < buffer_bytes:
+            waiting.append(sample)
+            size += sum(array.nbytes for array in sample[0].values())
+            continue
+        place = int(rng.integers(len(waiting)))
+        yield waiting[place]
+        waiting[place] = sample
+    for place in rng.permutation(len(waiting)):
+        yield waiting[place]

@@ -115,7 +115,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
             chosen, scores, ratio=options.ratio, round_to=options.round_to, scope=options.scope
         )  # fmt: skip
         if not removals:
-            raise _nothing(context.component, refused, options)
+            raise _nothing(context.component, [*refused, *(Refused(group.name, _small(options)) for group in chosen)])
         _cut(subject, removals)
         facts = _facts(chosen, refused, removals, options)
         return product.finish(module, artifact, context, before=before, facts=facts)
@@ -139,8 +139,9 @@ def _prunable(subject: tracing.Subject, options: Options, context: StepContext) 
             left[group.name] = group
     refused = [group for group in refused if group.name not in left]
     if not left:
-        raise _nothing(subject.name, refused, options)
-    return list(left.values()), refused
+        raise _nothing(subject.name, refused)
+    order = {path: place for place, (path, _) in enumerate(subject.module.named_modules())}
+    return sorted(left.values(), key=lambda group: order.get(group.name, 0)), refused
 
 
 def _unwanted(group: Group, options: Options) -> str | None:
@@ -202,22 +203,24 @@ def _cut(subject: tracing.Subject, removals: Sequence[Removal]) -> None:
     surgery.cut(removals)
 
 
-def _nothing(component: str, refused: Sequence[Refused], options: Options) -> PruneError:
+def _nothing(component: str, refused: Sequence[Refused]) -> PruneError:
     reasons = [f"{group.name}: {group.reason}" for group in refused]
     rest = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    if not reasons:
-        reasons = [f"ratio {options.ratio:g} rounds to nothing at round_to {options.round_to}"]
+    found = "; ".join(reasons[-_SHOWN:]) or "it has no linear layers and no convolutions"
     return PruneError(
-        f"{component}: structured pruning finds nothing to cut: {'; '.join(reasons[:_SHOWN])}{rest}",
+        f"{component}: structured pruning finds nothing to cut: {found}{rest}",
         hint="see `round_to`, `exclude` and `heads`, or drop `prune`",
     )
+
+
+def _small(options: Options) -> str:
+    return f"a ratio of {options.ratio:g} rounds to nothing at round_to {options.round_to}"
 
 
 def _facts(
     chosen: Sequence[Group], refused: Sequence[Refused], removals: Sequence[Removal], options: Options
 ) -> dict[str, Any]:
     cut = {removal.group.name for removal in removals}
-    small = f"a ratio of {options.ratio:g} rounds to nothing at round_to {options.round_to}"
     return {
         "method": "structured",
         "ratio": options.ratio,
@@ -226,6 +229,6 @@ def _facts(
         "pruned": surgery.removed(removals),
         "not_pruned": {
             **{group.name: group.reason for group in refused},
-            **{group.name: small for group in chosen if group.name not in cut},
+            **{group.name: _small(options) for group in chosen if group.name not in cut},
         },
     }

@@ -47,7 +47,8 @@ def contests(draw):
         )
         for name in names
     ]
-    latency = {name: draw(st.floats(0.1, 10)) for name in names}
+    near = st.sampled_from([0.5, 0.75, 0.8, 0.9, 0.98, 1.0, 1.1])  # where the rules' limits are
+    latency = {name: draw(near | st.floats(0.1, 10)) for name in names}
     doubt = {name: draw(st.sampled_from([0.0, 0.01, 0.3, math.inf])) for name in names}
     return entrants, Latencies(latency, doubt), draw(st.none() | st.floats(0, 0.1))
 
@@ -120,6 +121,11 @@ def test_an_interval_that_includes_one_does_not_pay():
     choice = rules.choose([FP32, INT8], measured(fp32=1.0, int8=0.985), None)
     assert choice is not None
     assert choice.winner == "fp32"
+
+
+def test_a_tie_with_the_leader_does_not_make_up_for_a_doubt_about_fp32():
+    vague = Latencies({"fp32": 1.0, "int8": 0.9, "odd": 0.8}, {"fp32": 0.01, "int8": 0.2, "odd": 0.01})
+    assert rules.choose([FP32, INT8, ODD], vague, None) == Choice("odd", "fp32", "odd")
 
 
 def test_over_budget_is_out_however_fast():

@@ -160,6 +160,14 @@ def test_as_good_as_equal_is_decided():
     assert rules.undecided([FP32, INT8], measured(fp32=1.0, int8=1.0), None) == []
 
 
+def test_what_could_be_a_little_faster_but_is_not_simpler_is_decided():
+    close = Latencies({"fp32": 1.0, "bf16": 0.5, "int8": 0.5}, {"fp32": 0.0, "bf16": 0.04, "int8": 0.0})
+    assert rules.undecided([FP32, BF16, INT8], close, None) == []
+    assert rules.choose([FP32, BF16, INT8], close, None) == Choice("bf16", "fp32", "bf16")
+    wide = Latencies({"fp32": 1.0, "bf16": 0.5, "int8": 0.5}, {"fp32": 0.0, "bf16": 0.1, "int8": 0.0})
+    assert set(rules.undecided([FP32, BF16, INT8], wide, None)) == {"fp32", "bf16", "int8"}
+
+
 def test_every_loser_is_told_why():
     latencies = measured(fp32=1.0, bf16=1.2, int8=0.3, odd=0.5)
     costly = Entrant("odd", True, 3, drop=0.5)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmdeploy import metrics
@@ -29,12 +30,24 @@ _REQUESTS = 32
 _REQUEST_BYTES = 64 * 2**20
 
 
-def run(candidates: Sequence[Candidate], options: AutoEngine | MustPay, context: StepContext) -> Artifact:
+def run(
+    candidates: Sequence[Candidate],
+    options: AutoEngine | MustPay,
+    context: StepContext,
+    *,
+    left_out: Mapping[str, str] = MappingProxyType({}),
+) -> Artifact:
     """Choose among built engines and copy the winner's files into ``context.workdir``.
 
     Feeds come from ``context.calibration`` where there is calibration data, else from ``context.examples``. The
     artifact's metadata is the winner's, and besides: ``chosen`` (label), ``engine`` (its options), ``reference``,
     ``feeds``, ``measurements`` (one a candidate) and ``decisions``.
+
+    Args:
+        candidates: Built engines, of which at least one runs.
+        options: How to measure, and the budget.
+        context: Of the step.
+        left_out: Why others were not even built, by label: they are in the report too.
 
     Raises:
         DataError: If ``engine: auto`` has no validation data to judge accuracy by.
@@ -50,7 +63,7 @@ def run(candidates: Sequence[Candidate], options: AutoEngine | MustPay, context:
     with ExitStack() as stack:
         contest = _Contest(candidates, options, context, _started(stack, candidates, requests, options, context))
         choice = contest.decide()
-        record = contest.record(choice) | {"feeds": feeds, "batch_size": batch}
+        record = contest.record(choice, left_out) | {"feeds": feeds, "batch_size": batch}
     return _copied(next(one for one in candidates if one.label == choice.winner), record, context)
 
 
@@ -158,7 +171,7 @@ class _Contest:
         )
         return list(interval)
 
-    def record(self, choice: rules.Choice) -> dict[str, Any]:
+    def record(self, choice: rules.Choice, left_out: Mapping[str, str]) -> dict[str, Any]:
         """Return what reports show of the choice."""
         fused = self.context.fused
         record: dict[str, Any] = {
@@ -169,6 +182,7 @@ class _Contest:
             "max_drop": self.options.max_drop,
             "confidence": self.options.confidence,
             "measurements": [self._measurement(one, choice) for one in self.candidates],
+            "left_out": dict(left_out),
         }
         return record | {"decisions": wording.decisions(record, accuracy_judged=bool(self.scores))}
 

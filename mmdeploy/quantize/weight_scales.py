@@ -45,6 +45,33 @@ def overrides(
     return {name: _entries(scale, axes[name]) for name, scale in found.items()}
 
 
+def check(model: Any, written: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Make sure that a graph has the scales that it was to be written with.
+
+    ONNX Runtime's quantizer enlarges a scale where an INT32 bias would overflow.
+
+    Args:
+        model: A graph with Q/DQ pairs.
+        written: What `overrides` gave.
+
+    Raises:
+        QuantizeError: When a scale is another one.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    constants = {weight.name: weight for weight in model.graph.initializer}
+    for name, entries in written.items():
+        if "scale" not in entries[0]:
+            continue
+        wanted = np.array([entry["scale"] for entry in entries], np.float32)
+        if not np.array_equal(numpy_helper.to_array(constants[f"{name}_scale"]).reshape(-1), wanted.reshape(-1)):
+            raise QuantizeError(
+                f"the weight {name!r} cannot have the scales given for it: so small that an INT32 bias overflows",
+                hint="write biases in float (bias: float)",
+            )
+
+
 def _owners(model: Any, selection: Selection, weights: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
     """Return the weight, and the axis of its output channels, by its own name and by those of its nodes."""
     chosen = set(selection.nodes)

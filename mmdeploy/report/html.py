@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from mmdeploy.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
-from mmdeploy.report import plots
+from mmdeploy.report import choices, plots
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -55,6 +55,10 @@ def render(report: BuildReport) -> str:
             published=repository(report),
             advice=next_steps(report),
             sizes=sizes,
+            choices=[
+                (component, choices.rows(choice), choices.told(choice)) for component, choice in choices.choices(report)
+            ],
+            choice_head=choices.HEAD,
             stage_panels=[_panel(plots.stage_panel, *group) for group in _stage_groups(report)],
             size_panels=[_panel(plots.size_panel, "Bytes on disk", sizes)] if sizes else [],
             latency_panels=[_panel(plots.latency_panel, *group) for group in _latency_groups(report)],

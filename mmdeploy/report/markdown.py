@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from mmdeploy.build_report import BuildReport, GateRecord, StageSeries
 from mmdeploy.contracts import Verdict
+from mmdeploy.report import choices
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -44,6 +45,7 @@ def render(report: BuildReport) -> str:
         *_warnings(report),
         *_gates(report),
         *_sizes(report),
+        *_choices(report),
         *_advice(report),
         *_folded("Where accuracy went", _stages(report)),
         *_folded(f"Steps ({len(report.steps)})", _steps(report)),
@@ -107,6 +109,20 @@ def _sizes(report: BuildReport) -> list[str]:
         for size in sizes_and_total(report)
     ]
     return [_table(("Size", "FP32", "Candidate", "Ratio"), rows, right=(1, 2, 3))]
+
+
+def _choices(report: BuildReport) -> list[str]:
+    found = choices.choices(report)
+    if not found:
+        return []
+    told = [f"- {_text(line)}" for component, choice in found for line in choices.reasons(component, choice)]
+    cells = [
+        [_code(component), *(f"**{_text(cell)}**" if row.ships and cell else _text(cell) for cell in row.cells)]
+        for component, choice in found
+        for row in choices.rows(choice)
+    ]
+    table = _table(("Component", *choices.HEAD), cells, right=(2, 3, 5, 6))
+    return [*(["\n".join(told)] if told else []), *_folded("Choices", table)]
 
 
 def _advice(report: BuildReport) -> list[str]:

@@ -140,6 +140,7 @@ def _environment(folder: Path, threads: int) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
         "TMPDIR": str(folder),  # of torch's rendezvous file
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # it would listen on every interface
     }
 
 

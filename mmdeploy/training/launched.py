@@ -48,6 +48,8 @@ def main(folder: Path) -> int:
         return 1
     except Exception as error:
         logger.exception("process %d failed unexpectedly", process_index())
+        if _is_lost_connection(error):  # the other's end is the cause, and it says why, or was killed
+            return 1
         summary = traceback.format_exception_only(error)[-1].strip()
         _write(folder / f"{ERROR}{process_index()}", (summary, traceback.format_exc()))
         return 1
@@ -80,6 +82,12 @@ def _part() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _function(call: str) -> Any:

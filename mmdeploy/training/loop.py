@@ -12,22 +12,21 @@ metric are kept; epoch 0 is the module as it came, so training that only harms c
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from mmdeploy.contracts import Array, StepContext, TrainingSetup
-from mmdeploy.errors import DataError, EnvironmentUnfitError, TrainingError, did_you_mean
+from mmdeploy.errors import DataError, TrainingError, did_you_mean
 from mmdeploy.torch_model import torch_threads
 from mmdeploy.training import checkpoint
 from mmdeploy.training.losses import loss
 from mmdeploy.training.optimizer import learning_rate, optimizer
 from mmdeploy.training.options import TrainingOptions
+from mmdeploy.training.processes import Batch, Part, accelerator, random_state_kept, seed, share
 from mmdeploy.training.record import EpochRecord, TrainingRecord
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT_SECONDS = 60.0
-_SEEDS = 2**32
-_Batch: TypeAlias = "tuple[dict[str, Array], Array | None]"
 
 
 def fit(
@@ -69,8 +66,9 @@ def fit(
         TrainingError: If there is nothing to train, or the loss is no longer finite.
     """
     setup = required_setup(context)
-    with torch_threads(context.threads), _random_state_kept():
-        training = _Training(module, options, context, setup, tuple(sparse), after_step, checkpoint_seconds)
+    engine = accelerator()
+    with torch_threads(max(1, context.threads // engine.num_processes)), random_state_kept():
+        training = _Training(module, options, context, setup, engine, tuple(sparse), after_step, checkpoint_seconds)
         return training.run()
 
 
@@ -97,6 +95,7 @@ class _Training:
     options: TrainingOptions
     context: StepContext
     setup: TrainingSetup
+    accelerator: Accelerator
     sparse: tuple[str, ...]
     after_step: Callable[[int], None] | None
     checkpoint_seconds: float
@@ -115,7 +114,6 @@ class _Training:
                 hint="let the factory leave requires_grad set on what may be trained",
             )
         home = trained[0].device
-        self.accelerator = _accelerator()
         self.module.eval()
         self.masks = _masks(self.module, self.sparse)
         self.steps_per_epoch = self._count_batches()
@@ -171,11 +169,11 @@ class _Training:
             self.epoch, self.batch, self.loss_sum, self.samples, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
             self._save()
 
-    def _batches(self) -> Iterator[_Batch]:
+    def _batches(self) -> Iterator[Batch]:
         """Iterate over what is left of the epoch, every batch drawn with random numbers of its own."""
         iterator = iter(self.setup.training(self.epoch, self.options.batch_size))
         for index in range(self.steps_per_epoch):
-            _seed(self.context.seed, self.epoch, index)
+            seed(self.context.seed, self.epoch, index)
             batch = next(iterator, None)
             if batch is None:
                 raise DataError(
@@ -185,21 +183,21 @@ class _Training:
             if index < self.batch:
                 continue
             if self.accelerator.process_index:
-                _seed(self.context.seed, self.epoch, index, self.accelerator.process_index)
+                seed(self.context.seed, self.epoch, index, self.accelerator.process_index)
             yield batch
 
-    def _step(self, batch: _Batch) -> float:
+    def _step(self, batch: Batch) -> float:
         """Train on one batch; return the learning rate."""
         step = (self.epoch - 1) * self.steps_per_epoch + self.batch
         rate = learning_rate(self.options, step, self.options.epochs * self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.module.train()
-        share, samples, weight = self._share(batch)
+        part, samples, weight = share(batch, self.accelerator)
         self.optimizer.zero_grad(set_to_none=True)
-        value = self._loss(self.network, share)
+        value = self._loss(self.network, part)
         # The mean over processes of these is the mean over the whole batch.
-        self.accelerator.backward(value * weight if self.accelerator.num_processes > 1 else value)
+        self.accelerator.backward(value * weight)
         total = float(self.accelerator.reduce((value.detach() * weight)[None], "mean"))
         if not math.isfinite(total):
             raise self._not_finite("the loss", total, rate)
@@ -209,8 +207,8 @@ class _Training:
         self.batch += 1
         if self.after_step is not None:
             self.after_step(step + 1)
-        done = f"epoch {self.epoch} of {self.options.epochs}: steps of training, loss {total:.4g}"
-        self.context.progress(step + 1, self.options.epochs * self.steps_per_epoch, done)
+        what = f"steps of training (epoch {self.epoch} of {self.options.epochs}, loss {total:.4g})"
+        self.context.progress(step + 1, self.options.epochs * self.steps_per_epoch, what)
         return rate
 
     def _descend(self, rate: float) -> None:
@@ -230,24 +228,7 @@ class _Training:
             for name, mask in self.masks.items():
                 named[name].mul_(mask)
 
-    def _share(self, batch: _Batch) -> tuple[tuple[dict[str, Tensor], Tensor | None], int, float]:
-        """Return this process's part of a batch, the samples of the whole batch, and the part's weight.
-
-        A process that is left without a sample takes the first with weight 0: all must take part in each step.
-        """
-        import torch
-
-        feeds, labels = batch
-        samples, processes = len(next(iter(feeds.values()))), self.accelerator.num_processes
-        index = self.accelerator.process_index
-        start, stop = samples * index // processes, samples * (index + 1) // processes
-        weight = (stop - start) * processes / samples
-        part = slice(start, stop) if stop > start else slice(0, 1)
-        device = self.accelerator.device
-        given = {name: torch.as_tensor(array[part]).to(device) for name, array in feeds.items()}
-        return (given, None if labels is None else torch.as_tensor(labels[part]).to(device)), samples, weight
-
-    def _loss(self, network: Callable[..., dict[str, Tensor]], part: tuple[dict[str, Tensor], Tensor | None]) -> Tensor:
+    def _loss(self, network: Callable[..., dict[str, Tensor]], part: Part) -> Tensor:
         feeds, labels = part
         return loss(network(feeds), feeds, labels, setup=self.setup, options=self.options)
 
@@ -360,56 +341,9 @@ class _Training:
         return True
 
 
-def _accelerator() -> Accelerator:
-    """Return the engine: on GPUs where there are any, else on the CPU; one process unless a launcher started us.
-
-    Raises:
-        EnvironmentUnfitError: If the launcher asks for a way of sharing the work that the loop does not support.
-    """
-    import os
-
-    import torch
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.utils import DistributedType
-
-    on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
-    # A component may put out tensors that no loss looks at.
-    engine = Accelerator(
-        cpu=on_cpu, mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
-    )
-    if engine.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-        raise EnvironmentUnfitError(
-            f"training cannot be shared by {engine.distributed_type.value}: only data parallelism is supported",
-            hint="launch with --multi_gpu, or without a configuration file",
-        )
-    return engine
-
-
 def _masks(module: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
     named = dict(module.named_parameters())
     for name in names:
         if name not in named:
             raise TrainingError(f"there is no parameter {name!r} to keep sparse", hint=did_you_mean(name, named))
     return {name: (named[name].detach() != 0).to(named[name].dtype) for name in names}
-
-
-def _seed(*numbers: int) -> None:
-    """Seed every generator that training or a data callable may draw from, as a function of ``numbers``."""
-    import numpy as np
-    from accelerate.utils import set_seed
-
-    set_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]) % _SEEDS)
-
-
-@contextlib.contextmanager
-def _random_state_kept() -> Iterator[None]:
-    import numpy as np
-    import torch
-
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

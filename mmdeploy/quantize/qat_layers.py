@@ -293,8 +293,11 @@ def _layer(prepared: Prepared, name: str, seen: Mapping[str, _Seen]) -> Layer:
         operators = once if leaf == qat_attention.OUTPUT else thrice
         return Layer(name, (owner,), operators, f"{owner}.{parameter}".strip("."), rows)
     norms = tuple(norm for norm, layer in prepared.folded.items() if layer == name)
-    if not isinstance(prepared.module.get_submodule(name), nn.Linear):
+    part = prepared.module.get_submodule(name)
+    if not isinstance(part, nn.Linear):
         kinds: tuple[str, ...] = ("Conv",)
+    elif seen[name].dims != 2:
+        kinds = ("MatMul",)
     else:
-        kinds = ("Gemm", "MatMul") if seen[name].dims == 2 else ("MatMul",)
+        kinds = ("Gemm",) if part.bias is not None and not norms else ("Gemm", "MatMul")
     return Layer(name, (name, *norms), kinds, f"{name}.weight".strip("."))

@@ -113,6 +113,47 @@ class NothingToQuantize(nn.Module):
         return self.norm(values).mean(dim=1)[:, :CLASSES]
 
 
+class WithoutBias(nn.Module):
+    """Products alone, so that nothing is rounded in one encoding and not in the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, 2 * WIDTH, bias=False)
+        self.head = nn.Linear(2 * WIDTH, CLASSES, bias=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.head(torch.relu(self.first(values)).mean(dim=1))
+
+
+class UnevenRows(nn.Module):
+    """A first layer whose rows differ a hundredfold in size, undone by the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, CLASSES)
+        sizes = torch.logspace(-2.5, 0, WIDTH)
+        with torch.no_grad():
+            self.first.weight.mul_(sizes[:, None])
+            self.first.bias.mul_(sizes)
+            self.head.weight.div_(sizes)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.head(torch.relu(self.first(values)).mean(dim=1))
+
+
+class Functional(nn.Module):
+    """A product with a parameter that is no module, and one that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH) / WIDTH**0.5)
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.head(torch.tanh(values @ self.weight).mean(dim=1))
+
+
 STYLES = (OneAttention, CrossAttention, Encoder, PlainAttention, Convolutions)
 
 

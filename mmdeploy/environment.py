@@ -37,18 +37,20 @@ _REQUIRES: Mapping[str, tuple[str, ...]] = {"outputs": ("torch",), "select": ("s
 _REPORT = ("matplotlib",)
 
 
-def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
+def require_environment(recipe: Recipe, steps: Iterable[Step], *, judged: bool = True) -> None:
     """Do nothing when the steps can run, and what they make can be judged, here.
 
     Args:
         recipe: The recipe; its gates need libraries and a Triton.
         steps: The steps that are to run.
+        judged: Whether the gates are to run after them.
 
     Raises:
         EnvironmentUnfitError: Naming every distribution that is missing and who needs it, or the Triton.
     """
     needs = dict.fromkeys(_REPORT, "the report")
-    needs |= {name: f"gate {method_of(gate)}" for gate in recipe.gates for name in _gate_requires(method_of(gate))}
+    judges = recipe.gates if judged else ()
+    needs |= {name: f"gate {method_of(gate)}" for gate in judges for name in _gate_requires(method_of(gate))}
     for step in steps:
         required = _REQUIRES.get(step.kind) or _METHODS[step.kind][step.method].REQUIRES
         needs |= dict.fromkeys(required, step.id)
@@ -59,7 +61,7 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
         raise EnvironmentUnfitError(
             f"not installed in this environment: {listed}", hint=f"pip install 'multimodal-deploy[{extra}]'"
         )
-    if recipe.gates:
+    if judges:
         find_installation()
 
 

@@ -162,7 +162,8 @@ class _Run:
         """Reuse what the store has; run the rest side by side, each step as soon as its inputs are there."""
         decisions = {decision.step.id: decision for decision in explain(self.plan, self.store)}
         waiting = [step for step in self.plan.steps if not self._reused(decisions[step.id])]
-        require_environment(self.recipe, waiting, judged=self.goal == "build")
+        judged = self.recipe if self.goal == "build" else self.recipe.model_copy(update={"gates": ()})
+        require_environment(judged, waiting)
         jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
         kinds = sorted({step.kind for step in waiting})
         logs = self.folder / "logs"

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy import engines, export, gates, prune, quantize, recover
 from mmdeploy.contracts import method_of
 from mmdeploy.errors import EnvironmentUnfitError
-from mmdeploy.fingerprints import distribution_of
 from mmdeploy.target import Target
 from mmdeploy.triton.install import find_installation
 
@@ -37,31 +36,29 @@ _REQUIRES: Mapping[str, tuple[str, ...]] = {"outputs": ("torch",), "select": ("s
 _REPORT = ("matplotlib",)
 
 
-def require_environment(recipe: Recipe, steps: Iterable[Step], *, judged: bool = True) -> None:
+def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
     """Do nothing when the steps can run, and what they make can be judged, here.
 
     Args:
         recipe: The recipe; its gates need libraries and a Triton.
         steps: The steps that are to run.
-        judged: Whether the gates are to run after them.
 
     Raises:
         EnvironmentUnfitError: Naming every distribution that is missing and who needs it, or the Triton.
     """
     needs = dict.fromkeys(_REPORT, "the report")
-    judges = recipe.gates if judged else ()
-    needs |= {name: f"gate {method_of(gate)}" for gate in judges for name in _gate_requires(method_of(gate))}
+    needs |= {name: f"gate {method_of(gate)}" for gate in recipe.gates for name in _gate_requires(method_of(gate))}
     for step in steps:
         required = _REQUIRES.get(step.kind) or _METHODS[step.kind][step.method].REQUIRES
         needs |= dict.fromkeys(required, step.id)
     missing = {name: who for name, who in needs.items() if importlib.util.find_spec(name) is None}
     if missing:
-        listed = ", ".join(f"{distribution_of(name)} (for {who})" for name, who in missing.items())
+        listed = ", ".join(f"{name} (for {who})" for name, who in missing.items())
         extra = "gpu" if recipe.target in (Target.CUDA, Target.TENSORRT) else "cpu"
         raise EnvironmentUnfitError(
             f"not installed in this environment: {listed}", hint=f"pip install 'multimodal-deploy[{extra}]'"
         )
-    if judges:
+    if recipe.gates:
         find_installation()
 
 

@@ -8,7 +8,6 @@ half, which the search has not seen; as long as it fails there, one more group g
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +20,6 @@ from mmdeploy.quantize.evaluations import SEARCHED, Evaluations, Outcome
 from mmdeploy.quantize.layer_groups import LayerGroup
 from mmdeploy.quantize.partial import PartialGraphs
 from mmdeploy.quantize.sensitivity import judge, outcome
-
-logger = logging.getLogger(__name__)
 
 #: Scores are sums of floats: a drop of 0.01 must keep a budget of 0.01.
 _SLACK = 1e-6
@@ -124,7 +121,14 @@ class Search:
         self.gains = gains = watch.gains()
         slow = speed.unpaid(watch, gains, self.kept)
         if len(slow) == len(self.kept):
-            logger.warning("%s: INT8 is not measurably faster than FP32 on its engine", self.context.component)
+            low, high = gains.float_ratio.ratio_interval
+            self.decisions.append({
+                "what": "no layer group goes back to FP32 for its speed",
+                "why": "INT8 as a whole is not measurably faster on the component's engine: the choice of what ships"
+                " decides that",
+                "cost": f"FP32 takes {gains.float_ratio.ratio:.3g} times the latency ({low:.3g} to {high:.3g})",
+                "gain": "the size",
+            })  # fmt: skip
             return
         for name in slow:
             self.kept = tuple(other for other in self.kept if other != name)

@@ -100,7 +100,7 @@ class StepRecord(_Record):
     Attributes:
         id: Such as ``image_encoder/quantize``.
         component: The component it belongs to.
-        kind: ``export``, ``quantize``, ``engine`` or ``reference``.
+        kind: Such as ``export``, ``quantize``, ``engine``, ``reference`` or ``select``.
         method: The pass or engine, such as ``static``.
         status: ``skipped`` steps were not reached, or were not worth doing; ``why`` says which.
         why: Why it ran, was reused or was skipped, such as ``options changed: samples 128 → 256``.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy import engines, export, gates, prune, quantize, recover
 from mmdeploy.contracts import method_of
 from mmdeploy.errors import EnvironmentUnfitError
+from mmdeploy.fingerprints import distribution_of
 from mmdeploy.target import Target
 from mmdeploy.triton.install import find_installation
 
@@ -53,7 +54,7 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
         needs |= dict.fromkeys(required, step.id)
     missing = {name: who for name, who in needs.items() if importlib.util.find_spec(name) is None}
     if missing:
-        listed = ", ".join(f"{name} (for {who})" for name, who in missing.items())
+        listed = ", ".join(f"{distribution_of(name)} (for {who})" for name, who in missing.items())
         extra = "gpu" if recipe.target in (Target.CUDA, Target.TENSORRT) else "cpu"
         raise EnvironmentUnfitError(
             f"not installed in this environment: {listed}", hint=f"pip install 'multimodal-deploy[{extra}]'"

@@ -80,16 +80,15 @@ def torch_chain(
 ) -> torch_model.TorchChain:
     """Load the model, wired up to the named components, some of them replaced."""
     recipe, model = task.recipe, task.recipe.model
-    parts = [
-        torch_model.WiredModule(name, recipe.components[name].module, *_wires(recipe, name)) for name in components
-    ]
+    parts = [torch_model.WiredModule(name, recipe.components[name].module, *wires(recipe, name)) for name in components]
     module = torch_model.load_model(
         model.factory, root=recipe.root, weights=model.weights, allow_pickle=model.allow_pickle
     )
     return torch_model.TorchChain(module, parts, replaced or {})
 
 
-def _wires(recipe: Recipe, name: str) -> tuple[dict[str, str], dict[str, str]]:
+def wires(recipe: Recipe, name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the ensemble tensor of each of a component's inputs and outputs, by the component's own names."""
     component = recipe.components[name]
     return (
         {key: wire.tensor for key, wire in component.inputs.items()},
@@ -138,7 +137,7 @@ def _shipped_upstream(task: Task) -> Upstream:
     def through(feeds: Mapping[str, Array]) -> dict[str, Array]:
         tensors: dict[str, Array] = dict(feeds)
         for name, session in sessions.items():
-            inputs, outputs = _wires(task.recipe, name)
+            inputs, outputs = wires(task.recipe, name)
             answers = session.run(list(outputs), {key: tensors[tensor] for key, tensor in inputs.items()})
             tensors |= dict(zip(outputs.values(), answers, strict=True))
         return tensors

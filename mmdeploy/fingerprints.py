@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _NOT_DATA = {".py", ".pyc", ".yaml", ".yml", ".md"}
 _ALWAYS = ("torch", "numpy")
+#: Distributions by the name that they are imported under, where the two differ in more than - and _.
+_DISTRIBUTIONS = {"modelopt": "nvidia-modelopt"}
 #: Data callables of a recipe.
 _DATA = ("calibration", "evaluation", "training", "validation", "loss")
 #: Code that is no entry of a registry, by dotted module name.
@@ -57,10 +59,15 @@ def take_fingerprints(recipe: Recipe) -> Fingerprints:
     )
 
 
-def version_of(distribution: str) -> str:
-    """Return the installed version of a distribution; empty when it is not installed."""
+def distribution_of(name: str) -> str:
+    """Return the name of the distribution that gives an import."""
+    return _DISTRIBUTIONS.get(name, name)
+
+
+def version_of(name: str) -> str:
+    """Return the installed version of what is imported as ``name``; empty when it is not installed."""
     try:
-        return importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution_of(name))
     except importlib.metadata.PackageNotFoundError:
         return ""
 

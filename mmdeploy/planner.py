@@ -55,10 +55,10 @@ def make_plan(recipe: Recipe, fingerprints: Fingerprints, goal: Goal = "build") 
     for name in names:
         planner.add_graphs(name)
     for name in names:
-        planner.add_quantize(name)
         if goal == "sensitivity":
             planner.add_sensitivity(name)
         else:
+            planner.add_quantize(name)
             planner.add_engines(name)
     if recipe.gates and goal == "build":
         planner.add_original()
@@ -133,7 +133,8 @@ class _Planner:
         self.shipped[name] = f"{name}/engine"
 
     def add_sensitivity(self, name: str) -> None:
-        """Add the measurement of what quantizing each layer group alone does."""
+        """Add the measurement of what quantizing each layer group alone does: upstream stays in FP32."""
+        self.shipped[name] = f"{name}/export"
         options = quantize.sensitivity.options_for(self.recipe.components[name].quantize)
         uses, encoding = self._around(name), self._encodings(name)[0]
         needs = (f"{name}/export", *_flat(uses))

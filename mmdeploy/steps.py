@@ -105,6 +105,14 @@ class Plan:
         """Return the step with an id."""
         return next(step for step in self.steps if step.id == step_id)
 
+    def upto(self, step_id: str) -> Plan:
+        """Return the plan of one step: itself and all that it needs."""
+        wanted = {step_id}
+        for step in reversed(self.steps):
+            if step.id in wanted:
+                wanted.update(step.needs)
+        return Plan(self.recipe, tuple(step for step in self.steps if step.id in wanted))
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-able values, keys included."""
         return {"recipe": self.recipe, "steps": [asdict(step) | {"key": step.key} for step in self.steps]}

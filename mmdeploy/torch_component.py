@@ -1,16 +1,17 @@
 """A component's PyTorch module as an artifact, so that passes on it can follow one another.
 
 An artifact of format ``torch`` is the recipe's factory and weights, and what passes changed since: a state dict
-as safetensors, and the integer attributes that differ from the factory's module (``out_features``, ``num_heads``).
+as safetensors, and the integer attributes, and tuples of integers, that differ from the factory's module
+(``out_features``, ``num_heads``, ``normalized_shape``).
 Loading it builds the original, resizes it and loads the state: code is only ever the recipe's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.errors import ModelError
@@ -18,6 +19,8 @@ from mmdeploy.torch_model import load_model, submodule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Size: TypeAlias = int | Sequence[int]
 
 FORMAT = "torch"
 FILENAME = "module.safetensors"
@@ -84,7 +87,7 @@ def save_component(
     return replace(before, path=path, sha256=file_sha256(path), produced_by=produced_by, metadata=facts)
 
 
-def _changed_attributes(original: nn.Module, module: nn.Module) -> dict[str, dict[str, int]]:
+def _changed_attributes(original: nn.Module, module: nn.Module) -> dict[str, dict[str, Size]]:
     before, after = dict(original.named_modules()), dict(module.named_modules())
     odd = sorted(set(before).symmetric_difference(after))
     if odd:
@@ -92,10 +95,15 @@ def _changed_attributes(original: nn.Module, module: nn.Module) -> dict[str, dic
     changed = {}
     for name, part in after.items():
         old = vars(before[name])
-        differing = {key: value for key, value in vars(part).items() if type(value) is int and old.get(key) != value}
+        differing = {key: value for key, value in vars(part).items() if _is_size(value) and old.get(key) != value}
         if differing:
             changed[name] = differing
     return changed
+
+
+def _is_size(value: object) -> bool:
+    """Say whether an attribute may be a size: an integer, or a tuple of them such as ``normalized_shape``."""
+    return type(value) is int or (type(value) is tuple and all(type(part) is int for part in value))
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
@@ -103,13 +111,13 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.named_parameters()) | dict(module.named_buffers())
 
 
-def _resize(module: nn.Module, attributes: Mapping[str, Mapping[str, int]], state: Mapping[str, Tensor]) -> None:
+def _resize(module: nn.Module, attributes: Mapping[str, Mapping[str, Size]], state: Mapping[str, Tensor]) -> None:
     from torch import nn
 
     parts = dict(module.named_modules())
     for name, values in attributes.items():
         for key, value in values.items():
-            setattr(parts[name], key, value)
+            setattr(parts[name], key, value if isinstance(value, int) else tuple(value))  # JSON has no tuples
     known = _state(module)
     if missing := sorted(set(known).symmetric_difference(state)):
         raise ModelError(

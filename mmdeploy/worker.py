@@ -19,7 +19,7 @@ from mmdeploy.choice import choose
 from mmdeploy.choice.candidates import Candidate
 from mmdeploy.choice.graphs import timed
 from mmdeploy.choice.options import AutoEngine, MustPay
-from mmdeploy.contracts import FusedOutput, Progress, StepContext, TrainingSetup, data_needs
+from mmdeploy.contracts import FusedOutput, Progress, StepContext, TrainingSetup, data_needs, method_of
 from mmdeploy.errors import ExportError, StepError
 from mmdeploy.feeds import Examples, calibration, ensemble_inputs, graph_path
 from mmdeploy.fused import FusedEnsemble, Graphs, Samples
@@ -130,9 +130,9 @@ def _context(task: Task, workdir: Path, progress: Progress, *, needs: frozenset[
         training=_training(task) if "training" in needs else None,
         fused=_fused(task) if "validation" in needs and task.step.kind not in TORCH_KINDS else None,
     )
-    if not task.step.exclusive:
-        return context
     engine = recipe.engine_options(name)
+    if not task.step.exclusive or engines.METHODS[method_of(engine)].unavailable(engine):
+        return context
     return dataclasses.replace(context, timed=lambda graphs: timed(graphs, engine, context))
 
 

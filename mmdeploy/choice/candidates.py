@@ -1,15 +1,13 @@
-"""What there is to choose from: the variants of engines on a target, and the artifacts built from them."""
+"""What there is to choose from: built engines, and what people call them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mmdeploy import engines
 from mmdeploy.artifact import Artifact
 from mmdeploy.contracts import MethodOptions, Variant, method_of
-from mmdeploy.target import Target
 
 GraphKind = Literal["float", "quantized"]
 #: Option fields that a label says in its own words.
@@ -27,8 +25,8 @@ class Candidate:
         engine: The engine's options.
         graph: Whether it was built from a graph with Q/DQ pairs.
         compressed: Whether the component was pruned or quantized on the way.
-        simplicity: Rank, such as the place in what `variants` returns: of two that are equally fast, the one that is
-            not compressed ships, and of two that both are or both are not, the one of lower rank.
+        simplicity: Rank: of two that are equally fast, the one that is not compressed ships, and of two that both are
+            or both are not, the one of lower rank. Engines in the order of their dict, the variants of each in its own.
     """
 
     label: str
@@ -37,30 +35,6 @@ class Candidate:
     graph: GraphKind
     compressed: bool
     simplicity: int
-
-
-def variants(
-    target: Target, names: Sequence[str] | None = None, *, threads: int = 1
-) -> tuple[tuple[Variant, ...], dict[str, str]]:
-    """Return the variants that can run on this machine, the simplest first, and why the others cannot, by label.
-
-    The order is the order of simplicity: engines as in their dict, the variants of each as it lists them.
-
-    Args:
-        target: What the recipe is compiled for.
-        names: Engines to try; None is all of them.
-        threads: The most threads that a variant may have.
-    """
-    found, left_out = [], dict[str, str]()
-    for name, module in engines.METHODS.items():
-        if names is not None and name not in names:
-            continue
-        for variant in module.candidates(target, threads=threads):
-            if reason := module.unavailable(variant.options):
-                left_out[label(variant)] = reason
-            else:
-                found.append(variant)
-    return tuple(found), left_out
 
 
 def label(variant: Variant, *, pruned: bool = False) -> str:

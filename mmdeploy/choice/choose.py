@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmdeploy import metrics
@@ -29,12 +31,24 @@ _REQUESTS = 32
 _REQUEST_BYTES = 64 * 2**20
 
 
-def run(candidates: Sequence[Candidate], options: AutoEngine | MustPay, context: StepContext) -> Artifact:
+def run(
+    candidates: Sequence[Candidate],
+    options: AutoEngine | MustPay,
+    context: StepContext,
+    *,
+    left_out: Mapping[str, str] = MappingProxyType({}),
+) -> Artifact:
     """Choose among built engines and copy the winner's files into ``context.workdir``.
 
     Feeds come from ``context.calibration`` where there is calibration data, else from ``context.examples``. The
     artifact's metadata is the winner's, and besides: ``chosen`` (label), ``engine`` (its options), ``reference``,
     ``feeds``, ``measurements`` (one a candidate) and ``decisions``.
+
+    Args:
+        candidates: Built engines, of which at least one runs.
+        options: How to measure, and the budget.
+        context: Of the step.
+        left_out: Why others were not even built, by label: they are in the report too.
 
     Raises:
         DataError: If ``engine: auto`` has no validation data to judge accuracy by.
@@ -50,7 +64,7 @@ def run(candidates: Sequence[Candidate], options: AutoEngine | MustPay, context:
     with ExitStack() as stack:
         contest = _Contest(candidates, options, context, _started(stack, candidates, requests, options, context))
         choice = contest.decide()
-        record = contest.record(choice) | {"feeds": feeds, "batch_size": batch}
+        record = contest.record(choice, left_out) | {"feeds": feeds, "batch_size": batch}
     return _copied(next(one for one in candidates if one.label == choice.winner), record, context)
 
 
@@ -64,12 +78,12 @@ def _started(
     """Start every candidate's process, and wait until each has loaded its engine."""
     timings = Timings({one.label: {} for one in candidates}, confidence=options.confidence, seed=context.seed)
     race = Race({}, options.max_seconds, options.min_rounds, timings, seed=context.seed, progress=context.progress)
+    for one in candidates:
+        race.processes[one.label] = stack.enter_context(EngineProcess(one.artifact, one.engine, requests))
     for done, one in enumerate(candidates):
         context.progress(done, len(candidates), "engines loaded")
-        process = stack.enter_context(EngineProcess(one.artifact, one.engine, requests))
-        race.processes[one.label] = process
         try:
-            process.loaded()
+            race.processes[one.label].loaded()
         except EngineError as error:
             race.out(one.label, error.message)
     return race
@@ -158,7 +172,7 @@ class _Contest:
         )
         return list(interval)
 
-    def record(self, choice: rules.Choice) -> dict[str, Any]:
+    def record(self, choice: rules.Choice, left_out: Mapping[str, str]) -> dict[str, Any]:
         """Return what reports show of the choice."""
         fused = self.context.fused
         record: dict[str, Any] = {
@@ -169,13 +183,15 @@ class _Contest:
             "max_drop": self.options.max_drop,
             "confidence": self.options.confidence,
             "measurements": [self._measurement(one, choice) for one in self.candidates],
+            "left_out": dict(left_out),
         }
         return record | {"decisions": wording.decisions(record, accuracy_judged=bool(self.scores))}
 
     def _measurement(self, one: Candidate, choice: rules.Choice) -> dict[str, Any]:
         timings, label = self.race.timings, one.label
         score = self.scores.get(label)
-        measured = timings.rounds(label) > 0 and timings.rounds(choice.reference) > 0
+        ratio = timings.ratio(label, choice.reference)
+        measured = not math.isnan(ratio)
         entrant = next(entrant for entrant in self.entrants if entrant.label == label)
         return {
             "label": label,
@@ -184,7 +200,7 @@ class _Contest:
             "graph": one.graph,
             "compressed": one.compressed,
             "p50_ms": timings.p50_ms(label),
-            "ratio": timings.ratio(label, choice.reference) if measured else None,
+            "ratio": ratio if measured else None,
             "ratio_interval": self._ratio_interval(label, choice) if measured else None,
             "rounds": timings.rounds(label),
             "metric": score.metric if score else None,

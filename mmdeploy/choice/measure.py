@@ -2,9 +2,10 @@
 
 Each candidate runs in a process of its own (`engine_process`), and only one of them is asked at a time. A *round* is a
 block of the same requests to each, in an order that is drawn by seed and mirrored in every second round, so that a
-machine that slows down or speeds up does it to all. What is compared is the ratio of median latencies over the rounds
-that both were timed in, its interval from resampling whole rounds (`metrics.percentile_ratio_interval`), widened by
-what two loads of the same file differ by as long as they live (`gates.looks.lasting`).
+machine that slows down or speeds up does it to all. A round gives a candidate one figure, the median of its block. What
+is compared is the ratio of the medians over the rounds that both were timed in, its interval from resampling whole
+rounds (`metrics.percentile_ratio_interval`), widened by what two loads of the same file differ by as long as they live
+(`gates.looks.lasting`).
 
 Data doubles from look to look. Look number k spends 1/2^k of the allowed error, divided among all comparisons, so that
 the looks and the number of candidates leave the confidence what it says. A candidate that is clearly slower than the
@@ -13,6 +14,8 @@ one that would be chosen is not timed any further (a race, as in O. Maron and A.
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +24,7 @@ from mmdeploy.choice.engine_process import EngineProcess
 from mmdeploy.contracts import Progress, no_progress
 from mmdeploy.errors import EngineError
 from mmdeploy.gates.looks import lasting
-from mmdeploy.metrics import FloatArray, Interval, percentile_ratio_interval
+from mmdeploy.metrics import Interval, percentile_ratio_interval
 
 Clock = Callable[[], float]
 
@@ -37,16 +40,17 @@ class Timings:
     """Latencies by candidate and round, and the comparisons that they allow.
 
     Attributes:
-        by_label: For each candidate the milliseconds of its requests in each round that it was timed in.
+        by_label: For each candidate the median milliseconds of a request in each round that it was timed in.
         confidence: Of all comparisons together.
         seed: Of the resampling.
         looks: How often the data has been looked at, this look included.
     """
 
-    by_label: dict[str, dict[int, FloatArray]]
+    by_label: dict[str, dict[int, float]]
     confidence: float = 0.95
     seed: int = 0
     looks: int = 1
+    _known: dict[tuple[object, ...], Interval] = field(default_factory=dict, repr=False)
 
     @property
     def level(self) -> float:
@@ -59,41 +63,37 @@ class Timings:
         return len(self.by_label[label])
 
     def p50_ms(self, label: str) -> float | None:
-        """Return a candidate's median latency; None where it was never timed."""
-        import numpy as np
-
+        """Return the median over the rounds of a candidate's latency; None where it was never timed."""
         rounds = self.by_label[label]
-        return float(np.median(np.concatenate(list(rounds.values())))) if rounds else None
+        return statistics.median(rounds.values()) if rounds else None
 
     def ratio(self, label: str, reference: str) -> float:
         """Return the ratio of the medians over the rounds that both were timed in; NaN where there is none."""
-        import numpy as np
-
         ours, theirs = self._paired(label, reference)
-        return float(np.median(ours) / np.median(theirs)) if len(ours) else float("nan")
+        return statistics.median(ours) / statistics.median(theirs) if ours else math.nan
 
     def interval(self, label: str, reference: str) -> Interval:
         """Return the interval of `ratio`; infinitely wide where the two share less than two rounds."""
-        ours, theirs = self._paired(label, reference)
-        if len(ours) < 2:
-            return (0.0, float("inf"))
-        ours, theirs = _in_units(ours), _in_units(theirs)
-        return lasting(percentile_ratio_interval(ours, theirs, 50.0, confidence=self.level, seed=self.seed))
+        key = (label, reference, self.rounds(label), self.rounds(reference), self.looks)
+        if key not in self._known:
+            self._known[key] = self._interval(label, reference)
+        return self._known[key]
 
-    def _paired(self, label: str, reference: str) -> tuple[FloatArray, FloatArray]:
+    def _interval(self, label: str, reference: str) -> Interval:
         import numpy as np
 
+        ours, theirs = (np.array(side) for side in self._paired(label, reference))
+        if len(ours) < 2:
+            return (0.0, math.inf)
+        size = max(1, len(ours) // UNITS)
+        first = len(ours) % size
+        ours, theirs = ours[first:].reshape(-1, size), theirs[first:].reshape(-1, size)
+        return lasting(percentile_ratio_interval(ours, theirs, 50.0, confidence=self.level, seed=self.seed))
+
+    def _paired(self, label: str, reference: str) -> tuple[list[float], list[float]]:
         ours, theirs = self.by_label[label], self.by_label[reference]
         common = sorted(ours.keys() & theirs.keys())
-        if not common:
-            return np.empty((0, 1)), np.empty((0, 1))
-        return np.stack([ours[at] for at in common]), np.stack([theirs[at] for at in common])
-
-
-def _in_units(latencies: FloatArray) -> FloatArray:
-    """Merge neighbouring rounds, the earliest left over, shape [units, requests of a unit]."""
-    size = max(1, len(latencies) // UNITS)
-    return latencies[len(latencies) % size :].reshape(-1, size * latencies.shape[1])
+        return [ours[at] for at in common], [theirs[at] for at in common]
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Race:
             if label in self.processes and label in racing:
                 times = self._ask(label, self._round * self._block, self._block)
                 if times:
-                    self.timings.by_label[label][self._round] = np.asarray(times, dtype=np.float64)
+                    self.timings.by_label[label][self._round] = statistics.median(times)
         self._round += 1
         self._spent += self.clock() - started
 

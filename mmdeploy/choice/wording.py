@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdeploy.choice import rules
-from mmdeploy.metrics import Interval
 
 
 def reasons(failed: Mapping[str, str]) -> str:
@@ -83,8 +82,9 @@ def ratio_text(measurement: Mapping[str, Any]) -> str:
     ratio, interval = measurement["ratio"], measurement["ratio_interval"]
     if ratio is None:
         return "not measured"
-    return f"{ratio:.2f}" + (f" {_interval_text(interval)}" if interval is not None else "")
-
-
-def _interval_text(interval: Interval) -> str:
-    return "[" + ", ".join(f"{end:.2f}" if math.isfinite(end) else "∞" for end in interval) + "]"
+    if interval is None:
+        return f"{ratio:.2f}"
+    half_width = (interval[1] - interval[0]) / 2
+    decimals = 4 if half_width < 0.005 else 3 if half_width < 0.05 else 2
+    ends = ", ".join(f"{end:.{decimals}f}" if math.isfinite(end) else "∞" for end in interval)
+    return f"{ratio:.{decimals}f} [{ends}]"

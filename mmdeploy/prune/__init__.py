@@ -1,5 +1,5 @@
 """Passes that take weights away, on the PyTorch module."""
 
-from mmdeploy.prune import magnitude, n_m
+from mmdeploy.prune import magnitude, n_m, structured
 
-METHODS = {"magnitude": magnitude, "n_m": n_m}
+METHODS = {"magnitude": magnitude, "n_m": n_m, "structured": structured}

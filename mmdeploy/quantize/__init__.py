@@ -1,6 +1,9 @@
-"""Passes that turn an ONNX graph into one with INT8 Q/DQ pairs: one module each."""
+"""Passes that write a graph in INT8, as Q/DQ pairs: one module each.
 
+`sensitivity` measures what that costs; it is no section of a recipe, ``mmdeploy sensitivity`` runs it.
+"""
+
+from mmdeploy.quantize import auto, dynamic, qat, static
 from mmdeploy.quantize import sensitivity as sensitivity
-from mmdeploy.quantize import static
 
-METHODS = {"static": static}
+METHODS = {"static": static, "dynamic": dynamic, "qat": qat, "auto": auto}

@@ -5,8 +5,9 @@ DequantizeLinear, so the file shrinks; ONNX Runtime and TensorRT both read that.
 made from the INT8 graph by moving zero points: round(x / s) clipped to [-128, 127] and round(x / s) + 128
 clipped to [0, 255] are the same numbers, bit for bit.
 
-Biases of UINT8 graphs are INT32 at the product of the scales of input and weight: without that ONNX Runtime
-leaves a Gemm in float. TensorRT wants them in float.
+Biases of UINT8 graphs are INT32 at the product of the scales of input and weight, unless the scheme says otherwise:
+without that ONNX Runtime leaves a Gemm in float. Where they are INT32 the graph is meant for ONNX Runtime, and takes
+the forms of `onnxruntime_forms`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from mmdeploy.contracts import Array, Encoding
 from mmdeploy.errors import QuantizeError
+from mmdeploy.quantize import onnxruntime_forms
 from mmdeploy.quantize import weight_scales as given_scales
 from mmdeploy.quantize.scheme import Scheme
 from mmdeploy.quantize.selection import Selection
@@ -49,16 +51,26 @@ def write(
     Raises:
         QuantizeError: When ONNX Runtime's quantizer refuses the graph, or scales do not fit their weight.
     """
-    overrides = _overrides(model, selection, weight_scales or {})
+    import onnx
+
+    source = onnx.ModelProto()
+    source.CopyFrom(model)
+    int32_bias = _is_int32(scheme.bias, encoding)
+    if int32_bias:
+        onnxruntime_forms.join_biases(source, selection.nodes)
+    overrides = _overrides(source, selection, weight_scales or {})
     try:
         with _quiet():
-            quantizer = _quantizer(model, selection, ranges, encoding, scheme=scheme, overrides=overrides)
+            quantizer = _quantizer(source, selection, ranges, encoding, scheme=scheme, overrides=overrides)
             quantizer.quantize_model()
     except Exception as cause:
         raise QuantizeError(f"ONNX Runtime's quantizer refuses the graph: {cause}") from cause
     quantized = quantizer.model.model
+    given_scales.check(quantized, overrides)
     if encoding is Encoding.UINT8_SYMMETRIC:
         _move_zero_points(quantized)
+    if int32_bias:
+        onnxruntime_forms.shield_clips(quantized, selection.nodes)
     return quantized
 
 
@@ -72,19 +84,17 @@ def _quantizer(
     overrides: Mapping[str, list[dict[str, Any]]],
 ) -> Any:
     import numpy as np
-    import onnx
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
 
-    source = onnx.ModelProto()
-    source.CopyFrom(model)
     asymmetric = encoding is Encoding.UINT8_ASYMMETRIC
+    int32_bias = _is_int32(scheme.bias, encoding)
     data = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
     }
     chosen = set(selection.nodes)
     return QDQQuantizer(
-        source,
+        model,
         per_channel=scheme.per_channel,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
@@ -96,12 +106,22 @@ def _quantizer(
         extra_options={
             "ActivationSymmetric": not asymmetric,
             "WeightSymmetric": True,
-            "QuantizeBias": encoding is not Encoding.INT8_SYMMETRIC,
+            "QuantizeBias": int32_bias,
+            "QDQDisableWeightAdjustForInt32Bias": not int32_bias,
             "AddQDQPairToWeight": False,
-            "OpTypesToExcludeOutputQuantization": list(selection.float_outputs),
+            "OpTypesToExcludeOutputQuantization": [*selection.float_outputs, *_joined(selection)],
             "TensorQuantOverrides": dict(overrides),
         },
     )
+
+
+def _is_int32(bias: Literal["auto", "int32", "float"], encoding: Encoding) -> bool:
+    return bias == "int32" or (bias == "auto" and encoding is not Encoding.INT8_SYMMETRIC)
+
+
+def _joined(selection: Selection) -> tuple[str, ...]:
+    """Return the operator that a MatMul may have become."""
+    return ("Gemm",) if "MatMul" in selection.float_outputs else ()
 
 
 def _overrides(model: Any, selection: Selection, scales: Mapping[str, Array]) -> dict[str, list[dict[str, Any]]]:

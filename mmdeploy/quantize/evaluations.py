@@ -60,9 +60,6 @@ class Journal:
                     os.fsync(stream.fileno())
         return self._values[name]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
     @staticmethod
     def _line(name: str, value: Any) -> str:
         return json.dumps({"name": name, "value": value}) + "\n"

@@ -75,7 +75,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     started = time.perf_counter()
     fused = validation(context, "the sensitivity of its layers")
     graphs = PartialGraphs(artifact, options, context)
-    evaluations = evaluations_of(context, fused, confidence=options.confidence)
+    evaluations = Evaluations(fused, journal_of(context), confidence=options.confidence, seed=context.seed)
     everything = slice(None)
     ranked = judge(graphs, evaluations, everything, context)
     whole = tuple(group.name for group in graphs.groups)
@@ -112,10 +112,9 @@ def validation(context: StepContext, purpose: str) -> FusedOutput:
     return context.fused
 
 
-def evaluations_of(context: StepContext, fused: FusedOutput, *, confidence: float) -> Evaluations:
+def journal_of(context: StepContext) -> Journal:
     """Open the step's journal."""
-    journal = Journal(context.scratch / JOURNAL if context.scratch else None)
-    return Evaluations(fused, journal, confidence=confidence, seed=context.seed)
+    return Journal(context.scratch / JOURNAL if context.scratch else None)
 
 
 def judge(

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmdeploy.contracts import Array
 from mmdeploy.errors import QuantizeError, did_you_mean
+from mmdeploy.quantize import graphs
 from mmdeploy.quantize.selection import Selection
 
 
@@ -45,6 +46,33 @@ def overrides(
     return {name: _entries(scale, axes[name]) for name, scale in found.items()}
 
 
+def check(model: Any, written: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Make sure that a graph has the scales that it was to be written with.
+
+    ONNX Runtime's quantizer enlarges a scale where an INT32 bias would overflow.
+
+    Args:
+        model: A graph with Q/DQ pairs.
+        written: What `overrides` gave.
+
+    Raises:
+        QuantizeError: When a scale is another one.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    constants = {weight.name: weight for weight in model.graph.initializer}
+    for name, entries in written.items():
+        if "scale" not in entries[0]:
+            continue
+        wanted = np.array([entry["scale"] for entry in entries], np.float32)
+        if not np.array_equal(numpy_helper.to_array(constants[f"{name}_scale"]).reshape(-1), wanted.reshape(-1)):
+            raise QuantizeError(
+                f"the weight {name!r} cannot have the scales given for it: so small that an INT32 bias overflows",
+                hint="write biases in float (bias: float)",
+            )
+
+
 def _owners(model: Any, selection: Selection, weights: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
     """Return the weight, and the axis of its output channels, by its own name and by those of its nodes."""
     chosen = set(selection.nodes)
@@ -54,18 +82,8 @@ def _owners(model: Any, selection: Selection, weights: Mapping[str, Any]) -> dic
             continue
         name = next((name for name in (node.input[1], node.input[0]) if name in weights), None)
         if name is not None:
-            owners[node.name] = owners[name] = (name, channel_axis(node))
+            owners[node.name] = owners[name] = (name, graphs.channel_axis(node))
     return owners
-
-
-def channel_axis(node: Any) -> int:
-    """Return the axis of a weight that counts output channels."""
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm":
-        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        return 0 if transposed else 1
-    return 1  # MatMul [in, out], ConvTranspose [in, out, ...]
 
 
 def _checked(key: str, given: Array, weight: Any, axis: int) -> Array:

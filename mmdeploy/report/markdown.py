@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from mmdeploy.build_report import BuildReport, GateRecord, StageSeries
 from mmdeploy.contracts import Verdict
+from mmdeploy.report import choices, sensitivities
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -44,8 +45,11 @@ def render(report: BuildReport) -> str:
         *_warnings(report),
         *_gates(report),
         *_sizes(report),
+        *_choices(report),
+        *_searches(report),
         *_advice(report),
         *_folded("Where accuracy went", _stages(report)),
+        *_sensitivities(report),
         *_folded(f"Steps ({len(report.steps)})", _steps(report)),
         *_folded("Environment", _environment(report)),
     ]
@@ -107,6 +111,47 @@ def _sizes(report: BuildReport) -> list[str]:
         for size in sizes_and_total(report)
     ]
     return [_table(("Size", "FP32", "Candidate", "Ratio"), rows, right=(1, 2, 3))]
+
+
+def _choices(report: BuildReport) -> list[str]:
+    found = choices.choices(report)
+    if not found:
+        return []
+    told = [f"- {_text(line)}" for component, choice in found for line in choices.reasons(component, choice)]
+    cells = [
+        [_code(component), *(f"**{_text(cell)}**" if row.ships and cell else _text(cell) for cell in row.cells)]
+        for component, choice in found
+        for row in choices.rows(choice)
+    ]
+    table = _table(("Component", *choices.HEAD), cells, right=(2, 3, 5, 6))
+    return [*(["\n".join(told)] if told else []), *_folded("Choices", table)]
+
+
+def _searches(report: BuildReport) -> list[str]:
+    found = sensitivities.searches(report)
+    if not found:
+        return []
+    told = [f"- {_code(step.id)}: {_text(sensitivities.told(search))}" for step, search in found]
+    rows = [
+        [_code(step.id), *(_text(cell) for cell in row)]
+        for step, search in found
+        for row in sensitivities.decisions(search)
+    ]
+    table = _table(("Step", *sensitivities.DECISION_HEAD), rows) if rows else "Nothing had to be changed."
+    return ["\n".join(told), *_folded("Decisions of the searches", table)]
+
+
+def _sensitivities(report: BuildReport) -> list[str]:
+    rows = [
+        [_code(component), *(_text(cell) for cell in row)]
+        for component, measured in sensitivities.sensitivities(report)
+        for row in sensitivities.rows(measured)
+    ]
+    if not rows:
+        return []
+    return _folded(
+        "Layer groups alone in INT8, worst first", _table(("Component", *sensitivities.HEAD), rows, right=(2, 4, 5, 6))
+    )
 
 
 def _advice(report: BuildReport) -> list[str]:

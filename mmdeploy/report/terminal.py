@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mmdeploy.build_report import BuildReport, GateRecord
 from mmdeploy.contracts import Verdict
+from mmdeploy.report import choices
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -57,6 +58,9 @@ class Summary:
         yield ""
         if report.steps:
             yield _step_table(report, options)
+            yield ""
+        if found := choices.choices(report):
+            yield from _chosen(found, options)
             yield ""
         if warning := substitute_warning(report):
             yield _paragraph(warning, options, style="bold yellow")
@@ -144,6 +148,25 @@ def _step_table(report: BuildReport, options: ConsoleOptions) -> Table:
         table.add_row(*(Text(plain(cell, options)) for cell in cells), style=STYLES[step.status])
         previous = step.component
     return table
+
+
+def _chosen(found: Sequence[tuple[str, choices.Choice]], options: ConsoleOptions) -> Iterable[Table | Text]:
+    """Show every candidate where there is room, else the ratios in a sentence; and why, in either case."""
+    if options.max_width >= _WIDE:
+        table = _table("component", "candidate", "p50", "of the reference", "drop", "size", "outcome")
+        for number in (2, 3, 4, 5):
+            table.columns[number].justify, table.columns[number].no_wrap = "right", True
+        for component, choice in found:
+            for number, row in enumerate(choices.rows(choice)):
+                label, latency, ratio, interval, drop, size, outcome = row.cells
+                cells = (component if number == 0 else "", label, latency, f"{ratio} {interval}", drop, size, outcome)
+                style = STYLES["pass"] if row.ships else ""
+                table.add_row(*(Text(plain(cell.strip(), options)) for cell in cells), style=style)
+        yield table
+    for component, choice in found:
+        yield from (_paragraph(line, options) for line in choices.reasons(component, choice))
+        if options.max_width < _WIDE:
+            yield _paragraph(choices.sentence(component, choice), options)
 
 
 def _gate_table(report: BuildReport, options: ConsoleOptions) -> Table:

@@ -101,6 +101,28 @@ def test_each_target_has_a_default() -> None:
 
 
 @each_engine
+def test_candidates_are_of_the_engine_differ_and_begin_with_full_precision(name: str) -> None:
+    engine = engines.METHODS[name]
+    found = {target: engine.candidates(target) for target in Target}
+    assert any(found.values()), "no target tries it"
+    for variants in found.values():
+        assert len(set(map(repr, variants))) == len(variants)
+        assert all(isinstance(variant.options, engine.Options) for variant in variants)
+        for variant in variants[:1]:
+            assert variant.graph == "float"
+            assert variant.options.model_dump().get("precision", "fp32") == "fp32"
+    for target in Target:
+        assert set(map(repr, found[target])) <= set(map(repr, engine.candidates(target, threads=4)))
+
+
+def test_each_target_has_candidates_of_both_kinds_its_default_among_them() -> None:
+    for target, default in engines.DEFAULT_BY_TARGET.items():
+        variants = [variant for engine in engines.METHODS.values() for variant in engine.candidates(target)]
+        assert {variant.graph for variant in variants} == {"float", "quantized"}
+        assert default in [variant.options for variant in variants]
+
+
+@each_engine
 def test_lifecycle(name: str, source: Artifact, context: StepContext) -> None:
     engine = engines.METHODS[name]
     if absent := missing(engine):

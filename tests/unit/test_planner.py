@@ -81,8 +81,8 @@ def test_changing_one_encoder_leaves_the_other_alone() -> None:
 
 
 def test_a_quantized_head_is_calibrated_again_when_an_encoder_changes() -> None:
-    head = "components.fusion.quantize={method: static}"
-    touched = changed(plan_of(head), plan_of(head, "components.left.quantize.samples=32"))
+    head = ("components.fusion.quantize={method: static}", "components.fusion.keep=always")
+    touched = changed(plan_of(*head), plan_of(*head, "components.left.quantize.samples=32"))
     assert touched == {"left/quantize", "left/engine", "fusion/quantize", "fusion/engine"}
 
 
@@ -96,7 +96,9 @@ def test_a_quantized_head_is_calibrated_again_when_an_encoder_changes() -> None:
     ],
 )
 def test_a_changed_file_touches_what_depends_on_it(changes: dict[str, str], touched: Callable[[str], bool]) -> None:
-    before, after = plan_of(), plan_of(**changes)
+    files = {name: value for name, value in changes.items() if name in ("weights", "model_source")}
+    data = {**fixed_fingerprints().data, **{name: changes[name] for name in changes.keys() - files.keys()}}
+    before, after = plan_of(), plan_of(**files, data=data)
     assert changed(before, after) == {step.id for step in before.steps if touched(step.id)}
 
 

@@ -18,13 +18,14 @@ class Part(nn.Module):
         super().__init__()
         self.heads = 4
         self.first = nn.Linear(8, 16)
+        self.norm = nn.LayerNorm(16)
         self.second = nn.Linear(16, 8)
         self.tied = nn.Linear(8, 16)
         self.tied.weight = self.first.weight
         self.register_buffer("scale", torch.ones(16), persistent=False)
 
     def forward(self, x):
-        return self.second(self.first(x) * self.scale) + self.tied(x)[:, :8]
+        return self.second(self.norm(self.first(x)) * self.scale) + self.tied(x)[:, :8]
 
 class Whole(nn.Module):
     def __init__(self):
@@ -60,6 +61,9 @@ def halve(module: torch.nn.Module) -> None:
     module.first.weight = module.tied.weight = torch.nn.Parameter(module.first.weight[keep].detach())
     module.second.weight = torch.nn.Parameter(module.second.weight[:, keep].detach())
     module.second.in_features = 8
+    module.norm.normalized_shape = (8,)
+    module.norm.weight = torch.nn.Parameter(module.norm.weight[keep].detach())
+    module.norm.bias = torch.nn.Parameter(module.norm.bias[keep].detach())
     module.scale = module.scale[keep]
     module.heads = 2
 
@@ -76,7 +80,8 @@ def test_a_resized_module_answers_the_same_after_loading(artifact: Artifact, tmp
     assert (again.heads, again.first.out_features, again.second.in_features) == (2, 8, 8)
     assert again.tied.weight is again.first.weight
     assert saved.metadata["ratio"] == 0.5 and saved.produced_by == "structured"
-    assert load_component(Artifact.from_json(saved.to_json(), folder)).heads == 2
+    stored = load_component(Artifact.from_json(saved.to_json(), folder))
+    assert stored.heads == 2 and torch.equal(stored(x), module(x))
     assert original_component(saved).heads == 4
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmdeploy import worker
+from mmdeploy import feeds as step_feeds
 from mmdeploy.loader import load_recipe
 from mmdeploy.steps import Step
+from mmdeploy.task import Task
 
 RECIPE = Path(__file__).parents[1] / "tiny_recipe/recipe.yaml"
 COUNT = 5
@@ -41,7 +42,7 @@ def feeds_of(component: tuple[Any, str, str, str], tmp_path: Path) -> tuple[Any,
     recipe, name, key, tensor = component
     step = Step(f"{name}/quantize", name, "quantize", "static", {}, (), {})
     batches = CountedBatches(tensor)
-    return worker._CalibrationFeeds(worker.Task(step, recipe, tmp_path, {}, 1), batches, COUNT), batches, key  # type: ignore[arg-type]
+    return step_feeds._CalibrationFeeds(Task(step, recipe, tmp_path, {}, 1), batches, COUNT), batches, key  # type: ignore[arg-type]
 
 
 def values(iterable: Any, key: str) -> list[float]:
@@ -55,7 +56,7 @@ def test_a_second_pass_makes_nothing_anew(component, tmp_path):
 
 
 def test_what_does_not_fit_is_made_again(component, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "_KEPT_BYTES", 2 * 32)
+    monkeypatch.setattr(step_feeds, "_KEPT_BYTES", 2 * 32)
     feeds, batches, key = feeds_of(component, tmp_path)
     assert values(feeds(), key) == values(feeds(), key) == values(feeds(), key) == [0, 1, 2, 3, 4]
     assert len(feeds._kept) == 2

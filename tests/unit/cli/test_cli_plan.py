@@ -15,9 +15,9 @@ from mmdeploy.planner import make_plan
 from mmdeploy.store import Store
 
 STEPS = [
-    "left/export", "left/quantize", "left/engine", "left/reference",
-    "right/export", "right/quantize", "right/engine", "right/reference",
-    "fusion/export", "fusion/engine", "fusion/reference", "original/outputs",
+    "left/export", "left/quantize", "left/reference", "left/engine",
+    "right/export", "right/quantize", "right/reference", "right/engine",
+    "fusion/export", "fusion/reference", "fusion/engine", "original/outputs",
 ]  # fmt: skip
 
 

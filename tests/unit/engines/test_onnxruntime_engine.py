@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import onnx
 import pytest
@@ -36,6 +38,12 @@ def test_serving_writes_what_was_chosen() -> None:
 def test_encoding_follows_the_provider() -> None:
     assert engine.encoding(engine.Options()) is Encoding.UINT8_ASYMMETRIC
     assert engine.encoding(engine.Options(provider="cuda")) is Encoding.INT8_SYMMETRIC
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_named_encoding_outranks_the_provider(provider: Literal["cpu", "cuda"], encoding: Encoding) -> None:
+    assert engine.encoding(engine.Options(provider=provider, encoding=encoding)) is encoding
 
 
 @pytest.mark.parametrize("bad", [{"intra_op_threads": 0}, {"provider": "tpu"}, {"graph_level": "2"}, {"thread": 1}])

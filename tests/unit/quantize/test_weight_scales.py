@@ -123,3 +123,13 @@ def test_nearest_name_is_offered(tmp_path):
     with pytest.raises(QuantizeError) as error:
         written(tmp_path, MLP, (16,), {"secnd": np.ones(8)})
     assert error.value.hint is not None and "did you mean 'second'?" in error.value.hint
+
+
+def test_scale_too_small_for_an_int32_bias_is_refused(tmp_path):
+    given = np.full(8, 0.01, np.float32)
+    given[2] = 1e-12
+    with pytest.raises(QuantizeError, match="INT32 bias overflows") as error:
+        written(tmp_path, MLP, (16,), {"second": given}, encoding=Encoding.UINT8_ASYMMETRIC)
+    assert error.value.hint == "write biases in float (bias: float)"
+    model = written(tmp_path, MLP, (16,), {"second": given}, encoding=Encoding.UINT8_ASYMMETRIC, bias="float")
+    assert stored(model, "w2")[1].tobytes() == given.tobytes()

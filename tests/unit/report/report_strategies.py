@@ -34,11 +34,35 @@ JSON = st.recursive(
 )
 FACTS = st.dictionaries(TEXT, JSON, max_size=3)
 
+#: What a ``select`` step records, with any figures.
+CHOICES = st.fixed_dictionaries(
+    {
+        "chosen": TEXT,
+        "reference": TEXT,
+        "measurements": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "label": TEXT,
+                    "p50_ms": st.none() | FIGURES,
+                    "ratio": st.none() | FIGURES,
+                    "ratio_interval": INTERVALS,
+                    "drop": st.none() | FIGURES,
+                    "drop_interval": INTERVALS,
+                    "bytes": SIZES,
+                    "out_because": st.none() | TEXT,
+                }
+            ),
+            max_size=3,
+        ),
+        "decisions": st.lists(TEXT, max_size=2),
+    }
+)
+
 STEPS = st.builds(
     StepRecord,
     id=TEXT,
     component=TEXT,
-    kind=st.sampled_from(["export", "quantize", "engine", "reference"]),
+    kind=st.sampled_from(["export", "quantize", "engine", "reference", "select"]),
     method=TEXT,
     status=st.sampled_from(["ran", "reused", "failed", "skipped"]),
     why=TEXT,
@@ -46,7 +70,7 @@ STEPS = st.builds(
     key=TEXT,
     size_before_bytes=SIZES,
     size_after_bytes=SIZES,
-    metadata=FACTS,
+    metadata=FACTS | CHOICES,
 )
 CHECKS = st.builds(
     CheckRecord,

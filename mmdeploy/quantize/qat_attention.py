@@ -1,0 +1,163 @@
+"""`nn.MultiheadAttention` as four linear layers, so that each of its products with a weight can be fake-quantized.
+
+PyTorch's module multiplies inside one function, with the three input projections packed into one matrix: quantizers
+attached to its submodules are never asked. `separate` makes a module of the same signature and the same answers from
+plain layers, `pack` writes what was trained into the original's parameters again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: The layers of a separated attention, in the order of their rows in the packed parameter; the last stands alone.
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+OUTPUT = "out_proj"
+
+
+def unsupported(attention: nn.MultiheadAttention) -> str | None:
+    """Say why an attention cannot be separated; None when it can."""
+    from torch import nn
+
+    if type(attention).forward is not nn.MultiheadAttention.forward:
+        return "its forward is not PyTorch's own"
+    if attention.bias_k is not None or attention.add_zero_attn:
+        return "it adds a learned or a zero token (add_bias_kv, add_zero_attn)"
+    return None
+
+
+def place(attention: Any, projection: str) -> tuple[str, tuple[int, int] | None]:
+    """Return which parameter of an attention, or of the one separated from it, holds a projection, and in which rows.
+
+    Args:
+        attention: Of PyTorch, or what `separate` made of one.
+        projection: One of `PROJECTIONS`, or `OUTPUT`.
+
+    Returns:
+        The parameter's name in PyTorch's module, and the first row and the one after the last; None for all rows.
+    """
+    if projection == OUTPUT:
+        return f"{OUTPUT}.weight", None
+    if not attention._qkv_same_embed_dim:
+        return f"{projection}_weight", None
+    start = PROJECTIONS.index(projection) * attention.embed_dim
+    return "in_proj_weight", (start, start + attention.embed_dim)
+
+
+def separate(attention: nn.MultiheadAttention) -> nn.Module:
+    """Make a module of plain linear layers that answers as the attention does."""
+    import torch
+    from torch import nn
+
+    class SeparateAttention(nn.Module):
+        """Multi-head attention with the signature of `nn.MultiheadAttention`."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            width = attention.embed_dim
+            self.embed_dim, self.num_heads, self.head_dim = width, attention.num_heads, attention.head_dim
+            self.dropout, self.batch_first = attention.dropout, attention.batch_first
+            self._qkv_same_embed_dim = attention.in_proj_weight is not None
+            biased = attention.in_proj_bias is not None
+            self.q_proj = nn.Linear(width, width, bias=biased)
+            self.k_proj = nn.Linear(attention.kdim, width, bias=biased)
+            self.v_proj = nn.Linear(attention.vdim, width, bias=biased)
+            self.out_proj = nn.Linear(width, width, bias=attention.out_proj.bias is not None)
+
+        def forward(
+            self,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            key_padding_mask: Tensor | None = None,
+            need_weights: bool = True,
+            attn_mask: Tensor | None = None,
+            average_attn_weights: bool = True,
+            is_causal: bool = False,
+        ) -> tuple[Tensor, Tensor | None]:
+            """Answer as `nn.MultiheadAttention.forward`, whose arguments these are."""
+            batched = query.dim() == 3
+            q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+            q, k, v = (_heads(tensor, self, batched=batched) for tensor in (q, k, v))
+            mask = _merged(attn_mask, key_padding_mask, like=q, columns=k.shape[-2])
+            scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
+            weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+            found = nn.functional.dropout(weights, self.dropout, self.training) @ v
+            joined = found.transpose(1, 2).flatten(2)
+            if not batched:
+                joined = joined.squeeze(0)
+            elif not self.batch_first:
+                joined = joined.transpose(0, 1)
+            answer = self.out_proj(joined)
+            if not need_weights:
+                return answer, None
+            shown = weights.mean(dim=1) if average_attn_weights else weights
+            return answer, shown if batched else shown.squeeze(0)
+
+    made = SeparateAttention()
+    with torch.no_grad():
+        for projection in (*PROJECTIONS, OUTPUT):
+            layer = getattr(made, projection)
+            weight, bias = _original(attention, projection)
+            layer.weight.copy_(weight)
+            if bias is not None:
+                layer.bias.copy_(bias)
+    return made.train(attention.training)
+
+
+def pack(separated: nn.Module, attention: nn.MultiheadAttention) -> None:
+    """Write the weights of a separated attention into an original one, in place."""
+    import torch
+
+    with torch.no_grad():
+        for projection in (*PROJECTIONS, OUTPUT):
+            layer = getattr(separated, projection)
+            weight, bias = _original(attention, projection)
+            weight.copy_(layer.weight)
+            if bias is not None:
+                bias.copy_(layer.bias)
+
+
+def _original(attention: nn.MultiheadAttention, projection: str) -> tuple[Tensor, Tensor | None]:
+    """Return the views of the original's parameters that hold a projection."""
+    if projection == OUTPUT:
+        return attention.out_proj.weight, attention.out_proj.bias
+    parameter, part = place(attention, projection)
+    weight = getattr(attention, parameter)
+    start = PROJECTIONS.index(projection) * attention.embed_dim
+    bias = attention.in_proj_bias
+    return (
+        weight if part is None else weight[part[0] : part[1]],
+        None if bias is None else bias[start : start + attention.embed_dim],
+    )
+
+
+def _heads(tensor: Tensor, attention: Any, *, batched: bool) -> Tensor:
+    """Split [N, T, E], [T, N, E] or [T, E] into heads [N, heads, T, E / heads]."""
+    if not batched:
+        tensor = tensor.unsqueeze(0)
+    elif not attention.batch_first:
+        tensor = tensor.transpose(0, 1)
+    return tensor.reshape(*tensor.shape[:2], attention.num_heads, attention.head_dim).transpose(1, 2)
+
+
+def _merged(attention: Tensor | None, padding: Tensor | None, *, like: Tensor, columns: int) -> Tensor | None:
+    """Add up masks as one term of the scores; true, as -inf, hides a position."""
+    merged = None
+    if attention is not None:
+        term = _term(attention, like)
+        merged = term if term.dim() == 2 else term.reshape(like.shape[0], -1, *term.shape[1:])
+    if padding is not None:
+        term = _term(padding, like).reshape(-1, 1, 1, columns)
+        merged = term if merged is None else merged + term
+    return merged
+
+
+def _term(mask: Tensor, like: Tensor) -> Tensor:
+    import torch
+
+    if mask.dtype != torch.bool:
+        return mask.to(like.dtype)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, float("-inf"))

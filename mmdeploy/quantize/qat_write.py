@@ -1,0 +1,145 @@
+"""Write trained scales into the exported graph as Q/DQ pairs, through the same encoder as static quantization."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from mmdeploy.artifact import Artifact, file_sha256
+from mmdeploy.contracts import Array, Encoding, StepContext
+from mmdeploy.errors import QuantizeError
+from mmdeploy.quantize import encode, fidelity, graphs, qat_graph, ranges, selection
+from mmdeploy.quantize.qat_modelopt import LARGEST_CODE
+from mmdeploy.quantize.qat_options import Options
+
+FILENAME = "model.onnx"
+
+#: Batches that the quantized graph is compared with the float graph on.
+_COMPARED_BATCHES = 4
+
+
+def write(graph: Artifact, trained: Artifact, options: Options, context: StepContext) -> Artifact:
+    """Write Q/DQ pairs into the exported graph with the scales that were trained.
+
+    Args:
+        graph: The float graph that was exported from ``trained``.
+        trained: What `run` made.
+        options: Of this pass, as `run` had them.
+        context: Of the step; ``calibration`` gives ranges to chosen nodes that were not trained, and batches that
+            the graphs are compared on. Without it such nodes stay float.
+
+    Returns:
+        The Q/DQ graph; metadata as of static quantization, and ``trained_nodes`` (layers by node),
+        ``untrained_nodes`` (quantized with static ranges) and ``widened`` (tensors that layers want different ranges
+        for, with the smallest; the largest is written) and ``unrounded_readers`` (inputs of other nodes that read
+        the tensor of a product before it is rounded).
+
+    Raises:
+        QuantizeError: When a glob matches no node, no node is one of the trained layers, or the result does not run,
+            is not finite, or is changed by ONNX Runtime's optimizer.
+    """
+    model = graphs.load(graph.path)
+    qat_graph.fold_weights(model)
+    chosen = selection.choose(model, options)
+    matched = qat_graph.match(model, chosen, _trained_layers(trained))
+    if not matched.layers:
+        raise QuantizeError(
+            f"{context.component}: none of the trained layers is found in the exported graph",
+            hint="the graph must be exported from the artifact that quantization-aware training made",
+        )
+    if matched.untrained and context.calibration is None:
+        out = (*options.exclude, *map(glob.escape, matched.untrained))
+        chosen = selection.choose(model, options.model_copy(update={"exclude": out}))
+    limits = _limits(model, chosen, matched, options, context)
+    encoding = context.encoding
+    if encoding is Encoding.UINT8_ASYMMETRIC:
+        encoding = Encoding.UINT8_SYMMETRIC
+    quantized = encode.write(
+        model, chosen, limits, encoding=encoding, scheme=options, weight_scales=matched.weight_scales
+    )
+    unrounded = qat_graph.round_for_products_only(quantized, chosen)
+    path = context.workdir / FILENAME
+    graphs.save(quantized, path)
+    after = Artifact("onnx", path, file_sha256(path), graph.inputs, graph.outputs, "qat")
+    metadata: dict[str, Any] = {
+        "encoding": str(encoding),
+        "calibrator": options.calibrator,
+        "samples": trained.metadata["scales"]["samples"],
+        "quantized_nodes": list(chosen.nodes),
+        "excluded_nodes": dict(chosen.excluded),
+        "trained_nodes": matched.layers,
+        "untrained_nodes": matched.untrained,
+        "widened": matched.widened,
+        "unrounded_readers": unrounded,
+        "ranges": {name: list(pair) for name, pair in limits.items()},
+        "bytes_before": graph.size_bytes,
+        "bytes_after": after.size_bytes,
+    }
+    if context.calibration is not None:
+        batches = fidelity.first(_feeds(options, context), _COMPARED_BATCHES)
+        metadata |= fidelity.compare(graph.path, path, batches, threads=context.threads)
+    return replace(after, metadata=metadata)
+
+
+def _limits(
+    model: Any, chosen: selection.Selection, matched: qat_graph.Matched, options: Options, context: StepContext
+) -> dict[str, tuple[float, float]]:
+    """Return the range of every tensor: as trained, or, for those that no trained layer reads, as static."""
+    limits = {name: (-amax, amax) for name, amax in matched.amax.items() if name in chosen.tensors}
+    missing = [name for name in chosen.tensors if name not in limits]
+    if not missing:
+        return limits
+    if context.calibration is None:
+        raise QuantizeError(
+            f"{context.component}: no range was trained for {missing[0]!r}, and there is no calibration data",
+            hint="name a callable under `data.calibration` in the recipe",
+        )
+    how = ranges.Calibration(
+        calibrator="minmax" if options.calibrator == "max" else "percentile",
+        percentile=options.percentile,
+        threads=context.threads,
+        progress=context.progress,
+    )
+    return limits | dict(ranges.find(model, missing, _feeds(options, context), how).by_tensor)
+
+
+def _feeds(options: Options, context: StepContext) -> ranges.Feeds:
+    """Return a callable that iterates over the first ``samples`` samples."""
+    calibration = context.calibration
+    assert calibration is not None
+
+    def iterate() -> Iterator[dict[str, Array]]:
+        left = options.samples
+        for feed in calibration():
+            size = len(next(iter(feed.values())))
+            yield {name: array[:left] for name, array in feed.items()}
+            left -= size
+            if left <= 0:
+                return
+
+    return iterate
+
+
+def _trained_layers(trained: Artifact) -> list[qat_graph.TrainedLayer]:
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    weights = load_file(trained.path)
+    amax = load_file(trained.path.with_name(trained.metadata["scales"]["file"]))
+    found = []
+    for facts in trained.metadata["scales"]["layers"]:
+        name = facts["name"]
+        weight = weights[facts["parameter"]]
+        found.append(
+            qat_graph.TrainedLayer(
+                name=name,
+                node_paths=tuple(facts["node_paths"]),
+                weight=weight[slice(*facts["rows"])] if facts["rows"] else weight,
+                weight_scale=amax[name] / np.float32(LARGEST_CODE),
+                input_amax=facts["input_amax"],
+                output_amax=facts["output_amax"],
+            )
+        )
+    return found

@@ -74,11 +74,44 @@ def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
             if found is not None:
                 return found, False
             with store.staging() as workdir, translated(store.root):
-                artifact = _run(task, workdir, progress)
+                artifact = (
+                    _run_launched(task, workdir, progress) if _is_parallel(task) else _run(task, workdir, progress)
+                )
                 return store.add(step.key, artifact, step.identity), True
     except StepError as error:
         error.step = error.step or step.id
         raise
+
+
+def _is_parallel(task: Task) -> bool:
+    """Say whether a step trains, and shall do so on several processes."""
+    if task.processes == 1 or task.step.kind not in TORCH_KINDS:
+        return False
+    module = _METHODS[task.step.kind][task.step.method]
+    options = module.Options.model_validate_json(json.dumps(dict(task.step.options)))
+    return "training" in data_needs(module, options)
+
+
+def _run_launched(task: Task, workdir: Path, progress: Progress) -> Artifact:
+    """Run a step on several processes under Accelerate's launcher; the first one's artifact is the result."""
+    from mmdeploy.training.launch import run_launched
+
+    part = (task, workdir)
+    artifact: Artifact = run_launched(
+        f"{__name__}:run_part", part, processes=task.processes, threads=task.threads, progress=progress
+    )
+    return artifact
+
+
+def run_part(part: tuple[Task, Path], progress: Progress) -> Artifact:
+    """Run a step in one of several processes: the first writes into the step's folder, the others drop their files."""
+    from mmdeploy.training.launch import process_index
+
+    task, workdir = part
+    if process_index() == 0:
+        return _run(task, workdir, progress)
+    with tempfile.TemporaryDirectory(prefix="mmdeploy-part-") as folder:
+        return _run(task, Path(folder), progress)
 
 
 def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:

@@ -179,6 +179,8 @@ class _Planner:
             **self._inputs(needs),
             **self._made_by(module.__name__, module.REQUIRES),
         }
+        if measures_time(module):
+            identity |= self._timing(name)
         step = Step(f"{name}/{kind}", name, kind, method_of(options), options_json(options), needs, identity)
         self._add(replace(step, uses=uses, exclusive=measures_time(module)))
 
@@ -216,8 +218,7 @@ class _Planner:
         }
         exclusive = not writes and measures_time(module)
         if exclusive:
-            engine = options_json(self.recipe.engine_options(name))
-            identity |= {"machine": self.fingerprints.machine, "engine": digest(engine)}
+            identity |= self._timing(name)
         step = Step(step_id, name, "quantize", method_of(options), options_json(options), needs, identity)
         self._add(replace(step, uses=uses, encoding=encoding, exclusive=exclusive))
 
@@ -361,6 +362,11 @@ class _Planner:
 
     def _calibration(self) -> dict[str, str]:
         return self._data("calibration") | {"inputs": self._input_specs()}
+
+    def _timing(self, name: str) -> dict[str, str]:
+        engine, exported = self.recipe.engine_options(name), self.recipe.components[name].export
+        made = digest([options_json(engine), options_json(exported)])
+        return {"machine": self.fingerprints.machine, "engine": made}
 
     def _validation(self) -> dict[str, str]:
         return self._data("validation") | {"metric": metric(self.recipe)}

@@ -14,16 +14,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy import data, engines, export, prune, quantize, recover
+from mmdeploy import engines, export, prune, quantize, recover
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.choice import choose
 from mmdeploy.choice.candidates import Candidate
 from mmdeploy.choice.graphs import timed
 from mmdeploy.choice.options import AutoEngine, MustPay
-from mmdeploy.contracts import FusedOutput, Progress, StepContext, TrainingSetup, data_needs, method_of
+from mmdeploy.contracts import (
+    FusedOutput,
+    LatencyEstimate,
+    MethodOptions,
+    Pass,
+    Progress,
+    StepContext,
+    Timed,
+    TrainingSetup,
+    data_needs,
+    method_of,
+)
 from mmdeploy.errors import EngineError, ExportError, StepError
-from mmdeploy.feeds import Examples, calibration, ensemble_inputs, graph_path
-from mmdeploy.fused import FusedEnsemble, Graphs, Samples
+from mmdeploy.feeds import Examples, calibration, graph_path
+from mmdeploy.fused import FusedEnsemble, Graphs, validation_samples
 from mmdeploy.original import record_original
 from mmdeploy.steps import REFUSED, TORCH_KINDS
 from mmdeploy.store import Store, translated
@@ -185,7 +196,27 @@ def _context(task: Task, workdir: Path, progress: Progress, *, needs: frozenset[
     engine = recipe.engine_options(name)
     if not task.step.exclusive or engines.METHODS[method_of(engine)].unavailable(engine):
         return context
-    return dataclasses.replace(context, timed=lambda graphs: timed(graphs, engine, context))
+    return dataclasses.replace(context, timed=_timer(task, engine, context))
+
+
+def _timer(task: Task, engine: MethodOptions, context: StepContext) -> Timed:
+    """Return what times graphs of a component; PyTorch modules are exported first."""
+    options = task.recipe.components[task.step.component].export
+
+    def exported(artifact: Artifact, folder: Path) -> Path:
+        folder.mkdir()
+        module: Pass = export.METHODS[method_of(options)]
+        return module.run(artifact, options, dataclasses.replace(context, workdir=folder)).path
+
+    def measure(graphs: Mapping[str, Path | Artifact]) -> Mapping[str, LatencyEstimate]:
+        with tempfile.TemporaryDirectory(prefix="mmdeploy-timed-") as folder:
+            paths = {
+                label: graph if isinstance(graph, Path) else exported(graph, Path(folder) / str(number))
+                for number, (label, graph) in enumerate(graphs.items())
+            }
+            return timed(paths, engine, context)
+
+    return measure
 
 
 def _training(task: Task) -> TrainingSetup | None:
@@ -201,14 +232,11 @@ def _fused(task: Task) -> FusedOutput | None:
     recipe, uses = task.recipe, task.step.uses
     if recipe.data.validation is None:
         return None
-    specs, ranges = ensemble_inputs(recipe)
-    feeds, labels = data.load_evaluation(recipe.data.validation, root=recipe.root, specs=specs, ranges=ranges)
     graphs = Graphs(
         shipped={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["shipped"].items()},
         exported={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["original"].items()},
     )
-    samples = Samples(feeds, labels, source=recipe.data.validation)
-    return FusedEnsemble(recipe, task.step.component, graphs, samples, threads=task.threads)
+    return FusedEnsemble(recipe, task.step.component, graphs, validation_samples(recipe), threads=task.threads)
 
 
 def _torch_artifact(task: Task) -> Artifact:

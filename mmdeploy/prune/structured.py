@@ -54,12 +54,10 @@ _BATCH = 2
 _SHOWN = 5
 
 
-class Options(MethodOptions):
-    """Options of structured pruning.
+class Cut(MethodOptions):
+    """How units are chosen, whatever share of them goes: what structured pruning and a search over it share.
 
     Attributes:
-        method: ``structured``.
-        ratio: Share of the channels, MLP units and heads that goes, above 0 and below 1.
         round_to: Channels and MLP units are kept in multiples of this.
         importance: ``magnitude`` (size of the weights) or ``taylor`` (first-order change of the task loss).
         taylor_batches: Batches of training data that ``taylor`` averages over.
@@ -70,8 +68,6 @@ class Options(MethodOptions):
         heads: Name of the attribute that counts heads, by path of an attention that does not use a usual one.
     """
 
-    method: Literal["structured"] = "structured"
-    ratio: Annotated[float, Field(gt=0, lt=1)]
     round_to: Annotated[int, Field(ge=1)] = 8
     importance: Literal["magnitude", "taylor"] = "magnitude"
     taylor_batches: Annotated[int, Field(ge=1)] = 8
@@ -80,6 +76,18 @@ class Options(MethodOptions):
     exclude: tuple[str, ...] = ()
     prune_heads: bool = True
     heads: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Options(Cut):
+    """Options of structured pruning.
+
+    Attributes:
+        method: ``structured``.
+        ratio: Share of the channels, MLP units and heads that goes, above 0 and below 1.
+    """
+
+    method: Literal["structured"] = "structured"
+    ratio: Annotated[float, Field(gt=0, lt=1)]
 
 
 def data_needs(options: Options) -> frozenset[str]:

@@ -44,7 +44,8 @@ logger = logging.getLogger(__name__)
 
 CONSUMES = "torch"
 PRODUCES = "torch"
-REQUIRES: tuple[str, ...] = ("torch", "torch-pruning")
+#: By the name it is imported under.
+REQUIRES: tuple[str, ...] = ("safetensors", "torch", "torch_pruning")
 
 #: Not 1: a batch of 1 hides mistakes between the batch and other axes.
 _BATCH = 2

@@ -14,7 +14,7 @@ lies downstream then waits for the choice: it is calibrated on what really ships
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,7 +35,7 @@ from mmdeploy.choice.candidates import GraphKind, label, slug
 from mmdeploy.choice.options import MustPay
 from mmdeploy.contracts import Encoding, MethodOptions, Variant, data_needs, method_of
 from mmdeploy.errors import EnvironmentUnfitError
-from mmdeploy.steps import ORIGINAL, Fingerprints, Kind, Plan, Step, digest, options_json, options_key
+from mmdeploy.steps import ORIGINAL, Fingerprints, Kind, Plan, Step, digest, in_order, options_json, options_key
 from mmdeploy.wiring import topological_order, upstream
 
 if TYPE_CHECKING:
@@ -64,23 +64,7 @@ def make_plan(recipe: Recipe, fingerprints: Fingerprints, goal: Goal = "build") 
     if recipe.gates and goal == "build":
         planner.add_original()
     wanted = [step.id for step in planner.steps.values() if goal in ("build", step.kind)]
-    return Plan(recipe.name, tuple(_in_order(planner.steps, names, wanted)))
-
-
-def _in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Iterable[str]) -> Iterator[Step]:
-    """Give the wanted steps and what they need, component by component, each after its needs."""
-    given: set[str] = set()
-
-    def with_needs(step_id: str) -> Iterator[Step]:
-        if step_id not in given:
-            given.add(step_id)
-            for need in steps[step_id].needs:
-                yield from with_needs(need)
-            yield steps[step_id]
-
-    rank = {name: index for index, name in enumerate(components)}
-    for step_id in sorted(wanted, key=lambda step_id: rank.get(steps[step_id].component, len(rank))):
-        yield from with_needs(step_id)
+    return Plan(recipe.name, tuple(in_order(planner.steps, names, wanted)))
 
 
 class _Planner:
@@ -264,16 +248,22 @@ class _Planner:
         return component.compressed and component.keep != "always" and runnable
 
     def _candidates(self, name: str) -> Iterator[_Candidate]:
-        """Add the engines to choose from and give them, the FP32 original in the default engine first."""
-        original = original_graph(self.recipe, name)
+        """Add the engines to choose from and give them, the FP32 original in the default engine first.
+
+        A compressed component that is to be kept always has no uncompressed candidates.
+        """
+        component, original = self.recipe.components[name], original_graph(self.recipe, name)
+        kept = component.compressed and component.keep == "always"
         seen: set[str] = set()
-        if name not in self.fingerprints.unrunnable:
+        if name not in self.fingerprints.unrunnable and not kept:
             reference = self.steps[f"{name}/reference"]
             seen.add(reference.key)
             default = Variant(full_precision(self.recipe.engine_options(name)))
             yield _Candidate(label(default), reference.id, "float", options_json(default.options), compressed=False)
         for variant, graph in self._variants(name):
             compressed = graph != original
+            if kept and not compressed:
+                continue
             called = label(variant, pruned=compressed and variant.graph == "float")
             step_id = f"{name}/candidate.{slug(called)}"
             self._add_engine(step_id, name, variant.options, graph)

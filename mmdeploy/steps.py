@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,6 +144,22 @@ def options_json(options: MethodOptions) -> dict[str, Any]:
 def options_key(options: MethodOptions) -> str:
     """Return the digest of an engine's options: what `Fingerprints.unavailable` names a candidate by."""
     return digest(options_json(options))
+
+
+def in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Iterable[str]) -> Iterator[Step]:
+    """Give the wanted steps and what they need, component by component, each after its needs."""
+    given: set[str] = set()
+
+    def with_needs(step_id: str) -> Iterator[Step]:
+        if step_id not in given:
+            given.add(step_id)
+            for need in steps[step_id].needs:
+                yield from with_needs(need)
+            yield steps[step_id]
+
+    rank = {name: index for index, name in enumerate(components)}
+    for step_id in sorted(wanted, key=lambda step_id: rank.get(steps[step_id].component, len(rank))):
+        yield from with_needs(step_id)
 
 
 def explain(plan: Plan, store: Store) -> tuple[Decision, ...]:

@@ -98,6 +98,13 @@ def test_engine_auto_builds_every_engine_in_every_encoding() -> None:
     )
 
 
+def test_of_what_is_kept_always_only_compressed_engines_are_measured() -> None:
+    kept = step(plan_of(AUTO, *SPLITS), "left/engine").options["candidates"]
+    assert {one["compressed"] for one in kept} == {True}
+    free = step(plan_of(AUTO, MEASURED, *SPLITS), "left/engine").options["candidates"]
+    assert {one["compressed"] for one in free} == {True, False}
+
+
 def test_engines_that_are_not_here_are_left_out_with_the_reason() -> None:
     recipe = load_recipe(TINY, [AUTO, *SPLITS])
     missing = {

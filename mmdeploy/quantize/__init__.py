@@ -3,7 +3,7 @@
 `sensitivity` measures what that costs; it is no section of a recipe, ``mmdeploy sensitivity`` runs it.
 """
 
-from mmdeploy.quantize import auto, qat, static
+from mmdeploy.quantize import auto, dynamic, qat, static
 from mmdeploy.quantize import sensitivity as sensitivity
 
-METHODS = {"static": static, "qat": qat, "auto": auto}
+METHODS = {"static": static, "dynamic": dynamic, "qat": qat, "auto": auto}

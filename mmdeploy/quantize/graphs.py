@@ -66,6 +66,27 @@ def constants(model: Any) -> set[str]:
     return known
 
 
+def readers(graph: Any) -> dict[str, list[Any]]:
+    """Return the nodes that read each tensor; None stands for the world outside, which reads the outputs."""
+    found: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    for output in graph.output:
+        found.setdefault(output.name, []).append(None)
+    return found
+
+
+def channel_axis(node: Any) -> int:
+    """Return the axis of a MatMul's, Gemm's or convolution's weight that counts output channels."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        return 0 if transposed else 1
+    return 1  # MatMul [in, out], ConvTranspose [in, out, ...]
+
+
 def _inferred(model: Any) -> Any:
     import onnx
 

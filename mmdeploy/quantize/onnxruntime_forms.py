@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mmdeploy.quantize import graphs
+
 _CLIPS = ("Relu", "Clip")
 
 
@@ -34,7 +36,7 @@ def join_biases(model: Any, chosen: Iterable[str]) -> None:
     graph = model.graph
     weights = {weight.name: tuple(weight.dims) for weight in graph.initializer}
     ranks = _ranks(model)
-    readers = _readers(graph)
+    readers = graphs.readers(graph)
     names = set(chosen)
     for node in [node for node in graph.node if node.op_type == "MatMul" and node.name in names]:
         left, right = node.input
@@ -63,7 +65,7 @@ def shield_clips(model: Any, chosen: Iterable[str]) -> None:
     """
     graph = model.graph
     names = set(chosen)
-    readers = _readers(graph)
+    readers = graphs.readers(graph)
     constants = _constants(graph)
     for node in [node for node in graph.node if node.name in names]:
         following = readers.get(node.output[0], [])
@@ -84,17 +86,6 @@ def _ranks(model: Any) -> dict[str, int]:
         for value in values
         if value.type.tensor_type.HasField("shape")
     }
-
-
-def _readers(graph: Any) -> dict[str, list[Any]]:
-    """Return the nodes that read each tensor; None stands for the world outside, which reads the outputs."""
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    for output in graph.output:
-        readers.setdefault(output.name, []).append(None)
-    return readers
 
 
 def _constants(graph: Any) -> Mapping[str, Any]:

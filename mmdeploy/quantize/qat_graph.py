@@ -14,8 +14,8 @@ from typing import Any
 from mmdeploy.contracts import Array
 from mmdeploy.errors import QuantizeError
 from mmdeploy.quantize import graphs
+from mmdeploy.quantize.graphs import channel_axis
 from mmdeploy.quantize.selection import Selection
-from mmdeploy.quantize.weight_scales import channel_axis
 
 #: Weights differ by this much, relative to the largest, where the exporter folded a normalization that changes nothing.
 _EQUAL = 1e-5

@@ -1,11 +1,11 @@
 """Ranges of activations on calibration data, in memory that does not grow with the number of samples.
 
-The graph is run once with the wanted tensors as outputs, for their smallest and largest values. ``entropy`` and
-``percentile`` run it a second time and count into histograms over those limits, so a histogram never grows and
-the result does not depend on how samples are batched. ONNX Runtime's calibrators keep every activation of
-everything they are given, and widen histograms by whole bins when a later batch exceeds the first.
+The graph is run once with the wanted tensors as outputs, for their smallest and largest values. All calibrators but
+``minmax`` run it a second time and count into histograms over those limits, so a histogram never grows and the
+result does not depend on how samples are batched. ONNX Runtime's calibrators keep every activation of everything
+they are given, and widen histograms by whole bins when a later batch exceeds the first.
 
-Held at a time: the activations of one batch, and 2048 counters a tensor.
+Held at a time: the activations of one batch, and 2048 counters a tensor (8192 for ``mse``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mmdeploy.contracts import Array, Progress, no_progress
 from mmdeploy.errors import QuantizeError
-from mmdeploy.quantize import graphs, kl
+from mmdeploy.quantize import graphs, kl, mse
+from mmdeploy.quantize.scheme import Calibrator
 from mmdeploy.sessions import open_session
 
 Feeds = Callable[[], Iterator[dict[str, Array]]]
@@ -32,15 +33,17 @@ class Calibration:
     """How ranges are found.
 
     Attributes:
-        calibrator: ``minmax``, ``entropy`` or ``percentile``.
+        calibrator: ``minmax``, ``entropy``, ``percentile`` or ``mse``.
         percentile: Share of the values that ``percentile`` keeps, in percent.
+        symmetric: Whether ``mse`` judges ranges by codes around zero.
         threads: Threads for ONNX Runtime.
         total: Number of samples expected, for progress; None when unknown.
         progress: Where to report.
     """
 
-    calibrator: Literal["minmax", "entropy", "percentile"]
+    calibrator: Calibrator
     percentile: float = 99.99
+    symmetric: bool = False
     threads: int = 1
     total: int | None = None
     progress: Progress = no_progress
@@ -88,6 +91,26 @@ def find(model: Any, tensors: Sequence[str], feeds: Feeds, how: Calibration) -> 
     return Found({name: histograms.range_of(name) for name in extremes}, samples)
 
 
+def channel_maxima(model: Any, tensors: Sequence[str], feeds: Feeds, *, threads: int) -> dict[str, Array]:
+    """Return the largest magnitude of each channel, the last axis, of each tensor [channels].
+
+    Raises:
+        QuantizeError: When there is no data, or an activation holds NaN or Inf.
+    """
+    import numpy as np
+
+    maxima: dict[str, Array] = {}
+    with _watching(model, tensors, threads) as watch:
+        for batch, feed in enumerate(feeds()):
+            for name, array in watch(feed):
+                _widened(None, array, f"{name!r} in calibration batch {batch}")
+                found = np.abs(array).reshape(-1, array.shape[-1]).max(axis=0, initial=0)
+                maxima[name] = np.maximum(maxima[name], found) if name in maxima else found
+    if tensors and not maxima:
+        raise QuantizeError("the calibration set is empty")
+    return maxima
+
+
 def _size(feed: Mapping[str, Array]) -> int:
     return len(next(iter(feed.values())))
 
@@ -114,15 +137,16 @@ class _Histograms:
         from onnxruntime.quantization.calibrate import HistogramCollector
 
         self._how = how
+        bins = mse.BINS if how.calibrator == "mse" else BINS
         self._collector = HistogramCollector(
-            method=how.calibrator, symmetric=False, num_bins=BINS, num_quantized_bins=kl.LEVELS,
+            method=how.calibrator, symmetric=False, num_bins=bins, num_quantized_bins=kl.LEVELS,
             percentile=how.percentile, scenario="same",
         )  # fmt: skip
         for name, (low, high) in extremes.items():
             limit = np.float32(max(abs(low), abs(high)))
             self._collector.histogram_dict[name] = (
-                np.zeros(BINS, dtype=np.int64),
-                np.linspace(-limit, limit, BINS + 1, dtype=np.float32),
+                np.zeros(bins, dtype=np.int64),
+                np.linspace(-limit, limit, bins + 1, dtype=np.float32),
                 np.float32(low),
                 np.float32(high),
                 limit,
@@ -138,6 +162,8 @@ class _Histograms:
             return 0.0, 0.0
         if self._how.calibrator == "percentile":
             low, high = self._percentiles(name)
+        elif self._how.calibrator == "mse":
+            low, high = mse.limits(counts, edges, (float(low), float(high)), symmetric=self._how.symmetric)
         else:
             left, right = kl.limits(counts, edges)
             low, high = max(float(low), left), min(float(high), right)

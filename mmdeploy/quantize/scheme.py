@@ -1,4 +1,4 @@
-"""What is quantized and how it is written: option fields that static, qat and auto have in common.
+"""What is quantized and how it is written: option fields that the methods have in common.
 
 A method's options take them in by inheritance, so a recipe says the same words to each, and a layer left out of one
 method stays out when another is tried.
@@ -6,21 +6,33 @@ method stays out when another is tried.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from mmdeploy.contracts import MethodOptions
 
 
-class Scheme(MethodOptions):
-    """Which nodes are quantized, and with what scales.
+class NodeChoice(MethodOptions):
+    """Which nodes are quantized.
 
     Attributes:
-        per_channel: One scale for each output channel of a weight; otherwise one a weight.
         op_types: Operators to quantize.
         exclude: Globs on node names (``blocks.0.*``); matching nodes stay FP32.
         exclude_op_types: Operators that stay FP32, taken off ``op_types``.
+        per_channel: One scale for each output channel of a weight; otherwise one a weight.
+    """
+
+    op_types: Annotated[tuple[str, ...], Field(min_length=1)] = ("MatMul", "Gemm", "Conv")
+    exclude: tuple[str, ...] = ()
+    exclude_op_types: tuple[str, ...] = ()
+    per_channel: bool = True
+
+
+class Scheme(NodeChoice):
+    """Which nodes are quantized, and how it is written.
+
+    Attributes:
         quantize_attention: Quantize products of two activations too.
         bias: How biases of Gemm and Conv are written; the bias of a MatMul is an Add and always float. ``int32`` at
             the product of the scales of input and weight: without it ONNX Runtime leaves a Gemm in float, five times
@@ -28,26 +40,28 @@ class Scheme(MethodOptions):
             where activations are UINT8, float where they are INT8.
     """
 
-    per_channel: bool = True
-    op_types: Annotated[tuple[str, ...], Field(min_length=1)] = ("MatMul", "Gemm", "Conv")
-    exclude: tuple[str, ...] = ()
-    exclude_op_types: tuple[str, ...] = ()
     quantize_attention: bool = False
     bias: Literal["auto", "int32", "float"] = "auto"
+
+
+Calibrator: TypeAlias = Literal["minmax", "entropy", "percentile", "mse"]
 
 
 class CalibrationOptions(MethodOptions):
     """How ranges of activations are found on calibration data.
 
     Attributes:
-        calibrator: How a tensor's range is found: ``minmax``, ``entropy`` or ``percentile``.
+        calibrator: How a tensor's range is found: ``minmax``, ``entropy``, ``percentile`` or ``mse``.
         percentile: Share of the values kept by ``percentile``, in percent; half of the rest is cut off at each
             end.
         samples: Number of calibration samples used, from the first.
         batch_size: Samples that pass through the graph at once; bounds memory.
+        equalize: Strength alpha of SmoothQuant's equalization, between 0 and 1, 0.5 to begin with: how much of what
+            makes normalized activations hard to quantize goes into the weights that they meet; null for none.
     """
 
-    calibrator: Literal["minmax", "entropy", "percentile"] = "percentile"
+    calibrator: Calibrator = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     samples: Annotated[int, Field(ge=1)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 8
+    equalize: Annotated[float, Field(gt=0, lt=1)] | None = None

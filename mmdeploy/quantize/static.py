@@ -11,29 +11,33 @@ layers out with ``exclude``.
 What it needs: calibration data like that of production, 100 to 500 samples. Ranges: ``percentile`` (the
 default) leaves out the tails; ``minmax`` takes the smallest and largest value seen, and is safe where rare large
 values carry meaning; ``entropy`` keeps the part whose distribution survives 8 bits best (Migacz, "8-bit Inference
-with TensorRT", GTC 2017) and takes 0.1 s a tensor. On spoken_digits, along the chain, logits against FP32:
-percentile 44 dB, minmax 42, entropy 40 asymmetric; 42, 39, 40 symmetric.
+with TensorRT", GTC 2017) and takes 0.1 s a tensor; ``mse`` has the smallest squared error that 8 bits can have. On
+spoken_digits, along the chain, logits against FP32: percentile 44 dB, minmax 42, entropy 40 asymmetric; 42, 39, 40
+symmetric.
+
+``equalize`` is for transformers with a few large channels: it moves them from normalized activations into the
+weights, exactly, before ranges are found (SmoothQuant), and reads the calibration data once more.
 
 Limits: products of two activations (attention) stay FP32 unless ``quantize_attention``; ONNX Runtime has
 answered wrongly on some of those graphs, so the result is checked against ONNX Runtime's own unoptimized run.
 
-Ranges are found once and do not depend on the engine; the engine's `Encoding` says how they are written:
-symmetric INT8 (TensorRT), the same numbers as UINT8 with zero point 128, or asymmetric UINT8 (fastest in ONNX
-Runtime on a CPU, and up to 3 dB better, since no code is spent on values that do not occur). Memory for
-calibration is one batch of ``batch_size`` samples through the graph plus 2048 counters a tensor, however many
-samples there are.
+Ranges are found once and do not depend on the engine, but for ``mse``, which knows whether codes are spread around
+zero. The engine's `Encoding` says how they are written: symmetric INT8 (TensorRT), the same numbers as UINT8 with
+zero point 128, or asymmetric UINT8 (fastest in ONNX Runtime on a CPU, and up to 3 dB better, since no code is spent
+on values that do not occur). Memory for calibration is one batch of ``batch_size`` samples through the graph plus
+2048 counters a tensor (8192 for ``mse``), however many samples there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Array, StepContext
+from mmdeploy.contracts import Array, Encoding, StepContext
 from mmdeploy.errors import QuantizeError
-from mmdeploy.quantize import encode, fidelity, graphs, ranges, selection
+from mmdeploy.quantize import encode, equalize, fidelity, graphs, ranges, selection
 from mmdeploy.quantize.scheme import CalibrationOptions, Scheme
 
 CONSUMES = "onnx"
@@ -69,16 +73,18 @@ class Calibrated:
     """A float graph with all that its quantization needs.
 
     Attributes:
-        model: The float graph.
+        model: The float graph, equalized where that was asked for.
         chosen: What is quantized in it.
         ranges: Smallest and largest value by tensor.
         samples: Number of samples that the ranges were found on.
+        equalized: What was equalized in the graph: see `mmdeploy.quantize.equalize.apply`.
     """
 
     model: Any
     chosen: selection.Selection
     ranges: Mapping[str, tuple[float, float]]
     samples: int
+    equalized: Sequence[Mapping[str, Any]] = ()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
@@ -87,12 +93,12 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     Args:
         artifact: The float graph.
         options: Of this pass.
-        context: Of the step; ``calibration`` is read up to three times.
+        context: Of the step; ``calibration`` is read up to four times.
 
     Returns:
         The Q/DQ graph; metadata: ``encoding``, ``calibrator``, ``samples``, ``quantized_nodes``,
-        ``excluded_nodes`` (why, by node), ``ranges`` (low and high by tensor), ``bytes_before``,
-        ``bytes_after``, ``sqnr_db`` and ``cosine`` to the float graph by output.
+        ``excluded_nodes`` (why, by node), ``ranges`` (low and high by tensor), ``equalized`` (producer, layers
+        and how), ``bytes_before``, ``bytes_after``, ``sqnr_db`` and ``cosine`` to the float graph by output.
 
     Raises:
         QuantizeError: Without calibration data, when nothing is left to quantize, when an activation is not
@@ -112,6 +118,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         "quantized_nodes": list(found.chosen.nodes),
         "excluded_nodes": dict(found.chosen.excluded),
         "ranges": {name: list(limits) for name, limits in found.ranges.items()},
+        "equalized": [dict(group) for group in found.equalized],
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,
         **likeness,
@@ -133,14 +140,22 @@ def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> C
         )
     model = graphs.load(artifact.path)
     chosen = selection.choose(model, options)
+    equalized: Sequence[Mapping[str, Any]] = ()
+    if options.equalize is not None:
+        groups = equalize.find(model, chosen.nodes)
+        tensors = [group.tensor for group in groups]
+        maxima = ranges.channel_maxima(model, tensors, _feeds(options, context), threads=context.threads)
+        equalized = equalize.apply(model, groups, maxima, options.equalize)
+        chosen = selection.choose(model, options)
     found = ranges.find(model, chosen.tensors, _feeds(options, context), _how(options, context))
-    return Calibrated(model, chosen, found.by_tensor, found.samples)
+    return Calibrated(model, chosen, found.by_tensor, found.samples, equalized)
 
 
 def _how(options: Settings, context: StepContext) -> ranges.Calibration:
     return ranges.Calibration(
         calibrator=options.calibrator,
         percentile=options.percentile,
+        symmetric=context.encoding is not Encoding.UINT8_ASYMMETRIC,
         threads=context.threads,
         total=min(options.samples, context.calibration_batches * options.batch_size) or None,
         progress=context.progress,

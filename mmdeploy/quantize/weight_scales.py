@@ -7,6 +7,7 @@ from typing import Any
 
 from mmdeploy.contracts import Array
 from mmdeploy.errors import QuantizeError, did_you_mean
+from mmdeploy.quantize import graphs
 from mmdeploy.quantize.selection import Selection
 
 
@@ -81,18 +82,8 @@ def _owners(model: Any, selection: Selection, weights: Mapping[str, Any]) -> dic
             continue
         name = next((name for name in (node.input[1], node.input[0]) if name in weights), None)
         if name is not None:
-            owners[node.name] = owners[name] = (name, channel_axis(node))
+            owners[node.name] = owners[name] = (name, graphs.channel_axis(node))
     return owners
-
-
-def channel_axis(node: Any) -> int:
-    """Return the axis of a weight that counts output channels."""
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm":
-        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        return 0 if transposed else 1
-    return 1  # MatMul [in, out], ConvTranspose [in, out, ...]
 
 
 def _checked(key: str, given: Array, weight: Any, axis: int) -> Array:

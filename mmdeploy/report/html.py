@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
 from mmdeploy.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
-from mmdeploy.report import choices, plots
+from mmdeploy.report import choices, plots, sensitivities
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -59,11 +59,41 @@ def render(report: BuildReport) -> str:
                 (component, choices.rows(choice), choices.told(choice)) for component, choice in choices.choices(report)
             ],
             choice_head=choices.HEAD,
+            **_measured(report),
             stage_panels=[_panel(plots.stage_panel, *group) for group in _stage_groups(report)],
             size_panels=[_panel(plots.size_panel, "Bytes on disk", sizes)] if sizes else [],
             latency_panels=[_panel(plots.latency_panel, *group) for group in _latency_groups(report)],
         )
     )
+
+
+def render_sensitivity(report: BuildReport) -> str:
+    """Render what was measured of layer groups as a self-contained page."""
+    template = _environment().get_template("sensitivity.html.j2")
+    return template.render(report=report, version=report.mmdeploy_version, **_measured(report))
+
+
+def _measured(report: BuildReport) -> dict[str, Any]:
+    """Return what the section on layer groups shows."""
+    return {
+        "sensitivities": [
+            {
+                "component": component,
+                "rows": sensitivities.rows(measured),
+                "panels": [
+                    _panel(plots.drop_panel, f"{component}: drop of {measured.metric}", measured),
+                    _panel(plots.noise_panel, f"{component}: SQNR", measured),
+                ],
+            }
+            for component, measured in sensitivities.sensitivities(report)
+        ],
+        "searches": [
+            {"step": step.id, "told": sensitivities.told(search), "rows": sensitivities.decisions(search)}
+            for step, search in sensitivities.searches(report)
+        ],
+        "sensitivity_head": sensitivities.HEAD,
+        "decision_head": sensitivities.DECISION_HEAD,
+    }
 
 
 @functools.cache
@@ -99,7 +129,7 @@ def _check_cells(check: CheckRecord) -> tuple[str, str, str]:
     return (*check_text(check), limit_text(check))
 
 
-def _panel(draw: Callable[[str, Any], str], title: str, records: Sequence[Any]) -> dict[str, Any]:
+def _panel(draw: Callable[[str, Any], str], title: str, records: Any) -> dict[str, Any]:
     """Draw a panel, or say why it is missing: its figures are in the table, no plot may cost a report."""
     from markupsafe import Markup
 

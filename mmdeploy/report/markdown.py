@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from mmdeploy.build_report import BuildReport, GateRecord, StageSeries
 from mmdeploy.contracts import Verdict
-from mmdeploy.report import choices
+from mmdeploy.report import choices, sensitivities
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -46,8 +46,10 @@ def render(report: BuildReport) -> str:
         *_gates(report),
         *_sizes(report),
         *_choices(report),
+        *_searches(report),
         *_advice(report),
         *_folded("Where accuracy went", _stages(report)),
+        *_sensitivities(report),
         *_folded(f"Steps ({len(report.steps)})", _steps(report)),
         *_folded("Environment", _environment(report)),
     ]
@@ -123,6 +125,33 @@ def _choices(report: BuildReport) -> list[str]:
     ]
     table = _table(("Component", *choices.HEAD), cells, right=(2, 3, 5, 6))
     return [*(["\n".join(told)] if told else []), *_folded("Choices", table)]
+
+
+def _searches(report: BuildReport) -> list[str]:
+    found = sensitivities.searches(report)
+    if not found:
+        return []
+    told = [f"- {_code(step.id)}: {_text(sensitivities.told(search))}" for step, search in found]
+    rows = [
+        [_code(step.id), *(_text(cell) for cell in row)]
+        for step, search in found
+        for row in sensitivities.decisions(search)
+    ]
+    table = _table(("Step", *sensitivities.DECISION_HEAD), rows) if rows else "Nothing had to be changed."
+    return ["\n".join(told), *_folded("Decisions of the searches", table)]
+
+
+def _sensitivities(report: BuildReport) -> list[str]:
+    rows = [
+        [_code(component), *(_text(cell) for cell in row)]
+        for component, measured in sensitivities.sensitivities(report)
+        for row in sensitivities.rows(measured)
+    ]
+    if not rows:
+        return []
+    return _folded(
+        "Layer groups alone in INT8, worst first", _table(("Component", *sensitivities.HEAD), rows, right=(2, 4, 5, 6))
+    )
 
 
 def _advice(report: BuildReport) -> list[str]:

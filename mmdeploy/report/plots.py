@@ -11,11 +11,12 @@ import math
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmdeploy.build_report import LatencyRecord, SizeRecord, StageSeries
+from mmdeploy.report.sensitivities import Scored, Sensitivity, drop_text, sqnr_text
 from mmdeploy.report.units import bytes_text, figure_text, ratio_text, without_controls
 from mmdeploy.report.wording import END_TO_END
 
@@ -66,6 +67,27 @@ def stage_panel(title: str, series: Sequence[StageSeries]) -> str:
     axis = f"{metric} ({unit})" if unit else metric
     most = _EXACT_DB if unit == "dB" else _LARGEST
     return _dots(rows, axis, title, from_zero=False, most=most)
+
+
+def drop_panel(title: str, measured: Sensitivity) -> str:
+    """Draw what each layer group of a component alone costs of the task's metric in INT8."""
+    rows = [_Row(name, one.drop, one.drop_interval, drop_text(one), colour) for name, one, colour in _groups(measured)]
+    return _dots(rows, f"drop of {measured.metric} in INT8", title, from_zero=False)
+
+
+def noise_panel(title: str, measured: Sensitivity) -> str:
+    """Draw the SQNR at the fused output with each layer group of a component alone in INT8; far left is worst."""
+    rows = [
+        _Row(name, math.inf if one.sqnr_db is None else one.sqnr_db, None, sqnr_text(one), colour)
+        for name, one, colour in _groups(measured)
+    ]
+    return _dots(rows, "SQNR at the fused output (dB)", title, from_zero=True, most=_EXACT_DB)
+
+
+def _groups(measured: Sensitivity) -> Iterator[tuple[str, Scored, str]]:
+    yield from ((group.group, group, _CANDIDATE) for group in measured.sensitivity)
+    if measured.whole is not None:
+        yield "all together", measured.whole, _REFERENCE
 
 
 def latency_panel(title: str, records: Sequence[LatencyRecord]) -> str:

@@ -113,16 +113,21 @@ def batches_of(feed: Mapping[str, Array], size: int):
     return iterate
 
 
-def quantized(
-    artifact: Artifact, work: Path, feed, *, encoding=Encoding.UINT8_ASYMMETRIC, batch: int = 16, **options
-) -> Artifact:
+def context_of(work: Path, feed, *, encoding: Encoding = Encoding.UINT8_ASYMMETRIC, batch: int = 16) -> StepContext:
+    """Return the context of a step whose calibration data is ``feed``: arrays by name, a callable, or None."""
     work.mkdir(parents=True, exist_ok=True)
     calibration = feed if callable(feed) or feed is None else batches_of(feed, batch)
-    context = StepContext(
+    return StepContext(
         component="part", workdir=work, target=Target.CPU, encoding=encoding, max_batch_size=8, seed=0, threads=1,
         examples=lambda _: {}, calibration=calibration, calibration_batches=4,
     )  # fmt: skip
-    return static.run(artifact, static.Options(**options), context)
+
+
+def quantized(
+    artifact: Artifact, work: Path, feed, *, encoding: Encoding = Encoding.UINT8_ASYMMETRIC, batch: int = 16, **options
+) -> Artifact:
+    """Quantize statically."""
+    return static.run(artifact, static.Options(**options), context_of(work, feed, encoding=encoding, batch=batch))
 
 
 def answers(path: Path, x: Array) -> Array:

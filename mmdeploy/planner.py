@@ -24,6 +24,7 @@ from mmdeploy.chains import (
     budget,
     candidates,
     encoding_of,
+    float_graphs,
     full_precision,
     measures_time,
     metric,
@@ -237,7 +238,11 @@ class _Planner:
         rules = self.recipe.automatic_engine(name) or MustPay(max_drop=budget(self.recipe))
         uses = self._around(name) if self.recipe.data.validation else {"shipped": self._upstream_shipped(name)}
         needs = (*(one.step for one in found), *_flat(uses))
-        options = {"rules": options_json(rules), "candidates": [asdict(one) for one in found]}
+        options = {
+            "rules": options_json(rules),
+            "candidates": [asdict(one) for one in found],
+            "left_out": self._left_out(name),
+        }
         identity = {
             "machine": self.fingerprints.machine,
             **_labelled(rules),
@@ -272,6 +277,7 @@ class _Planner:
             called = label(variant, pruned=compressed and variant.graph == "float")
             step_id = f"{name}/candidate.{slug(called)}"
             self._add_engine(step_id, name, variant.options, graph)
+            self._add(replace(self.steps[step_id], optional=self.recipe.automatic_engine(name) is not None))
             if self.steps[step_id].key in seen:
                 del self.steps[step_id]
                 continue
@@ -280,7 +286,7 @@ class _Planner:
 
     def _variants(self, name: str) -> Iterator[tuple[Variant, str]]:
         """Give engine options and graph's step of each candidate but the reference, the simplest first."""
-        floats = self._float_graphs(name)
+        floats = float_graphs(self.recipe, name)
         quantized = {
             step.encoding: step.id for step in self.steps.values() if step.component == name and step.kind == "quantize"
         }
@@ -297,11 +303,13 @@ class _Planner:
             elif (encoding := encoding_of(variant.options)) in quantized:
                 yield variant, quantized[encoding]
 
-    def _float_graphs(self, name: str) -> tuple[str, ...]:
-        """Return the float graphs that may ship; weights trained for INT8 are not among them."""
-        kinds = {section.kind for section in torch_sections(self.recipe.components[name])}
-        original = original_graph(self.recipe, name)
-        return (original, f"{name}/export") if kinds and "train" not in kinds else (original,)
+    def _left_out(self, name: str) -> dict[str, str]:
+        """Return the variants of ``engine: auto`` that cannot run here, and why."""
+        found = {
+            label(one): self.fingerprints.unavailable.get(options_key(one.options))
+            for one in candidates(self.recipe, name)
+        }
+        return {called: reason for called, reason in found.items() if reason}
 
     def _encodings(self, name: str) -> list[Encoding]:
         """Return how the component's engines want INT8 written; the first is what a search works with."""

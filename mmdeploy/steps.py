@@ -24,6 +24,8 @@ Kind = Literal[
 #: Kinds of step that work on a component's PyTorch module.
 TORCH_KINDS: tuple[Kind, ...] = ("prune", "recover", "train")
 ORIGINAL = "original/outputs"
+#: Format of the artifact that an optional step leaves when its engine refuses the graph; ``metadata`` says why.
+REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Step:
             left them; ``made``: the step of the same component whose numbers it writes.
         encoding: How INT8 is written.
         exclusive: Whether it measures time, so that nothing may run beside it.
+        optional: Whether it is one of several to choose from, so that an engine's refusal of the graph is a result.
     """
 
     id: str
@@ -81,6 +84,7 @@ class Step:
     uses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     encoding: Encoding = Encoding.INT8_SYMMETRIC
     exclusive: bool = False
+    optional: bool = False
 
     @property
     def key(self) -> str:

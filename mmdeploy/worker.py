@@ -32,11 +32,11 @@ from mmdeploy.contracts import (
     data_needs,
     method_of,
 )
-from mmdeploy.errors import ExportError, StepError
+from mmdeploy.errors import EngineError, ExportError, StepError
 from mmdeploy.feeds import Examples, calibration, graph_path
 from mmdeploy.fused import FusedEnsemble, Graphs, validation_samples
 from mmdeploy.original import record_original
-from mmdeploy.steps import TORCH_KINDS
+from mmdeploy.steps import REFUSED, TORCH_KINDS
 from mmdeploy.store import Store, translated
 from mmdeploy.task import Task
 from mmdeploy.training_setup import RecipeTrainingSetup
@@ -125,13 +125,27 @@ def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
     options = module.Options.model_validate_json(json.dumps(dict(step.options)))
     context = _context(task, workdir, progress, needs=data_needs(module, options))
     made = step.uses.get("made")
-    if made is not None:
-        produced: Artifact = module.write(source, task.artifacts[made[step.component]], options, context)
-    else:
-        produced = module.run(source, options, context)
+    try:
+        if made is not None:
+            produced: Artifact = module.write(source, task.artifacts[made[step.component]], options, context)
+        else:
+            produced = module.run(source, options, context)
+    except EngineError as error:
+        if not step.optional:
+            raise
+        return _refusal(source, workdir, error)
     if step.kind == "export":
         _check_declared(task, source, produced)
     return produced
+
+
+def _refusal(source: Artifact, workdir: Path, error: EngineError) -> Artifact:
+    """Write down why an engine does not take a graph: of several engines to choose from, that is no failure."""
+    logger.info("refused: %s", error)
+    path = workdir / "refused.txt"
+    path.write_text(f"{error}\n")
+    facts = {"reason": error.message}
+    return Artifact(REFUSED, path, file_sha256(path), source.inputs, source.outputs, source.produced_by, facts)
 
 
 def _select(task: Task, workdir: Path, progress: Progress) -> Artifact:
@@ -139,20 +153,24 @@ def _select(task: Task, workdir: Path, progress: Progress) -> Artifact:
     options = task.step.options
     rules_class = AutoEngine if task.step.method == "auto" else MustPay
     rules = rules_class.model_validate_json(json.dumps(options["rules"]))
+    built = {one["label"]: task.artifacts[one["step"]] for one in options["candidates"]}
+    refused = {label: str(one.metadata["reason"]) for label, one in built.items() if one.format == REFUSED}
     found = [
         Candidate(
             label=one["label"],
-            artifact=task.artifacts[one["step"]],
+            artifact=built[one["label"]],
             engine=engines.METHODS[one["engine"]["method"]].Options.model_validate_json(json.dumps(one["engine"])),
             graph=one["graph"],
             compressed=one["compressed"],
             simplicity=rank,
         )
         for rank, one in enumerate(options["candidates"])
+        if one["label"] not in refused
     ]
     recipe = task.recipe
     needs = {key for key in ("calibration", "validation") if getattr(recipe.data, key) is not None}
-    return choose.run(found, rules, _context(task, workdir, progress, needs=frozenset(needs)))
+    context = _context(task, workdir, progress, needs=frozenset(needs))
+    return choose.run(found, rules, context, left_out={**options["left_out"], **refused})
 
 
 def _context(task: Task, workdir: Path, progress: Progress, *, needs: frozenset[str]) -> StepContext:

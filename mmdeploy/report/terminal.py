@@ -123,7 +123,8 @@ def _figures(report: BuildReport) -> str:
         size = sizes_and_total(report)[-1]
         ratio = ratio_text(size.candidate_bytes, size.reference_bytes)
         change = change_text(size.reference_bytes, size.candidate_bytes)
-        parts.append(f"{size.component} size {change} ({ratio} of FP32)")
+        if size.reference_bytes is not None and size.candidate_bytes is not None:
+            parts.append(f"{size.component} size {change} ({ratio} of FP32)")
     return "; ".join(parts)
 
 

@@ -74,6 +74,7 @@ class Settings:
         workdir: Folder of the store and of the runs.
         destination: Where releases are published.
         jobs: Steps at once; None for as many as there are cores, at most one a component.
+        processes: Processes that a step that trains runs on, under Accelerate's launcher. Their threads are shared out.
         publish_unverified: Publish although engines could not run on this machine and were judged by a
             substitute. Failed gates are never published.
     """
@@ -81,6 +82,7 @@ class Settings:
     workdir: Path = Path(".mmdeploy")
     destination: Path = Path("model_repository")
     jobs: int | None = None
+    processes: int = 1
     publish_unverified: bool = False
 
 
@@ -303,7 +305,7 @@ class _Run:
 
     def _task(self, step: Step, threads: int) -> Task:
         needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs}
-        return Task(step, self.recipe, self.store.root, needed, threads)
+        return Task(step, self.recipe, self.store.root, needed, threads, self.settings.processes)
 
     def _may_publish(self) -> bool:
         judgement = self.state.judgement

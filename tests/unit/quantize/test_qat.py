@@ -274,6 +274,14 @@ def test_what_is_called_as_a_function_gets_static_ranges(built):
     assert uncalibrated["quantized_nodes"] == ["head/Gemm"]
 
 
+def test_layers_of_other_classes_are_trained_where_they_work_alike(built):
+    part = built("Subclasses")
+    assert sorted(quantizers(part.module)) == ["head", "renamed"]
+    facts = part.write().metadata
+    assert facts["untrained_nodes"] == ["own/MatMul", "normed/MatMul"]
+    assert set(facts["trained_nodes"]) == {"renamed/MatMul", "head/Gemm"}
+
+
 def test_excluded_layers_stay_float(built):
     part = built("Encoder", exclude=("encoder.layers.0.*", "head/*"))
     facts = part.write().metadata

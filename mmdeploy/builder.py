@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mmdeploy import plain_recipe
 from mmdeploy.artifact import Artifact
 from mmdeploy.build_report import BuildReport, Failure, RecipeRecord, StepRecord, gate_record
 from mmdeploy.contracts import Verdict
@@ -29,7 +30,7 @@ from mmdeploy.errors import (
     MmdeployError,
     StepError,
 )
-from mmdeploy.figures import latencies, sizes, stages
+from mmdeploy.figures import costs, latencies, sizes, stages
 from mmdeploy.fingerprints import take_fingerprints
 from mmdeploy.judge import (
     Judgement,
@@ -121,6 +122,7 @@ def run_build(
     try:
         run.make_steps()
         if goal == "build":
+            run.write_plain_recipe()
             run.stage_and_judge()
             run.publish()
     except (Exception, KeyboardInterrupt) as caught:
@@ -139,6 +141,7 @@ class _Progress:
 
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     records: dict[str, StepRecord] = field(default_factory=dict)
+    plain_recipe: Path | None = None
     judgement: Judgement | None = None
     published: Path | None = None
     notes: list[str] = field(default_factory=list)
@@ -186,6 +189,10 @@ class _Run:
                 for twin in [step for step in waiting if step.key == decision.step.key]:
                     waiting.remove(twin)
                     self._record(twin, finished.artifact, made=False, why=f"the same as {decision.step.id}")
+
+    def write_plain_recipe(self) -> None:
+        """Write down what was found by searching and measuring, so that it can be built without."""
+        self.state.plain_recipe = plain_recipe.write(self.recipe, self.state.artifacts, self.folder)
 
     def stage_and_judge(self) -> None:
         """Write both repositories, serve them and run the gates."""
@@ -262,7 +269,9 @@ class _Run:
             gates=gate_records,
             stages=stages(self.recipe, self.state.artifacts, results),
             sizes=sizes(self.recipe, self.state.artifacts),
+            costs=costs(self.recipe, self.state.artifacts),
             latencies=latencies(results),
+            plain_recipe=self.state.plain_recipe,
             notes=tuple(self.state.notes),
             failure=_failure(error, self.folder / "logs") if error else None,
         )

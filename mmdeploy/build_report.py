@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 from mmdeploy.contracts import GateResult, Verdict
+from mmdeploy.costs import Costs
 from mmdeploy.errors import EXIT_PASS, UsageError
 from mmdeploy.target import Hardware, Target
 from mmdeploy.version import __version__
@@ -194,6 +195,14 @@ class SizeRecord(_Record):
     candidate_bytes: Bytes | None
 
 
+class CostRecord(_Record):
+    """What a component's PyTorch module costs: the original's, and what ships; figures as of `mmdeploy.costs.Costs`."""
+
+    component: str
+    reference: Costs
+    candidate: Costs
+
+
 class LatencyRecord(_Record):
     """A latency statistic of the FP32 reference and the candidate, measured interleaved in one run.
 
@@ -260,6 +269,7 @@ class BuildReport(_Record):
         gates: In the order of the recipe.
         stages: Where accuracy and parity went, per component and end to end.
         sizes: Per component.
+        costs: Parameters and FLOPs, per component.
         latencies: Per component and end to end.
         notes: Anything else that a reader must know, one sentence each.
         failure: Set when a step failed or the build was interrupted.
@@ -285,6 +295,7 @@ class BuildReport(_Record):
     gates: tuple[GateRecord, ...] = ()
     stages: tuple[StageSeries, ...] = ()
     sizes: tuple[SizeRecord, ...] = ()
+    costs: tuple[CostRecord, ...] = ()
     latencies: tuple[LatencyRecord, ...] = ()
     notes: tuple[str, ...] = ()
     failure: Failure | None = None

@@ -29,7 +29,7 @@ from mmdeploy.errors import (
     MmdeployError,
     StepError,
 )
-from mmdeploy.figures import latencies, sizes, stages
+from mmdeploy.figures import costs, latencies, sizes, stages
 from mmdeploy.fingerprints import take_fingerprints
 from mmdeploy.judge import (
     Judgement,
@@ -260,6 +260,7 @@ class _Run:
             gates=gate_records,
             stages=stages(self.recipe, self.state.artifacts, results),
             sizes=sizes(self.recipe, self.state.artifacts),
+            costs=costs(self.recipe, self.state.artifacts),
             latencies=latencies(results),
             notes=tuple(self.state.notes),
             failure=_failure(error, self.folder / "logs") if error else None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.build_report import LatencyRecord, SizeRecord, Stage, StageSeries
+from mmdeploy.build_report import CostRecord, LatencyRecord, SizeRecord, Stage, StageSeries
 from mmdeploy.chains import original_graph
+from mmdeploy.costs import Costs
 
 if TYPE_CHECKING:
     from mmdeploy.artifact import Artifact
@@ -78,6 +79,33 @@ def sizes(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[SizeRecord
                 )
             )
     return tuple(records)
+
+
+def costs(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[CostRecord, ...]:
+    """Return parameters and FLOPs of each component as the recipe gives it and as it ships, where they were counted."""
+    records = []
+    for name in recipe.components:
+        engine, original, exported = (
+            artifacts.get(step_id) for step_id in (f"{name}/engine", original_graph(recipe, name), f"{name}/export")
+        )
+        if engine and original and exported and "costs" in original.metadata and "costs" in exported.metadata:
+            shipped = exported if _ships_compressed(engine) else original
+            records.append(
+                CostRecord(
+                    component=name,
+                    reference=Costs(**original.metadata["costs"]),
+                    candidate=Costs(**shipped.metadata["costs"]),
+                )
+            )
+    return tuple(records)
+
+
+def _ships_compressed(engine: Artifact) -> bool:
+    """Say whether what was chosen is compressed; where nothing was chosen, it is whatever the recipe asks for."""
+    chosen = engine.metadata.get("chosen")
+    return chosen is None or any(
+        one["label"] == chosen and one["compressed"] for one in engine.metadata["measurements"]
+    )
 
 
 def latencies(results: Sequence[GateResult]) -> tuple[LatencyRecord, ...]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from mmdeploy import costs
 from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.contracts import MethodOptions, StepContext
 from mmdeploy.errors import ExportError
@@ -36,7 +37,7 @@ from mmdeploy.torch_component import load_component
 from mmdeploy.torch_model import torch_threads
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 CONSUMES = "torch"
 PRODUCES = "onnx"
@@ -80,7 +81,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         context: Of the step; ``examples`` gives the inputs that are traced and compared.
 
     Returns:
-        The graph; metadata: ``opset``, ``nodes_by_op_type``, ``parameters``, ``bytes``, ``parity``.
+        The graph; metadata: ``opset``, ``nodes_by_op_type``, ``parameters``, ``bytes``, ``parity``, and ``costs`` of
+        the module.
 
     Raises:
         ModelError: When the module cannot be loaded or called.
@@ -98,6 +100,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         session = open_session(path, {"intra_op_thread_count": str(context.threads)})
         pair = parity.Pair(context.component, module, session, tuple(facts["outputs"]))
         compared = _compare(pair, facts["inputs"], options, context)
+        counted = costs.measure(module, _tensors(context, facts["inputs"]))
     inputs, outputs = specs(session)
     context.progress(3, 3, "comparing with PyTorch")
     return Artifact(
@@ -107,7 +110,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         inputs=inputs,
         outputs=outputs,
         produced_by="onnx",
-        metadata=_figures(proto, path, options) | {"parity": compared},
+        metadata=_figures(proto, path, options) | {"parity": compared, "costs": counted.to_metadata()},
     )
 
 
@@ -156,6 +159,15 @@ def _compare(
             pair, {name: feed[name] for name in inputs}, atol=options.atol, rtol=options.rtol
         )
     return compared
+
+
+def _tensors(context: StepContext, inputs: Sequence[str]) -> dict[str, Tensor]:
+    """Return an example of one sample, as tensors."""
+    import numpy as np
+    import torch
+
+    feed = context.examples(1)
+    return {name: torch.from_numpy(np.array(feed[name])) for name in inputs}
 
 
 def _figures(proto: Any, path: Path, options: Options) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from mmdeploy.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
-from mmdeploy.report import choices, plots, sensitivities
+from mmdeploy.report import choices, module_costs, plots, sensitivities
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -55,6 +55,8 @@ def render(report: BuildReport) -> str:
             published=repository(report),
             advice=next_steps(report),
             sizes=sizes,
+            costs=[(one.component, module_costs.cells(one)) for one in module_costs.changed(report)],
+            cost_head=module_costs.HEAD,
             choices=[
                 (component, choices.rows(choice), choices.told(choice)) for component, choice in choices.choices(report)
             ],

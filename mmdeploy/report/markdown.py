@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from mmdeploy.build_report import BuildReport, GateRecord, StageSeries
 from mmdeploy.contracts import Verdict
-from mmdeploy.report import choices, sensitivities
+from mmdeploy.report import choices, module_costs, sensitivities
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -45,6 +45,7 @@ def render(report: BuildReport) -> str:
         *_warnings(report),
         *_gates(report),
         *_sizes(report),
+        *_costs(report),
         *_choices(report),
         *_searches(report),
         *_advice(report),
@@ -111,6 +112,14 @@ def _sizes(report: BuildReport) -> list[str]:
         for size in sizes_and_total(report)
     ]
     return [_table(("Size", "FP32", "Candidate", "Ratio"), rows, right=(1, 2, 3))]
+
+
+def _costs(report: BuildReport) -> list[str]:
+    rows = [
+        (f"**{one.component}**" if one.component == TOTAL else _code(one.component), *module_costs.cells(one))
+        for one in module_costs.changed(report)
+    ]
+    return [_table(("Costs of the module", *module_costs.HEAD), rows, right=(1, 2, 3))] if rows else []
 
 
 def _choices(report: BuildReport) -> list[str]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mmdeploy.build_report import BuildReport, GateRecord
 from mmdeploy.contracts import Verdict
-from mmdeploy.report import choices
+from mmdeploy.report import choices, module_costs
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -118,6 +118,8 @@ def _figures(report: BuildReport) -> str:
         ratio = ratio_text(size.candidate_bytes, size.reference_bytes)
         change = change_text(size.reference_bytes, size.candidate_bytes)
         parts.append(f"{size.component} size {change} ({ratio} of FP32)")
+    if costs := module_costs.changed(report):
+        parts.append(f"FLOPs of a sample {module_costs.cells(costs[-1])[2]}")
     return "; ".join(parts)
 
 

@@ -26,6 +26,7 @@ from mmdeploy.chains import (
     encoding_of,
     float_graphs,
     full_precision,
+    lowers_precision,
     measures_time,
     metric,
     original_graph,
@@ -158,6 +159,7 @@ class _Planner:
             "seed": str(self.recipe.seed),
             **(self._calibration() if "calibration" in wanted else {}),
             **(self._data("training") | self._data("loss") if "training" in wanted else {}),
+            **(self._data("evaluation") if wanted - {"calibration"} else {}),  # no sample of it may be among the others
             **(self._validation() if "validation" in wanted else {}),
             **_labelled(options),
             **self._inputs(needs),
@@ -245,7 +247,8 @@ class _Planner:
         if self.recipe.automatic_engine(name):
             return True
         component, runnable = self.recipe.components[name], name not in self.fingerprints.unrunnable
-        return component.compressed and component.keep != "always" and runnable
+        reduced = component.compressed or lowers_precision(self.recipe.engine_options(name))
+        return reduced and component.keep != "always" and runnable
 
     def _candidates(self, name: str) -> Iterator[_Candidate]:
         """Add the engines to choose from and give them, the FP32 original in the default engine first.

@@ -126,7 +126,7 @@ class _Planner:
         needs = (f"{name}/export", *_flat(uses))
         identity = {
             **self._calibration(),
-            **self._validation(),
+            **self._validation(name),
             "encoding": str(encoding),
             **_labelled(options),
             **self._inputs(needs),
@@ -160,7 +160,7 @@ class _Planner:
             **(self._calibration() if "calibration" in wanted else {}),
             **(self._data("training") | self._data("loss") if "training" in wanted else {}),
             **(self._data("evaluation") if wanted - {"calibration"} else {}),  # no sample of it may be among the others
-            **(self._validation() if "validation" in wanted else {}),
+            **(self._validation(name) if "validation" in wanted else {}),
             **_labelled(options),
             **self._inputs(needs),
             **self._made_by(module.__name__, module.REQUIRES),
@@ -197,7 +197,7 @@ class _Planner:
             "encoding": str(encoding),
             **self._calibration(),
             "seed": str(self.recipe.seed),
-            **(self._validation() if "validation" in wanted else {}),
+            **(self._validation(name) if "validation" in wanted else {}),
             **_labelled(options),
             **self._inputs(needs),
             **self._made_by(module.__name__, module.REQUIRES),
@@ -234,7 +234,7 @@ class _Planner:
             **_labelled(rules),
             "candidates": digest([(one.label, one.compressed) for one in found]),
             **self._calibration(),
-            **self._validation(),
+            **self._validation(name),
             "seed": str(self.recipe.seed),
             **self._inputs(needs),
             **self._made_by("mmdeploy.choice.choose", ("numpy",)),
@@ -361,8 +361,10 @@ class _Planner:
         made = digest([options_json(engine), options_json(exported)])
         return {"machine": self.fingerprints.machine, "engine": made}
 
-    def _validation(self) -> dict[str, str]:
-        return self._data("validation") | {"metric": metric(self.recipe)}
+    def _validation(self, name: str) -> dict[str, str]:
+        """Name what is judged in the ensemble: components with the same surroundings share no result."""
+        scored = {"metric": metric(self.recipe), "scored output": next(iter(self.recipe.outputs), "")}
+        return self._data("validation") | scored | {"component": name}
 
     def _wiring(self, *names: str) -> dict[str, Any]:
         parts = {name: self.recipe.components[name] for name in names}

@@ -138,10 +138,12 @@ def _step_table(report: BuildReport, options: ConsoleOptions) -> Table:
         table.columns[number].no_wrap = True
     table.columns[3].justify = table.columns[4].justify = "right"
     previous = ""
-    for step in report.steps:
+    order = list(dict.fromkeys(step.component for step in report.steps))
+    for step in sorted(report.steps, key=lambda step: order.index(step.component)):
+        called = step.id.rpartition("/")[2]
         cells = [
             "" if step.component == previous else step.component,
-            f"{step.kind} ({step.method})" if step.method else step.kind,
+            f"{called} ({step.method})" if step.method else called,
             step.status,
             seconds_text(step.seconds) if step.status in ("ran", "failed") else "–",
             change_text(step.size_before_bytes, step.size_after_bytes) or "–",

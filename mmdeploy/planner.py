@@ -251,10 +251,7 @@ class _Planner:
         return reduced and component.keep != "always" and runnable
 
     def _candidates(self, name: str) -> Iterator[_Candidate]:
-        """Add the engines to choose from and give them, the FP32 original in the default engine first.
-
-        A compressed component that is to be kept always has no uncompressed candidates.
-        """
+        """Add the engines to choose from and give them: the FP32 original first, unless its compression is kept."""
         component, original = self.recipe.components[name], original_graph(self.recipe, name)
         kept = component.compressed and component.keep == "always"
         seen: set[str] = set()

@@ -110,8 +110,9 @@ def run_build(
         recipe: What to build.
         settings: How.
         observer: Who watches.
-        goal: Only for a build are repositories staged, judged and published.
-        upto: Id of the only step that is wanted; what it needs comes with it.
+        goal: What the plan is for.
+        upto: Id of the only step that is wanted; what it needs comes with it. Only a whole build is staged, judged
+            and published.
 
     Raises:
         StoreError: If the run's folder cannot be made: then there is no place for a report.
@@ -121,7 +122,7 @@ def run_build(
     error: BaseException | None = None
     try:
         run.make_steps()
-        if goal == "build":
+        if goal == "build" and upto is None:
             run.write_plain_recipe()
             run.stage_and_judge()
             run.publish()

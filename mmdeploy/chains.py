@@ -72,6 +72,11 @@ def encoding_of(engine: MethodOptions) -> Encoding:
     return engines.METHODS[method_of(engine)].encoding(engine)
 
 
+def lowers_precision(engine: MethodOptions) -> bool:
+    """Say whether an engine computes in less than FP32 what the graph leaves in floating point."""
+    return str(getattr(engine, "precision", "fp32")) != "fp32"
+
+
 def full_precision(engine: MethodOptions) -> MethodOptions:
     """Return an engine's options with FP32 for its precision."""
     return engine.model_copy(update={"precision": "fp32"} if "precision" in type(engine).model_fields else {})

@@ -26,6 +26,7 @@ from mmdeploy.chains import (
     encoding_of,
     float_graphs,
     full_precision,
+    lowers_precision,
     measures_time,
     metric,
     original_graph,
@@ -125,7 +126,7 @@ class _Planner:
         needs = (f"{name}/export", *_flat(uses))
         identity = {
             **self._calibration(),
-            **self._validation(),
+            **self._validation(name),
             "encoding": str(encoding),
             **_labelled(options),
             **self._inputs(needs),
@@ -158,7 +159,8 @@ class _Planner:
             "seed": str(self.recipe.seed),
             **(self._calibration() if "calibration" in wanted else {}),
             **(self._data("training") | self._data("loss") if "training" in wanted else {}),
-            **(self._validation() if "validation" in wanted else {}),
+            **(self._data("evaluation") if wanted - {"calibration"} else {}),  # no sample of it may be among the others
+            **(self._validation(name) if "validation" in wanted else {}),
             **_labelled(options),
             **self._inputs(needs),
             **self._made_by(module.__name__, module.REQUIRES),
@@ -195,7 +197,7 @@ class _Planner:
             "encoding": str(encoding),
             **self._calibration(),
             "seed": str(self.recipe.seed),
-            **(self._validation() if "validation" in wanted else {}),
+            **(self._validation(name) if "validation" in wanted else {}),
             **_labelled(options),
             **self._inputs(needs),
             **self._made_by(module.__name__, module.REQUIRES),
@@ -232,7 +234,7 @@ class _Planner:
             **_labelled(rules),
             "candidates": digest([(one.label, one.compressed) for one in found]),
             **self._calibration(),
-            **self._validation(),
+            **self._validation(name),
             "seed": str(self.recipe.seed),
             **self._inputs(needs),
             **self._made_by("mmdeploy.choice.choose", ("numpy",)),
@@ -245,13 +247,11 @@ class _Planner:
         if self.recipe.automatic_engine(name):
             return True
         component, runnable = self.recipe.components[name], name not in self.fingerprints.unrunnable
-        return component.compressed and component.keep != "always" and runnable
+        reduced = component.compressed or lowers_precision(self.recipe.engine_options(name))
+        return reduced and component.keep != "always" and runnable
 
     def _candidates(self, name: str) -> Iterator[_Candidate]:
-        """Add the engines to choose from and give them, the FP32 original in the default engine first.
-
-        A compressed component that is to be kept always has no uncompressed candidates.
-        """
+        """Add the engines to choose from and give them: the FP32 original first, unless its compression is kept."""
         component, original = self.recipe.components[name], original_graph(self.recipe, name)
         kept = component.compressed and component.keep == "always"
         seen: set[str] = set()
@@ -358,8 +358,10 @@ class _Planner:
         made = digest([options_json(engine), options_json(exported)])
         return {"machine": self.fingerprints.machine, "engine": made}
 
-    def _validation(self) -> dict[str, str]:
-        return self._data("validation") | {"metric": metric(self.recipe)}
+    def _validation(self, name: str) -> dict[str, str]:
+        """Name what is judged in the ensemble: components with the same surroundings share no result."""
+        scored = {"metric": metric(self.recipe), "scored output": next(iter(self.recipe.outputs), "")}
+        return self._data("validation") | scored | {"component": name}
 
     def _wiring(self, *names: str) -> dict[str, Any]:
         parts = {name: self.recipe.components[name] for name in names}

@@ -4,7 +4,8 @@ What it does to the numbers: that of structured pruning with the ratio that is c
 tried from the smallest: the component is pruned, trained for a short while where ``recovery`` says how, and judged in
 its place in the model, in PyTorch: everything else is the original. Of the ratios that lose at most ``max_drop`` of the
 task's metric on one half of the validation samples, the one is taken whose export is fastest on the component's own
-engine in FP32, and verified on the other half; where it fails there, the next fastest.
+engine in FP32 (of those that cannot be told apart, the smallest), and verified on the other half; where it fails there,
+the next.
 
 When to choose it: to find a ratio without trying recipes by hand. The result says which section without a search
 (``plain``) gives the same module. What it ships is not trained: a ``recover`` section trains it as long as it takes.
@@ -40,7 +41,7 @@ from mmdeploy.training.options import TrainingOptions
 
 CONSUMES = "torch"
 PRODUCES = "torch"
-REQUIRES: tuple[str, ...] = ("accelerate", "scipy", "torch", "torch-pruning", "torchmetrics")
+REQUIRES: tuple[str, ...] = ("accelerate", "scipy", "torch", "torch_pruning", "torchmetrics")
 #: It times graphs: nothing may run beside it.
 MEASURES = True
 
@@ -222,13 +223,19 @@ class _Run:
         return module
 
     def _by_speed(self, within: list[_Rung]) -> list[_Rung]:
-        """Return the ratios that keep the budget, the fastest first, or the one of the fewest FLOPs."""
+        """Return the ratios that keep the budget, the fastest first; of those as fast, that of the fewest FLOPs."""
         by_flops = sorted(within, key=lambda rung: rung.flops_ratio)
         if self._context.timed is None or not self._options.must_pay or not within:
             return by_flops
         timed = by_flops[:_SIDE_BY_SIDE]
-        self._latencies = self._measured(timed)
-        return sorted(timed, key=lambda rung: self._latencies[rung.label].ratio) + by_flops[_SIDE_BY_SIDE:]
+        self._latencies = found = self._measured(timed)
+        fastest = min(found[rung.label].ratio for rung in timed)
+
+        def rank(rung: _Rung) -> tuple[float, float]:
+            one = found[rung.label]
+            return (fastest if one.ratio_interval[0] <= fastest else one.ratio, rung.flops_ratio)
+
+        return sorted(timed, key=rank) + by_flops[_SIDE_BY_SIDE:]
 
     def _measured(self, rungs: list[_Rung]) -> dict[str, LatencyEstimate]:
         timed = self._context.timed
@@ -271,8 +278,8 @@ class _Run:
         if found is None:
             return "fewest FLOPs of those that keep the budget; latency was not measured"
         if found.ratio_interval[1] >= 1.0:
-            return "fastest of those that keep the budget, but not measurably faster than the original"
-        return "fastest on the component's engine of those that keep the budget"
+            return "fewest FLOPs of those that keep the budget; none is measurably faster than the original"
+        return "of those that keep the budget none is measurably faster on the component's engine"
 
     def _row(self, rung: _Rung) -> dict[str, Any]:
         latency = self._latencies.get(rung.label)

@@ -143,7 +143,9 @@ def _step_table(report: BuildReport, options: ConsoleOptions) -> Table:
         table.columns[number].no_wrap = True
     table.columns[3].justify = table.columns[4].justify = "right"
     previous = ""
-    for _, alike in itertools.groupby(report.steps, _row_key):
+    order = list(dict.fromkeys(step.component for step in report.steps))
+    in_chains = sorted(report.steps, key=lambda step: order.index(step.component))
+    for _, alike in itertools.groupby(in_chains, _row_key):
         step, *others = alike
         rows = [step, *others]
         took = sum(one.seconds for one in rows)

@@ -68,6 +68,21 @@ def test_a_compressed_component_is_measured_against_the_original() -> None:
     assert select.options["rules"]["max_drop"] == 0.2, "the accuracy gate's"
 
 
+def test_lower_precision_must_pay_too() -> None:
+    bf16 = "components.fusion.engine={method: openvino, precision: bf16}"
+    select = step(plan_of(bf16), "fusion/engine")
+    assert [one["engine"]["precision"] for one in select.options["candidates"]] == ["fp32", "bf16"]
+    assert step(plan_of(bf16, "components.fusion.keep=always"), "fusion/engine").kind == "engine"
+    assert step(plan_of("components.fusion.engine={method: openvino}"), "fusion/engine").kind == "engine"
+
+
+def test_other_test_data_is_looked_through_for_what_was_trained_on() -> None:
+    evaluation = {**fixed_fingerprints().data, "evaluation": "others"}
+    touched = changed(plan_of(PRUNE, RECOVER, *SPLITS), plan_of(PRUNE, RECOVER, *SPLITS, data=evaluation))
+    assert "left/recover" in touched
+    assert "left/prune" not in touched
+
+
 def test_a_pruned_and_quantized_component_may_ship_pruned_only() -> None:
     select = step(plan_of(PRUNE, RECOVER, MEASURED, *SPLITS), "left/engine")
     graphs = [(one["graph"], one["compressed"]) for one in select.options["candidates"]]

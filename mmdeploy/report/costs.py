@@ -28,8 +28,8 @@ def rows(report: BuildReport) -> list[tuple[str, ...]]:
 
 
 def changed(report: BuildReport) -> list[CostRecord]:
-    """Return the components on whose module a pass worked."""
-    return [one for one in report.costs if one.after is not None]
+    """Return the components of which a pass changed the costs, or has something to say about them."""
+    return [one for one in report.costs if one.after not in (None, one.before) or one.notes]
 
 
 def sentence(record: CostRecord) -> str:

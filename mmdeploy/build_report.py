@@ -1,7 +1,10 @@
 """What a build leaves behind: `BuildReport`, frozen, JSON-able and versioned, written for every verdict.
 
 ``BuildReport.model_json_schema()`` is the schema of ``report.json``. A change that an existing reader would
-misread, or refuse, makes a new ``SCHEMA_VERSION``. Numbers that JSON cannot hold are written as the strings
+misread, or refuse, makes a new ``SCHEMA_VERSION``: also a new field, since readers refuse what they do not know.
+Version 2 added ``costs`` and ``plain_recipe``; a report of version 1 is read as one of version 2 without them.
+
+Numbers that JSON cannot hold are written as the strings
 ``"Infinity"``, ``"-Infinity"`` and ``"NaN"``: the SQNR of two equal tensors is infinite, and ``null`` there
 would say "not measured".
 """
@@ -29,12 +32,13 @@ from pydantic import (
 from pydantic_core import from_json
 
 from mmdeploy.contracts import GateResult, Verdict
-from mmdeploy.costs import Costs
 from mmdeploy.errors import EXIT_PASS, UsageError
 from mmdeploy.target import Hardware, Target
 from mmdeploy.version import __version__
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: Older versions of which every report is one of this version, too.
+_READ_AS_THIS = (1,)
 FILENAME = "report.json"
 
 _NON_FINITE = ["Infinity", "-Infinity", "NaN"]
@@ -195,12 +199,34 @@ class SizeRecord(_Record):
     candidate_bytes: Bytes | None
 
 
+class ModuleCosts(_Record):
+    """What a component's PyTorch module costs; the fields are those of `mmdeploy.costs.Costs`."""
+
+    parameters: int
+    nonzero_parameters: int
+    flops: int
+    bytes: Bytes
+
+
 class CostRecord(_Record):
-    """What a component's PyTorch module costs: the original's, and what ships; figures as of `mmdeploy.costs.Costs`."""
+    """What a component costs, and what passes on its module changed of that.
+
+    Attributes:
+        component: The component.
+        before: As the recipe's factory and weights give it.
+        after: As the last pass on the module left it; None where there is no such pass.
+        latency_ratio: Latency of the engine that ships over that of the simplest uncompressed one, both measured
+            alone; None where it was not measured.
+        latency_ratio_interval: Its confidence interval, or None.
+        notes: What a reader must know, such as that nothing gets faster by it; a sentence each.
+    """
 
     component: str
-    reference: Costs
-    candidate: Costs
+    before: ModuleCosts
+    after: ModuleCosts | None = None
+    latency_ratio: Figure | None = None
+    latency_ratio_interval: Interval | None = None
+    notes: tuple[str, ...] = ()
 
 
 class LatencyRecord(_Record):
@@ -269,13 +295,15 @@ class BuildReport(_Record):
         gates: In the order of the recipe.
         stages: Where accuracy and parity went, per component and end to end.
         sizes: Per component.
-        costs: Parameters and FLOPs, per component.
         latencies: Per component and end to end.
+        costs: Parameters, operations and latency, per component.
+        plain_recipe: The recipe that builds the same without searching and measuring, or None where nothing was
+            searched or measured.
         notes: Anything else that a reader must know, one sentence each.
         failure: Set when a step failed or the build was interrupted.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     mmdeploy_version: str = __version__
     recipe: RecipeRecord
     target: Target
@@ -295,8 +323,9 @@ class BuildReport(_Record):
     gates: tuple[GateRecord, ...] = ()
     stages: tuple[StageSeries, ...] = ()
     sizes: tuple[SizeRecord, ...] = ()
-    costs: tuple[CostRecord, ...] = ()
     latencies: tuple[LatencyRecord, ...] = ()
+    costs: tuple[CostRecord, ...] = ()
+    plain_recipe: Path | None = None
     notes: tuple[str, ...] = ()
     failure: Failure | None = None
 
@@ -341,7 +370,7 @@ def read_report(path: Path) -> BuildReport:
     """Read a ``report.json``, or the one in a folder.
 
     Raises:
-        UsageError: If there is none, it is damaged, or it was written in another schema version.
+        UsageError: If there is none, it is damaged, or it was written in a schema version that this one cannot read.
     """
     file = path / FILENAME if path.is_dir() else path
     try:
@@ -354,7 +383,7 @@ def read_report(path: Path) -> BuildReport:
         raise UsageError(f"{file}: not JSON: {cause}", hint=hint) from cause
     _refuse_other_versions(file, content)
     try:
-        return BuildReport.model_validate(content)
+        return BuildReport.model_validate({**content, "schema_version": SCHEMA_VERSION})
     except ValidationError as cause:
         found = "\n".join(f"    {_place(error['loc'])}: {error['msg']}" for error in cause.errors()[:5])
         hint = "the file was changed after it was written; build again to write a new one"
@@ -365,7 +394,7 @@ def read_report(path: Path) -> BuildReport:
 
 def _refuse_other_versions(file: Path, content: Any) -> None:
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version == SCHEMA_VERSION and not isinstance(version, bool):
+    if version in (SCHEMA_VERSION, *_READ_AS_THIS) and not isinstance(version, bool):
         return
     if not isinstance(version, int) or isinstance(version, bool):
         raise UsageError(

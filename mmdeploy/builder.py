@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mmdeploy import plain_recipe
 from mmdeploy.artifact import Artifact
 from mmdeploy.build_report import BuildReport, Failure, RecipeRecord, StepRecord, gate_record
 from mmdeploy.contracts import Verdict
@@ -73,6 +74,7 @@ class Settings:
         workdir: Folder of the store and of the runs.
         destination: Where releases are published.
         jobs: Steps at once; None for as many as there are cores, at most one a component.
+        processes: Processes that a step that trains runs on, under Accelerate's launcher. Their threads are shared out.
         publish_unverified: Publish although engines could not run on this machine and were judged by a
             substitute. Failed gates are never published.
     """
@@ -80,6 +82,7 @@ class Settings:
     workdir: Path = Path(".mmdeploy")
     destination: Path = Path("model_repository")
     jobs: int | None = None
+    processes: int = 1
     publish_unverified: bool = False
 
 
@@ -107,8 +110,9 @@ def run_build(
         recipe: What to build.
         settings: How.
         observer: Who watches.
-        goal: Only for a build are repositories staged, judged and published.
-        upto: Id of the only step that is wanted; what it needs comes with it.
+        goal: What the plan is for.
+        upto: Id of the only step that is wanted; what it needs comes with it. Only a whole build is staged, judged
+            and published.
 
     Raises:
         StoreError: If the run's folder cannot be made: then there is no place for a report.
@@ -118,7 +122,8 @@ def run_build(
     error: BaseException | None = None
     try:
         run.make_steps()
-        if goal == "build":
+        if goal == "build" and upto is None:
+            run.write_plain_recipe()
             run.stage_and_judge()
             run.publish()
     except (Exception, KeyboardInterrupt) as caught:
@@ -137,6 +142,7 @@ class _Progress:
 
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     records: dict[str, StepRecord] = field(default_factory=dict)
+    plain_recipe: Path | None = None
     judgement: Judgement | None = None
     published: Path | None = None
     notes: list[str] = field(default_factory=list)
@@ -184,6 +190,10 @@ class _Run:
                 for twin in [step for step in waiting if step.key == decision.step.key]:
                     waiting.remove(twin)
                     self._record(twin, finished.artifact, made=False, why=f"the same as {decision.step.id}")
+
+    def write_plain_recipe(self) -> None:
+        """Write down what was found by searching and measuring, so that it can be built without."""
+        self.state.plain_recipe = plain_recipe.write(self.recipe, self.state.artifacts, self.folder)
 
     def stage_and_judge(self) -> None:
         """Write both repositories, serve them and run the gates."""
@@ -262,6 +272,7 @@ class _Run:
             sizes=sizes(self.recipe, self.state.artifacts),
             costs=costs(self.recipe, self.state.artifacts),
             latencies=latencies(results),
+            plain_recipe=self.state.plain_recipe,
             notes=tuple(self.state.notes),
             failure=_failure(error, self.folder / "logs") if error else None,
         )
@@ -295,7 +306,7 @@ class _Run:
 
     def _task(self, step: Step, threads: int) -> Task:
         needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs}
-        return Task(step, self.recipe, self.store.root, needed, threads)
+        return Task(step, self.recipe, self.store.root, needed, threads, self.settings.processes)
 
     def _may_publish(self) -> bool:
         judgement = self.state.judgement

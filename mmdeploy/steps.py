@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,8 @@ Kind = Literal[
 #: Kinds of step that work on a component's PyTorch module.
 TORCH_KINDS: tuple[Kind, ...] = ("prune", "recover", "train")
 ORIGINAL = "original/outputs"
+#: Format of the artifact that an optional step leaves when its engine refuses the graph; ``metadata`` says why.
+REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Step:
             left them; ``made``: the step of the same component whose numbers it writes.
         encoding: How INT8 is written.
         exclusive: Whether it measures time, so that nothing may run beside it.
+        optional: Whether it is one of several to choose from, so that an engine's refusal of the graph is a result.
     """
 
     id: str
@@ -81,6 +84,7 @@ class Step:
     uses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     encoding: Encoding = Encoding.INT8_SYMMETRIC
     exclusive: bool = False
+    optional: bool = False
 
     @property
     def key(self) -> str:
@@ -140,6 +144,22 @@ def options_json(options: MethodOptions) -> dict[str, Any]:
 def options_key(options: MethodOptions) -> str:
     """Return the digest of an engine's options: what `Fingerprints.unavailable` names a candidate by."""
     return digest(options_json(options))
+
+
+def in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Iterable[str]) -> Iterator[Step]:
+    """Give the wanted steps and what they need, component by component, each after its needs."""
+    given: set[str] = set()
+
+    def with_needs(step_id: str) -> Iterator[Step]:
+        if step_id not in given:
+            given.add(step_id)
+            for need in steps[step_id].needs:
+                yield from with_needs(need)
+            yield steps[step_id]
+
+    rank = {name: index for index, name in enumerate(components)}
+    for step_id in sorted(wanted, key=lambda step_id: rank.get(steps[step_id].component, len(rank))):
+        yield from with_needs(step_id)
 
 
 def explain(plan: Plan, store: Store) -> tuple[Decision, ...]:

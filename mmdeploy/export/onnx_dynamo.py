@@ -19,6 +19,7 @@ operator of the component's own ``forward`` is plainly ``Concat``. These names a
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -37,7 +38,9 @@ from mmdeploy.torch_component import load_component
 from mmdeploy.torch_model import torch_threads
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+logger = logging.getLogger(__name__)
 
 CONSUMES = "torch"
 PRODUCES = "onnx"
@@ -81,8 +84,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         context: Of the step; ``examples`` gives the inputs that are traced and compared.
 
     Returns:
-        The graph; metadata: ``opset``, ``nodes_by_op_type``, ``parameters``, ``bytes``, ``parity``, and ``costs`` of
-        the module.
+        The graph; metadata: ``opset``, ``nodes_by_op_type``, ``parameters``, ``bytes``, ``parity``, and ``costs``: what
+        the module costs (see `mmdeploy.costs.Costs`).
 
     Raises:
         ModelError: When the module cannot be loaded or called.
@@ -100,7 +103,6 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         session = open_session(path, {"intra_op_thread_count": str(context.threads)})
         pair = parity.Pair(context.component, module, session, tuple(facts["outputs"]))
         compared = _compare(pair, facts["inputs"], options, context)
-        counted = costs.measure(module, _tensors(context, facts["inputs"]))
     inputs, outputs = specs(session)
     context.progress(3, 3, "comparing with PyTorch")
     return Artifact(
@@ -110,7 +112,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         inputs=inputs,
         outputs=outputs,
         produced_by="onnx",
-        metadata=_figures(proto, path, options) | {"parity": compared, "costs": counted.to_metadata()},
+        metadata=_figures(proto, path, options) | {"parity": compared} | _costs(module, facts["inputs"], context),
     )
 
 
@@ -161,13 +163,18 @@ def _compare(
     return compared
 
 
-def _tensors(context: StepContext, inputs: Sequence[str]) -> dict[str, Tensor]:
-    """Return an example of one sample, as tensors."""
+def _costs(module: nn.Module, inputs: Sequence[str], context: StepContext) -> dict[str, Any]:
+    """Count what the module costs on one sample; nothing where that cannot be counted: no export may fail by it."""
     import numpy as np
     import torch
 
     feed = context.examples(1)
-    return {name: torch.from_numpy(np.array(feed[name])) for name in inputs}
+    try:
+        found = costs.measure(module, {name: torch.from_numpy(np.array(feed[name])) for name in inputs})
+    except Exception as problem:  # noqa: BLE001 - whatever operators do under PyTorch's counter
+        logger.warning("%s: what it costs cannot be counted: %s", context.component, problem)
+        return {}
+    return {"costs": found.to_metadata()}
 
 
 def _figures(proto: Any, path: Path, options: Options) -> dict[str, Any]:

@@ -32,10 +32,10 @@ from pydantic import Field
 from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.contracts import StepContext
 from mmdeploy.errors import QuantizeError
+from mmdeploy.evaluations import HELD_BACK, SEARCHED, Budget, Evaluations, Outcome
 from mmdeploy.quantize import sensitivity, speed, static
-from mmdeploy.quantize.evaluations import HELD_BACK, SEARCHED, Evaluations, Outcome
 from mmdeploy.quantize.partial import PartialGraphs, PartialOptions
-from mmdeploy.quantize.search import Budget, Search
+from mmdeploy.quantize.search import Search
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"
@@ -184,7 +184,7 @@ class _Run:
             "held_back_looks": self._looks,
             "int8_groups": list(search.kept),
             "float_groups": [group.name for group in self._graphs.groups if group.name not in search.kept],
-            "metric": evaluations.fused.metric,
+            "metric": evaluations.judge.metric,
             "max_drop": self._options.max_drop,
             "latency": self._latency(),
             "evaluations": evaluations.count,

@@ -205,7 +205,8 @@ def _is_weighted(part: nn.Module) -> bool:
     from torch.nn.utils import parametrize
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return isinstance(part, kinds) and not parametrize.is_parametrized(part)
+    as_known = any(isinstance(part, kind) and type(part).forward is kind.forward for kind in kinds)
+    return as_known and not parametrize.is_parametrized(part)
 
 
 def _fold_all(prepared: Prepared, pairs: Mapping[str, str]) -> None:

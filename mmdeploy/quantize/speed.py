@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdeploy.contracts import LatencyEstimate, StepContext
-from mmdeploy.quantize.evaluations import Journal
+from mmdeploy.evaluations import Journal
 from mmdeploy.quantize.partial import PartialGraphs
 
 #: Graphs measured side by side, besides the one that they are compared with: each is an engine in memory.

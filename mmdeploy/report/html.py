@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from mmdeploy.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
-from mmdeploy.report import choices, module_costs, plots, sensitivities
+from mmdeploy.report import choices, costs, plots, sensitivities, trainings
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -23,6 +23,7 @@ from mmdeploy.report.units import (
 )
 from mmdeploy.report.wording import (
     END_TO_END,
+    PLAIN_RECIPE,
     headline,
     next_steps,
     outcome,
@@ -53,15 +54,19 @@ def render(report: BuildReport) -> str:
             outcome=outcome(report),
             warning=substitute_warning(report),
             published=repository(report),
+            plain_recipe=PLAIN_RECIPE,
             advice=next_steps(report),
             sizes=sizes,
-            costs=[(one.component, module_costs.cells(one)) for one in module_costs.changed(report)],
-            cost_head=module_costs.HEAD,
             choices=[
                 (component, choices.rows(choice), choices.told(choice)) for component, choice in choices.choices(report)
             ],
             choice_head=choices.HEAD,
             **_measured(report),
+            costs=costs.rows(report),
+            cost_head=costs.HEAD,
+            cost_notes=costs.notes(report),
+            trainings=_trainings(report),
+            training_head=trainings.HEAD,
             stage_panels=[_panel(plots.stage_panel, *group) for group in _stage_groups(report)],
             size_panels=[_panel(plots.size_panel, "Bytes on disk", sizes)] if sizes else [],
             latency_panels=[_panel(plots.latency_panel, *group) for group in _latency_groups(report)],
@@ -96,6 +101,23 @@ def _measured(report: BuildReport) -> dict[str, Any]:
         "sensitivity_head": sensitivities.HEAD,
         "decision_head": sensitivities.DECISION_HEAD,
     }
+
+
+def _trainings(report: BuildReport) -> list[dict[str, Any]]:
+    """Return what the section on training shows."""
+    return [
+        {
+            "step": step,
+            "told": trainings.told(course),
+            "improved": course.improved,
+            "rows": trainings.rows(course),
+            "panels": [
+                _panel(plots.loss_panel, f"{step}: loss", course),
+                _panel(plots.metric_panel, f"{step}: {course.metric} in validation", course),
+            ],
+        }
+        for step, course in trainings.trainings(report)
+    ]
 
 
 @functools.cache

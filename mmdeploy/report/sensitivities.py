@@ -70,6 +70,7 @@ class Search(_Facts):
         held_back: The result on samples that the search did not see.
         max_drop: Its budget.
         metric: Name of the task's metric.
+        result: What was found, in words; empty where the layer groups say it.
         int8_groups: Layer groups in INT8; empty for a search that is not about precision.
         float_groups: Those that went back to FP32.
         evaluations: Scores that it took.
@@ -79,6 +80,7 @@ class Search(_Facts):
     held_back: Scored | None = None
     max_drop: float | None = None
     metric: str = "metric"
+    result: str = ""
     int8_groups: tuple[str, ...] = ()
     float_groups: tuple[str, ...] = ()
     evaluations: int | None = None
@@ -131,7 +133,7 @@ def sqnr_text(one: Scored) -> str:
 
 def told(search: Search) -> str:
     """Return what a search came to in a sentence."""
-    parts = []
+    parts = [search.result] if search.result else []
     if search.int8_groups or search.float_groups:
         total = len(search.int8_groups) + len(search.float_groups)
         parts.append(f"{len(search.int8_groups)} of {total} layer groups in INT8")

@@ -13,6 +13,7 @@ from mmdeploy.report.units import figure_text
 
 END_TO_END = "end to end"
 TOTAL = "total"
+PLAIN_RECIPE = "The same without searching and measuring"
 SUBSTITUTE = "SUBSTITUTE, not the real engine"
 _ACCURACY = ("parity", "accuracy")
 _SPEED = ("latency", "throughput")

@@ -17,7 +17,8 @@ HEAVY = (
 )  # fmt: skip
 LIGHT = (
     "cli", "recipe", "loader", "wiring", "plan", "contracts", "errors", "artifact", "target", "sessions", "store",
-    "data", "torch_model", "costs", "prune", "quantize", "export", "engines", "gates", "triton", "build", "report", "metrics",
+    "data", "torch_model", "costs", "prune", "quantize", "export", "engines", "gates", "triton", "build", "report",
+    "metrics",
 )  # fmt: skip
 
 

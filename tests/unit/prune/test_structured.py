@@ -1,5 +1,6 @@
 """What is cut is the least important, and what remains answers as the original with those units silenced."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -327,6 +328,10 @@ def test_importance_agrees_with_torch_pruning(tmp_path):
         torch.testing.assert_close(importance.magnitudes(group), expected, rtol=1e-5, atol=0)
 
 
+def layer_groups(layer):
+    return getattr(layer, "groups", 1)
+
+
 class Regression:
     """A training setup whose loss is the mean square of a component's outputs against fixed labels."""
 
@@ -369,22 +374,23 @@ def test_taylor_is_the_slope_of_the_loss_as_units_fade(tmp_path, monkeypatch, so
     (consumer,) = group.consumers
     layer = module.double().get_submodule(consumer.layer)
     slopes = np.zeros(group.units)
-    for feed, labels in list(setup.training(0, 4))[:2]:
-        given = {key: torch.from_numpy(value).double() for key, value in feed.items()}
-        for unit in range(group.units):
-            losses = []
-            for change in (1e-4, -1e-4):
-                faded = layer.weight.detach().clone()
-                channels = consumer.indices[unit]
-                if getattr(layer, "groups", 1) == 2:
-                    for channel in channels.tolist():
-                        rows = slice(4 * (channel // 8), 4 * (channel // 8) + 4)
-                        faded[rows, channel % 8] *= 1 + change
+    samples = [
+        ({key: torch.from_numpy(value[row : row + 1]).double() for key, value in feed.items()}, labels[row : row + 1])
+        for feed, labels in list(setup.training(0, 4))[:2]
+        for row in range(len(labels))
+    ]
+    for (given, label), unit in itertools.product(samples, range(group.units)):
+        losses = []
+        for change in (1e-4, -1e-4):
+            faded = layer.weight.detach().clone()
+            for channel in consumer.indices[unit].tolist():
+                if layer_groups(layer) == 2:
+                    faded[4 * (channel // 8) : 4 * (channel // 8) + 4, channel % 8] *= 1 + change
                 else:
-                    faded[:, channels] *= 1 + change
-                answer = torch.func.functional_call(module, {f"{consumer.layer}.weight": faded}, (), given)
-                losses.append(setup.task_loss({"y": answer}, torch.from_numpy(labels)).item())
-            slopes[unit] += abs((losses[0] - losses[1]) / 2e-4) / 2
+                    faded[:, channel] *= 1 + change
+            answer = torch.func.functional_call(module, {f"{consumer.layer}.weight": faded}, (), given)
+            losses.append(setup.task_loss({"y": answer}, torch.from_numpy(label)).item())
+        slopes[unit] += abs((losses[0] - losses[1]) / 2e-4) / len(samples)
     np.testing.assert_allclose(seen["scores"][name].numpy(), slopes, rtol=1e-3, atol=1e-7)
     order = np.argsort(slopes, kind="stable")
     assert removed(after, name) == sorted(order[: len(removed(after, name))].tolist())
@@ -538,3 +544,8 @@ def test_two_passes_one_after_another(tmp_path):
     second, module = pruned_by(structured, first, step(tmp_path, VECTOR), ratio=0.3)
     assert cuts(first) == {"0": (32, 24)} and cuts(second) == {"0": (24, 16)}
     assert module[0].out_features == 16 and answers(module, VECTOR(2))
+
+
+def test_only_taylor_asks_for_data():
+    assert structured.data_needs(structured.Options(ratio=0.4)) == frozenset()
+    assert "training" in structured.data_needs(structured.Options(ratio=0.4, importance="taylor"))

@@ -142,6 +142,38 @@ class UnevenRows(nn.Module):
         return self.head(torch.relu(self.first(values)).mean(dim=1))
 
 
+class Renamed(nn.Linear):
+    """A linear layer under another name."""
+
+
+class Own(nn.Linear):
+    """A linear layer with a forward of its own."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return super().forward(torch.tanh(values))
+
+
+class Subclasses(nn.Module):
+    """Linear layers that are not `nn.Linear` by name, and one that is parametrized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renamed = Renamed(WIDTH, WIDTH)
+        self.own = Own(WIDTH, WIDTH)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH))
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.head(self.normed(self.own(self.renamed(values))).mean(dim=1))
+
+
+class Alone(nn.MultiheadAttention):
+    """A component that is one attention."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, 2, batch_first=True)
+
+
 class Functional(nn.Module):
     """A product with a parameter that is no module, and one that is."""
 

@@ -1,5 +1,7 @@
 """A component rewritten for fake quantization answers as before, and gets its weights back."""
 
+import copy
+
 import pytest
 import qat_samples
 import torch
@@ -143,3 +145,24 @@ def test_nothing_to_quantize_is_refused():
         qat_selection.choose(prepared("NothingToQuantize"), qat.Options(), "part")
     with pytest.raises(QuantizeError, match=r"all 6 layers are out \(excluded by '\*'\)"):
         qat_selection.choose(prepared("PlainAttention"), qat.Options(exclude=("*",)), "part")
+
+
+def test_a_component_may_be_one_layer_or_one_attention():
+    given = torch.from_numpy(next(qat_samples.feeds(1))["values"])
+
+    def ask(module: nn.Module) -> dict[str, Tensor]:
+        with torch.no_grad():
+            answer = module(given, given, given)[0] if "proj" in str(module) else module(given)
+        return {"logits": answer}
+
+    torch.manual_seed(3)
+    attention, linear = qat_samples.Alone().eval(), nn.Linear(qat_samples.WIDTH, 3)
+    for original in (attention, linear):
+        ready = qat_layers.prepare(lambda original=original: copy.deepcopy(original), ask)
+        assert {layer.name for layer in ready.layers} <= {"", "q_proj", "k_proj", "v_proj", "out_proj"}
+        assert all(hasattr(original, layer.parameter.partition(".")[0]) for layer in ready.layers)
+        with torch.no_grad():
+            for parameter in ready.module.parameters():
+                parameter.mul_(1.5)
+        plain = qat_layers.write_back(ready, copy.deepcopy(original))
+        torch.testing.assert_close(ask(plain)["logits"], ask(ready.module)["logits"], atol=1e-6, rtol=1e-5)

@@ -1,15 +1,16 @@
-"""The Python API: what ``mmdeploy plan`` and ``mmdeploy build`` do, as functions."""
+"""The Python API: what ``mmdeploy plan``, ``mmdeploy build`` and ``mmdeploy sensitivity`` do, as functions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from mmdeploy.builder import Outcome, Settings, run_build
+from mmdeploy.errors import UsageError, did_you_mean
 from mmdeploy.fingerprints import take_fingerprints
 from mmdeploy.observer import Observer, Silent
 from mmdeploy.planner import make_plan
 from mmdeploy.recipe import Recipe
-from mmdeploy.report import write_all
+from mmdeploy.report import write_all, write_sensitivity
 from mmdeploy.steps import Decision, explain
 from mmdeploy.store import Store
 
@@ -32,4 +33,42 @@ def build(recipe: Recipe, settings: Settings | None = None, observer: Observer |
     write_all(outcome.report, outcome.folder)
     if outcome.error is not None:
         raise outcome.error
+    return outcome
+
+
+def sensitivity(
+    recipe: Recipe,
+    settings: Settings | None = None,
+    observer: Observer | None = None,
+    *,
+    component: str | None = None,
+) -> Outcome:
+    """Measure what quantizing each layer group alone does to the ensemble's answers; nothing is judged or published.
+
+    The result is in the metadata of the report's steps of the kind ``sensitivity``, and, as ``sensitivity.json`` and
+    ``sensitivity.html``, in the run's folder. For scripts the same holds as for `build`.
+
+    Args:
+        recipe: With ``data.calibration`` and ``data.validation``.
+        settings: How; what is said of publishing is of no use here.
+        observer: Who watches.
+        component: The only one to measure; None for all.
+
+    Raises:
+        UsageError: If the recipe names no calibration or no validation data, or has no such component.
+        MmdeployError: If a step failed.
+    """
+    for key, use in (("calibration", "ranges are taken from"), ("validation", "answers are scored on, with labels")):
+        if getattr(recipe.data, key) is None:
+            raise UsageError(
+                f"{recipe.origin.path} names no data.{key}: samples that {use}",
+                hint=f"write `{key}: data.py:{key}` under `data`, a callable that yields samples",
+            )
+    if component is not None and component not in recipe.components:
+        raise UsageError(f"no component is called {component!r}; {did_you_mean(component, recipe.components)}")
+    upto = f"{component}/sensitivity" if component else None
+    outcome = run_build(recipe, settings or Settings(), observer or Silent(), goal="sensitivity", upto=upto)
+    if outcome.error is not None:
+        raise outcome.error
+    write_sensitivity(outcome.report, outcome.folder)
     return outcome

@@ -1,7 +1,11 @@
 """What a build leaves behind: `BuildReport`, frozen, JSON-able and versioned, written for every verdict.
 
 ``BuildReport.model_json_schema()`` is the schema of ``report.json``. A change that an existing reader would
-misread, or refuse, makes a new ``SCHEMA_VERSION``. Numbers that JSON cannot hold are written as the strings
+misread, or refuse, makes a new ``SCHEMA_VERSION``: also a new field, since readers refuse what they do not know.
+Version 2 added ``costs`` and ``plain_recipe``; `mmdeploy.report_file` reads a report of version 1 as one of version 2
+without them.
+
+Numbers that JSON cannot hold are written as the strings
 ``"Infinity"``, ``"-Infinity"`` and ``"NaN"``: the SQNR of two equal tensors is infinite, and ``null`` there
 would say "not measured".
 """
@@ -22,18 +26,16 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    ValidationError,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import from_json
 
 from mmdeploy.contracts import GateResult, Verdict
-from mmdeploy.errors import EXIT_PASS, UsageError
+from mmdeploy.errors import EXIT_PASS
 from mmdeploy.target import Hardware, Target
 from mmdeploy.version import __version__
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILENAME = "report.json"
 
 _NON_FINITE = ["Infinity", "-Infinity", "NaN"]
@@ -194,6 +196,36 @@ class SizeRecord(_Record):
     candidate_bytes: Bytes | None
 
 
+class ModuleCosts(_Record):
+    """What a component's PyTorch module costs; the fields are those of `mmdeploy.costs.Costs`."""
+
+    parameters: int
+    nonzero_parameters: int
+    flops: int
+    bytes: Bytes
+
+
+class CostRecord(_Record):
+    """What a component costs, and what passes on its module changed of that.
+
+    Attributes:
+        component: The component.
+        before: As the recipe's factory and weights give it.
+        after: As the last pass on the module left it; None where there is no such pass.
+        latency_ratio: Latency of the engine that ships over that of the simplest uncompressed one, both measured
+            alone; None where it was not measured.
+        latency_ratio_interval: Its confidence interval, or None.
+        notes: What a reader must know, such as that nothing gets faster by it; a sentence each.
+    """
+
+    component: str
+    before: ModuleCosts
+    after: ModuleCosts | None = None
+    latency_ratio: Figure | None = None
+    latency_ratio_interval: Interval | None = None
+    notes: tuple[str, ...] = ()
+
+
 class LatencyRecord(_Record):
     """A latency statistic of the FP32 reference and the candidate, measured interleaved in one run.
 
@@ -261,11 +293,14 @@ class BuildReport(_Record):
         stages: Where accuracy and parity went, per component and end to end.
         sizes: Per component.
         latencies: Per component and end to end.
+        costs: Parameters, operations and latency, per component.
+        plain_recipe: The recipe that builds the same without searching and measuring, or None where nothing was
+            searched or measured.
         notes: Anything else that a reader must know, one sentence each.
         failure: Set when a step failed or the build was interrupted.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     mmdeploy_version: str = __version__
     recipe: RecipeRecord
     target: Target
@@ -286,6 +321,8 @@ class BuildReport(_Record):
     stages: tuple[StageSeries, ...] = ()
     sizes: tuple[SizeRecord, ...] = ()
     latencies: tuple[LatencyRecord, ...] = ()
+    costs: tuple[CostRecord, ...] = ()
+    plain_recipe: Path | None = None
     notes: tuple[str, ...] = ()
     failure: Failure | None = None
 
@@ -324,51 +361,3 @@ def gate_record(result: GateResult, *, seconds: float | None = None) -> GateReco
     return GateRecord(
         gate=result.gate, verdict=result.verdict, checks=checks, details=dict(result.details), seconds=seconds
     )
-
-
-def read_report(path: Path) -> BuildReport:
-    """Read a ``report.json``, or the one in a folder.
-
-    Raises:
-        UsageError: If there is none, it is damaged, or it was written in another schema version.
-    """
-    file = path / FILENAME if path.is_dir() else path
-    try:
-        content = from_json(file.read_bytes())
-    except OSError as cause:
-        hint = "give the report.json, or the folder, that `mmdeploy build` named at its end"
-        raise UsageError(f"{file}: cannot be read: {cause.strerror}", hint=hint) from cause
-    except ValueError as cause:
-        hint = "the file is damaged or is no report; build again to write a new one"
-        raise UsageError(f"{file}: not JSON: {cause}", hint=hint) from cause
-    _refuse_other_versions(file, content)
-    try:
-        return BuildReport.model_validate(content)
-    except ValidationError as cause:
-        found = "\n".join(f"    {_place(error['loc'])}: {error['msg']}" for error in cause.errors()[:5])
-        hint = "the file was changed after it was written; build again to write a new one"
-        count = f"{cause.error_count()} problem" + ("s" if cause.error_count() != 1 else "")
-        message = f"{file}: not a report of schema version {SCHEMA_VERSION}: {count}\n{found}"
-        raise UsageError(message, hint=hint) from cause
-
-
-def _refuse_other_versions(file: Path, content: Any) -> None:
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version == SCHEMA_VERSION and not isinstance(version, bool):
-        return
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise UsageError(
-            f"{file}: no mmdeploy report: schema_version is missing or no number",
-            hint="give the report.json that `mmdeploy build` wrote",
-        )
-    newer = version > SCHEMA_VERSION
-    writer = f"{'a newer' if newer else 'an older'} mmdeploy ({content.get('mmdeploy_version', 'unknown')})"
-    raise UsageError(
-        f"{file}: schema version {version}, written by {writer}; "
-        f"this one ({__version__}) reads schema version {SCHEMA_VERSION}",
-        hint="install a newer multimodal-deploy" if newer else "build again to write a new report",
-    )
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "report"

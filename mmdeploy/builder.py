@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mmdeploy import plain_recipe
 from mmdeploy.artifact import Artifact
 from mmdeploy.build_report import BuildReport, Failure, RecipeRecord, StepRecord, gate_record
 from mmdeploy.contracts import Verdict
@@ -29,7 +30,7 @@ from mmdeploy.errors import (
     MmdeployError,
     StepError,
 )
-from mmdeploy.figures import latencies, sizes, stages
+from mmdeploy.figures import costs, latencies, sizes, stages
 from mmdeploy.fingerprints import take_fingerprints
 from mmdeploy.judge import (
     Judgement,
@@ -41,7 +42,7 @@ from mmdeploy.judge import (
     substitute_ensemble,
 )
 from mmdeploy.observer import Observer
-from mmdeploy.planner import make_plan
+from mmdeploy.planner import Goal, make_plan
 from mmdeploy.recipe import Recipe
 from mmdeploy.scheduler import Workers
 from mmdeploy.steps import ORIGINAL, Decision, Step, explain
@@ -73,6 +74,7 @@ class Settings:
         workdir: Folder of the store and of the runs.
         destination: Where releases are published.
         jobs: Steps at once; None for as many as there are cores, at most one a component.
+        processes: Processes that a step that trains runs on, under Accelerate's launcher. Their threads are shared out.
         publish_unverified: Publish although engines could not run on this machine and were judged by a
             substitute. Failed gates are never published.
     """
@@ -80,6 +82,7 @@ class Settings:
     workdir: Path = Path(".mmdeploy")
     destination: Path = Path("model_repository")
     jobs: int | None = None
+    processes: int = 1
     publish_unverified: bool = False
 
 
@@ -98,18 +101,31 @@ class Outcome:
     error: BaseException | None = None
 
 
-def run_build(recipe: Recipe, settings: Settings, observer: Observer) -> Outcome:
+def run_build(
+    recipe: Recipe, settings: Settings, observer: Observer, *, goal: Goal = "build", upto: str | None = None
+) -> Outcome:
     """Build a recipe; whatever happens, the outcome holds a report.
+
+    Args:
+        recipe: What to build.
+        settings: How.
+        observer: Who watches.
+        goal: What the plan is for.
+        upto: Id of the only step that is wanted; what it needs comes with it. Only a whole build is staged, judged
+            and published.
 
     Raises:
         StoreError: If the run's folder cannot be made: then there is no place for a report.
     """
-    run = _Run(recipe, settings, observer)
+    run = _Run(recipe, settings, observer, goal)
+    run.plan = run.plan if upto is None else run.plan.upto(upto)
     error: BaseException | None = None
     try:
         run.make_steps()
-        run.stage_and_judge()
-        run.publish()
+        if goal == "build" and upto is None:
+            run.write_plain_recipe()
+            run.stage_and_judge()
+            run.publish()
     except (Exception, KeyboardInterrupt) as caught:
         logger.debug("the build stopped", exc_info=True)
         error = caught
@@ -126,6 +142,7 @@ class _Progress:
 
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     records: dict[str, StepRecord] = field(default_factory=dict)
+    plain_recipe: Path | None = None
     judgement: Judgement | None = None
     published: Path | None = None
     notes: list[str] = field(default_factory=list)
@@ -134,15 +151,16 @@ class _Progress:
 class _Run:
     """One build from its folder to its report."""
 
-    def __init__(self, recipe: Recipe, settings: Settings, observer: Observer) -> None:
-        self.recipe, self.settings, self.observer = recipe, settings, observer
+    def __init__(self, recipe: Recipe, settings: Settings, observer: Observer, goal: Goal) -> None:
+        self.recipe, self.settings, self.observer, self.goal = recipe, settings, observer, goal
         self.started_at, self._started = datetime.now(UTC), time.monotonic()
         self.id = f"{self.started_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        self.folder = _run_folder(settings.workdir, self.recipe.name, self.id)
+        runs = recipe.name if goal == "build" else f"{recipe.name}.{goal}"
+        self.folder = _run_folder(settings.workdir, runs, self.id)
         self.staged_folder = self.folder / "staged"
         self.store = Store(settings.workdir / "store")
         self.fingerprints = take_fingerprints(self.recipe)
-        self.plan = make_plan(self.recipe, self.fingerprints)
+        self.plan = make_plan(self.recipe, self.fingerprints, goal)
         self.state = _Progress()
         self.candidate: Staged | None = None
 
@@ -150,7 +168,8 @@ class _Run:
         """Reuse what the store has; run the rest side by side, each step as soon as its inputs are there."""
         decisions = {decision.step.id: decision for decision in explain(self.plan, self.store)}
         waiting = [step for step in self.plan.steps if not self._reused(decisions[step.id])]
-        require_environment(self.recipe, waiting)
+        judged = self.recipe if self.goal == "build" else self.recipe.model_copy(update={"gates": ()})
+        require_environment(judged, waiting)
         jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
         kinds = sorted({step.kind for step in waiting})
         logs = self.folder / "logs"
@@ -171,6 +190,10 @@ class _Run:
                 for twin in [step for step in waiting if step.key == decision.step.key]:
                     waiting.remove(twin)
                     self._record(twin, finished.artifact, made=False, why=f"the same as {decision.step.id}")
+
+    def write_plain_recipe(self) -> None:
+        """Write down what was found by searching and measuring, so that it can be built without."""
+        self.state.plain_recipe = plain_recipe.write(self.recipe, self.state.artifacts, self.folder)
 
     def stage_and_judge(self) -> None:
         """Write both repositories, serve them and run the gates."""
@@ -247,7 +270,9 @@ class _Run:
             gates=gate_records,
             stages=stages(self.recipe, self.state.artifacts, results),
             sizes=sizes(self.recipe, self.state.artifacts),
+            costs=costs(self.recipe, self.state.artifacts),
             latencies=latencies(results),
+            plain_recipe=self.state.plain_recipe,
             notes=tuple(self.state.notes),
             failure=_failure(error, self.folder / "logs") if error else None,
         )
@@ -281,7 +306,7 @@ class _Run:
 
     def _task(self, step: Step, threads: int) -> Task:
         needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs}
-        return Task(step, self.recipe, self.store.root, needed, threads)
+        return Task(step, self.recipe, self.store.root, needed, threads, self.settings.processes)
 
     def _may_publish(self) -> bool:
         judgement = self.state.judgement

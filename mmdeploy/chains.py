@@ -52,6 +52,16 @@ def torch_sections(component: Component) -> list[TorchSection]:
     return found
 
 
+def float_graphs(recipe: Recipe, component: str) -> tuple[str, ...]:
+    """Return the ids of the steps whose float graphs may ship, the original's first.
+
+    Weights that were trained for INT8 are not among them.
+    """
+    kinds = {section.kind for section in torch_sections(recipe.components[component])}
+    original = original_graph(recipe, component)
+    return (original, f"{component}/export") if kinds and "train" not in kinds else (original,)
+
+
 def measures_time(module: Any) -> bool:
     """Say whether a pass measures time: nothing may run beside it."""
     return bool(getattr(module, "MEASURES", False))
@@ -60,6 +70,11 @@ def measures_time(module: Any) -> bool:
 def encoding_of(engine: MethodOptions) -> Encoding:
     """Return how an engine wants INT8 written."""
     return engines.METHODS[method_of(engine)].encoding(engine)
+
+
+def lowers_precision(engine: MethodOptions) -> bool:
+    """Say whether an engine computes in less than FP32 what the graph leaves in floating point."""
+    return str(getattr(engine, "precision", "fp32")) != "fp32"
 
 
 def full_precision(engine: MethodOptions) -> MethodOptions:

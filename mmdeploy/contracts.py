@@ -103,7 +103,7 @@ class StepContext:
             or no validation data.
         fused: Scores graphs of the component at the ensemble's output. None when the recipe has no validation
             data.
-        timed: Measures ONNX graphs of the component as its engine would run them. None where that engine cannot run
+        timed: Measures graphs of the component as its engine would run them. None where that engine cannot run
             on this machine.
     """
 

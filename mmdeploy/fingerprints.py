@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _NOT_DATA = {".py", ".pyc", ".yaml", ".yml", ".md"}
 _ALWAYS = ("torch", "numpy")
 #: Distributions by the name that they are imported under, where the two differ in more than - and _.
-_DISTRIBUTIONS = {"modelopt": "nvidia-modelopt"}
+_DISTRIBUTIONS = {"modelopt": "nvidia-modelopt", "torch_pruning": "torch-pruning"}
 #: Data callables of a recipe.
 _DATA = ("calibration", "evaluation", "training", "validation", "loss")
 #: Code that is no entry of a registry, by dotted module name.

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy import metrics
+from mmdeploy import data, metrics
+from mmdeploy.artifact import TensorSpec
 from mmdeploy.contracts import Array, FusedScore, Runner
 from mmdeploy.errors import DataError, EngineError, InferenceError
 from mmdeploy.gates import scores
 from mmdeploy.sessions import SessionRunner, open_session
+from mmdeploy.training.splits import SeenSamples
 from mmdeploy.wiring import topological_order, upstream
 
 if TYPE_CHECKING:
@@ -117,7 +119,8 @@ class FusedEnsemble:
 
         Raises:
             DataError: If the labels are not what the metric takes.
-            EngineError: If a graph does not load or run.
+            EngineError: If a graph does not load.
+            InferenceError: If one does not run.
         """
         chosen = part or slice(None)
         return self._scored(self._original_answers()[chosen], chosen)
@@ -133,18 +136,29 @@ class FusedEnsemble:
 
         Raises:
             DataError: If the labels are not what the metric takes.
-            EngineError: If the graph, or one that follows it, does not load or run.
+            EngineError: If a graph does not load or run.
+            InferenceError: If a runner that was given refuses a request.
         """
         chosen = part or slice(None)
         tensors = {name: array[chosen] for name, array in self._fixed().items()}
-        candidate = self._opened(graph) if isinstance(graph, Path) else graph
-        runners = {self._component: candidate} | {name: self._exported(name) for name in self._after}
+        if not isinstance(graph, Path):
+            return self._scored(self._answers_with(graph, tensors, self._largest_batch), chosen)
+        candidate = self._opened(graph)
         try:
-            answers = self._through(runners, tensors, keep=(self._output,))
+            return self._scored(self._answers_with(candidate, tensors, _BATCH), chosen)
+        except InferenceError as error:
+            raise EngineError(error.message, hint=error.hint) from error
         finally:
-            if isinstance(graph, Path):
-                candidate.close()
-        return self._scored(answers[self._output], chosen)
+            candidate.close()
+
+    def _answers_with(self, candidate: Runner, tensors: Mapping[str, Array], batch_size: int) -> Array:
+        runners = {self._component: candidate} | {name: self._exported(name) for name in self._after}
+        return self._through(runners, tensors, keep=(self._output,), batch_size=batch_size)[self._output]
+
+    @property
+    def _largest_batch(self) -> int:
+        """What an engine may be asked at once."""
+        return min(_BATCH, max(1, self._recipe.components[self._component].serving.max_batch_size))
 
     def _scored(self, answers: Array, part: slice) -> FusedScore:
         import numpy as np
@@ -181,13 +195,18 @@ class FusedEnsemble:
         return self._around
 
     def _through(
-        self, runners: Mapping[str, Runner], tensors: Mapping[str, Array], keep: Sequence[str]
+        self,
+        runners: Mapping[str, Runner],
+        tensors: Mapping[str, Array],
+        *,
+        keep: Sequence[str],
+        batch_size: int = _BATCH,
     ) -> dict[str, Array]:
         """Run samples through components in order, a batch at a time; return the tensors to keep."""
         found = {name: tensors[name] for name in keep if name in tensors}
         total = len(next(iter(tensors.values())))
-        for start in range(0, total, _BATCH) if len(found) < len(keep) else ():
-            stop = min(start + _BATCH, total)
+        for start in range(0, total, batch_size) if len(found) < len(keep) else ():
+            stop = min(start + batch_size, total)
             batch = {name: array[start:stop] for name, array in tensors.items()}
             for component, runner in runners.items():
                 batch |= self._answers(component, runner, batch)
@@ -203,7 +222,7 @@ class FusedEnsemble:
         try:
             answers = runner.infer({name: tensors[wire.tensor] for name, wire in wires.inputs.items()})
         except InferenceError as error:
-            raise EngineError(f"{component}, run on validation samples: {error.message}", hint=error.hint) from error
+            raise InferenceError(f"{component}, run on validation samples: {error.message}", hint=error.hint) from error
         return {wire.tensor: answers[name] for name, wire in wires.outputs.items()}
 
     def _exported(self, component: str) -> Runner:
@@ -214,6 +233,30 @@ class FusedEnsemble:
 
     def _opened(self, path: Path) -> Runner:
         return SessionRunner(open_session(path, self._parameters))
+
+
+def validation_samples(recipe: Recipe) -> Samples:
+    """Read a recipe's validation split.
+
+    Raises:
+        DataError: If the data is bad, or holds a sample of the evaluation split.
+    """
+    reference, judged_on = recipe.data.validation, recipe.data.evaluation
+    assert reference is not None
+    specs = tuple(TensorSpec(name, spec.dtype, spec.shape) for name, spec in recipe.inputs.items())
+    ranges = {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}
+    feeds, labels = data.load_evaluation(reference, root=recipe.root, specs=specs, ranges=ranges)
+    if judged_on is not None:
+        seen = SeenSamples(judged_on, data.stream(judged_on, root=recipe.root, specs=specs, ranges=ranges))
+        for index in range(len(next(iter(feeds.values())))):
+            twin = seen.find({name: array[index] for name, array in feeds.items()})
+            if twin is not None:
+                raise DataError(
+                    f"{reference}: sample {index} is also sample {twin} of {judged_on}",
+                    hint="what is chosen by samples that the gates judge on looks better than it is:"
+                    " let the splits share none",
+                )
+    return Samples(feeds, labels, source=reference)
 
 
 def metric_of(recipe: Recipe) -> str:

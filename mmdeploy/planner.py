@@ -14,7 +14,7 @@ lies downstream then waits for the choice: it is calibrated on what really ships
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,9 @@ from mmdeploy.chains import (
     budget,
     candidates,
     encoding_of,
+    float_graphs,
     full_precision,
+    lowers_precision,
     measures_time,
     metric,
     original_graph,
@@ -34,7 +36,7 @@ from mmdeploy.choice.candidates import GraphKind, label, slug
 from mmdeploy.choice.options import MustPay
 from mmdeploy.contracts import Encoding, MethodOptions, Variant, data_needs, method_of
 from mmdeploy.errors import EnvironmentUnfitError
-from mmdeploy.steps import ORIGINAL, Fingerprints, Kind, Plan, Step, digest, options_json, options_key
+from mmdeploy.steps import ORIGINAL, Fingerprints, Kind, Plan, Step, digest, in_order, options_json, options_key
 from mmdeploy.wiring import topological_order, upstream
 
 if TYPE_CHECKING:
@@ -63,23 +65,7 @@ def make_plan(recipe: Recipe, fingerprints: Fingerprints, goal: Goal = "build") 
     if recipe.gates and goal == "build":
         planner.add_original()
     wanted = [step.id for step in planner.steps.values() if goal in ("build", step.kind)]
-    return Plan(recipe.name, tuple(_in_order(planner.steps, names, wanted)))
-
-
-def _in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Iterable[str]) -> Iterator[Step]:
-    """Give the wanted steps and what they need, component by component, each after its needs."""
-    given: set[str] = set()
-
-    def with_needs(step_id: str) -> Iterator[Step]:
-        if step_id not in given:
-            given.add(step_id)
-            for need in steps[step_id].needs:
-                yield from with_needs(need)
-            yield steps[step_id]
-
-    rank = {name: index for index, name in enumerate(components)}
-    for step_id in sorted(wanted, key=lambda step_id: rank.get(steps[step_id].component, len(rank))):
-        yield from with_needs(step_id)
+    return Plan(recipe.name, tuple(in_order(planner.steps, names, wanted)))
 
 
 class _Planner:
@@ -140,7 +126,7 @@ class _Planner:
         needs = (f"{name}/export", *_flat(uses))
         identity = {
             **self._calibration(),
-            **self._validation(),
+            **self._validation(name),
             "encoding": str(encoding),
             **_labelled(options),
             **self._inputs(needs),
@@ -173,11 +159,14 @@ class _Planner:
             "seed": str(self.recipe.seed),
             **(self._calibration() if "calibration" in wanted else {}),
             **(self._data("training") | self._data("loss") if "training" in wanted else {}),
-            **(self._validation() if "validation" in wanted else {}),
+            **(self._data("evaluation") if wanted - {"calibration"} else {}),  # no sample of it may be among the others
+            **(self._validation(name) if "validation" in wanted else {}),
             **_labelled(options),
             **self._inputs(needs),
             **self._made_by(module.__name__, module.REQUIRES),
         }
+        if measures_time(module):
+            identity |= self._timing(name)
         step = Step(f"{name}/{kind}", name, kind, method_of(options), options_json(options), needs, identity)
         self._add(replace(step, uses=uses, exclusive=measures_time(module)))
 
@@ -208,15 +197,14 @@ class _Planner:
             "encoding": str(encoding),
             **self._calibration(),
             "seed": str(self.recipe.seed),
-            **(self._validation() if "validation" in wanted else {}),
+            **(self._validation(name) if "validation" in wanted else {}),
             **_labelled(options),
             **self._inputs(needs),
             **self._made_by(module.__name__, module.REQUIRES),
         }
         exclusive = not writes and measures_time(module)
         if exclusive:
-            engine = options_json(self.recipe.engine_options(name))
-            identity |= {"machine": self.fingerprints.machine, "engine": digest(engine)}
+            identity |= self._timing(name)
         step = Step(step_id, name, "quantize", method_of(options), options_json(options), needs, identity)
         self._add(replace(step, uses=uses, encoding=encoding, exclusive=exclusive))
 
@@ -236,13 +224,17 @@ class _Planner:
         rules = self.recipe.automatic_engine(name) or MustPay(max_drop=budget(self.recipe))
         uses = self._around(name) if self.recipe.data.validation else {"shipped": self._upstream_shipped(name)}
         needs = (*(one.step for one in found), *_flat(uses))
-        options = {"rules": options_json(rules), "candidates": [asdict(one) for one in found]}
+        options = {
+            "rules": options_json(rules),
+            "candidates": [asdict(one) for one in found],
+            "left_out": self._left_out(name),
+        }
         identity = {
             "machine": self.fingerprints.machine,
             **_labelled(rules),
             "candidates": digest([(one.label, one.compressed) for one in found]),
             **self._calibration(),
-            **self._validation(),
+            **self._validation(name),
             "seed": str(self.recipe.seed),
             **self._inputs(needs),
             **self._made_by("mmdeploy.choice.choose", ("numpy",)),
@@ -255,22 +247,27 @@ class _Planner:
         if self.recipe.automatic_engine(name):
             return True
         component, runnable = self.recipe.components[name], name not in self.fingerprints.unrunnable
-        return component.compressed and component.keep != "always" and runnable
+        reduced = component.compressed or lowers_precision(self.recipe.engine_options(name))
+        return reduced and component.keep != "always" and runnable
 
     def _candidates(self, name: str) -> Iterator[_Candidate]:
-        """Add the engines to choose from and give them, the FP32 original in the default engine first."""
-        original = original_graph(self.recipe, name)
+        """Add the engines to choose from and give them: the FP32 original first, unless its compression is kept."""
+        component, original = self.recipe.components[name], original_graph(self.recipe, name)
+        kept = component.compressed and component.keep == "always"
         seen: set[str] = set()
-        if name not in self.fingerprints.unrunnable:
+        if name not in self.fingerprints.unrunnable and not kept:
             reference = self.steps[f"{name}/reference"]
             seen.add(reference.key)
             default = Variant(full_precision(self.recipe.engine_options(name)))
             yield _Candidate(label(default), reference.id, "float", options_json(default.options), compressed=False)
         for variant, graph in self._variants(name):
             compressed = graph != original
+            if kept and not compressed:
+                continue
             called = label(variant, pruned=compressed and variant.graph == "float")
             step_id = f"{name}/candidate.{slug(called)}"
             self._add_engine(step_id, name, variant.options, graph)
+            self._add(replace(self.steps[step_id], optional=self.recipe.automatic_engine(name) is not None))
             if self.steps[step_id].key in seen:
                 del self.steps[step_id]
                 continue
@@ -279,7 +276,7 @@ class _Planner:
 
     def _variants(self, name: str) -> Iterator[tuple[Variant, str]]:
         """Give engine options and graph's step of each candidate but the reference, the simplest first."""
-        floats = self._float_graphs(name)
+        floats = float_graphs(self.recipe, name)
         quantized = {
             step.encoding: step.id for step in self.steps.values() if step.component == name and step.kind == "quantize"
         }
@@ -296,11 +293,13 @@ class _Planner:
             elif (encoding := encoding_of(variant.options)) in quantized:
                 yield variant, quantized[encoding]
 
-    def _float_graphs(self, name: str) -> tuple[str, ...]:
-        """Return the float graphs that may ship; weights trained for INT8 are not among them."""
-        kinds = {section.kind for section in torch_sections(self.recipe.components[name])}
-        original = original_graph(self.recipe, name)
-        return (original, f"{name}/export") if kinds and "train" not in kinds else (original,)
+    def _left_out(self, name: str) -> dict[str, str]:
+        """Return the variants of ``engine: auto`` that cannot run here, and why."""
+        found = {
+            label(one): self.fingerprints.unavailable.get(options_key(one.options))
+            for one in candidates(self.recipe, name)
+        }
+        return {called: reason for called, reason in found.items() if reason}
 
     def _encodings(self, name: str) -> list[Encoding]:
         """Return how the component's engines want INT8 written; the first is what a search works with."""
@@ -354,8 +353,15 @@ class _Planner:
     def _calibration(self) -> dict[str, str]:
         return self._data("calibration") | {"inputs": self._input_specs()}
 
-    def _validation(self) -> dict[str, str]:
-        return self._data("validation") | {"metric": metric(self.recipe)}
+    def _timing(self, name: str) -> dict[str, str]:
+        engine, exported = self.recipe.engine_options(name), self.recipe.components[name].export
+        made = digest([options_json(engine), options_json(exported)])
+        return {"machine": self.fingerprints.machine, "engine": made}
+
+    def _validation(self, name: str) -> dict[str, str]:
+        """Name what is judged in the ensemble: components with the same surroundings share no result."""
+        scored = {"metric": metric(self.recipe), "scored output": next(iter(self.recipe.outputs), "")}
+        return self._data("validation") | scored | {"component": name}
 
     def _wiring(self, *names: str) -> dict[str, Any]:
         parts = {name: self.recipe.components[name] for name in names}

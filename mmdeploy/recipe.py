@@ -223,8 +223,8 @@ class Component(Section):
     )
     keep: Literal["if_it_pays", "always"] = Field(
         "if_it_pays",
-        description="Whether a pruned or quantized engine ships only if it is measured to be faster than the FP32 "
-        "original within the accuracy budget, or always.",
+        description="Whether a pruned or quantized engine, or one of lower precision, ships only if measured to be "
+        "faster than the FP32 original within the accuracy budget, or always.",
     )
     serving: Serving = Field(default_factory=Serving, description="How Triton serves it.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,10 @@ Kind = Literal[
 #: Kinds of step that work on a component's PyTorch module.
 TORCH_KINDS: tuple[Kind, ...] = ("prune", "recover", "train")
 ORIGINAL = "original/outputs"
+#: Changes that are told, of a step that must run again.
+_MOST_CHANGES = 6
+#: Format of the artifact that an optional step leaves when its engine refuses the graph; ``metadata`` says why.
+REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Step:
             left them; ``made``: the step of the same component whose numbers it writes.
         encoding: How INT8 is written.
         exclusive: Whether it measures time, so that nothing may run beside it.
+        optional: Whether it is one of several to choose from, so that an engine's refusal of the graph is a result.
     """
 
     id: str
@@ -81,6 +86,7 @@ class Step:
     uses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     encoding: Encoding = Encoding.INT8_SYMMETRIC
     exclusive: bool = False
+    optional: bool = False
 
     @property
     def key(self) -> str:
@@ -104,6 +110,14 @@ class Plan:
     def step(self, step_id: str) -> Step:
         """Return the step with an id."""
         return next(step for step in self.steps if step.id == step_id)
+
+    def upto(self, step_id: str) -> Plan:
+        """Return the plan of one step: itself and all that it needs."""
+        wanted = {step_id}
+        for step in reversed(self.steps):
+            if step.id in wanted:
+                wanted.update(step.needs)
+        return Plan(self.recipe, tuple(step for step in self.steps if step.id in wanted))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-able values, keys included."""
@@ -134,6 +148,22 @@ def options_key(options: MethodOptions) -> str:
     return digest(options_json(options))
 
 
+def in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Iterable[str]) -> Iterator[Step]:
+    """Give the wanted steps and what they need, component by component, each after its needs."""
+    given: set[str] = set()
+
+    def with_needs(step_id: str) -> Iterator[Step]:
+        if step_id not in given:
+            given.add(step_id)
+            for need in steps[step_id].needs:
+                yield from with_needs(need)
+            yield steps[step_id]
+
+    rank = {name: index for index, name in enumerate(components)}
+    for step_id in sorted(wanted, key=lambda step_id: rank.get(steps[step_id].component, len(rank))):
+        yield from with_needs(step_id)
+
+
 def explain(plan: Plan, store: Store) -> tuple[Decision, ...]:
     """Say for each step whether the store has its result, and what changed where it has not."""
     reused: dict[str, bool] = {}
@@ -148,8 +178,11 @@ def explain(plan: Plan, store: Store) -> tuple[Decision, ...]:
 def _why(step: Step, latest: Mapping[str, str] | None) -> str:
     if latest is None:
         return "never built"
+    methods = [identity.get("option method", "none").strip('"') for identity in (latest, step.identity)]
+    if methods[0] != methods[1]:  # its options, code and libraries are others, too
+        return f"method: {methods[0]} → {methods[1]}"
     changes = []
-    for label in sorted({*latest, *step.identity}, key=lambda label: label.startswith("input ")):
+    for label in sorted({*latest, *step.identity}, key=lambda label: (label.startswith("input "), label)):
         before, after = latest.get(label), step.identity.get(label)
         if before == after:
             continue
@@ -159,7 +192,8 @@ def _why(step: Step, latest: Mapping[str, str] | None) -> str:
             changes.append(f"{label} changed")
         else:
             changes.append(f"{label}: {before or 'none'} → {after or 'none'}")
-    return "; ".join(changes) or "its artifact is gone from the store"
+    more = f"; and {len(changes) - _MOST_CHANGES} more" if len(changes) > _MOST_CHANGES else ""
+    return "; ".join(changes[:_MOST_CHANGES]) + more or "its artifact is gone from the store"
 
 
 def _is_digest(text: str | None) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from mmdeploy.artifact import Array
+from mmdeploy.artifact import Array, Artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,8 +89,9 @@ class LatencyEstimate:
 
 
 #: Builds the component's engine from each graph, by label, and measures them in turns, each in a process of its own.
-#: Estimates come by the same labels; ratios are to the first graph.
-Timed: TypeAlias = "Callable[[Mapping[str, Path]], Mapping[str, LatencyEstimate]]"
+#: A graph is an ONNX file, or an artifact of format ``torch``, which is exported first. Estimates come by the same
+#: labels; ratios are to the first graph.
+Timed: TypeAlias = "Callable[[Mapping[str, Path | Artifact]], Mapping[str, LatencyEstimate]]"
 
 Network: TypeAlias = "Callable[[Mapping[str, Tensor]], dict[str, Tensor]]"
 

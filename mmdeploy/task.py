@@ -24,6 +24,7 @@ class Task:
         store: Root of the store.
         artifacts: Artifacts of the steps that it needs, by step id.
         threads: Threads that it may use.
+        processes: Processes that a step that trains runs on.
     """
 
     step: Step
@@ -31,3 +32,4 @@ class Task:
     store: Path
     artifacts: Mapping[str, Artifact]
     threads: int
+    processes: int = 1

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmdeploy import data
 from mmdeploy.artifact import Artifact, TensorSpec
-from mmdeploy.contracts import Array, Network, method_of
+from mmdeploy.chains import metric
+from mmdeploy.contracts import Array, Network
 from mmdeploy.errors import DataError, MmdeployError, TrainingError
 from mmdeploy.gates import scores
 from mmdeploy.sources import describe, importing_from, resolve_callable
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor, device, nn
 
     from mmdeploy.recipe import Recipe
-
-#: The metric where the recipe has no accuracy gate.
-_DEFAULT_METRIC = "top1"
 
 
 class RecipeTrainingSetup:
@@ -69,10 +67,7 @@ class RecipeTrainingSetup:
     @property
     def metric(self) -> str:
         """The metric of the recipe's accuracy gate, or ``top1``."""
-        for gate in self._recipe.gates:
-            if method_of(gate) == "accuracy":
-                return str(gate.model_dump(include={"metric"})["metric"])
-        return _DEFAULT_METRIC
+        return metric(self._recipe)
 
     @property
     def larger_is_better(self) -> bool:

@@ -9,22 +9,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy import data, engines, export, prune, quantize, recover
+from mmdeploy import engines, export, prune, quantize, recover
 from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.choice import choose
 from mmdeploy.choice.candidates import Candidate
 from mmdeploy.choice.graphs import timed
 from mmdeploy.choice.options import AutoEngine, MustPay
-from mmdeploy.contracts import FusedOutput, Progress, StepContext, TrainingSetup, data_needs, method_of
-from mmdeploy.errors import ExportError, StepError
-from mmdeploy.feeds import Examples, calibration, ensemble_inputs, graph_path
-from mmdeploy.fused import FusedEnsemble, Graphs, Samples
+from mmdeploy.contracts import (
+    FusedOutput,
+    LatencyEstimate,
+    MethodOptions,
+    Pass,
+    Progress,
+    StepContext,
+    Timed,
+    TrainingSetup,
+    data_needs,
+    method_of,
+)
+from mmdeploy.errors import EngineError, ExportError, StepError
+from mmdeploy.feeds import Examples, calibration, graph_path
+from mmdeploy.fused import FusedEnsemble, Graphs, validation_samples
 from mmdeploy.original import record_original
-from mmdeploy.steps import TORCH_KINDS
+from mmdeploy.steps import REFUSED, TORCH_KINDS
 from mmdeploy.store import Store, translated
 from mmdeploy.task import Task
 from mmdeploy.training_setup import RecipeTrainingSetup
@@ -62,11 +74,44 @@ def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
             if found is not None:
                 return found, False
             with store.staging() as workdir, translated(store.root):
-                artifact = _run(task, workdir, progress)
+                artifact = (
+                    _run_launched(task, workdir, progress) if _is_parallel(task) else _run(task, workdir, progress)
+                )
                 return store.add(step.key, artifact, step.identity), True
     except StepError as error:
         error.step = error.step or step.id
         raise
+
+
+def _is_parallel(task: Task) -> bool:
+    """Say whether a step trains, and shall do so on several processes."""
+    if task.processes == 1 or task.step.kind not in TORCH_KINDS:
+        return False
+    module = _METHODS[task.step.kind][task.step.method]
+    options = module.Options.model_validate_json(json.dumps(dict(task.step.options)))
+    return "training" in data_needs(module, options)
+
+
+def _run_launched(task: Task, workdir: Path, progress: Progress) -> Artifact:
+    """Run a step on several processes under Accelerate's launcher; the first one's artifact is the result."""
+    from mmdeploy.training.launch import run_launched
+
+    part = (task, workdir)
+    artifact: Artifact = run_launched(
+        f"{__name__}:run_part", part, processes=task.processes, threads=task.threads, progress=progress
+    )
+    return artifact
+
+
+def run_part(part: tuple[Task, Path], progress: Progress) -> Artifact:
+    """Run a step in one of several processes: the first writes into the step's folder, the others drop their files."""
+    from mmdeploy.training.launch import process_index
+
+    task, workdir = part
+    if process_index() == 0:
+        return _run(task, workdir, progress)
+    with tempfile.TemporaryDirectory(prefix="mmdeploy-part-") as folder:
+        return _run(task, Path(folder), progress)
 
 
 def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
@@ -80,13 +125,27 @@ def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
     options = module.Options.model_validate_json(json.dumps(dict(step.options)))
     context = _context(task, workdir, progress, needs=data_needs(module, options))
     made = step.uses.get("made")
-    if made is not None:
-        produced: Artifact = module.write(source, task.artifacts[made[step.component]], options, context)
-    else:
-        produced = module.run(source, options, context)
+    try:
+        if made is not None:
+            produced: Artifact = module.write(source, task.artifacts[made[step.component]], options, context)
+        else:
+            produced = module.run(source, options, context)
+    except EngineError as error:
+        if not step.optional:
+            raise
+        return _refusal(source, workdir, error)
     if step.kind == "export":
         _check_declared(task, source, produced)
     return produced
+
+
+def _refusal(source: Artifact, workdir: Path, error: EngineError) -> Artifact:
+    """Write down why an engine does not take a graph: of several engines to choose from, that is no failure."""
+    logger.info("refused: %s", error)
+    path = workdir / "refused.txt"
+    path.write_text(f"{error}\n")
+    facts = {"reason": error.message}
+    return Artifact(REFUSED, path, file_sha256(path), source.inputs, source.outputs, source.produced_by, facts)
 
 
 def _select(task: Task, workdir: Path, progress: Progress) -> Artifact:
@@ -94,20 +153,24 @@ def _select(task: Task, workdir: Path, progress: Progress) -> Artifact:
     options = task.step.options
     rules_class = AutoEngine if task.step.method == "auto" else MustPay
     rules = rules_class.model_validate_json(json.dumps(options["rules"]))
+    built = {one["label"]: task.artifacts[one["step"]] for one in options["candidates"]}
+    refused = {label: str(one.metadata["reason"]) for label, one in built.items() if one.format == REFUSED}
     found = [
         Candidate(
             label=one["label"],
-            artifact=task.artifacts[one["step"]],
+            artifact=built[one["label"]],
             engine=engines.METHODS[one["engine"]["method"]].Options.model_validate_json(json.dumps(one["engine"])),
             graph=one["graph"],
             compressed=one["compressed"],
             simplicity=rank,
         )
         for rank, one in enumerate(options["candidates"])
+        if one["label"] not in refused
     ]
     recipe = task.recipe
     needs = {key for key in ("calibration", "validation") if getattr(recipe.data, key) is not None}
-    return choose.run(found, rules, _context(task, workdir, progress, needs=frozenset(needs)))
+    context = _context(task, workdir, progress, needs=frozenset(needs))
+    return choose.run(found, rules, context, left_out={**options["left_out"], **refused})
 
 
 def _context(task: Task, workdir: Path, progress: Progress, *, needs: frozenset[str]) -> StepContext:
@@ -133,7 +196,27 @@ def _context(task: Task, workdir: Path, progress: Progress, *, needs: frozenset[
     engine = recipe.engine_options(name)
     if not task.step.exclusive or engines.METHODS[method_of(engine)].unavailable(engine):
         return context
-    return dataclasses.replace(context, timed=lambda graphs: timed(graphs, engine, context))
+    return dataclasses.replace(context, timed=_timer(task, engine, context))
+
+
+def _timer(task: Task, engine: MethodOptions, context: StepContext) -> Timed:
+    """Return what times graphs of a component; PyTorch modules are exported first."""
+    options = task.recipe.components[task.step.component].export
+
+    def exported(artifact: Artifact, folder: Path) -> Path:
+        folder.mkdir()
+        module: Pass = export.METHODS[method_of(options)]
+        return module.run(artifact, options, dataclasses.replace(context, workdir=folder)).path
+
+    def measure(graphs: Mapping[str, Path | Artifact]) -> Mapping[str, LatencyEstimate]:
+        with tempfile.TemporaryDirectory(prefix="mmdeploy-timed-") as folder:
+            paths = {
+                label: graph if isinstance(graph, Path) else exported(graph, Path(folder) / str(number))
+                for number, (label, graph) in enumerate(graphs.items())
+            }
+            return timed(paths, engine, context)
+
+    return measure
 
 
 def _training(task: Task) -> TrainingSetup | None:
@@ -149,14 +232,11 @@ def _fused(task: Task) -> FusedOutput | None:
     recipe, uses = task.recipe, task.step.uses
     if recipe.data.validation is None:
         return None
-    specs, ranges = ensemble_inputs(recipe)
-    feeds, labels = data.load_evaluation(recipe.data.validation, root=recipe.root, specs=specs, ranges=ranges)
     graphs = Graphs(
         shipped={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["shipped"].items()},
         exported={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["original"].items()},
     )
-    samples = Samples(feeds, labels, source=recipe.data.validation)
-    return FusedEnsemble(recipe, task.step.component, graphs, samples, threads=task.threads)
+    return FusedEnsemble(recipe, task.step.component, graphs, validation_samples(recipe), threads=task.threads)
 
 
 def _torch_artifact(task: Task) -> Artifact:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -77,12 +78,12 @@ def _started(
     """Start every candidate's process, and wait until each has loaded its engine."""
     timings = Timings({one.label: {} for one in candidates}, confidence=options.confidence, seed=context.seed)
     race = Race({}, options.max_seconds, options.min_rounds, timings, seed=context.seed, progress=context.progress)
+    for one in candidates:
+        race.processes[one.label] = stack.enter_context(EngineProcess(one.artifact, one.engine, requests))
     for done, one in enumerate(candidates):
         context.progress(done, len(candidates), "engines loaded")
-        process = stack.enter_context(EngineProcess(one.artifact, one.engine, requests))
-        race.processes[one.label] = process
         try:
-            process.loaded()
+            race.processes[one.label].loaded()
         except EngineError as error:
             race.out(one.label, error.message)
     return race
@@ -189,7 +190,8 @@ class _Contest:
     def _measurement(self, one: Candidate, choice: rules.Choice) -> dict[str, Any]:
         timings, label = self.race.timings, one.label
         score = self.scores.get(label)
-        measured = timings.rounds(label) > 0 and timings.rounds(choice.reference) > 0
+        ratio = timings.ratio(label, choice.reference)
+        measured = not math.isnan(ratio)
         entrant = next(entrant for entrant in self.entrants if entrant.label == label)
         return {
             "label": label,
@@ -198,7 +200,7 @@ class _Contest:
             "graph": one.graph,
             "compressed": one.compressed,
             "p50_ms": timings.p50_ms(label),
-            "ratio": timings.ratio(label, choice.reference) if measured else None,
+            "ratio": ratio if measured else None,
             "ratio_interval": self._ratio_interval(label, choice) if measured else None,
             "rounds": timings.rounds(label),
             "metric": score.metric if score else None,

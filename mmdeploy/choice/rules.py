@@ -17,7 +17,7 @@ from mmdeploy.metrics import Interval
 
 #: Scores are sums of floats: a drop of 0.01 must keep a limit of 0.01.
 SLACK = 1e-6
-#: Ratios this near 1, interval included, are as good as equal: timing on would not change what ships for long.
+#: A gain for which no more time is spent on timing.
 EQUAL_SHARE = 0.05
 
 
@@ -120,21 +120,26 @@ def undecided(entrants: Sequence[Entrant], compared: Comparisons, max_drop: floa
     choice = choose(entrants, compared, max_drop)
     if choice is None:
         return []
+    leader = next(one for one in entrants if one.label == choice.leader)
     open_labels = [
         one.label
         for one in entrants
         if one.failed is None
-        and one.label != choice.leader
+        and one is not leader
         and not over_budget(one, max_drop)
-        and not _settled(compared.interval(one.label, choice.leader))
+        and not _settled(compared.interval(one.label, leader.label), simpler=one.rank < leader.rank)
     ]
     return list(dict.fromkeys([choice.reference, choice.leader, *open_labels])) if open_labels else []
 
 
-def _settled(interval: Interval) -> bool:
-    """Say whether an interval of a ratio to the leader shows a slower candidate, or one as good as equal."""
+def _settled(interval: Interval, *, simpler: bool) -> bool:
+    """Say whether it is clear what comes of a candidate, from its ratio to the leader.
+
+    It is slower; or it is simpler and so little slower that it ships; or it is not simpler and could be only so little
+    faster that it would not be worth it.
+    """
     low, high = interval
-    return low > 1.0 or (low >= 1.0 - EQUAL_SHARE and high <= 1.0 + EQUAL_SHARE)
+    return low > 1.0 or (high <= 1.0 + EQUAL_SHARE if simpler else low >= 1.0 - EQUAL_SHARE)
 
 
 def _drop_or_worst(entrant: Entrant) -> tuple[float, tuple[bool, int]]:

@@ -17,6 +17,13 @@ from mmdeploy.errors import StoreError
 @destination_option
 @click.option("--jobs", type=click.IntRange(1), help="Steps at once; as many as there are cores by default.")
 @click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that a step that trains runs on, under Accelerate's launcher; each batch is shared out among them.",
+)
+@click.option(
     "--publish-unverified",
     is_flag=True,
     help="Publish even though engines cannot run on this machine and were judged by a substitute. "
@@ -29,6 +36,7 @@ def command(
     workdir: Path,
     destination: Path,
     jobs: int | None,
+    processes: int,
     publish_unverified: bool,
 ) -> int:
     """Build a recipe, judge what is served, publish it if it passes.
@@ -50,7 +58,13 @@ def command(
     from mmdeploy.report.terminal import Summary
 
     loaded = load_recipe(recipe, overrides)
-    settings = Settings(workdir=workdir, destination=destination, jobs=jobs, publish_unverified=publish_unverified)
+    settings = Settings(
+        workdir=workdir,
+        destination=destination,
+        jobs=jobs,
+        processes=processes,
+        publish_unverified=publish_unverified,
+    )
     console = Console(stderr=False)
     with BuildDisplay(console) as display:
         outcome = run_build(loaded, settings, display)

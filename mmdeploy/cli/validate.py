@@ -67,9 +67,7 @@ def _summary(recipe: Recipe) -> str:
     rows = []
     for name in topological_order(recipe.components):
         component = recipe.components[name]
-        engine = recipe.automatic_engine(name) or recipe.engine_options(name)
-        steps = (component.prune, component.recover, component.export, component.quantize, engine)
-        chain = " > ".join(_method(options) for options in steps if options is not None)
+        chain = _chain(recipe, name)
         reads = "\n".join(f"{key} <- {_wire(wire)}" for key, wire in component.inputs.items())
         writes = "\n".join(f"{key} -> {_wire(wire)}" for key, wire in component.outputs.items())
         rows.append((name, reads, writes, chain, str(component.serving.max_batch_size)))
@@ -85,6 +83,24 @@ def _summary(recipe: Recipe) -> str:
             table(("ensemble", f"max_batch_size {recipe.max_batch_size}"), ends),
         )
     )
+
+
+def _chain(recipe: Recipe, name: str) -> str:
+    """Return the methods of a component in the order in which they run; a search says what it searches."""
+    from mmdeploy.chains import torch_sections
+
+    component = recipe.components[name]
+    trained = torch_sections(component)
+    methods = [_searching(section.kind, section.options) for section in trained] + [_method(component.export)]
+    if component.quantize is not None and "train" not in {section.kind for section in trained}:
+        methods.append(_searching("quantize", component.quantize))
+    engine = recipe.automatic_engine(name) or recipe.engine_options(name)
+    return " > ".join([*methods, _searching("engine", engine)])
+
+
+def _searching(section: str, options: MethodOptions) -> str:
+    method = _method(options)
+    return f"{section} {method}" if method == "auto" else method
 
 
 def _method(options: MethodOptions) -> str:

@@ -20,6 +20,7 @@ operator of the component's own ``forward`` is plainly ``Concat``. These names a
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from mmdeploy import costs
 from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.contracts import MethodOptions, StepContext
 from mmdeploy.errors import ExportError
@@ -38,6 +40,8 @@ from mmdeploy.torch_model import torch_threads
 
 if TYPE_CHECKING:
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 CONSUMES = "torch"
 PRODUCES = "onnx"
@@ -81,7 +85,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         context: Of the step; ``examples`` gives the inputs that are traced and compared.
 
     Returns:
-        The graph; metadata: ``opset``, ``nodes_by_op_type``, ``parameters``, ``bytes``, ``parity``.
+        The graph; metadata: ``opset``, ``nodes_by_op_type``, ``parameters``, ``bytes``, ``parity``, and ``costs``: what
+        the module costs (see `mmdeploy.costs.Costs`).
 
     Raises:
         ModelError: When the module cannot be loaded or called.
@@ -108,7 +113,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         inputs=inputs,
         outputs=outputs,
         produced_by="onnx",
-        metadata=_figures(proto, path, options) | {"parity": compared},
+        metadata=_figures(proto, path, options) | {"parity": compared} | _costs(module, facts["inputs"], context),
     )
 
 
@@ -158,6 +163,20 @@ def _compare(
             pair, {name: feed[name] for name in inputs}, atol=options.atol, rtol=options.rtol
         )
     return compared
+
+
+def _costs(module: nn.Module, inputs: Sequence[str], context: StepContext) -> dict[str, Any]:
+    """Count what the module costs on one sample; nothing where that cannot be counted: no export may fail by it."""
+    import numpy as np
+    import torch
+
+    feed = context.examples(1)
+    try:
+        found = costs.measure(module, {name: torch.from_numpy(np.array(feed[name])) for name in inputs})
+    except Exception as problem:  # noqa: BLE001 - whatever operators do under PyTorch's counter
+        logger.warning("%s: what it costs cannot be counted: %s", context.component, problem)
+        return {}
+    return {"costs": found.to_metadata()}
 
 
 def _figures(proto: Any, path: Path, options: Options) -> dict[str, Any]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CONSUMES = "torch"
 PRODUCES = "torch"
-REQUIRES: tuple[str, ...] = ("torch",)
+REQUIRES: tuple[str, ...] = ("torch", "safetensors")
 
 NOTE = (
     "unstructured zeros change no cost on a dense engine: time, memory and file size are as before; "

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CONSUMES = "torch"
 PRODUCES = "torch"
-REQUIRES: tuple[str, ...] = ("torch",)
+REQUIRES: tuple[str, ...] = ("torch", "safetensors")
 
 
 class Options(MethodOptions):

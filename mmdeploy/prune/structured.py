@@ -8,8 +8,11 @@ nothing, which is checked for every group before anything is decided; a group th
 When to choose it: for speed on any engine. A ratio of 0.3 to 0.5 needs recovery by training afterwards; what remains
 can be quantized as any other component.
 
-What it needs: ``importance: magnitude`` needs nothing; ``taylor`` training data with labels, and is better where
-layers differ in scale. Widths are kept in multiples of ``round_to``: other widths can be slower than before.
+What it needs: ``importance: magnitude`` needs nothing; ``taylor`` training data with labels, and judges by the loss
+where the sizes of weights mislead. Neither is better everywhere: try ``magnitude`` first. On 512 validation samples of
+spoken_digits (99.0 % right), one component pruned at 0.4 and not trained since, ``magnitude`` kept 98.0, 96.9 and
+99.0 % for image, audio and fusion, ``taylor`` 98.0, 95.5 and 97.7. Widths are kept in multiples of ``round_to``: other
+widths can be slower than before.
 
 Limits: the widths of the component's inputs and outputs never change, nor does the residual stream of a transformer.
 ``nn.MultiheadAttention`` keeps its heads, because it ties them to the width of its input; MLPs around it are pruned.
@@ -44,19 +47,17 @@ logger = logging.getLogger(__name__)
 
 CONSUMES = "torch"
 PRODUCES = "torch"
-REQUIRES: tuple[str, ...] = ("torch", "torch-pruning")
+REQUIRES: tuple[str, ...] = ("torch", "torch_pruning", "safetensors")
 
 #: Not 1: a batch of 1 hides mistakes between the batch and other axes.
 _BATCH = 2
 _SHOWN = 5
 
 
-class Options(MethodOptions):
-    """Options of structured pruning.
+class Cut(MethodOptions):
+    """How units are chosen, whatever share of them goes: what structured pruning and a search over it share.
 
     Attributes:
-        method: ``structured``.
-        ratio: Share of the channels, MLP units and heads that goes, above 0 and below 1.
         round_to: Channels and MLP units are kept in multiples of this.
         importance: ``magnitude`` (size of the weights) or ``taylor`` (first-order change of the task loss).
         taylor_batches: Batches of training data that ``taylor`` averages over.
@@ -67,8 +68,6 @@ class Options(MethodOptions):
         heads: Name of the attribute that counts heads, by path of an attention that does not use a usual one.
     """
 
-    method: Literal["structured"] = "structured"
-    ratio: Annotated[float, Field(gt=0, lt=1)]
     round_to: Annotated[int, Field(ge=1)] = 8
     importance: Literal["magnitude", "taylor"] = "magnitude"
     taylor_batches: Annotated[int, Field(ge=1)] = 8
@@ -77,6 +76,23 @@ class Options(MethodOptions):
     exclude: tuple[str, ...] = ()
     prune_heads: bool = True
     heads: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Options(Cut):
+    """Options of structured pruning.
+
+    Attributes:
+        method: ``structured``.
+        ratio: Share of the channels, MLP units and heads that goes, above 0 and below 1.
+    """
+
+    method: Literal["structured"] = "structured"
+    ratio: Annotated[float, Field(gt=0, lt=1)]
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that are read."""
+    return frozenset({"training", "validation"} if options.importance == "taylor" else ())
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
@@ -110,7 +126,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
             chosen, scores, ratio=options.ratio, round_to=options.round_to, scope=options.scope
         )  # fmt: skip
         if not removals:
-            raise _nothing(context.component, refused, options)
+            raise _nothing(context.component, [*refused, *(Refused(group.name, _small(options)) for group in chosen)])
         _cut(subject, removals)
         facts = _facts(chosen, refused, removals, options)
         return product.finish(module, artifact, context, before=before, facts=facts)
@@ -134,8 +150,9 @@ def _prunable(subject: tracing.Subject, options: Options, context: StepContext) 
             left[group.name] = group
     refused = [group for group in refused if group.name not in left]
     if not left:
-        raise _nothing(subject.name, refused, options)
-    return list(left.values()), refused
+        raise _nothing(subject.name, refused)
+    order = {path: place for place, (path, _) in enumerate(subject.module.named_modules())}
+    return sorted(left.values(), key=lambda group: order.get(group.name, 0)), refused
 
 
 def _unwanted(group: Group, options: Options) -> str | None:
@@ -157,18 +174,11 @@ def _unsound(subject: tracing.Subject, group: Group, options: Options) -> str | 
 def _scores(chosen: Sequence[Group], module: nn.Module, options: Options, context: StepContext) -> Mapping[str, Tensor]:
     if options.importance == "magnitude":
         return {group.name: importance.magnitudes(group) for group in chosen}
-    consumers = [part.owner.weight for group in chosen for part in group.consumers]
-    frozen = [weight for weight in consumers if not weight.requires_grad]
-    try:
-        for weight in frozen:
-            weight.requires_grad = True
+    with tracing.differentiable(module):
         return importance.taylor(chosen, _losses(module, options, context))
-    finally:
-        for weight in frozen:
-            weight.requires_grad = False
 
 
-def _losses(module: nn.Module, options: Options, context: StepContext) -> Iterator[Tensor]:
+def _losses(module: nn.Module, options: Options, context: StepContext) -> Iterator[tuple[Tensor, int]]:
     import torch
 
     setup = context.training
@@ -185,7 +195,7 @@ def _losses(module: nn.Module, options: Options, context: StepContext) -> Iterat
         context.progress(done, options.taylor_batches, "importance on training batches")
         given = {name: torch.from_numpy(value) for name, value in feeds.items()}
         with torch.enable_grad():
-            yield setup.task_loss(network(given), torch.from_numpy(labels))
+            yield setup.task_loss(network(given), torch.from_numpy(labels)), len(labels)
 
 
 def _cut(subject: tracing.Subject, removals: Sequence[Removal]) -> None:
@@ -197,22 +207,24 @@ def _cut(subject: tracing.Subject, removals: Sequence[Removal]) -> None:
     surgery.cut(removals)
 
 
-def _nothing(component: str, refused: Sequence[Refused], options: Options) -> PruneError:
+def _nothing(component: str, refused: Sequence[Refused]) -> PruneError:
     reasons = [f"{group.name}: {group.reason}" for group in refused]
     rest = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    if not reasons:
-        reasons = [f"ratio {options.ratio:g} rounds to nothing at round_to {options.round_to}"]
+    found = "; ".join(reasons[-_SHOWN:]) or "it has no linear layers and no convolutions"
     return PruneError(
-        f"{component}: structured pruning finds nothing to cut: {'; '.join(reasons[:_SHOWN])}{rest}",
+        f"{component}: structured pruning finds nothing to cut: {found}{rest}",
         hint="see `round_to`, `exclude` and `heads`, or drop `prune`",
     )
+
+
+def _small(options: Options) -> str:
+    return f"a ratio of {options.ratio:g} rounds to nothing at round_to {options.round_to}"
 
 
 def _facts(
     chosen: Sequence[Group], refused: Sequence[Refused], removals: Sequence[Removal], options: Options
 ) -> dict[str, Any]:
     cut = {removal.group.name for removal in removals}
-    small = f"a ratio of {options.ratio:g} rounds to nothing at round_to {options.round_to}"
     return {
         "method": "structured",
         "ratio": options.ratio,
@@ -221,6 +233,6 @@ def _facts(
         "pruned": surgery.removed(removals),
         "not_pruned": {
             **{group.name: group.reason for group in refused},
-            **{group.name: small for group in chosen if group.name not in cut},
+            **{group.name: _small(options) for group in chosen if group.name not in cut},
         },
     }

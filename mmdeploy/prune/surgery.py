@@ -63,8 +63,8 @@ def difference(subject: Subject, removals: Sequence[Removal]) -> str | None:
         largest = float(wanted.double().abs().max()) if wanted.numel() else 0.0
         if not error <= _TOLERANCE * max(largest, 1e-3):
             return (
-                "its channels are mixed with one another, as in attention, "
-                f"so none can go alone (the answers would differ by {error:.2g} of {largest:.2g})"
+                "taking some of its channels out changes what the others give (attention with unknown heads, a norm, "
+                f"a reshape): the answers would differ by {error:.2g} of {largest:.2g}"
             )
     return None
 

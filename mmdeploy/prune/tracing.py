@@ -83,7 +83,7 @@ def trace(subject: Subject) -> Graph:
         PruneError: When it cannot be traced, naming the module to exclude.
     """
     subject.answer()
-    with _differentiable(subject.module):
+    with differentiable(subject.module):
         if (culprit := _cutting(subject)) is not None:
             why = "no gradient passes its forward (no_grad, inference_mode, detach, or leaving PyTorch)"
             raise _untraceable(subject.name, culprit, why)
@@ -233,7 +233,7 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _differentiable(module: nn.Module) -> Iterator[None]:
+def differentiable(module: nn.Module) -> Iterator[None]:
     """Let gradients reach every parameter, frozen ones too, while the context is open."""
     import torch
 

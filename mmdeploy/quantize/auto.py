@@ -32,10 +32,10 @@ from pydantic import Field
 from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.contracts import StepContext
 from mmdeploy.errors import QuantizeError
+from mmdeploy.evaluations import HELD_BACK, SEARCHED, Budget, Evaluations, Outcome
 from mmdeploy.quantize import sensitivity, speed, static
-from mmdeploy.quantize.evaluations import HELD_BACK, SEARCHED, Evaluations, Outcome
 from mmdeploy.quantize.partial import PartialGraphs, PartialOptions
-from mmdeploy.quantize.search import Budget, Search
+from mmdeploy.quantize.search import Search
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"
@@ -85,7 +85,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         without a search), ``decisions`` (what was done, why, its cost and gain), ``sensitivity`` (each group alone on
         the samples searched, worst first), ``searched`` and ``held_back`` (the result on either half),
         ``held_back_looks``, ``int8_groups``, ``float_groups``, ``latency``, ``metric``, ``max_drop``,
-        ``evaluations``, ``evaluation_seconds``, ``seconds``.
+        ``evaluations``, ``evaluation_seconds``, ``timing_seconds``, ``seconds``.
 
     Raises:
         QuantizeError: Without calibration or validation data, with too few samples to search and to verify, or when
@@ -128,29 +128,25 @@ class _Run:
         self._graphs = PartialGraphs(artifact, options, context)
         budget = Budget(options.max_drop, by_interval=options.rule == "interval")
         self._search = Search(self._graphs, self._evaluations, budget, context)
+        self._watch: speed.Stopwatch | None = None
+        if context.timed is not None and options.must_pay:
+            self._watch = speed.Stopwatch(self._graphs, artifact.path, context, self._journal)
         self._looks = 0
         self._product: Artifact | None = None
 
     def artifact(self) -> Artifact:
         """Search and return the result, its files in the step's folder."""
-        watch = self._watch()
         as_float = self._evaluations.outcome("FP32", lambda: self._float.path, SEARCHED)
-        self._search.find(as_float, watch)
+        self._search.find(as_float, self._watch)
         held_back = self._search.verify(self._build)
-        latency = self._latency(watch)
         product = self._product
         assert product is not None
         for file in product.files:
             shutil.move(file, self._context.workdir / file.name)
         path = self._context.workdir / product.path.name
         shutil.rmtree(product.path.parent)
-        metadata = {**product.metadata, **self._found(held_back), "latency": latency}
+        metadata = {**product.metadata, **self._found(held_back)}
         return replace(product, path=path, sha256=file_sha256(path), produced_by="auto", metadata=metadata)
-
-    def _watch(self) -> speed.Stopwatch | None:
-        if self._context.timed is None or not self._options.must_pay:
-            return None
-        return speed.Stopwatch(self._graphs, self._float.path, self._context, self._journal)
 
     def _build(self, kept: tuple[str, ...]) -> Outcome:
         """Build what would ship, as its plain section does, and score it on the samples held back."""
@@ -167,13 +163,13 @@ class _Run:
     def _plain(self, kept: tuple[str, ...]) -> dict[str, Any]:
         return self._graphs.excluding([group.name for group in self._graphs.groups if group.name not in kept])
 
-    def _latency(self, watch: speed.Stopwatch | None) -> dict[str, Any] | None:
-        """Time the result against the component in FP32, and against all of it in INT8."""
-        if watch is None:
+    def _latency(self) -> dict[str, Any] | None:
+        """Time the component in FP32, and all of it in INT8, against the result."""
+        if self._watch is None:
             return None
         kept = self._search.kept
         everything = [group.name for group in self._graphs.groups]
-        found = watch.compare(kept, {"FP32": [], "all in INT8": everything})
+        found = self._watch.compare(kept, {"FP32": [], "all in INT8": everything})
         return {f"{label} to the result": asdict(one) for label, one in found.items() if label != speed.ALL}
 
     def _found(self, held_back: Outcome) -> Mapping[str, Any]:
@@ -188,9 +184,11 @@ class _Run:
             "held_back_looks": self._looks,
             "int8_groups": list(search.kept),
             "float_groups": [group.name for group in self._graphs.groups if group.name not in search.kept],
-            "metric": evaluations.fused.metric,
+            "metric": evaluations.judge.metric,
             "max_drop": self._options.max_drop,
+            "latency": self._latency(),
             "evaluations": evaluations.count,
             "evaluation_seconds": evaluations.seconds,
+            "timing_seconds": self._watch.seconds if self._watch else 0.0,
             "seconds": time.perf_counter() - self._started,
         }

@@ -175,8 +175,10 @@ def _quantize(module: nn.Module, chosen: qat_selection.Choice, options: Options,
     rounded = [layer.operators == ("Conv",) for layer in chosen.layers]
     qat_modelopt.insert(chosen.modules, per_channel=options.per_channel, rounded=rounded, run=calibrate)
     qat_modelopt.calibrate(chosen.modules, calibrator=options.calibrator, percentile=options.percentile, run=calibrate)
+    packed = () if options.per_channel else chosen.packed
+    qat_modelopt.tie_weights(chosen.modules, packed)
     if options.learn_scales:
-        qat_modelopt.learn(chosen.modules, chosen.shared)
+        qat_modelopt.learn(chosen.modules, inputs=chosen.shared, weights=packed)
 
 
 def _plain(
@@ -187,16 +189,16 @@ def _plain(
 ) -> nn.Module:
     """Return the component's own module with the trained weights.
 
-    Output channels whose scale is zero were zero in training whatever their weights: they are made so.
+    A weight beyond the largest code was that code in training, and one whose scale is zero was zero: they are made so.
     """
     import torch
 
     for module, found in zip(chosen.modules, scales, strict=True):
-        dead = torch.from_numpy(found.weight_amax <= qat_modelopt.SMALLEST_AMAX)
-        if bool(dead.any()):
-            with torch.no_grad():
-                weight = module.get_parameter("weight")
-                weight[dead.expand(len(weight))] = 0.0
+        with torch.no_grad():
+            weight = module.get_parameter("weight")
+            limit = torch.from_numpy(found.weight_amax).reshape(-1, *[1] * (weight.dim() - 1))
+            limit = torch.where(limit > qat_modelopt.SMALLEST_AMAX, limit, 0.0)
+            weight.copy_(weight.clamp(-limit, limit))
     return qat_layers.write_back(prepared, untouched)
 
 

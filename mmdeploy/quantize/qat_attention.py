@@ -7,6 +7,7 @@ plain layers, `pack` writes what was trained into the original's parameters agai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 #: The layers of a separated attention, in the order of their rows in the packed parameter; the last stands alone.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 OUTPUT = "out_proj"
+#: Arguments of `nn.MultiheadAttention.forward` after queries, keys and values, in order. ``is_causal`` is a hint only:
+#: the mask that it speaks of must be given too.
+_DEFAULTS: Mapping[str, Any] = {
+    "key_padding_mask": None, "need_weights": True, "attn_mask": None, "average_attn_weights": True, "is_causal": False,
+}  # fmt: skip
 
 
 def unsupported(attention: nn.MultiheadAttention) -> str | None:
@@ -52,49 +58,25 @@ def separate(attention: nn.MultiheadAttention) -> nn.Module:
     from torch import nn
 
     class SeparateAttention(nn.Module):
-        """Multi-head attention with the signature of `nn.MultiheadAttention`."""
+        """Multi-head attention that is called as `nn.MultiheadAttention` is."""
 
         def __init__(self) -> None:
             super().__init__()
-            width = attention.embed_dim
+            width, biased = attention.embed_dim, attention.in_proj_bias is not None
             self.embed_dim, self.num_heads, self.head_dim = width, attention.num_heads, attention.head_dim
             self.dropout, self.batch_first = attention.dropout, attention.batch_first
             self._qkv_same_embed_dim = attention.in_proj_weight is not None
-            biased = attention.in_proj_bias is not None
             self.q_proj = nn.Linear(width, width, bias=biased)
             self.k_proj = nn.Linear(attention.kdim, width, bias=biased)
             self.v_proj = nn.Linear(attention.vdim, width, bias=biased)
             self.out_proj = nn.Linear(width, width, bias=attention.out_proj.bias is not None)
 
         def forward(
-            self,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            key_padding_mask: Tensor | None = None,
-            need_weights: bool = True,
-            attn_mask: Tensor | None = None,
-            average_attn_weights: bool = True,
-            is_causal: bool = False,
+            self, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any
         ) -> tuple[Tensor, Tensor | None]:
             """Answer as `nn.MultiheadAttention.forward`, whose arguments these are."""
-            batched = query.dim() == 3
-            q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
-            q, k, v = (_heads(tensor, self, batched=batched) for tensor in (q, k, v))
-            mask = _merged(attn_mask, key_padding_mask, like=q, columns=k.shape[-2])
-            scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
-            weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-            found = nn.functional.dropout(weights, self.dropout, self.training) @ v
-            joined = found.transpose(1, 2).flatten(2)
-            if not batched:
-                joined = joined.squeeze(0)
-            elif not self.batch_first:
-                joined = joined.transpose(0, 1)
-            answer = self.out_proj(joined)
-            if not need_weights:
-                return answer, None
-            shown = weights.mean(dim=1) if average_attn_weights else weights
-            return answer, shown if batched else shown.squeeze(0)
+            options = {**_DEFAULTS, **dict(zip(_DEFAULTS, rest, strict=False)), **named}
+            return _attend(self, (query, key, value), options)
 
     made = SeparateAttention()
     with torch.no_grad():
@@ -105,6 +87,36 @@ def separate(attention: nn.MultiheadAttention) -> nn.Module:
             if bias is not None:
                 layer.bias.copy_(bias)
     return made.train(attention.training)
+
+
+def _attend(own: Any, given: tuple[Tensor, ...], options: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """Project, attend and join heads.
+
+    Args:
+        own: The separated attention.
+        given: Queries, keys and values, each [N, T, E], [T, N, E] or [T, E].
+        options: The other arguments of `nn.MultiheadAttention.forward`, by name.
+    """
+    import torch
+    from torch import nn
+
+    batched = given[0].dim() == 3
+    projected = (getattr(own, name)(tensor) for name, tensor in zip(PROJECTIONS, given, strict=True))
+    query, key, value = (_heads(tensor, own, batched=batched) for tensor in projected)
+    scores = query @ key.transpose(-2, -1) * own.head_dim**-0.5
+    mask = _merged(options["attn_mask"], options["key_padding_mask"], like=query, columns=key.shape[-2])
+    weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+    found = nn.functional.dropout(weights, own.dropout, own.training) @ value
+    joined = found.transpose(1, 2).flatten(2)
+    if not batched:
+        joined = joined.squeeze(0)
+    elif not own.batch_first:
+        joined = joined.transpose(0, 1)
+    answer = own.out_proj(joined)
+    if not options["need_weights"]:
+        return answer, None
+    shown = weights.mean(dim=1) if options["average_attn_weights"] else weights
+    return answer, shown if batched else shown.squeeze(0)
 
 
 def pack(separated: nn.Module, attention: nn.MultiheadAttention) -> None:

@@ -168,6 +168,37 @@ def _give_each_its_weight(model: Any, matched: Matched) -> None:
             node.input[1] = copied.name
 
 
+def round_for_products_only(quantized: Any, selection: Selection) -> int:
+    """Let whatever else reads the input of a product read it unrounded, in place, as in training.
+
+    ONNX Runtime's quantizer hands the rounded tensor to every reader, so that a residual connection around a product
+    whose input is not normalized (`nn.TransformerEncoderLayer` as it comes) is rounded too. Outputs that are rounded
+    themselves, those of convolutions, stay rounded for all.
+
+    Returns:
+        The number of inputs that were changed.
+    """
+    graph, chosen = quantized.graph, set(selection.nodes)
+    made = {name: node for node in graph.node for name in node.output}
+    sources: dict[str, str] = {}
+    for node in graph.node:
+        before = made.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if before is None or before.op_type != "QuantizeLinear":
+            continue
+        producer = made.get(before.input[0])
+        if producer is None or producer.name not in chosen or producer.op_type in selection.float_outputs:
+            sources[node.output[0]] = before.input[0]
+    changed = 0
+    for node in graph.node:
+        if node.name in chosen:
+            continue
+        for index, name in enumerate(node.input):
+            if name in sources:
+                node.input[index] = sources[name]
+                changed += 1
+    return changed
+
+
 def fold_weights(model: Any) -> None:
     """Make initializers, in place, of weights that nodes compute from constants.
 

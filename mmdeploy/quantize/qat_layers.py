@@ -205,7 +205,8 @@ def _is_weighted(part: nn.Module) -> bool:
     from torch.nn.utils import parametrize
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return isinstance(part, kinds) and not parametrize.is_parametrized(part)
+    as_known = any(isinstance(part, kind) and type(part).forward is kind.forward for kind in kinds)
+    return as_known and not parametrize.is_parametrized(part)
 
 
 def _fold_all(prepared: Prepared, pairs: Mapping[str, str]) -> None:
@@ -293,8 +294,11 @@ def _layer(prepared: Prepared, name: str, seen: Mapping[str, _Seen]) -> Layer:
         operators = once if leaf == qat_attention.OUTPUT else thrice
         return Layer(name, (owner,), operators, f"{owner}.{parameter}".strip("."), rows)
     norms = tuple(norm for norm, layer in prepared.folded.items() if layer == name)
-    if not isinstance(prepared.module.get_submodule(name), nn.Linear):
+    part = prepared.module.get_submodule(name)
+    if not isinstance(part, nn.Linear):
         kinds: tuple[str, ...] = ("Conv",)
+    elif seen[name].dims != 2:
+        kinds = ("MatMul",)
     else:
-        kinds = ("Gemm", "MatMul") if seen[name].dims == 2 else ("MatMul",)
+        kinds = ("Gemm",) if part.bias is not None and not norms else ("Gemm", "MatMul")
     return Layer(name, (name, *norms), kinds, f"{name}.weight".strip("."))

@@ -13,6 +13,7 @@ to it, so no other part of the model is converted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
@@ -161,7 +162,16 @@ def _activations(layer: Any) -> Iterator[Any]:
         yield layer.output_quantizer
 
 
-def learn(layers: Sequence[Any], shared: Sequence[Sequence[int]]) -> None:
+def tie_weights(layers: Sequence[Any], groups: Sequence[Sequence[int]]) -> None:
+    """Give layers (indices) whose weights will be one tensor with one scale that scale: the largest of theirs."""
+    for group in groups:
+        quantizers = [layers[index].weight_quantizer for index in group]
+        largest = max(float(one.amax) for one in quantizers)
+        for one in quantizers:
+            one.amax = one.amax.new_full(one.amax.shape, largest)
+
+
+def learn(layers: Sequence[Any], *, inputs: Sequence[Sequence[int]], weights: Sequence[Sequence[int]]) -> None:
     """Make every scale a parameter that is trained with the weights.
 
     The gradient is that of LSQ (Esser et al., "Learned Step Size Quantization", 2020); what is trained is the base-2
@@ -170,7 +180,8 @@ def learn(layers: Sequence[Any], shared: Sequence[Sequence[int]]) -> None:
 
     Args:
         layers: What `insert` took.
-        shared: Groups of layers (indices) that read one tensor, and so have one scale for it.
+        inputs: Groups of layers (indices) that read one tensor, and so have one scale for it.
+        weights: Groups of layers (indices) whose weights have one scale.
     """
     with _modelopt():
         import torch
@@ -185,29 +196,57 @@ def learn(layers: Sequence[Any], shared: Sequence[Sequence[int]]) -> None:
                 one.log2_amax = nn.Parameter(torch.log2(amax.reshape(-1)) / _SCALE_RATE)
                 codes = {"low": -LARGEST_CODE - (one is not layer.weight_quantizer)}
                 one.set_from_attribute_config({"backend": _BACKEND, "backend_extra_args": codes})
-        for first, *others in shared:
+        for first, *others in inputs:
             for other in others:
                 layers[other].input_quantizer = layers[first].input_quantizer
+        for first, *others in weights:
+            for other in others:
+                layers[other].weight_quantizer = layers[first].weight_quantizer
 
 
 def _learned_step(inputs: Tensor, quantizer: Any) -> Tensor:
     """Fake-quantize with a scale that takes part in the gradient."""
-    import torch
-
     scale = _learned_amax(quantizer) / LARGEST_CODE
-    damping = (inputs.numel() / scale.numel() * LARGEST_CODE) ** -0.5
-    scale = (scale - scale * damping).detach() + scale * damping
     if scale.numel() > 1:
         scale = scale.reshape(-1, *[1] * (inputs.dim() - 1))
-    steps = torch.clamp(inputs / scale, quantizer.backend_extra_args["low"], LARGEST_CODE)
-    return (steps + (steps.round() - steps).detach()) * scale
+    rounded: Tensor = _step_function().apply(inputs, scale, quantizer.backend_extra_args["low"])
+    return rounded
+
+
+@functools.cache
+def _step_function() -> Any:
+    import torch
+
+    class LearnedStep(torch.autograd.Function):
+        """Rounding to multiples of a scale, clipped; the gradient of both as in LSQ, sections 2.1 and 2.2.
+
+        One function, because autograd over the single operations takes twice the time and memory.
+        """
+
+        @staticmethod
+        def forward(ctx: Any, inputs: Tensor, scale: Tensor, low: int) -> Tensor:
+            steps = inputs / scale
+            ctx.low = low
+            ctx.save_for_backward(steps, scale)
+            return steps.round().clamp_(low, LARGEST_CODE).mul_(scale)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+            (gradient,), (steps, scale) = gradients, ctx.saved_tensors
+            inside = (steps >= ctx.low) & (steps <= LARGEST_CODE)
+            error = steps.round().clamp_(ctx.low, LARGEST_CODE).sub_(steps * inside).mul_(gradient)
+            damping = (steps.numel() / scale.numel() * LARGEST_CODE) ** -0.5
+            return gradient * inside, error.sum_to_size(scale.shape) * damping, None
+
+    return LearnedStep
 
 
 def _learned_amax(quantizer: Any) -> Tensor:
     import torch
 
     exponent: Tensor = quantizer.log2_amax * _SCALE_RATE
-    return torch.exp2(exponent)
+    amax: Tensor = torch.exp2(exponent)
+    return amax
 
 
 def scales(layer: Any) -> Scales:
@@ -239,12 +278,16 @@ def _modelopt() -> Iterator[None]:
         ):
             warnings.simplefilter("ignore")
             yield
-    except MmdeployError:
-        raise
     except Exception as cause:
         text = " ".join(str(cause).split()) or type(cause).__name__
-        hint = "the model overflows on the calibration data" if "nan" in text or "inf " in text else None
-        raise QuantizeError(f"nvidia-modelopt cannot quantize the module: {text}", hint=hint) from cause
+        if "values in amax" in text:  # of its calibrators; the component's error around it says less
+            raise QuantizeError(
+                "an activation holds NaN or Inf on the calibration data, though the inputs are finite",
+                hint="the model overflows on this data: look at the layer that computes it",
+            ) from cause
+        if isinstance(cause, MmdeployError):
+            raise
+        raise QuantizeError(f"nvidia-modelopt cannot quantize the module: {text}") from cause
     finally:
         if printed.getvalue().strip():
             logger.debug("modelopt said:\n%s", printed.getvalue())

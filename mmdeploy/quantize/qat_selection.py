@@ -28,12 +28,14 @@ class Choice:
         modules: Their modules, in the same order.
         excluded: Why a layer stays float, by its name.
         shared: Groups of layers (indices) that read one tensor.
+        packed: Groups of layers (indices) whose weights are rows of one parameter, and may become one product.
     """
 
     layers: tuple[Layer, ...]
     modules: tuple[nn.Module, ...]
     excluded: Mapping[str, str]
     shared: tuple[tuple[int, ...], ...]
+    packed: tuple[tuple[int, ...], ...]
 
 
 def choose(prepared: Prepared, scheme: Scheme, component: str) -> Choice:
@@ -50,11 +52,17 @@ def choose(prepared: Prepared, scheme: Scheme, component: str) -> Choice:
         raise QuantizeError(_nothing_left(component, excluded), hint=_TRAINABLE)
     place = {index: position for position, index in enumerate(kept)}
     shared = (tuple(place[index] for index in group if index in place) for group in prepared.shared)
+    layers = tuple(prepared.layers[index] for index in kept)
+    packed: dict[str, list[int]] = {}
+    for position, layer in enumerate(layers):
+        if layer.rows is not None:
+            packed.setdefault(layer.parameter, []).append(position)
     return Choice(
-        layers=tuple(prepared.layers[index] for index in kept),
+        layers=layers,
         modules=tuple(prepared.module.get_submodule(prepared.layers[index].name) for index in kept),
         excluded=excluded,
         shared=tuple(group for group in shared if len(group) > 1),
+        packed=tuple(tuple(group) for group in packed.values()),
     )
 
 

@@ -33,7 +33,8 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     Returns:
         The Q/DQ graph; metadata as of static quantization, and ``trained_nodes`` (layers by node),
         ``untrained_nodes`` (quantized with static ranges) and ``widened`` (tensors that layers want different ranges
-        for, with the smallest; the largest is written).
+        for, with the smallest; the largest is written) and ``unrounded_readers`` (inputs of other nodes that read
+        the tensor of a product before it is rounded).
 
     Raises:
         QuantizeError: When a glob matches no node, no node is one of the trained layers, or the result does not run,
@@ -58,6 +59,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     quantized = encode.write(
         model, chosen, limits, encoding=encoding, scheme=options, weight_scales=matched.weight_scales
     )
+    unrounded = qat_graph.round_for_products_only(quantized, chosen)
     path = context.workdir / FILENAME
     graphs.save(quantized, path)
     after = Artifact("onnx", path, file_sha256(path), graph.inputs, graph.outputs, "qat")
@@ -70,6 +72,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
         "trained_nodes": matched.layers,
         "untrained_nodes": matched.untrained,
         "widened": matched.widened,
+        "unrounded_readers": unrounded,
         "ranges": {name: list(pair) for name, pair in limits.items()},
         "bytes_before": graph.size_bytes,
         "bytes_after": after.size_bytes,
@@ -94,7 +97,7 @@ def _limits(
             hint="name a callable under `data.calibration` in the recipe",
         )
     how = ranges.Calibration(
-        calibrator="minmax" if options.calibrator == "max" else "percentile",
+        calibrator="minmax" if options.calibrator == "max" else options.calibrator,
         percentile=options.percentile,
         threads=context.threads,
         progress=context.progress,

@@ -8,7 +8,6 @@ half, which the search has not seen; as long as it fails there, one more group g
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,41 +15,14 @@ from typing import Any
 
 from mmdeploy.contracts import StepContext
 from mmdeploy.errors import BudgetError
+from mmdeploy.evaluations import SEARCHED, Budget, Evaluations, Outcome, number_text
 from mmdeploy.quantize import speed
-from mmdeploy.quantize.evaluations import SEARCHED, Evaluations, Outcome
 from mmdeploy.quantize.layer_groups import LayerGroup
 from mmdeploy.quantize.partial import PartialGraphs
 from mmdeploy.quantize.sensitivity import judge, outcome
 
-logger = logging.getLogger(__name__)
-
-#: Scores are sums of floats: a drop of 0.01 must keep a budget of 0.01.
-_SLACK = 1e-6
 #: A gain that could not be measured, or not be told from nothing, counts as this share of the latency.
 _SMALLEST_GAIN = 1e-3
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What may be lost.
-
-    Attributes:
-        max_drop: Of the task's metric against the FP32 original, in its own unit.
-        by_interval: Whether the whole interval of the drop must keep it on the samples held back, or the estimate.
-    """
-
-    max_drop: float
-    by_interval: bool = False
-
-    def kept(self, found: Outcome) -> bool:
-        """Say whether the estimate of a drop is within the budget."""
-        return found.drop <= self.max_drop + _SLACK
-
-    def proven(self, found: Outcome) -> bool:
-        """Say whether a drop on the samples held back is within the budget."""
-        if self.by_interval and found.interval is not None:
-            return found.interval[1] <= self.max_drop + _SLACK
-        return self.kept(found)
 
 
 @dataclass
@@ -93,7 +65,7 @@ class Search:
         if not self.budget.kept(float_outcome):
             raise self._unmeetable(
                 "is lost before it: with the component in FP32 the ensemble already loses"
-                f" {_number(float_outcome.drop)} by what feeds it"
+                f" {number_text(float_outcome.drop)} by what feeds it"
             )
         self.ranked = judge(self.graphs, self.evaluations, SEARCHED, self.context)
         if watch is not None:
@@ -118,13 +90,20 @@ class Search:
             self._tried.append((self.kept, found))
             if self.budget.proven(found):
                 return found
-            self._give_back(f"the samples held back lose {_number(found.drop)}{_range(found)}")
+            self._give_back(f"the samples held back lose {number_text(found.drop)}{found.range_text}")
 
     def _give_back_what_brings_no_speed(self, watch: speed.Stopwatch) -> None:
         self.gains = gains = watch.gains()
         slow = speed.unpaid(watch, gains, self.kept)
         if len(slow) == len(self.kept):
-            logger.warning("%s: INT8 is not measurably faster than FP32 on its engine", self.context.component)
+            low, high = gains.float_ratio.ratio_interval
+            self.decisions.append({
+                "what": "no layer group goes back to FP32 for its speed",
+                "why": "INT8 as a whole is not measurably faster on the component's engine: the choice of what ships"
+                " decides that",
+                "cost": f"FP32 takes {gains.float_ratio.ratio:.3g} times the latency ({low:.3g} to {high:.3g})",
+                "gain": "the size",
+            })  # fmt: skip
             return
         for name in slow:
             self.kept = tuple(other for other in self.kept if other != name)
@@ -139,7 +118,11 @@ class Search:
             raise self._unmeetable("cannot be kept with any layer group in INT8")
         self.kept = tuple(other for other in self.kept if other != name)
         after = self._now()
-        gain = f"drop {_number(before.drop)} → {_number(after.drop)}" if before else f"drop {_number(after.drop)}"
+        gain = (
+            f"drop {number_text(before.drop)} → {number_text(after.drop)}"
+            if before
+            else f"drop {number_text(after.drop)}"
+        )
         self._decided(name, "back to FP32", why, gain=gain)
         return name
 
@@ -151,7 +134,7 @@ class Search:
         if self.budget.kept(found):
             why = "without the groups that went back after it, it keeps the budget"
             self.decisions.append({
-                "what": f"{name} in INT8 again", "why": why, "cost": f"drop {_number(found.drop)}",
+                "what": f"{name} in INT8 again", "why": why, "cost": f"drop {number_text(found.drop)}",
                 "gain": self._latency(name),
             })  # fmt: skip
         else:
@@ -163,7 +146,7 @@ class Search:
         self._last = found
         self._tried.append((self.kept, found))
         left = len(self.graphs.groups) - len(self.kept)
-        self.context.progress(left, None, f"layer groups back in FP32, drop {_number(found.drop)}")
+        self.context.progress(left, None, f"layer groups back in FP32, drop {number_text(found.drop)}")
         return found
 
     def _cost_per_gain(self, name: str) -> tuple[float, float]:
@@ -185,15 +168,15 @@ class Search:
         return f"{found.ratio:.3g} times the latency without its INT8 ({low:.3g} to {high:.3g})"
 
     def _unmeetable(self, why: str) -> BudgetError:
-        fused, limit = self.evaluations.fused, self.budget.max_drop
-        message = f"{self.context.component}: the budget, max_drop {_number(limit)} of {fused.metric}, {why}"
+        fused, limit = self.evaluations.judge, self.budget.max_drop
+        message = f"{self.context.component}: the budget, max_drop {number_text(limit)} of {fused.metric}, {why}"
         best: dict[str, Any] = {}
         if self._tried:
             names, found = min(self._tried, key=lambda tried: (tried[1].drop, -len(tried[0])))
             best = {"int8": list(names), **found.to_metadata()}
             message += (
                 f"; the best found has {_listed(names, len(self.graphs.groups))} in INT8 and loses"
-                f" {_number(found.drop)}{_range(found)} on {found.score.samples} samples"
+                f" {number_text(found.drop)}{found.range_text} on {found.score.samples} samples"
             )
         hint = "raise max_drop, train it with `quantize: {method: qat}`, or leave it in FP32 (quantize: null)"
         return BudgetError(message, hint=hint, best=best)
@@ -202,11 +185,3 @@ class Search:
 def _listed(names: Sequence[str], total: int) -> str:
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return f"{len(names)} of {total} layer groups ({shown})"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def _range(found: Outcome) -> str:
-    return f" ({_number(found.interval[0])} to {_number(found.interval[1])})" if found.interval else ""

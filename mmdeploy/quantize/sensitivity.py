@@ -22,7 +22,7 @@ from pydantic import Field
 from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.contracts import FusedOutput, MethodOptions, StepContext
 from mmdeploy.errors import QuantizeError
-from mmdeploy.quantize.evaluations import Evaluations, Journal, Outcome
+from mmdeploy.evaluations import Evaluations, Journal, Outcome
 from mmdeploy.quantize.layer_groups import LayerGroup
 from mmdeploy.quantize.partial import PartialGraphs, PartialOptions
 

@@ -7,13 +7,14 @@ them. That counts what the group costs at its borders, where values are converte
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mmdeploy.contracts import LatencyEstimate, StepContext
-from mmdeploy.quantize.evaluations import Journal
+from mmdeploy.evaluations import Journal
 from mmdeploy.quantize.partial import PartialGraphs
 
 #: Graphs measured side by side, besides the one that they are compared with: each is an engine in memory.
@@ -46,6 +47,12 @@ class Stopwatch:
         assert context.timed is not None
         self._graphs, self._float, self._timed, self._journal = graphs, float_graph, context.timed, journal
         self._context = context
+        self._seconds: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on measuring, that of an earlier run of the step included."""
+        return sum(self._seconds.values())
 
     def compare(self, names: Sequence[str], others: Mapping[str, Sequence[str]]) -> dict[str, LatencyEstimate]:
         """Time graphs against the one that has the named groups in INT8.
@@ -60,9 +67,10 @@ class Stopwatch:
         wanted = {ALL: sorted(names)} | {label: sorted(inside) for label, inside in others.items()}
         name = f"latency {wanted}"
         record = self._journal.remembered(name, lambda: self._measure(wanted))
+        self._seconds[name] = record["seconds"]
         return {
             label: LatencyEstimate(one["median_ms"], one["ratio"], tuple(one["ratio_interval"]))
-            for label, one in record.items()
+            for label, one in record["estimates"].items()
         }
 
     def gains(self) -> Gains:
@@ -78,16 +86,15 @@ class Stopwatch:
         return Gains({name: found[f"without {name}"] for name in names}, found[FLOAT])
 
     def _measure(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        started = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=self._context.workdir) as folder:
             paths = {
                 label: self._graphs.write(names, Path(folder) / f"{index}.onnx") if names else self._float
                 for index, (label, names) in enumerate(wanted.items())
             }
             estimates = self._timed(paths)
-        return {
-            label: {"median_ms": one.median_ms, "ratio": one.ratio, "ratio_interval": list(one.ratio_interval)}
-            for label, one in estimates.items()
-        }
+        found = {label: asdict(one) for label, one in estimates.items()}
+        return {"estimates": found, "seconds": time.perf_counter() - started}
 
 
 def unpaid(watch: Stopwatch, gains: Gains, names: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from mmdeploy.build_report import FILENAME, BuildReport
 from mmdeploy.errors import StoreError
 
-__all__ = ["write_all"]
+__all__ = ["write_all", "write_sensitivity"]
 
 
 def write_all(report: BuildReport, folder: Path) -> dict[str, Path]:
@@ -37,6 +37,24 @@ def write_all(report: BuildReport, folder: Path) -> dict[str, Path]:
     for kind, (name, render) in renderers.items():
         written[kind] = _write(folder / name, render(report))
     return written
+
+
+def write_sensitivity(report: BuildReport, folder: Path) -> dict[str, Path]:
+    """Write ``sensitivity.json`` and ``sensitivity.html``; return their paths by format.
+
+    Raises:
+        StoreError: If the folder cannot be written.
+    """
+    import json
+
+    from mmdeploy.report import html
+
+    measured = {step.component: step.metadata for step in report.steps if step.kind == "sensitivity"}
+    content = {"recipe": report.recipe.name, "components": measured}
+    return {
+        "json": _write(folder / "sensitivity.json", json.dumps(content, indent=1) + "\n"),
+        "html": _write(folder / "sensitivity.html", html.render_sensitivity(report)),
+    }
 
 
 def _write(path: Path, text: str) -> Path:

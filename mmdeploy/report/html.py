@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
 from mmdeploy.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
-from mmdeploy.report import choices, plots
+from mmdeploy.report import choices, costs, plots, sensitivities, trainings
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -23,6 +23,7 @@ from mmdeploy.report.units import (
 )
 from mmdeploy.report.wording import (
     END_TO_END,
+    PLAIN_RECIPE,
     headline,
     next_steps,
     outcome,
@@ -53,17 +54,70 @@ def render(report: BuildReport) -> str:
             outcome=outcome(report),
             warning=substitute_warning(report),
             published=repository(report),
+            plain_recipe=PLAIN_RECIPE,
             advice=next_steps(report),
             sizes=sizes,
             choices=[
                 (component, choices.rows(choice), choices.told(choice)) for component, choice in choices.choices(report)
             ],
             choice_head=choices.HEAD,
+            **_measured(report),
+            costs=costs.rows(report),
+            cost_head=costs.HEAD,
+            cost_notes=costs.notes(report),
+            trainings=_trainings(report),
+            training_head=trainings.HEAD,
             stage_panels=[_panel(plots.stage_panel, *group) for group in _stage_groups(report)],
             size_panels=[_panel(plots.size_panel, "Bytes on disk", sizes)] if sizes else [],
             latency_panels=[_panel(plots.latency_panel, *group) for group in _latency_groups(report)],
         )
     )
+
+
+def render_sensitivity(report: BuildReport) -> str:
+    """Render what was measured of layer groups as a self-contained page."""
+    template = _environment().get_template("sensitivity.html.j2")
+    return template.render(report=report, version=report.mmdeploy_version, **_measured(report))
+
+
+def _measured(report: BuildReport) -> dict[str, Any]:
+    """Return what the section on layer groups shows."""
+    return {
+        "sensitivities": [
+            {
+                "component": component,
+                "rows": sensitivities.rows(measured),
+                "panels": [
+                    _panel(plots.drop_panel, f"{component}: drop of {measured.metric}", measured),
+                    _panel(plots.noise_panel, f"{component}: SQNR", measured),
+                ],
+            }
+            for component, measured in sensitivities.sensitivities(report)
+        ],
+        "searches": [
+            {"step": step.id, "told": sensitivities.told(search), "rows": sensitivities.decisions(search)}
+            for step, search in sensitivities.searches(report)
+        ],
+        "sensitivity_head": sensitivities.HEAD,
+        "decision_head": sensitivities.DECISION_HEAD,
+    }
+
+
+def _trainings(report: BuildReport) -> list[dict[str, Any]]:
+    """Return what the section on training shows."""
+    return [
+        {
+            "step": step,
+            "told": trainings.told(course),
+            "improved": course.improved,
+            "rows": trainings.rows(course),
+            "panels": [
+                _panel(plots.loss_panel, f"{step}: loss", course),
+                _panel(plots.metric_panel, f"{step}: {course.metric} in validation", course),
+            ],
+        }
+        for step, course in trainings.trainings(report)
+    ]
 
 
 @functools.cache
@@ -99,7 +153,7 @@ def _check_cells(check: CheckRecord) -> tuple[str, str, str]:
     return (*check_text(check), limit_text(check))
 
 
-def _panel(draw: Callable[[str, Any], str], title: str, records: Sequence[Any]) -> dict[str, Any]:
+def _panel(draw: Callable[[str, Any], str], title: str, records: Any) -> dict[str, Any]:
     """Draw a panel, or say why it is missing: its figures are in the table, no plot may cost a report."""
     from markupsafe import Markup
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from mmdeploy.build_report import BuildReport, GateRecord, StageSeries
 from mmdeploy.contracts import Verdict
-from mmdeploy.report import choices
+from mmdeploy.report import choices, costs, sensitivities, trainings
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -23,6 +23,7 @@ from mmdeploy.report.units import (
 )
 from mmdeploy.report.wording import (
     END_TO_END,
+    PLAIN_RECIPE,
     TOTAL,
     headline,
     next_steps,
@@ -45,9 +46,14 @@ def render(report: BuildReport) -> str:
         *_warnings(report),
         *_gates(report),
         *_sizes(report),
+        *_costs(report),
+        *_trainings(report),
         *_choices(report),
+        *_searches(report),
         *_advice(report),
         *_folded("Where accuracy went", _stages(report)),
+        *_courses(report),
+        *_sensitivities(report),
         *_folded(f"Steps ({len(report.steps)})", _steps(report)),
         *_folded("Environment", _environment(report)),
     ]
@@ -111,6 +117,31 @@ def _sizes(report: BuildReport) -> list[str]:
     return [_table(("Size", "FP32", "Candidate", "Ratio"), rows, right=(1, 2, 3))]
 
 
+def _costs(report: BuildReport) -> list[str]:
+    """Show what passes on modules changed; costs that nothing worked on are folded away."""
+    if not report.costs:
+        return []
+    rows = [[_code(row[0]), *(_text(cell) for cell in row[1:])] for row in costs.rows(report)]
+    table = _table(costs.HEAD, rows, right=range(1, len(costs.HEAD)))
+    notes = "\n".join(f"- {_text(note)}" for note in costs.notes(report))
+    return [*([table] if costs.changed(report) else _folded("Costs", table)), *([notes] if notes else [])]
+
+
+def _trainings(report: BuildReport) -> list[str]:
+    told = [f"- {_code(step)}: {_text(trainings.told(course))}" for step, course in trainings.trainings(report)]
+    return ["\n".join(told)] if told else []
+
+
+def _courses(report: BuildReport) -> list[str]:
+    rows = [
+        [_code(step), *(f"**{_text(cell)}**" if row.best else _text(cell) for cell in row.cells)]
+        for step, course in trainings.trainings(report)
+        for row in trainings.rows(course)
+    ]
+    table = _table(("Step", *trainings.HEAD), rows, right=range(1, 1 + len(trainings.HEAD)))
+    return _folded("Training, epoch by epoch", table) if rows else []
+
+
 def _choices(report: BuildReport) -> list[str]:
     found = choices.choices(report)
     if not found:
@@ -125,9 +156,38 @@ def _choices(report: BuildReport) -> list[str]:
     return [*(["\n".join(told)] if told else []), *_folded("Choices", table)]
 
 
+def _searches(report: BuildReport) -> list[str]:
+    found = sensitivities.searches(report)
+    if not found:
+        return []
+    told = [f"- {_code(step.id)}: {_text(sensitivities.told(search))}" for step, search in found]
+    rows = [
+        [_code(step.id), *(_text(cell) for cell in row)]
+        for step, search in found
+        for row in sensitivities.decisions(search)
+    ]
+    table = _table(("Step", *sensitivities.DECISION_HEAD), rows) if rows else "Nothing had to be changed."
+    return ["\n".join(told), *_folded("Decisions of the searches", table)]
+
+
+def _sensitivities(report: BuildReport) -> list[str]:
+    rows = [
+        [_code(component), *(_text(cell) for cell in row)]
+        for component, measured in sensitivities.sensitivities(report)
+        for row in sensitivities.rows(measured)
+    ]
+    if not rows:
+        return []
+    return _folded(
+        "Layer groups alone in INT8, worst first", _table(("Component", *sensitivities.HEAD), rows, right=(2, 4, 5, 6))
+    )
+
+
 def _advice(report: BuildReport) -> list[str]:
     words, path = repository(report)
     place = f"{words[0].upper()}{words[1:]}" + (f": {_code(str(path))}" if path is not None else ".")
+    if report.plain_recipe is not None:
+        place += f"\n\n{_text(PLAIN_RECIPE)}: {_code(str(report.plain_recipe))}"
     steps = "\n".join(f"- {_text(step)}" for step in next_steps(report))
     return [place, steps] if steps else [place]
 

@@ -11,11 +11,14 @@ import math
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmdeploy.build_report import LatencyRecord, SizeRecord, StageSeries
+from mmdeploy.report import trainings
+from mmdeploy.report.sensitivities import Scored, Sensitivity, drop_text, sqnr_text
+from mmdeploy.report.trainings import Course
 from mmdeploy.report.units import bytes_text, figure_text, ratio_text, without_controls
 from mmdeploy.report.wording import END_TO_END
 
@@ -30,6 +33,7 @@ _WIDTH_INCHES = 4.6
 _ROW_INCHES = 0.235
 _POINTS_PER_LETTER = 5.6
 _LONGEST_LABEL = 24
+_LINES_ROWS = 7.0  # height of a plot by epoch
 _LARGEST = 1e12
 _EXACT_DB = 60.0  # a thousandth of the signal: beyond it, differences would only squeeze the scale
 _SETTINGS = {
@@ -66,6 +70,39 @@ def stage_panel(title: str, series: Sequence[StageSeries]) -> str:
     axis = f"{metric} ({unit})" if unit else metric
     most = _EXACT_DB if unit == "dB" else _LARGEST
     return _dots(rows, axis, title, from_zero=False, most=most)
+
+
+def drop_panel(title: str, measured: Sensitivity) -> str:
+    """Draw what each layer group of a component alone costs of the task's metric in INT8."""
+    rows = [_Row(name, one.drop, one.drop_interval, drop_text(one), colour) for name, one, colour in _groups(measured)]
+    return _dots(rows, f"drop of {measured.metric} in INT8", title, from_zero=False)
+
+
+def noise_panel(title: str, measured: Sensitivity) -> str:
+    """Draw the SQNR at the fused output with each layer group of a component alone in INT8; far left is worst."""
+    rows = [
+        _Row(name, math.inf if one.sqnr_db is None else one.sqnr_db, None, sqnr_text(one), colour)
+        for name, one, colour in _groups(measured)
+    ]
+    return _dots(rows, "SQNR at the fused output (dB)", title, from_zero=True, most=_EXACT_DB)
+
+
+def _groups(measured: Sensitivity) -> Iterator[tuple[str, Scored, str]]:
+    yield from ((group.group, group, _CANDIDATE) for group in measured.sensitivity)
+    if measured.whole is not None:
+        yield "all together", measured.whole, _REFERENCE
+
+
+def loss_panel(title: str, course: Course) -> str:
+    """Draw the loss of training and of validation by epoch; a broken line where it was not finite."""
+    lines = zip(trainings.losses(course), (_REFERENCE, _CANDIDATE), strict=True)
+    return _lines([(values, colour) for (_, values), colour in lines], "loss", title, best=course.best_epoch)
+
+
+def metric_panel(title: str, course: Course) -> str:
+    """Draw the metric of the validation split by epoch, and at which epoch it was best."""
+    values = [one.metric for one in course.epochs]
+    return _lines([(values, _CANDIDATE)], course.metric, title, best=course.best_epoch)
 
 
 def latency_panel(title: str, records: Sequence[LatencyRecord]) -> str:
@@ -158,6 +195,35 @@ def _dot(axes: Any, at: int, row: _Row, limits: tuple[float, float]) -> None:
         ends = [min(max(end, low), high) for end in row.interval]
         axes.plot(ends, [at, at], color=row.colour, linewidth=1.6, solid_capstyle="butt")
     axes.plot([row.value], [at], marker="o", color=row.colour, markersize=5)
+
+
+def _lines(lines: Sequence[tuple[Sequence[float | None], str]], axis: str, title: str, *, best: int) -> str:
+    """Draw figures by epoch, from 0; the best epoch is a dotted line."""
+    epochs = range(len(lines[0][0]))
+
+    def draw(axes: Any) -> None:
+        axes.axvline(best, color=_MUTED, linewidth=1.0, linestyle=":")
+        side = "right" if best > epochs[-1] / 2 else "left"
+        words = "kept: before training" if best == 0 else f"kept: epoch {best}"
+        offset = (-4 if side == "right" else 4, 1)
+        where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "bottom"}
+        axes.annotate(words, (best, 1.0), offset, ha=side, color=_MUTED, annotation_clip=False, **where)
+        for values, colour in lines:
+            shown = [_drawable(value) for value in values]
+            axes.plot(epochs, shown, color=colour, linewidth=1.6, marker="o", markersize=3.5, clip_on=False)
+        axes.set_xlim(0, max(epochs[-1], 1))
+        axes.grid(True, axis="y")
+        axes.grid(False, axis="x")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="y", nbins=4)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(axis)
+
+    return _svg(draw, _LINES_ROWS, title)
+
+
+def _drawable(value: float | None) -> float:
+    return value if value is not None and abs(value) <= _LARGEST else math.nan
 
 
 def _short(label: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from mmdeploy.build_report import BuildReport, GateRecord
+from mmdeploy.build_report import BuildReport, GateRecord, StepRecord
 from mmdeploy.contracts import Verdict
-from mmdeploy.report import choices
+from mmdeploy.report import choices, costs, trainings
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -62,6 +63,9 @@ class Summary:
         if found := choices.choices(report):
             yield from _chosen(found, options)
             yield ""
+        if lines := [*_trained(report), *map(costs.sentence, costs.changed(report)), *costs.notes(report)]:
+            yield from (_paragraph(line, options) for line in lines)
+            yield ""
         if warning := substitute_warning(report):
             yield _paragraph(warning, options, style="bold yellow")
             yield ""
@@ -85,6 +89,8 @@ class Summary:
         shown = next((self._files[kind] for kind in ("html", "md", "json") if kind in self._files), None)
         if shown is not None:
             yield "report", shown
+        if self._report.plain_recipe is not None:
+            yield "plain recipe", self._report.plain_recipe
 
 
 def plain(words: str, options: ConsoleOptions) -> str:
@@ -117,7 +123,8 @@ def _figures(report: BuildReport) -> str:
         size = sizes_and_total(report)[-1]
         ratio = ratio_text(size.candidate_bytes, size.reference_bytes)
         change = change_text(size.reference_bytes, size.candidate_bytes)
-        parts.append(f"{size.component} size {change} ({ratio} of FP32)")
+        if size.reference_bytes is not None and size.candidate_bytes is not None:
+            parts.append(f"{size.component} size {change} ({ratio} of FP32)")
     return "; ".join(parts)
 
 
@@ -136,18 +143,35 @@ def _step_table(report: BuildReport, options: ConsoleOptions) -> Table:
         table.columns[number].no_wrap = True
     table.columns[3].justify = table.columns[4].justify = "right"
     previous = ""
-    for step in report.steps:
+    order = list(dict.fromkeys(step.component for step in report.steps))
+    in_chains = sorted(report.steps, key=lambda step: order.index(step.component))
+    for _, alike in itertools.groupby(in_chains, _row_key):
+        step, *others = alike
+        rows = [step, *others]
+        took = sum(one.seconds for one in rows)
         cells = [
             "" if step.component == previous else step.component,
-            f"{step.kind} ({step.method})" if step.method else step.kind,
+            f"{len(rows)} candidates" if others else _step_name(step),
             step.status,
-            seconds_text(step.seconds) if step.status in ("ran", "failed") else "–",
-            change_text(step.size_before_bytes, step.size_after_bytes) or "–",
-            *([step.why] if wide else []),
+            seconds_text(took) if step.status in ("ran", "failed") else "–",
+            (change_text(step.size_before_bytes, step.size_after_bytes) if not others else "") or "–",
+            *([step.why if not others else ""] if wide else []),
         ]
         table.add_row(*(Text(plain(cell, options)) for cell in cells), style=STYLES[step.status])
         previous = step.component
     return table
+
+
+def _row_key(step: StepRecord) -> tuple[str, ...]:
+    """Return what steps share a row by: the candidates of a component that ended alike; the choice tells them apart."""
+    candidate = step.id.startswith(f"{step.component}/candidate.") and step.status != "failed"
+    return (step.component, step.status) if candidate else (step.id,)
+
+
+def _step_name(step: StepRecord) -> str:
+    """Return a step's name without its component, and its method where the name does not say it."""
+    name = step.id.removeprefix(f"{step.component}/")
+    return f"{name} ({step.method})" if step.method and step.method not in name else name
 
 
 def _chosen(found: Sequence[tuple[str, choices.Choice]], options: ConsoleOptions) -> Iterable[Table | Text]:
@@ -167,6 +191,10 @@ def _chosen(found: Sequence[tuple[str, choices.Choice]], options: ConsoleOptions
         yield from (_paragraph(line, options) for line in choices.reasons(component, choice))
         if options.max_width < _WIDE:
             yield _paragraph(choices.sentence(component, choice), options)
+
+
+def _trained(report: BuildReport) -> Iterable[str]:
+    return (f"{step}: {trainings.told(course)}" for step, course in trainings.trainings(report))
 
 
 def _gate_table(report: BuildReport, options: ConsoleOptions) -> Table:

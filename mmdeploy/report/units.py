@@ -28,6 +28,14 @@ def bytes_text(count: float | None) -> str:
     return f"{scaled:.{0 if factor == 1 else max(0, 2 - _magnitude(max(scaled, 1.0)))}f} {unit}"
 
 
+def count_text(count: float) -> str:
+    """Return a count with three significant digits at most, such as ``812``, ``1.2 M`` or ``23.4 G``."""
+    for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(count) >= factor * 0.9995:
+            return f"{count / factor:#.3g}".rstrip("0").rstrip(".") + unit
+    return f"{count:.0f}"
+
+
 def seconds_text(seconds: float) -> str:
     """Return a duration, such as ``0.41 s``, ``31.7 s``, ``3 min 12 s`` or ``1 h 04 min``."""
     if 0 < seconds < 0.005:

@@ -13,11 +13,12 @@ PACKAGE = ROOT / "mmdeploy"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = (
     "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino", "safetensors", "scipy", "tensorrt", "tensorrt_rtx",
-    "torch", "torchmetrics", "tritonclient",
+    "torch", "torch_pruning", "torchmetrics", "tritonclient",
 )  # fmt: skip
 LIGHT = (
     "cli", "recipe", "loader", "wiring", "plan", "contracts", "errors", "artifact", "target", "sessions", "store",
-    "data", "torch_model", "quantize", "export", "engines", "gates", "triton", "build", "report", "metrics",
+    "data", "torch_model", "costs", "prune", "quantize", "export", "engines", "gates", "triton", "build", "report",
+    "metrics",
 )  # fmt: skip
 
 

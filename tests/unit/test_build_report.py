@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from mmdeploy.build_report import BuildReport, Failure, RecipeRecord, gate_record, jsonable, read_report
+from mmdeploy.build_report import BuildReport, Failure, RecipeRecord, gate_record, jsonable
 from mmdeploy.contracts import Check, GateResult, Verdict
 from mmdeploy.errors import UsageError
+from mmdeploy.report_file import read_report
 from mmdeploy.target import Target, this_hardware
 
 
@@ -53,8 +54,8 @@ def test_a_folder_is_read_by_the_report_in_it(tmp_path):
     ("change", "message", "hint"),
     [
         (
-            {"schema_version": 2},
-            r"schema version 2, written by a newer mmdeploy \(9\.9\)",
+            {"schema_version": 3},
+            r"schema version 3, written by a newer mmdeploy \(9\.9\)",
             "newer multimodal",
         ),
         ({"schema_version": 0}, r"schema version 0, written by an older mmdeploy", "build again"),
@@ -83,6 +84,12 @@ def test_damaged_json_is_refused(tmp_path, content):
 def test_other_json_is_refused(tmp_path, content):
     with pytest.raises(UsageError, match="no mmdeploy report"):
         read_report(write(tmp_path, content))
+
+
+def test_a_report_of_version_1_is_read_without_what_it_lacks(tmp_path):
+    content = json.loads(minimal().to_json()) | {"schema_version": 1}
+    del content["costs"], content["plain_recipe"]
+    assert read_report(write(tmp_path, content)) == minimal()
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path):

@@ -153,3 +153,44 @@ def test_a_recipe_survives_the_way_to_a_worker() -> None:
     again: Recipe = pickle.loads(pickle.dumps(recipe))
     assert again == recipe
     assert again.root == recipe.root
+
+
+VALIDATED = ("data.validation=data.py:calibration", "data.training=data.py:training")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "quantize={method: auto, samples: 64}",
+        "prune={method: auto}",
+        "recover={method: finetune}",
+        "quantize={method: qat}",
+    ],
+)
+def test_components_that_are_judged_in_the_same_surroundings_share_no_result(section: str) -> None:
+    """Left and right tower: the same options, the same data, the same graphs around them."""
+    overrides = [f"components.{name}.{section}" for name in ("left", "right")]
+    plan = plan_of(*VALIDATED, *overrides)
+    kinds = {step.kind for step in plan.steps} & {"prune", "recover", "train", "quantize"}
+    assert kinds
+    for kind in kinds:
+        assert plan.step(f"left/{kind}").key != plan.step(f"right/{kind}").key
+
+
+def test_sensitivity_is_measured_in_the_original_ensemble_and_each_component_has_its_own() -> None:
+    recipe = load_recipe(TINY, [*VALIDATED, "components.left.quantize={method: auto}"])
+    plan = make_plan(recipe, fixed_fingerprints(), "sensitivity")
+    assert {step.kind for step in plan.steps} == {"export", "sensitivity"}
+    assert len({step.key for step in plan.steps}) == len(plan.steps) == 6
+    assert set(plan.step("fusion/sensitivity").needs) == {"fusion/export", "left/export", "right/export"}
+    assert [step.id for step in plan.upto("right/sensitivity").steps] == [
+        "left/export", "right/export", "fusion/export", "right/sensitivity",
+    ]  # fmt: skip
+
+
+def test_what_a_search_is_judged_by_is_part_of_its_key() -> None:
+    auto = (*VALIDATED, "components.left.quantize={method: auto}")
+    before = plan_of(*auto)
+    assert "left/quantize" in changed(before, plan_of(*auto, "gates.1.metric=f1_macro"))
+    assert "left/quantize" in changed(before, plan_of(*auto, machine="another"))
+    assert "left/quantize" in changed(before, plan_of(*auto, "components.left.engine={method: openvino}"))

@@ -149,8 +149,8 @@ from mmdeploy.wiring import check, topological_order, upstream
                 ("  evaluation: data.py:evaluation\n", ""),
             ],
             {
-                "recipe.yaml:16 components.image_encoder.quantize": "quantize static takes its ranges from samples: name "
-                "them in data.calibration",
+                "recipe.yaml:16 components.image_encoder.quantize": "quantize static takes its ranges from samples: "
+                "name them in data.calibration",
                 "recipe.yaml:29 gates": "gates judge on held-out samples: name them in data.evaluation",
             },
             id="samples that are not named",

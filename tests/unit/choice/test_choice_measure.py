@@ -1,7 +1,9 @@
 """Timing engines that are really loaded, each in a process of its own."""
 
+import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,40 @@ def test_a_killed_process_is_an_error_that_names_the_signal(tmp_path: Path):
             process.time(0, 1)
         with pytest.raises(EngineError):
             process.time(0, 1)
+
+
+def test_an_engine_does_not_outlive_who_started_it(tmp_path: Path):
+    one = candidate(tmp_path, "ort", onnxruntime.Options(), layers=1)
+    starter = multiprocessing.get_context("fork").Process(target=start_and_wait, args=(one, tmp_path / "pid"))
+    starter.start()
+    pid = wait_for(lambda: (tmp_path / "pid").exists() and int((tmp_path / "pid").read_text()))
+    assert b"engine_server" in command_line(pid)
+    starter.kill()
+    starter.join()
+    wait_for(lambda: b"engine_server" not in command_line(pid))
+
+
+def command_line(pid: int) -> bytes:
+    """Return a process's command line; empty once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def start_and_wait(one, pid_file: Path):
+    with EngineProcess(one.artifact, one.engine, [examples(1)]) as process:
+        process.loaded()
+        pid_file.with_suffix(".part").write_text(str(process.pid))
+        pid_file.with_suffix(".part").rename(pid_file)
+        signal.pause()
+
+
+def wait_for(condition):
+    """Return what a condition gives once that is true; the test's own timeout ends a wait in vain."""
+    while not (found := condition()):
+        time.sleep(0.02)
+    return found
 
 
 def test_an_engine_that_cannot_be_loaded_says_why(tmp_path: Path):

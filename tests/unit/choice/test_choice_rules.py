@@ -47,7 +47,8 @@ def contests(draw):
         )
         for name in names
     ]
-    latency = {name: draw(st.floats(0.1, 10)) for name in names}
+    near = st.sampled_from([0.5, 0.75, 0.8, 0.9, 0.98, 1.0, 1.1])  # where the rules' limits are
+    latency = {name: draw(near | st.floats(0.1, 10)) for name in names}
     doubt = {name: draw(st.sampled_from([0.0, 0.01, 0.3, math.inf])) for name in names}
     return entrants, Latencies(latency, doubt), draw(st.none() | st.floats(0, 0.1))
 
@@ -122,6 +123,11 @@ def test_an_interval_that_includes_one_does_not_pay():
     assert choice.winner == "fp32"
 
 
+def test_a_tie_with_the_leader_does_not_make_up_for_a_doubt_about_fp32():
+    vague = Latencies({"fp32": 1.0, "int8": 0.9, "odd": 0.8}, {"fp32": 0.01, "int8": 0.2, "odd": 0.01})
+    assert rules.choose([FP32, INT8, ODD], vague, None) == Choice("odd", "fp32", "odd")
+
+
 def test_over_budget_is_out_however_fast():
     costly = Entrant("int8", True, 2, drop=0.011)
     choice = rules.choose([FP32, BF16, costly], measured(fp32=1.0, bf16=0.9, int8=0.1), 0.01)
@@ -152,6 +158,14 @@ def test_timing_goes_on_only_with_those_that_may_win():
 
 def test_as_good_as_equal_is_decided():
     assert rules.undecided([FP32, INT8], measured(fp32=1.0, int8=1.0), None) == []
+
+
+def test_what_could_be_a_little_faster_but_is_not_simpler_is_decided():
+    close = Latencies({"fp32": 1.0, "bf16": 0.5, "int8": 0.5}, {"fp32": 0.0, "bf16": 0.04, "int8": 0.0})
+    assert rules.undecided([FP32, BF16, INT8], close, None) == []
+    assert rules.choose([FP32, BF16, INT8], close, None) == Choice("bf16", "fp32", "bf16")
+    wide = Latencies({"fp32": 1.0, "bf16": 0.5, "int8": 0.5}, {"fp32": 0.0, "bf16": 0.1, "int8": 0.0})
+    assert set(rules.undecided([FP32, BF16, INT8], wide, None)) == {"fp32", "bf16", "int8"}
 
 
 def test_every_loser_is_told_why():

@@ -113,6 +113,79 @@ class NothingToQuantize(nn.Module):
         return self.norm(values).mean(dim=1)[:, :CLASSES]
 
 
+class WithoutBias(nn.Module):
+    """Products alone, so that nothing is rounded in one encoding and not in the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, 2 * WIDTH, bias=False)
+        self.head = nn.Linear(2 * WIDTH, CLASSES, bias=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.head(torch.relu(self.first(values)).mean(dim=1))
+
+
+class UnevenRows(nn.Module):
+    """A first layer whose rows differ a hundredfold in size, undone by the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, CLASSES)
+        sizes = torch.logspace(-2.5, 0, WIDTH)
+        with torch.no_grad():
+            self.first.weight.mul_(sizes[:, None])
+            self.first.bias.mul_(sizes)
+            self.head.weight.div_(sizes)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.head(torch.relu(self.first(values)).mean(dim=1))
+
+
+class Renamed(nn.Linear):
+    """A linear layer under another name."""
+
+
+class Own(nn.Linear):
+    """A linear layer with a forward of its own."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return super().forward(torch.tanh(values))
+
+
+class Subclasses(nn.Module):
+    """Linear layers that are not `nn.Linear` by name, and one that is parametrized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renamed = Renamed(WIDTH, WIDTH)
+        self.own = Own(WIDTH, WIDTH)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH))
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.head(self.normed(self.own(self.renamed(values))).mean(dim=1))
+
+
+class Alone(nn.MultiheadAttention):
+    """A component that is one attention."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, 2, batch_first=True)
+
+
+class Functional(nn.Module):
+    """A product with a parameter that is no module, and one that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH) / WIDTH**0.5)
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.head(torch.tanh(values @ self.weight).mean(dim=1))
+
+
 STYLES = (OneAttention, CrossAttention, Encoder, PlainAttention, Convolutions)
 
 

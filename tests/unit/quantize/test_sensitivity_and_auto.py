@@ -1,6 +1,10 @@
 """Sensitivity and the search, on a model in which INT8 destroys one layer by construction: ``blocks.1.down``."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,6 +122,21 @@ def test_a_killed_analysis_goes_on_where_it_was(outlier, context_of, tmp_path):
     assert resumed.scores == len(GROUPS) + 1 - 4
     assert after.metadata["sensitivity"] == whole.metadata["sensitivity"]
     assert after.metadata["evaluations"] == whole.metadata["evaluations"] == len(GROUPS) + 2
+
+
+def test_an_analysis_that_the_kernel_kills_goes_on_where_it_was(tmp_path):
+    """Processes of their own: the first ends itself with SIGKILL at its fourth score."""
+    script = Path(__file__).with_name("killed_analysis.py")
+    (tmp_path / "scratch").mkdir()
+
+    def analysis(name, die_after):
+        arguments = [sys.executable, str(script), str(tmp_path / name), str(tmp_path / "scratch"), str(die_after)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=250, check=False, env=environment)
+
+    assert analysis("killed", 4).returncode == -signal.SIGKILL
+    resumed = analysis("resumed", 99)
+    assert resumed.stdout.split() == [str(len(GROUPS) + 1 - 4), str(len(GROUPS) + 2), DESTROYED], resumed.stderr
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))

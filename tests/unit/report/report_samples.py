@@ -7,8 +7,10 @@ from pathlib import Path
 
 from mmdeploy.build_report import (
     BuildReport,
+    CostRecord,
     Failure,
     LatencyRecord,
+    ModuleCosts,
     RecipeRecord,
     SizeRecord,
     Stage,
@@ -308,6 +310,75 @@ def chosen() -> BuildReport:
     )
 
 
+def _course(metric: tuple[float | None, ...], losses: tuple[float | None, ...], *, best: int) -> dict[str, object]:
+    before, kept, last = metric[0], metric[best], len(metric) - 1
+    note = f"top1 {before} before training, {kept} after epoch {best} of {last} (stopped early)"
+    if best == 0:
+        note = f"no epoch was better than before training (top1 {before}): weights unchanged"
+    epochs = [
+        {
+            "epoch": number, "metric": value, "validation_loss": loss,
+            "training_loss": None if number == 0 or loss is None else loss * 0.8, "learning_rate": 3e-4 / (number + 1),
+            "seconds": 4.1,
+        }
+        for number, (value, loss) in enumerate(zip(metric, losses, strict=True))
+    ]  # fmt: skip
+    return {
+        "metric": "top1", "larger_is_better": True, "steps_per_epoch": 38, "batch_size": 32, "processes": 1,
+        "parameters": 124_416, "epochs": epochs, "stopped_early": best > 0, "best_epoch": best, "improved": best > 0,
+        "note": note,
+    }  # fmt: skip
+
+
+def trained() -> BuildReport:
+    """A build that pruned, recovered and trained for INT8; one training improved nothing, and one component paid."""
+
+    def step(component: str, kind: str, method: str, **metadata: object) -> StepRecord:
+        return StepRecord(
+            id=f"{component}/{kind}", component=component, kind=kind, method=method, status="ran", why="never built",
+            seconds=21.5, size_before_bytes=1_270_000, size_after_bytes=501_000, metadata=metadata,
+        )  # fmt: skip
+
+    recovered = _course((0.61, 0.942, 0.966, 0.9708, 0.968), (1.92, 0.21, 0.14, 0.12, 0.13), best=3)
+    useless = _course((0.9666, 0.9649, None), (0.11, 0.18, None), best=0)
+    before = ModuleCosts(parameters=312_842, nonzero_parameters=312_842, flops=4_120_576, bytes=1_251_368)
+    after = ModuleCosts(parameters=124_416, nonzero_parameters=124_416, flops=1_644_032, bytes=497_664)
+    sparse = before.model_copy(update={"nonzero_parameters": 157_001})
+    validation = StageSeries(
+        component="image_encoder",
+        metric="top1 in validation",
+        stages=(
+            Stage(label="PyTorch FP32", value=0.975, note="on validation samples"),
+            Stage(label="pruned", value=0.61, note="on validation samples"),
+            Stage(label="recovered", value=0.9708, note="on validation samples"),
+            Stage(label="INT8, untrained", value=0.9666, note="on validation samples"),
+            Stage(label="INT8, trained", value=0.9666, note="on validation samples"),
+        ),
+    )
+    return _report(
+        verdict=PASS,
+        exit_code=0,
+        published=Path("model_repository"),
+        gates=tuple(gate_record(result, seconds=4.2) for result in (PARITY, ACCURACY, LATENCY)),
+        stages=(STAGES[0], validation, *STAGES[1:]),
+        steps=(
+            step("image_encoder", "prune", "structured", pruning={"method": "structured", "ratio": 0.4}),
+            step("image_encoder", "recover", "finetune", training=recovered),
+            step("image_encoder", "train", "qat", training=useless),
+            *STEPS,
+        ),
+        costs=(
+            CostRecord(
+                component="image_encoder", before=before, after=after, latency_ratio=0.238,
+                latency_ratio_interval=(0.228, 0.25),
+            ),
+            CostRecord(component="audio_encoder", before=before, after=sparse, notes=("zeros change nothing here",)),
+            CostRecord(component="fusion", before=before, latency_ratio=1.0),
+        ),
+        plain_recipe=Path(".mmdeploy/runs/spoken_digits/20260314-092653-3f9a3f/plain_recipe.yaml"),
+    )  # fmt: skip
+
+
 def failed() -> BuildReport:
     parity = GateResult(
         "parity",
@@ -428,6 +499,7 @@ def golden(name: str, text: str) -> None:
 
 SAMPLES = {
     "passed": passed, "failed": failed, "inconclusive": inconclusive, "stopped": stopped, "chosen": chosen,
+    "trained": trained,
 }  # fmt: skip
 
 

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from mmdeploy.build_report import (
     BuildReport,
     CheckRecord,
+    CostRecord,
     Failure,
     GateRecord,
     LatencyRecord,
+    ModuleCosts,
     RecipeRecord,
     SizeRecord,
     Stage,
@@ -58,11 +60,36 @@ CHOICES = st.fixed_dictionaries(
     }
 )
 
+#: What a step that trained records, with any figures.
+COURSES = st.fixed_dictionaries(
+    {
+        "metric": TEXT,
+        "epochs": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "epoch": st.integers(0, 100),
+                    "metric": st.none() | FIGURES,
+                    "validation_loss": st.none() | FIGURES,
+                    "training_loss": st.none() | FIGURES,
+                    "learning_rate": FIGURES,
+                    "seconds": SECONDS,
+                }
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        "best_epoch": st.integers(0, 3),
+        "improved": st.booleans(),
+        "note": TEXT,
+        "parameters": st.integers(0, 2**40),
+    }
+)
+
 STEPS = st.builds(
     StepRecord,
     id=TEXT,
     component=TEXT,
-    kind=st.sampled_from(["export", "quantize", "engine", "reference", "select"]),
+    kind=st.sampled_from(["export", "quantize", "engine", "reference", "select", "recover", "train"]),
     method=TEXT,
     status=st.sampled_from(["ran", "reused", "failed", "skipped"]),
     why=TEXT,
@@ -70,7 +97,7 @@ STEPS = st.builds(
     key=TEXT,
     size_before_bytes=SIZES,
     size_after_bytes=SIZES,
-    metadata=FACTS | CHOICES,
+    metadata=FACTS | CHOICES | COURSES.map(lambda course: {"training": course}),
 )
 CHECKS = st.builds(
     CheckRecord,
@@ -110,6 +137,22 @@ LATENCIES = st.builds(
     reference_interval_ms=INTERVALS,
     candidate_interval_ms=INTERVALS,
 )
+MODULE_COSTS = st.builds(
+    ModuleCosts,
+    parameters=st.integers(0, 2**40),
+    nonzero_parameters=st.integers(0, 2**40),
+    flops=st.integers(0, 2**60),
+    bytes=st.integers(0, 2**50),
+)
+COSTS = st.builds(
+    CostRecord,
+    component=TEXT,
+    before=MODULE_COSTS,
+    after=st.none() | MODULE_COSTS,
+    latency_ratio=st.none() | FIGURES,
+    latency_ratio_interval=INTERVALS,
+    notes=st.lists(TEXT, max_size=2).map(tuple),
+)
 FAILURES = st.builds(Failure, step=TEXT, message=TEXT, hint=st.none() | TEXT, log=st.none() | PATHS)
 HARDWARE = st.builds(
     Hardware,
@@ -147,6 +190,8 @@ def reports(draw: st.DrawFn) -> BuildReport:
         stages=tuple(draw(st.lists(SERIES, max_size=3))),
         sizes=tuple(draw(st.lists(SIZE_RECORDS, max_size=3))),
         latencies=tuple(draw(st.lists(LATENCIES, max_size=3))),
+        costs=tuple(draw(st.lists(COSTS, max_size=3))),
+        plain_recipe=draw(st.none() | PATHS),
         notes=tuple(draw(st.lists(TEXT, max_size=2))),
         failure=failure,
     )

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json
-from report_strategies import LATENCIES, SERIES, SIZE_RECORDS, reports
+from report_strategies import COURSES, LATENCIES, SERIES, SIZE_RECORDS, reports
 from rich.cells import cell_len
 from rich.console import Console
 
 from mmdeploy.build_report import BuildReport, Stage, StageSeries
 from mmdeploy.report import html, junit, markdown, plots
 from mmdeploy.report.terminal import Summary
+from mmdeploy.report.trainings import Course
 
 SCHEMA = jsonschema.Draft202012Validator(BuildReport.model_json_schema(mode="serialization"))
 slow = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -63,7 +64,8 @@ def test_the_summary_never_leaves_eighty_columns_nor_drives_the_terminal(report)
 @slow
 @given(reports())
 def test_html_takes_any_report(report):
-    with mock.patch.multiple(html.plots, stage_panel=str, size_panel=str, latency_panel=str):
+    panels = ("stage_panel", "size_panel", "latency_panel", "loss_panel", "metric_panel")
+    with mock.patch.multiple(html.plots, **dict.fromkeys(panels, str)):
         page = html.render(report)
     assert page.rstrip().endswith("</html>")
 
@@ -73,9 +75,13 @@ def test_html_takes_any_report(report):
     st.lists(SERIES, min_size=1, max_size=3),
     st.lists(SIZE_RECORDS, min_size=1, max_size=3),
     st.lists(LATENCIES, min_size=1, max_size=3),
+    COURSES,
 )
-def test_plots_take_any_figures(series, sizes, latencies):
+def test_plots_take_any_figures(series, sizes, latencies, course):
+    course = Course.model_validate(course)
     for svg in (
+        plots.loss_panel("loss", course),
+        plots.metric_panel("metric", course),
         plots.stage_panel("stages", series),
         plots.size_panel("sizes", sizes),
         plots.latency_panel("latency", latencies),

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from mmdeploy.contracts import FusedScore
-from mmdeploy.quantize.evaluations import HELD_BACK, SEARCHED, Evaluations, Journal
+from mmdeploy.evaluations import HELD_BACK, SEARCHED, Evaluations, Journal
 
 
 class Judge:

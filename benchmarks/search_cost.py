@@ -1,0 +1,160 @@
+"""What sensitivity and the search cost, against the evaluations that they need.
+
+Run it as ``python benchmarks/search_cost.py [RECIPE] [--component NAME] [--json FILE]``. The recipe needs
+``data.validation``. For each component the layer groups are measured (``mmdeploy sensitivity``) and then searched
+(``quantize: {method: auto}``), in an empty store, one step at a time; exports are not counted.
+
+*Evaluation by hand* is what one evaluation cannot do without: opening an ONNX Runtime session on the component's float
+graph, and running it and what follows it over the validation samples, in the same batches, with nothing scored, timed
+next to the step. *Ratio* is the step's time without its timing of engines over the number of its evaluations times
+that. What is above 1 is calibration, writing and opening graphs, scoring, and what the ensemble computes once. A search
+needs about two evaluations a layer group on half of the samples; the time that it spends on measuring engines is
+its own figure, since it is bounded by rounds and not by samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+RECIPE = REPOSITORY / "recipes/spoken_digits/variants/auto.yaml"
+BATCH = 32
+COLUMNS = ("groups", "evaluations", "by hand, s", "evaluations, s", "engines, s", "step, s", "ratio")
+
+
+def main() -> None:
+    """Measure each component and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", nargs="?", type=Path, default=RECIPE)
+    parser.add_argument("--component", action="append", help="only this one; repeatable")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    arguments = parser.parse_args()
+    from mmdeploy.loader import load_recipe
+
+    names = arguments.component or list(load_recipe(arguments.recipe).components)
+    rows = []
+    print(f"{'component':<16}{'step':<14}" + "".join(f"{name:>16}" for name in COLUMNS))
+    for name in names:
+        for row in measured(arguments.recipe, name):
+            rows.append(row)
+            figures = "".join(f"{row[column]:>16.4g}" for column in COLUMNS)
+            print(f"{row['component']:<16}{row['step']:<14}{figures}", flush=True)
+    if arguments.json:
+        load = os.getloadavg()
+        arguments.json.write_text(json.dumps({"cores": os.cpu_count(), "load": load, "rows": rows}, indent=1) + "\n")
+
+
+def measured(path: Path, component: str) -> list[dict[str, Any]]:
+    """Return the figures of a component's sensitivity and of its search."""
+    from mmdeploy import api
+    from mmdeploy.builder import Settings, run_build
+    from mmdeploy.loader import load_recipe
+    from mmdeploy.observer import Silent
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(workdir=Path(folder) / "work", destination=Path(folder) / "out", jobs=1)
+        recipe = load_recipe(path, [*alone(load_recipe(path), component), "gates=[]"])
+        found = api.sensitivity(recipe, settings, component=component).report
+        before = by_hand(recipe, component, settings.workdir, found)
+        rows = [figures(component, "sensitivity", step_of(found, f"{component}/sensitivity"), before)]
+        outcome = run_build(recipe, settings, Silent(), upto=f"{component}/quantize")
+        if outcome.error is not None:
+            sys.exit(f"{component}: {outcome.error}")
+        half = by_hand(recipe, component, settings.workdir, found) / 2
+        return [*rows, figures(component, "search", step_of(outcome.report, f"{component}/quantize"), half)]
+
+
+def alone(recipe: Any, component: str) -> list[str]:
+    """Return overrides that search this component, generously, and leave the others in FP32 in the default engine."""
+    others = [name for name in recipe.components if name != component]
+    section = recipe.components[component].quantize
+    kept = section.model_dump(include={"samples", "exclude"}) if section else {}
+    wanted = {
+        "method": "auto",
+        "max_drop": 0.01,
+        **{key: list(v) if isinstance(v, tuple) else v for key, v in kept.items()},
+    }
+    return [
+        f"components.{component}.quantize={json.dumps(wanted)}",
+        *(f"components.{name}.quantize=null" for name in others),
+        *(f"components.{name}.engine=null" for name in recipe.components),
+    ]
+
+
+def step_of(report: Any, step: str) -> dict[str, Any]:
+    """Return the metadata of a step."""
+    found: dict[str, Any] = next(record.metadata for record in report.steps if record.id == step)
+    return found
+
+
+def by_hand(recipe: Any, component: str, workdir: Path, report: Any) -> float:
+    """Return the seconds of one evaluation: the median of three."""
+    from mmdeploy.artifact import TensorSpec
+    from mmdeploy.data import load_evaluation
+    from mmdeploy.sessions import open_session
+    from mmdeploy.store import Store
+    from mmdeploy.wiring import topological_order, upstream
+
+    specs = [TensorSpec(name, spec.dtype, spec.shape) for name, spec in recipe.inputs.items()]
+    feeds, _ = load_evaluation(str(recipe.data.validation), root=recipe.root, specs=specs)
+    store = Store(workdir / "store")
+    keys = {record.component: record.key for record in report.steps if record.kind == "export"}
+    paths = {name: store.get(key).path for name, key in keys.items()}  # type: ignore[union-attr]
+    threads = {"intra_op_thread_count": str(len(os.sched_getaffinity(0)))}
+    order = topological_order(recipe.components)
+    after = [name for name in order if component in upstream(recipe.components, name)]
+    total = len(next(iter(feeds.values())))
+
+    def run(names: list[str], sessions: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
+        for name in names:
+            part = recipe.components[name]
+            given = {key: tensors[wire.tensor] for key, wire in part.inputs.items()}
+            answers = sessions[name].run(list(part.outputs), given)
+            tensors |= dict(zip((wire.tensor for wire in part.outputs.values()), answers, strict=True))
+        return tensors
+
+    sessions = {name: open_session(path, threads) for name, path in paths.items()}
+    batches = [
+        run(
+            [name for name in order if name != component and name not in after], sessions,
+            {name: array[start : start + BATCH] for name, array in feeds.items()},
+        )
+        for start in range(0, total, BATCH)
+    ]  # fmt: skip
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        sessions[component] = open_session(paths[component], threads)
+        for batch in batches:
+            run([component, *after], sessions, dict(batch))
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+def figures(component: str, step: str, metadata: dict[str, Any], hand_seconds: float) -> dict[str, Any]:
+    """Put a step's own figures beside what its evaluations take by hand."""
+    engines = float(metadata.get("timing_seconds", 0.0))
+    by_evaluations = metadata["evaluations"] * hand_seconds
+    return {
+        "component": component,
+        "step": step,
+        "groups": len(metadata["sensitivity"]),
+        "evaluations": metadata["evaluations"],
+        "by hand, s": hand_seconds,
+        "evaluations, s": metadata["evaluation_seconds"],
+        "engines, s": engines,
+        "step, s": metadata["seconds"],
+        "ratio": (metadata["seconds"] - engines) / by_evaluations,
+    }
+
+
+if __name__ == "__main__":
+    main()

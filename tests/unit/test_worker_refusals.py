@@ -1,0 +1,58 @@
+"""Of several engines to choose from, one that refuses a graph is a result and no failure."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from mmdeploy import worker
+from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.errors import EngineError
+from mmdeploy.loader import load_recipe
+from mmdeploy.steps import REFUSED, Step
+from mmdeploy.task import Task
+
+TINY = Path(__file__).parents[1] / "tiny_recipe" / "recipe.yaml"
+
+
+@pytest.fixture
+def refused_graph(tmp_path: Path) -> Artifact:
+    spec = helper.make_tensor_value_info("values", TensorProto.FLOAT, ["batch", 8])
+    out = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 8])
+    node = helper.make_node("NoSuchOperator", ["values"], ["embedding"])
+    model = helper.make_model(
+        helper.make_graph([node], "odd", [spec], [out]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    tensors = (TensorSpec("values", "FP32", (8,)),), (TensorSpec("embedding", "FP32", (8,)),)
+    return Artifact("onnx", path, file_sha256(path), *tensors, "onnx")
+
+
+def run(graph: Artifact, folder: Path, *, optional: bool) -> Artifact:
+    folder.mkdir()
+    step = Step(
+        "left/candidate.x",
+        "left",
+        "engine",
+        "onnxruntime",
+        {"method": "onnxruntime"},
+        ("left/export",),
+        {},
+        optional=optional,
+    )
+    task = Task(step, load_recipe(TINY), folder, {"left/export": graph}, 1)
+    return worker._run(task, folder, lambda *_: None)
+
+
+def test_a_refusal_is_written_down_with_its_reason(refused_graph: Artifact, tmp_path: Path) -> None:
+    artifact = run(refused_graph, tmp_path / "step", optional=True)
+    assert artifact.format == REFUSED
+    assert "NoSuchOperator" in artifact.metadata["reason"]
+    assert artifact.path.read_text().strip()
+
+
+def test_the_engine_that_the_recipe_names_must_take_the_graph(refused_graph: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="NoSuchOperator"):
+        run(refused_graph, tmp_path / "step", optional=False)

@@ -1,0 +1,191 @@
+"""The model around a component, made from a recipe, against the model run as a whole."""
+
+import numpy as np
+import pytest
+import torch
+from training_recipes import recipe_that_trains
+
+from mmdeploy.artifact import Artifact
+from mmdeploy.errors import DataError, TrainingError
+from mmdeploy.torch_component import load_component, save_component
+from mmdeploy.torch_model import load_model
+from mmdeploy.training_setup import RecipeTrainingSetup
+
+
+def original(recipe, component: str) -> Artifact:
+    """The artifact from which a component's chain starts."""
+    facts = {
+        "factory": recipe.model.factory,
+        "root": str(recipe.root),
+        "weights": None,
+        "module": recipe.components[component].module,
+    }
+    return Artifact("torch", recipe.root / "model.py", "", (), (), "recipe", facts)
+
+
+def doubled(recipe, component: str, folder) -> Artifact:
+    """A component whose weights a pass has doubled."""
+    before = original(recipe, component)
+    module = load_component(before)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(2)
+    folder.mkdir()
+    return save_component(module, before=before, folder=folder, produced_by="doubling")
+
+
+@pytest.fixture
+def feeds():
+    random = torch.Generator().manual_seed(0)
+    return {name: torch.randn(5, 8, generator=random) for name in ("a", "b")}
+
+
+def whole(recipe, feeds, left=None):
+    model = load_model(recipe.model.factory, root=recipe.root, weights=None)
+    with torch.no_grad():
+        one, two = (left or model.left)(feeds["a"]), model.right(feeds["b"])
+        return {"left_embedding": one, "right_embedding": two, "logits": model.fusion(one, two)}
+
+
+def test_network_and_teacher_are_the_model_run_as_a_whole(tiny_recipe, feeds):
+    recipe = recipe_that_trains(tiny_recipe)
+    setup = RecipeTrainingSetup(recipe, "left", {})
+    assert setup.component_outputs == ("left_embedding",) and setup.ensemble_outputs == ("logits",)
+    module = load_component(original(recipe, "left"))
+    with torch.no_grad():
+        module.project.weight.mul_(1.5)
+    network = setup.network(module)
+    for expected, found in (
+        (whole(recipe, feeds, module), network(feeds)),
+        (whole(recipe, feeds), setup.teacher(feeds)),
+    ):
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor)
+
+
+def test_the_teacher_runs_only_what_the_network_did_not_know(tiny_recipe, feeds):
+    recipe = recipe_that_trains(tiny_recipe)
+    setup = RecipeTrainingSetup(recipe, "left", {})
+    network = setup.network(load_component(original(recipe, "left")))
+    ran = []
+    for name, module in setup._originals.items():
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    network(feeds)
+    setup.teacher(feeds)
+    assert sorted(ran) == ["fusion", "fusion", "left", "right"]
+    setup.teacher({**feeds})  # another batch, as far as it knows
+    assert sorted(ran[4:]) == ["fusion", "left", "right"]
+
+
+def test_gradients_reach_the_module_and_nothing_else(tiny_recipe, feeds):
+    recipe = recipe_that_trains(tiny_recipe)
+    setup = RecipeTrainingSetup(recipe, "left", {})
+    module = load_component(original(recipe, "left"))
+    setup.network(module.train())(feeds)["logits"].square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
+    for part in setup._originals.values():
+        assert not part.training and all(parameter.grad is None for parameter in part.parameters())
+
+
+def test_upstream_is_as_its_passes_left_it_and_the_teacher_is_not(tiny_recipe, feeds, tmp_path):
+    recipe = recipe_that_trains(tiny_recipe)
+    artifact = doubled(recipe, "left", tmp_path / "doubled")
+    setup = RecipeTrainingSetup(recipe, "fusion", {"left": artifact})
+    outputs = setup.network(load_component(original(recipe, "fusion")))(feeds)
+    expected = whole(recipe, feeds, load_component(artifact))
+    torch.testing.assert_close(outputs["logits"], expected["logits"])
+    assert not outputs["left_embedding"].requires_grad
+    torch.testing.assert_close(setup.teacher(feeds)["logits"], whole(recipe, feeds)["logits"])
+
+
+def test_the_splits_are_read_with_their_labels(tiny_recipe):
+    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe), "left", {})
+    feeds, labels = setup.validation()
+    assert feeds["a"].shape == (100, 8) and labels.shape == (100,)
+    batches = list(setup.training(1, 32))
+    assert [len(labels) for _, labels in batches] == [32] * 6
+    logits = setup.teacher({name: torch.from_numpy(array) for name, array in feeds.items()})["logits"]
+    assert setup.score({"logits": logits.numpy()}, labels) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [
+        ({"training": "data.py:leaking"}, "data.py:leaking: sample 2 is also sample 0 of data.py:evaluation"),
+        ({"validation": "data.py:leaking"}, "data.py:leaking: sample 2 is also sample 0 of data.py:evaluation"),
+        (
+            {"training": "data.py:leaking_validation"},
+            "data.py:leaking_validation: sample 0 is also sample 0 of data.py:validation",
+        ),
+        ({"validation": "data.py:unlabelled"}, "data.py:unlabelled: sample 0 has no label"),
+    ],
+)
+def test_splits_that_leak_or_lack_labels_are_refused(tiny_recipe, references, message):
+    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe, **references), "left", {})
+    with pytest.raises(DataError) as caught:
+        setup.validation()
+        list(setup.training(0, 8))
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_a_recipe_without_a_split_is_refused_by_its_name(tiny_recipe, split):
+    with pytest.raises(DataError, match=rf"no data\.{split}"):
+        RecipeTrainingSetup(recipe_that_trains(tiny_recipe, **{split: ""}), "left", {})
+
+
+def test_the_task_loss_is_cross_entropy_for_class_ids(tiny_recipe):
+    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe), "left", {})
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    found = setup.task_loss({"logits": logits}, labels)
+    by_hand = -(logits - logits.exp().sum(dim=1, keepdim=True).log())[range(6), labels].mean()
+    torch.testing.assert_close(found, by_hand)
+    torch.testing.assert_close(setup.task_loss({"logits": logits}, labels.to(torch.uint8)), by_hand)
+
+
+def test_the_task_loss_is_the_squared_error_for_numbers(tiny_recipe):
+    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe), "left", {})
+    answers, wanted = torch.randn(6, 4), torch.randn(6, 4, dtype=torch.float64)
+    found = setup.task_loss({"logits": answers}, wanted)
+    torch.testing.assert_close(found, (answers - wanted.float()).square().mean())
+
+
+def test_the_recipes_own_loss_is_called(tiny_recipe):
+    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe, loss="data.py:loss"), "left", {})
+    logits = torch.randn(6, 4, requires_grad=True)
+    value = setup.task_loss({"logits": logits}, torch.zeros(6))
+    torch.testing.assert_close(value, logits.mean())
+    value.backward()
+    assert logits.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "error", "message"),
+    [
+        ("data.py:broken_loss", torch.zeros(6), TrainingError, r"data\.py:broken_loss failed: .*logit"),
+        (
+            "data.py:loss_of_each",
+            torch.zeros(6),
+            TrainingError,
+            r"returned a tensor of shape \[6\], expected one",
+        ),
+        ("", torch.tensor([0, 1, 2, 3, 4, 0]), DataError, r"0 to 4, do not fit class scores of shape \[6, 4\]"),
+        ("", torch.zeros(6, dtype=torch.float32), DataError, r"labels are \[6\], the model answers \[6, 4\]"),
+    ],
+)
+def test_a_loss_that_cannot_be_had_says_why(tiny_recipe, loss, labels, error, message):
+    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe, loss=loss), "left", {})
+    with pytest.raises(error, match=message):
+        setup.task_loss({"logits": torch.randn(6, 4)}, labels)
+
+
+def test_the_metric_is_that_of_the_accuracy_gate(tiny_recipe):
+    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe), "left", {})
+    assert (setup.metric, setup.larger_is_better) == ("top1", True)
+    text = tiny_recipe.read_text().replace("metric: top1, min: 0.8, max_drop: 0.2", "metric: mse, max: 1.0")
+    tiny_recipe.write_text(text)
+    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe, validation="data.py:regression"), "left", {})
+    assert (setup.metric, setup.larger_is_better) == ("mse", False)
+    answers = np.full((5, 4), 0.5, np.float32)
+    assert setup.score({"logits": answers}, setup.validation()[1]) == pytest.approx(0.25)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import os
@@ -115,22 +116,50 @@ VARIANTS = (
 )
 #: What a choice brings: its name, the variant with it, the one without.
 SHARES = (
-    ("encoding: UINT8 asymmetric, not INT8, in ONNX Runtime", "ONNX Runtime UINT8 asymmetric", "ONNX Runtime INT8 symmetric"),
+    (
+        "encoding: UINT8 asymmetric, not INT8, in ONNX Runtime",
+        "ONNX Runtime UINT8 asymmetric",
+        "ONNX Runtime INT8 symmetric",
+    ),
     ("encoding: INT8, not UINT8 asymmetric, in OpenVINO", "OpenVINO INT8 symmetric", "OpenVINO UINT8 asymmetric"),
-    ("engine: OpenVINO, not ONNX Runtime, each at its best encoding", "OpenVINO INT8 symmetric", "ONNX Runtime UINT8 asymmetric"),
+    (
+        "engine: OpenVINO, not ONNX Runtime, each at its best encoding",
+        "OpenVINO INT8 symmetric",
+        "ONNX Runtime UINT8 asymmetric",
+    ),
     ("attention without detours, ONNX Runtime", "ONNX Runtime UINT8 asymmetric", "ONNX Runtime UINT8, as exported"),
     ("attention without detours, OpenVINO", "OpenVINO INT8 symmetric", "OpenVINO INT8, as exported"),
-    ("a scale a channel, ONNX Runtime UINT8", "ONNX Runtime UINT8 asymmetric", "ONNX Runtime UINT8, one scale a weight"),
+    (
+        "a scale a channel, ONNX Runtime UINT8",
+        "ONNX Runtime UINT8 asymmetric",
+        "ONNX Runtime UINT8, one scale a weight",
+    ),
     ("a scale a channel, OpenVINO INT8", "OpenVINO INT8 symmetric", "OpenVINO INT8, one scale a weight"),
-    ("attention's products left in float, OpenVINO", "OpenVINO INT8 symmetric", "OpenVINO INT8, attention's products too"),
-    ("biases of Gemm and Conv: INT32, not float, ONNX Runtime", "ONNX Runtime UINT8 asymmetric", "ONNX Runtime UINT8, float bias"),
+    (
+        "attention's products left in float, OpenVINO",
+        "OpenVINO INT8 symmetric",
+        "OpenVINO INT8, attention's products too",
+    ),
+    (
+        "biases of Gemm and Conv: INT32, not float, ONNX Runtime",
+        "ONNX Runtime UINT8 asymmetric",
+        "ONNX Runtime UINT8, float bias",
+    ),
     ("biases of Gemm and Conv: float, not INT32, OpenVINO", "OpenVINO INT8 symmetric", "OpenVINO INT8, INT32 bias"),
-    ("first and last layer left in float, ONNX Runtime", "ONNX Runtime UINT8, first and last layer float", "ONNX Runtime UINT8 asymmetric"),
-    ("first and last layer left in float, OpenVINO", "OpenVINO INT8, first and last layer float", "OpenVINO INT8 symmetric"),
+    (
+        "first and last layer left in float, ONNX Runtime",
+        "ONNX Runtime UINT8, first and last layer float",
+        "ONNX Runtime UINT8 asymmetric",
+    ),
+    (
+        "first and last layer left in float, OpenVINO",
+        "OpenVINO INT8, first and last layer float",
+        "OpenVINO INT8 symmetric",
+    ),
     ("equalization, ONNX Runtime", "ONNX Runtime UINT8, equalized 0.5", "ONNX Runtime UINT8 asymmetric"),
     ("equalization, OpenVINO", "OpenVINO INT8, equalized 0.5", "OpenVINO INT8 symmetric"),
     ("calibrator mse, not percentile, ONNX Runtime", "ONNX Runtime UINT8, mse", "ONNX Runtime UINT8 asymmetric"),
-)  # fmt: skip
+)
 
 
 def main() -> None:
@@ -151,6 +180,9 @@ def main() -> None:
         for variant in VARIANTS
         if variant.name == BASELINE or not arguments.only or any(word in variant.name for word in arguments.only)
     ]
+    if importlib.util.find_spec("nncf") is None:
+        print("nncf is not installed: its rows are left out", file=sys.stderr)
+        variants = [variant for variant in variants if variant.graph != "nncf"]
     figures: dict[str, Any] = {"machine": machine(), "rounds": arguments.rounds, "towers": {}}
     with contextlib.ExitStack() as stack:
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clip-towers-")))

@@ -1,8 +1,8 @@
 """The plain recipe: what a build found by searching and measuring, as a recipe that builds just that.
 
 A component whose engine was chosen by measuring gets the engine that won; one that ships uncompressed loses the
-passes that were not worth it, one that ships compressed is kept ``always``. A pass that searched gives way to the
-section without a search that it wrote into its artifact's metadata as ``plain``.
+passes that were not worth it, one that ships compressed or in lower precision is kept ``always``. A pass that searched
+gives way to the section without a search that it wrote into its artifact's metadata as ``plain``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines, prune, quantize
-from mmdeploy.chains import full_precision, torch_sections
+from mmdeploy.chains import full_precision, lowers_precision, torch_sections
 from mmdeploy.contracts import MethodOptions, method_of
 from mmdeploy.recipe import Component, Recipe, Section
 from mmdeploy.store import translated
@@ -96,7 +96,7 @@ def plain_component(recipe: Recipe, name: str, artifacts: Mapping[str, Artifact]
         without = f", without {' and '.join(dropped)}" if dropped else ""
         found.append(f"{choice['chosen']} was chosen by measuring{without}")
         fields.pop("keep", None)
-        if any(fields.get(key) for key in _COMPRESSING):
+        if lowers_precision(won) or any(fields.get(key) for key in _COMPRESSING):
             fields["keep"] = "always"
     return PlainComponent(_in_order(Component, fields), tuple(found))
 

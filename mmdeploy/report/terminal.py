@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mmdeploy.build_report import BuildReport, GateRecord, StepRecord
 from mmdeploy.contracts import Verdict
-from mmdeploy.report import choices, costs, trainings
+from mmdeploy.report import choices, costs, sensitivities, trainings
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -62,6 +62,9 @@ class Summary:
             yield ""
         if found := choices.choices(report):
             yield from _chosen(found, options)
+            yield ""
+        if searched := sensitivities.searches(report):
+            yield from (_paragraph(f"{step.id}: {sensitivities.told(search)}", options) for step, search in searched)
             yield ""
         if lines := [*_trained(report), *map(costs.sentence, costs.changed(report)), *costs.notes(report)]:
             yield from (_paragraph(line, options) for line in lines)

@@ -63,12 +63,10 @@ class Summary:
         if found := choices.choices(report):
             yield from _chosen(found, options)
             yield ""
-        if lines := [
-            *_searched(report),
-            *_trained(report),
-            *map(costs.sentence, costs.changed(report)),
-            *costs.notes(report),
-        ]:
+        if searched := sensitivities.searches(report):
+            yield from (_paragraph(f"{step.id}: {sensitivities.told(search)}", options) for step, search in searched)
+            yield ""
+        if lines := [*_trained(report), *map(costs.sentence, costs.changed(report)), *costs.notes(report)]:
             yield from (_paragraph(line, options) for line in lines)
             yield ""
         if warning := substitute_warning(report):
@@ -197,10 +195,6 @@ def _chosen(found: Sequence[tuple[str, choices.Choice]], options: ConsoleOptions
         yield from (_paragraph(line, options) for line in choices.reasons(component, choice))
         if options.max_width < _WIDE:
             yield _paragraph(choices.sentence(component, choice), options)
-
-
-def _searched(report: BuildReport) -> Iterable[str]:
-    return (f"{step.id}: {sensitivities.told(search)}" for step, search in sensitivities.searches(report))
 
 
 def _trained(report: BuildReport) -> Iterable[str]:

@@ -2,7 +2,8 @@
 
 ``BuildReport.model_json_schema()`` is the schema of ``report.json``. A change that an existing reader would
 misread, or refuse, makes a new ``SCHEMA_VERSION``: also a new field, since readers refuse what they do not know.
-Version 2 added ``costs`` and ``plain_recipe``; a report of version 1 is read as one of version 2 without them.
+Version 2 added ``costs`` and ``plain_recipe``; `mmdeploy.report_file` reads a report of version 1 as one of version 2
+without them.
 
 Numbers that JSON cannot hold are written as the strings
 ``"Infinity"``, ``"-Infinity"`` and ``"NaN"``: the SQNR of two equal tensors is infinite, and ``null`` there
@@ -25,20 +26,16 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    ValidationError,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import from_json
 
 from mmdeploy.contracts import GateResult, Verdict
-from mmdeploy.errors import EXIT_PASS, UsageError
+from mmdeploy.errors import EXIT_PASS
 from mmdeploy.target import Hardware, Target
 from mmdeploy.version import __version__
 
 SCHEMA_VERSION = 2
-#: Older versions of which every report is one of this version, too.
-_READ_AS_THIS = (1,)
 FILENAME = "report.json"
 
 _NON_FINITE = ["Infinity", "-Infinity", "NaN"]
@@ -364,51 +361,3 @@ def gate_record(result: GateResult, *, seconds: float | None = None) -> GateReco
     return GateRecord(
         gate=result.gate, verdict=result.verdict, checks=checks, details=dict(result.details), seconds=seconds
     )
-
-
-def read_report(path: Path) -> BuildReport:
-    """Read a ``report.json``, or the one in a folder.
-
-    Raises:
-        UsageError: If there is none, it is damaged, or it was written in a schema version that this one cannot read.
-    """
-    file = path / FILENAME if path.is_dir() else path
-    try:
-        content = from_json(file.read_bytes())
-    except OSError as cause:
-        hint = "give the report.json, or the folder, that `mmdeploy build` named at its end"
-        raise UsageError(f"{file}: cannot be read: {cause.strerror}", hint=hint) from cause
-    except ValueError as cause:
-        hint = "the file is damaged or is no report; build again to write a new one"
-        raise UsageError(f"{file}: not JSON: {cause}", hint=hint) from cause
-    _refuse_other_versions(file, content)
-    try:
-        return BuildReport.model_validate({**content, "schema_version": SCHEMA_VERSION})
-    except ValidationError as cause:
-        found = "\n".join(f"    {_place(error['loc'])}: {error['msg']}" for error in cause.errors()[:5])
-        hint = "the file was changed after it was written; build again to write a new one"
-        count = f"{cause.error_count()} problem" + ("s" if cause.error_count() != 1 else "")
-        message = f"{file}: not a report of schema version {SCHEMA_VERSION}: {count}\n{found}"
-        raise UsageError(message, hint=hint) from cause
-
-
-def _refuse_other_versions(file: Path, content: Any) -> None:
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version in (SCHEMA_VERSION, *_READ_AS_THIS) and not isinstance(version, bool):
-        return
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise UsageError(
-            f"{file}: no mmdeploy report: schema_version is missing or no number",
-            hint="give the report.json that `mmdeploy build` wrote",
-        )
-    newer = version > SCHEMA_VERSION
-    writer = f"{'a newer' if newer else 'an older'} mmdeploy ({content.get('mmdeploy_version', 'unknown')})"
-    raise UsageError(
-        f"{file}: schema version {version}, written by {writer}; "
-        f"this one ({__version__}) reads schema version {SCHEMA_VERSION}",
-        hint="install a newer multimodal-deploy" if newer else "build again to write a new report",
-    )
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "report"

@@ -72,7 +72,8 @@ def _validation_series(name: str, artifacts: Mapping[str, Artifact]) -> list[Sta
         stages += _trained_stages(kind, training, pruned=f"{name}/prune" in artifacts)
     if choice and (winner := _winner(choice)).get("metric") is not None:
         note = f"{_ON_VALIDATION}; {winner['label']}, downstream in FP32"
-        stages.append(Stage(label="engine", value=winner["metric"], note=note))
+        label = "engine" if winner["compressed"] else "engine, uncompressed"
+        stages.append(Stage(label=label, value=winner["metric"], note=note))
     return [StageSeries(component=name, metric=f"{metric} in validation", stages=tuple(stages))]
 
 
@@ -86,7 +87,10 @@ def _trained_stages(kind: str, training: Mapping[str, Any], *, pruned: bool) -> 
 
 
 def _component_stages(name: str, artifacts: Mapping[str, Artifact], tensors: Mapping[str, Any]) -> Iterator[Stage]:
-    quantized = artifacts.get(f"{name}/quantize")
+    quantized, engine = artifacts.get(f"{name}/quantize"), artifacts.get(f"{name}/engine")
+    winner = _winner(engine.metadata) if engine else {}
+    if winner.get("graph") == "float":
+        quantized = None  # it does not ship
     if quantized and quantized.metadata.get("sqnr_db"):
         worst = min(float(value) for value in quantized.metadata["sqnr_db"].values())
         yield Stage(label="INT8 graph", value=worst, note="against its FP32 graph, on calibration batches")

@@ -24,6 +24,8 @@ Kind = Literal[
 #: Kinds of step that work on a component's PyTorch module.
 TORCH_KINDS: tuple[Kind, ...] = ("prune", "recover", "train")
 ORIGINAL = "original/outputs"
+#: Changes that are told, of a step that must run again.
+_MOST_CHANGES = 6
 #: Format of the artifact that an optional step leaves when its engine refuses the graph; ``metadata`` says why.
 REFUSED = "refused"
 
@@ -176,8 +178,11 @@ def explain(plan: Plan, store: Store) -> tuple[Decision, ...]:
 def _why(step: Step, latest: Mapping[str, str] | None) -> str:
     if latest is None:
         return "never built"
+    methods = [identity.get("option method", "none").strip('"') for identity in (latest, step.identity)]
+    if methods[0] != methods[1]:  # its options, code and libraries are others, too
+        return f"method: {methods[0]} → {methods[1]}"
     changes = []
-    for label in sorted({*latest, *step.identity}, key=lambda label: label.startswith("input ")):
+    for label in sorted({*latest, *step.identity}, key=lambda label: (label.startswith("input "), label)):
         before, after = latest.get(label), step.identity.get(label)
         if before == after:
             continue
@@ -187,7 +192,8 @@ def _why(step: Step, latest: Mapping[str, str] | None) -> str:
             changes.append(f"{label} changed")
         else:
             changes.append(f"{label}: {before or 'none'} → {after or 'none'}")
-    return "; ".join(changes) or "its artifact is gone from the store"
+    more = f"; and {len(changes) - _MOST_CHANGES} more" if len(changes) > _MOST_CHANGES else ""
+    return "; ".join(changes[:_MOST_CHANGES]) + more or "its artifact is gone from the store"
 
 
 def _is_digest(text: str | None) -> bool:

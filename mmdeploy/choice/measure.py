@@ -29,7 +29,7 @@ from mmdeploy.metrics import Interval, percentile_ratio_interval
 Clock = Callable[[], float]
 
 #: Wanted length of a round, all candidates together, and the most requests of a block.
-ROUND_SECONDS, MOST_REQUESTS = 0.25, 200
+ROUND_SECONDS, MOST_REQUESTS = 0.1, 200
 #: Rounds are resampled in units of neighbours, so that there are 30 to 59 of them however long the measurement.
 UNITS = 30
 MAX_LOOKS = 6

@@ -32,9 +32,10 @@ def command(report: Path | None, form: str, workdir: Path) -> int:
     """  # noqa: D301
     from rich.console import Console
 
-    from mmdeploy.build_report import BuildReport, read_report
+    from mmdeploy.build_report import BuildReport
     from mmdeploy.report import html, junit, markdown
     from mmdeploy.report.terminal import Summary
+    from mmdeploy.report_file import read_report
 
     found = read_report(report or _latest(workdir))
     renderers = {"json": BuildReport.to_json, "md": markdown.render, "junit": junit.render, "html": html.render}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -38,6 +38,36 @@ def name_by_module(proto: Any, *, prefix: str) -> None:
     del proto.metadata_props[:]
     proto.ClearField("doc_string")
     _shorten_weights(proto.graph, f"{prefix}.")
+
+
+def name_ends(proto: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name the graph's inputs and outputs in place; a tensor inside that has such a name gets another.
+
+    Args:
+        proto: The ``onnx.ModelProto``.
+        inputs: Names in the graph's order.
+        outputs: Names in the graph's order.
+    """
+    main = proto.graph
+    names = {value.name: name for value, name in zip(main.input, inputs, strict=True)}
+    names |= {value.name: name for value, name in zip(main.output, outputs, strict=True)}
+    graphs = list(_graphs(main))
+    taken = {name for graph in graphs for node in graph.node for name in (*node.input, *node.output)}
+    taken.update(weight.name for graph in graphs for weight in graph.initializer)
+    wanted = set(names.values())
+    for clash in sorted((taken - set(names)) & wanted):
+        other = f"{clash}_inside"
+        while other in taken | wanted:
+            other += "_"
+        names[clash] = other
+        taken.add(other)
+    for graph in graphs:
+        for node in graph.node:
+            for side in (node.input, node.output):
+                for index, name in enumerate(side):
+                    side[index] = names.get(name, name)
+        for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            value.name = names.get(value.name, value.name)
 
 
 def _graphs(graph: Any) -> Iterator[Any]:

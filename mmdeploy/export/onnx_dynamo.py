@@ -1,6 +1,7 @@
 """Export a PyTorch module to ONNX with ``torch.export`` and the dynamo exporter; numbers stay FP32.
 
-What it does to the numbers: nothing but the order of sums. The graph is run by ONNX Runtime against PyTorch
+What it does to the numbers: nothing but the order of sums. The exporter's detours in attention are taken out, so that
+engines fuse it (`mmdeploy.export.simplify`). The graph is run by ONNX Runtime against PyTorch
 at several batch sizes, and a difference beyond ``atol + rtol * |reference|`` fails the step.
 
 When to choose it: always; it is the only exporter that torch develops further.
@@ -32,7 +33,7 @@ from mmdeploy import costs
 from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.contracts import MethodOptions, StepContext
 from mmdeploy.errors import ExportError
-from mmdeploy.export import naming, parity, trace
+from mmdeploy.export import naming, parity, simplify, trace
 from mmdeploy.sessions import open_session, specs
 from mmdeploy.torch_component import load_component
 from mmdeploy.torch_model import torch_threads
@@ -135,6 +136,7 @@ def _export(module: nn.Module, artifact: Artifact, options: Options, context: St
         root=Path(facts["root"]),
     )
     proto = trace.to_onnx(request)
+    simplify.simplify(proto)
     naming.name_by_module(proto, prefix=trace.WRAPPER)
     return proto
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.errors import ExportError, MmdeployError
+from mmdeploy.export import naming
 from mmdeploy.sources import describe, is_user_file, user_location
 from mmdeploy.torch_model import call_module
 
@@ -71,6 +72,7 @@ def to_onnx(request: Request) -> Any:
         with quiet():
             program = _traced(wrapper, values, request)
             proto = _converted(program, request)
+    naming.name_ends(proto, tuple(request.feed), request.outputs)
     _name_batch(proto)
     return proto
 
@@ -212,8 +214,9 @@ def _converted(program: Any, request: Request) -> Any:
             dynamo=True,
             verbose=False,
             opset_version=request.opset,
-            input_names=list(request.feed),
-            output_names=list(request.outputs),
+            # Names that no tensor inside has: the exporter does not look whether `embedding` is one.
+            input_names=[f"{WRAPPER}_input_{index}" for index in range(len(request.feed))],
+            output_names=[f"{WRAPPER}_output_{index}" for index in range(len(request.outputs))],
         )
         assert exported is not None
         return exported.model_proto

@@ -97,7 +97,7 @@ def _limits(
             hint="name a callable under `data.calibration` in the recipe",
         )
     how = ranges.Calibration(
-        calibrator="minmax" if options.calibrator == "max" else "percentile",
+        calibrator="minmax" if options.calibrator == "max" else options.calibrator,
         percentile=options.percentile,
         threads=context.threads,
         progress=context.progress,

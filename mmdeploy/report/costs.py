@@ -7,6 +7,8 @@ from collections.abc import Callable
 from mmdeploy.build_report import BuildReport, CostRecord, ModuleCosts
 from mmdeploy.report.units import bytes_text, count_text, figure_text, interval_text, ratio_text
 
+#: Share of parameters that are not zero, from which on a module counts as dense.
+_DENSE = 0.99
 HEAD = ("Component", "Parameters", "Not zero", "FLOPs a sample", "Weights as FP32", "Latency of the engine")
 
 
@@ -26,18 +28,18 @@ def rows(report: BuildReport) -> list[tuple[str, ...]]:
 
 
 def changed(report: BuildReport) -> list[CostRecord]:
-    """Return the components on whose module a pass worked."""
-    return [one for one in report.costs if one.after is not None]
+    """Return the components of which a pass changed the costs, or has something to say about them."""
+    return [one for one in report.costs if one.after not in (None, one.before) or one.notes]
 
 
 def sentence(record: CostRecord) -> str:
     """Return a component's costs in a line, such as ``fusion: parameters 1.2 M → 0.5 M (0.42), ...``."""
     parts = [f"parameters {_change(record, lambda costs: costs.parameters, count_text)}"]
-    if any(costs and costs.nonzero_parameters != costs.parameters for costs in (record.before, record.after)):
+    if any(costs and costs.nonzero_parameters < _DENSE * costs.parameters for costs in (record.before, record.after)):
         parts.append(f"not zero {_change(record, lambda costs: costs.nonzero_parameters, count_text)}")
     parts.append(f"FLOPs a sample {_change(record, lambda costs: costs.flops, count_text)}")
     parts.append(f"weights as FP32 {_change(record, lambda costs: costs.bytes, bytes_text)}")
-    if latency := _latency(record):
+    if (latency := _latency(record)) and record.latency_ratio_interval is not None:
         parts.append(f"engine latency {latency}")
     return f"{record.component}: {', '.join(parts)}"
 

@@ -105,16 +105,23 @@ def _advice_on_failed(report: BuildReport) -> list[str]:
     advice = []
     if lossy := _named(report, Verdict.FAIL, _ACCURACY):
         found = "; ".join(part for part in (largest_loss(report), weakest_component(report)) if part)
-        advice.append(
-            f"{lossy}: {found + '. There, try' if found else 'try'} another calibrator, more samples, "
-            "or leave out the most sensitive nodes"
-        )
+        advice.append(f"{lossy}: {found + '. There, try' if found else 'try'} {_gentler(report)}")
     if slow := _named(report, Verdict.FAIL, _SPEED):
         advice.append(f"{slow}: leave a component unquantized whose INT8 is not faster than its FP32")
     others = {gate.gate for gate in report.gates}.difference(_ACCURACY, _SPEED)
     if big := _named(report, Verdict.FAIL, others):
         advice.append(f"{big}: its checks and the sizes below say which component is over")
     return advice
+
+
+def _gentler(report: BuildReport) -> str:
+    """Say what loses less than what was done."""
+    kinds = {step.kind for step in report.steps}
+    ways = ["less pruning"] if "prune" in kinds else []
+    ways += ["longer training"] if kinds & {"recover", "train"} else ["training afterwards (recover)"] if ways else []
+    if "quantize" in kinds or not ways:
+        ways += ["another calibrator", "more samples", "leaving out the most sensitive nodes"]
+    return ", ".join(ways[:-1]) + f"{', or ' if ways[2:] else ' or '}{ways[-1]}"
 
 
 def _advice_on_undecided(report: BuildReport) -> list[str]:

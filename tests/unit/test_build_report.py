@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from mmdeploy.build_report import BuildReport, Failure, RecipeRecord, gate_record, jsonable, read_report
+from mmdeploy.build_report import BuildReport, Failure, RecipeRecord, gate_record, jsonable
 from mmdeploy.contracts import Check, GateResult, Verdict
 from mmdeploy.errors import UsageError
+from mmdeploy.report_file import read_report
 from mmdeploy.target import Target, this_hardware
 
 

@@ -1,0 +1,61 @@
+"""A build that searches and measures, and the build of the plain recipe that it leaves: the same files, no search."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+import mmdeploy
+from mmdeploy.builder import Outcome, Settings, run_build
+from mmdeploy.contracts import Verdict
+from mmdeploy.observer import Silent
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+
+SEARCHED = (
+    "data.training=data.py:training",
+    "data.validation=data.py:validation",
+    # left: a quantization that has to pay; on so small a layer it hardly will
+    "components.left.keep=if_it_pays",
+    "components.left.quantize={method: static, samples: 64}",
+    # right: a search that ships whatever it costs
+    "components.right.quantize={method: auto, must_pay: false, max_drop: 0.2}",
+    # fusion: wide enough for INT8 to win, behind what ships upstream, in one of several engines and encodings
+    "components.fusion.prune={method: structured, ratio: 0.3}",
+    "components.fusion.quantize={method: auto, must_pay: false, max_drop: 0.5}",
+    "components.fusion.engine={method: auto, max_drop: 0.5, max_seconds: 5, engines: [onnxruntime]}",
+    "gates=[{method: size, max_ratio_to_reference: 20}]",
+)
+
+
+def build(recipe: Path, workdir: Path, *overrides: str) -> Outcome:
+    loaded = mmdeploy.load_recipe(recipe, overrides)
+    outcome = run_build(loaded, Settings(workdir=workdir, destination=workdir / "published"), Silent())
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+def shipped(outcome: Outcome) -> dict[str, str]:
+    staged = outcome.report.staged
+    files = [file for file in sorted(staged.glob("*/1/*")) if file.is_file()]
+    return {str(file.relative_to(staged)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_the_plain_recipe_builds_the_same_files_without_searching(tiny_recipe: Path, tmp_path: Path) -> None:
+    model = tiny_recipe.with_name("model.py")
+    hidden = "nn.Sequential(nn.Linear(32, 512), nn.ReLU(), nn.Linear(512, 512))"
+    wide = model.read_text().replace("nn.Linear(32, 32)", hidden).replace("nn.Linear(32, 4)", "nn.Linear(512, 4)")
+    model.write_text(wide)
+    found = build(tiny_recipe, tmp_path / "work", *SEARCHED)
+    path = found.report.plain_recipe
+    assert path == found.folder / "plain_recipe.yaml"
+    assert {step.kind for step in found.report.steps} >= {"select", "prune"}
+
+    plain = build(path, tmp_path / "work")
+    assert plain.report.verdict is Verdict.PASS
+    assert len(shipped(found)) == 3
+    assert shipped(plain) == shipped(found)
+    assert plain.report.plain_recipe is None  # there is nothing left to find
+    assert "select" not in {step.kind for step in plain.report.steps}
+    assert not {"auto", "must_pay"} & {step.method for step in plain.report.steps}

@@ -7,9 +7,10 @@ Run it as ``python benchmarks/search_cost.py [RECIPE] [--component NAME] [--json
 *By hand* is what the evaluations cannot do without, as a loop over ONNX Runtime and nothing else: for each of them a
 session opened on the component's float graph, run over the validation samples (a search: half of them) with what
 follows it, in the same batches; and once the whole ensemble in FP32, which gives what all of them start from and are
-compared with. It is timed next to the steps: between the two, and again after the search. *Ratio* is the step's time without its timing of engines over that. What
-is above 1 is calibration, writing and opening graphs, scoring, libraries that are loaded. The time that a search spends
-on measuring engines is its own figure: it is bounded by rounds and not by samples.
+compared with. It is timed between the two steps, and again after the search. *Ratio* is the step's time without its
+timing of engines over that. What is above 1 is calibration, writing and opening graphs, scoring, libraries that are
+loaded. The time that a search spends on measuring engines is its own figure: it is bounded by rounds and not by
+samples.
 """
 
 from __future__ import annotations

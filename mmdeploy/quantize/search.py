@@ -24,6 +24,8 @@ from mmdeploy.quantize.sensitivity import judge, outcome
 #: A gain that could not be measured, or not be told from nothing, counts as this share of the latency.
 _SMALLEST_GAIN = 1e-3
 
+_SPEND_ELSEWHERE = "raise max_drop, train it with `quantize: {method: qat}`, or leave it in FP32 (quantize: null)"
+
 
 @dataclass
 class Search:
@@ -65,7 +67,8 @@ class Search:
         if not self.budget.kept(float_outcome):
             raise self._unmeetable(
                 "is lost before it: with the component in FP32 the ensemble already loses"
-                f" {number_text(float_outcome.drop)} by what feeds it"
+                f" {number_text(float_outcome.drop)} by what feeds it",
+                hint="compress less what lies upstream of it, or raise max_drop",
             )
         self.ranked = judge(self.graphs, self.evaluations, SEARCHED, self.context)
         if watch is not None:
@@ -167,7 +170,7 @@ class Search:
         low, high = found.ratio_interval
         return f"{found.ratio:.3g} times the latency without its INT8 ({low:.3g} to {high:.3g})"
 
-    def _unmeetable(self, why: str) -> BudgetError:
+    def _unmeetable(self, why: str, *, hint: str = _SPEND_ELSEWHERE) -> BudgetError:
         fused, limit = self.evaluations.judge, self.budget.max_drop
         message = f"{self.context.component}: the budget, max_drop {number_text(limit)} of {fused.metric}, {why}"
         best: dict[str, Any] = {}
@@ -178,7 +181,6 @@ class Search:
                 f"; the best found has {_listed(names, len(self.graphs.groups))} in INT8 and loses"
                 f" {number_text(found.drop)}{found.range_text} on {found.score.samples} samples"
             )
-        hint = "raise max_drop, train it with `quantize: {method: qat}`, or leave it in FP32 (quantize: null)"
         return BudgetError(message, hint=hint, best=best)
 
 

@@ -154,7 +154,7 @@ def _step_table(report: BuildReport, options: ConsoleOptions) -> Table:
         took = sum(one.seconds for one in rows)
         cells = [
             "" if step.component == previous else step.component,
-            f"{len(rows)} candidates" if others else _step_name(step),
+            _step_name(step) if _row_key(step) == (step.id,) else f"{len(rows)} candidate{'s' if others else ''}",
             step.status,
             seconds_text(took) if step.status in ("ran", "failed") else "–",
             (change_text(step.size_before_bytes, step.size_after_bytes) if not others else "") or "–",
@@ -190,6 +190,7 @@ def _chosen(found: Sequence[tuple[str, choices.Choice]], options: ConsoleOptions
                 style = STYLES["pass"] if row.ships else ""
                 table.add_row(*(Text(plain(cell.strip(), options)) for cell in cells), style=style)
         yield table
+        yield Text("")
     for component, choice in found:
         yield from (_paragraph(line, options) for line in choices.reasons(component, choice))
         if options.max_width < _WIDE:

@@ -33,9 +33,10 @@ from variants_table import markdown
 
 import mmdeploy
 from mmdeploy import data
-from mmdeploy.build_report import BuildReport, read_report
+from mmdeploy.build_report import BuildReport
 from mmdeploy.feeds import ensemble_inputs
 from mmdeploy.report.display import BuildDisplay
+from mmdeploy.report_file import read_report
 from mmdeploy.target import this_hardware
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "spoken_digits"
@@ -67,6 +68,7 @@ class Component:
 
     Attributes:
         engine: Label of what was chosen.
+        compressed: Whether it was pruned or quantized.
         p50_ms: Its latency, alone in a process.
         reference_ms: That of the FP32 original in ONNX Runtime, in the same rounds.
         ratio: The one over the other; None for the reference itself.
@@ -74,6 +76,7 @@ class Component:
     """
 
     engine: str
+    compressed: bool
     p50_ms: float | None
     reference_ms: float | None
     ratio: float | None
@@ -187,7 +190,12 @@ def _row(label: str, report: BuildReport, served: Mapping[str, Served]) -> Row:
     checks = {check.name: check for gate in report.gates if gate.gate == "accuracy" for check in gate.checks}
     accuracy, drop = checks["top1"], checks.get("top1 drop")
     assert accuracy.measured is not None and accuracy.interval is not None
-    costs = [record.candidate for record in report.costs]
+    chosen = {step.component: step.metadata for step in report.steps if step.id == f"{step.component}/engine"}
+    components = {name: _component(metadata) for name, metadata in chosen.items()}
+    costs = [
+        record.after if record.after and components[record.component].compressed else record.before
+        for record in report.costs
+    ]
     return Row(
         label=label,
         verdict=report.verdict,
@@ -198,9 +206,7 @@ def _row(label: str, report: BuildReport, served: Mapping[str, Served]) -> Row:
         nonzero_parameters=sum(one.nonzero_parameters for one in costs),
         flops=sum(one.flops for one in costs),
         build_seconds=report.seconds,
-        components={
-            step.component: _component(step.metadata) for step in report.steps if step.id == f"{step.component}/engine"
-        },
+        components=components,
         served=served,
     )
 
@@ -208,12 +214,13 @@ def _row(label: str, report: BuildReport, served: Mapping[str, Served]) -> Row:
 def _component(metadata: Mapping[str, Any]) -> Component:
     """Read what was chosen and how it was measured; what was not measured is the FP32 original."""
     if "measurements" not in metadata:
-        return Component("onnxruntime FP32", None, None, None, None)
+        return Component("onnxruntime FP32", False, None, None, None, None)
     by_label = {one["label"]: one for one in metadata["measurements"]}
     one, reference = by_label[metadata["chosen"]], by_label[metadata["reference"]]
     interval = one["ratio_interval"]
     return Component(
         engine=one["label"],
+        compressed=one["compressed"],
         p50_ms=one["p50_ms"],
         reference_ms=reference["p50_ms"],
         ratio=one["ratio"],

@@ -133,12 +133,13 @@ def costs(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[CostRecord
             continue
         engine = artifacts.get(f"{name}/engine")
         winner = _winner(engine.metadata) if engine else {}
+        compared = winner if engine and _measured_against_uncompressed(engine.metadata) else {}
         record = CostRecord(
             component=name,
             before=before,
             after=after,
-            latency_ratio=winner.get("ratio"),
-            latency_ratio_interval=winner.get("ratio_interval"),
+            latency_ratio=compared.get("ratio"),
+            latency_ratio_interval=compared.get("ratio_interval"),
             notes=tuple(_cost_notes(name, artifacts, winner, changed=after not in (None, before))),
         )
         records.append(record)
@@ -153,6 +154,12 @@ def _module_costs(artifacts: Mapping[str, Artifact], step: str) -> ModuleCosts |
 def _winner(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a select step measured of the engine that it chose; nothing for another step."""
     return next((one for one in metadata.get("measurements", ()) if one["label"] == metadata["chosen"]), {})
+
+
+def _measured_against_uncompressed(metadata: Mapping[str, Any]) -> bool:
+    """Say whether the ratios of a select step are to an uncompressed engine; not where compression is kept always."""
+    reference = metadata.get("reference")
+    return any(one["label"] == reference and not one["compressed"] for one in metadata.get("measurements", ()))
 
 
 def _cost_notes(

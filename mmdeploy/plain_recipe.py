@@ -1,8 +1,8 @@
 """The plain recipe: what a build found by searching and measuring, as a recipe that builds just that.
 
 A component whose engine was chosen by measuring gets the engine that won; one that ships uncompressed loses the
-passes that were not worth it, one that ships compressed is kept ``always``. A pass that searched gives way to the
-section without a search that it wrote into its artifact's metadata as ``plain``.
+passes that were not worth it, one that ships compressed or in lower precision is kept ``always``. A pass that searched
+gives way to the section without a search that it wrote into its artifact's metadata as ``plain``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines, prune, quantize
-from mmdeploy.chains import full_precision, torch_sections
+from mmdeploy.chains import full_precision, lowers_precision, torch_sections
 from mmdeploy.contracts import MethodOptions, method_of
 from mmdeploy.recipe import Component, Recipe, Section
 from mmdeploy.store import translated
@@ -34,6 +34,8 @@ FILENAME = "plain_recipe.yaml"
 
 _COMPRESSING = ("prune", "recover", "quantize")
 _SEARCHED: Mapping[str, Mapping[str, Any]] = {"prune": prune.METHODS, "quantize": quantize.METHODS}
+#: Sections whose values are long.
+_IN_BLOCKS = ("model", "data")
 _WIDTH = 110
 
 
@@ -86,8 +88,8 @@ def plain_component(recipe: Recipe, name: str, artifacts: Mapping[str, Artifact]
         if key in fields and artifact is not None and "plain" in artifact.metadata:
             plain = artifact.metadata["plain"]
             fields[key] = _shown(_options(methods, plain)) if plain else None
-            what = f"{key}: {plain['method']}" if plain else f"no {key}"
-            found.append(f"{what} is what {key}: {method_of(getattr(component, key))} came to")
+            came_to = plain["method"] if plain else "nothing"
+            found.append(f"{key}: {method_of(getattr(component, key))} came to {came_to}")
     choice = _choice(name, artifacts)
     if choice is not None:
         won = _options(engines.METHODS, choice["engine"])
@@ -96,7 +98,7 @@ def plain_component(recipe: Recipe, name: str, artifacts: Mapping[str, Artifact]
         without = f", without {' and '.join(dropped)}" if dropped else ""
         found.append(f"{choice['chosen']} was chosen by measuring{without}")
         fields.pop("keep", None)
-        if any(fields.get(key) for key in _COMPRESSING):
+        if lowers_precision(won) or any(fields.get(key) for key in _COMPRESSING):
             fields["keep"] = "always"
     return PlainComponent(_in_order(Component, fields), tuple(found))
 
@@ -147,10 +149,14 @@ def _text(recipe: Recipe, components: Mapping[str, PlainComponent], path: Path) 
     fields = recipe.model_dump(mode="json", exclude_unset=True, exclude={"components"})
     fields["folder"] = os.path.relpath(recipe.root.resolve(), path.parent.resolve())
     fields["components"] = {name: dict(component.fields) for name, component in components.items()}
-    content = _method_first(_in_order(Recipe, fields))
-    body = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=_WIDTH)
-    lines = [line for comment in _comments(recipe, components, path) for line in _wrapped(comment)]
-    return "".join(f"# {line}\n" for line in lines) + body
+    lines = [f"# {line}\n" for comment in _comments(recipe, components, path) for line in _wrapped(comment)]
+    for key, value in _method_first(_in_order(Recipe, fields)).items():
+        # None: what holds no further mapping or list is written on one line
+        flow = False if key in _IN_BLOCKS or not isinstance(value, (dict, list)) else None
+        lines.append(
+            yaml.safe_dump({key: value}, default_flow_style=flow, sort_keys=False, allow_unicode=True, width=_WIDTH)
+        )
+    return "".join(lines)
 
 
 def _method_first(value: Any) -> Any:

@@ -10,8 +10,10 @@ linear layers: transformers and MLPs. ONNX Runtime ran CLIP's text tower 2.9 tim
 VNNI, where static quantization came to 3.1. Recurrent and convolutional layers stay FP32: ONNX Runtime has no kernel
 for convolutions with a scale a channel, and slow ones without.
 
-What it needs: nothing but the graph; only ``engine: onnxruntime`` on a CPU runs it in INT8. OpenVINO answers right
-but computes it in floating point (0.75 times the speed of FP32). TensorRT refuses it.
+What it needs: nothing but the graph.
+
+Limits: only ``engine: onnxruntime`` on a CPU runs it in INT8. OpenVINO answers right but computes it in floating point
+(0.75 times the speed of FP32). TensorRT refuses it.
 """
 
 from __future__ import annotations

@@ -100,9 +100,9 @@ def sensitivities(report: BuildReport) -> list[tuple[str, Sensitivity]]:
 
 
 def searches(report: BuildReport) -> list[tuple[StepRecord, Search]]:
-    """Return the steps that searched, with what they decided."""
+    """Return the steps that searched, with what they decided; not those that write the result in another encoding."""
     found = ((step, _read(Search, step)) for step in report.steps if step.method == "auto" and step.kind != "select")
-    return [(step, search) for step, search in found if search is not None]
+    return [(step, search) for step, search in found if search is not None and search.evaluations is not None]
 
 
 def rows(measured: Sensitivity) -> list[tuple[str, ...]]:

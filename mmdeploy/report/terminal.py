@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mmdeploy.build_report import BuildReport, GateRecord, StepRecord
 from mmdeploy.contracts import Verdict
-from mmdeploy.report import choices, costs, trainings
+from mmdeploy.report import choices, costs, sensitivities, trainings
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -62,6 +62,9 @@ class Summary:
             yield ""
         if found := choices.choices(report):
             yield from _chosen(found, options)
+            yield ""
+        if searched := sensitivities.searches(report):
+            yield from (_paragraph(f"{step.id}: {sensitivities.told(search)}", options) for step, search in searched)
             yield ""
         if lines := [*_trained(report), *map(costs.sentence, costs.changed(report)), *costs.notes(report)]:
             yield from (_paragraph(line, options) for line in lines)
@@ -151,7 +154,7 @@ def _step_table(report: BuildReport, options: ConsoleOptions) -> Table:
         took = sum(one.seconds for one in rows)
         cells = [
             "" if step.component == previous else step.component,
-            f"{len(rows)} candidates" if others else _step_name(step),
+            _step_name(step) if _row_key(step) == (step.id,) else f"{len(rows)} candidate{'s' if others else ''}",
             step.status,
             seconds_text(took) if step.status in ("ran", "failed") else "–",
             (change_text(step.size_before_bytes, step.size_after_bytes) if not others else "") or "–",
@@ -187,6 +190,7 @@ def _chosen(found: Sequence[tuple[str, choices.Choice]], options: ConsoleOptions
                 style = STYLES["pass"] if row.ships else ""
                 table.add_row(*(Text(plain(cell.strip(), options)) for cell in cells), style=style)
         yield table
+        yield Text("")
     for component, choice in found:
         yield from (_paragraph(line, options) for line in choices.reasons(component, choice))
         if options.max_width < _WIDE:

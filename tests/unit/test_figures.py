@@ -47,7 +47,7 @@ def select(winner: str, *, compressed: bool, metric: float | None = 0.93) -> Art
         {"label": "FP32", "compressed": False, "ratio": 1.0, "ratio_interval": None, "metric": 0.97},
         {"label": "INT8", "compressed": compressed, "ratio": 0.4, "ratio_interval": [0.38, 0.43], "metric": metric},
     ]
-    return made(chosen=winner, metric="top1", original_metric=0.97, measurements=measurements)
+    return made(chosen=winner, reference="FP32", metric="top1", original_metric=0.97, measurements=measurements)
 
 
 def test_costs_are_those_of_the_original_and_of_what_passes_left(recipe: Recipe) -> None:
@@ -78,6 +78,14 @@ def test_it_is_said_when_nothing_of_it_ships(recipe: Recipe) -> None:
     assert image.notes == ("nothing of this ships: the component goes out uncompressed",)
     artifacts["image_encoder/export"] = made(costs=BEFORE)
     assert costs(recipe, artifacts)[0].notes == ()
+
+
+def test_a_ratio_to_a_compressed_engine_is_not_the_gain_of_compression(recipe: Recipe) -> None:
+    kept = select("INT8", compressed=True)
+    for one in kept.metadata["measurements"]:
+        one["compressed"] = True
+    (image,) = costs(recipe, {"image_encoder/original": made(costs=BEFORE), "image_encoder/engine": kept})
+    assert (image.latency_ratio, image.latency_ratio_interval) == (None, None)
 
 
 def test_a_build_that_stopped_early_has_the_costs_it_got_to(recipe: Recipe) -> None:

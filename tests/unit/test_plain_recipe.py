@@ -96,9 +96,16 @@ def test_the_engine_that_won_is_named_with_its_options(folder: Path, tmp_path: P
         "always", recipe.components["image_encoder"].quantize,
     )  # fmt: skip
     assert found["fusion"].engine == openvino.Options(precision="bf16")
-    assert found["fusion"].keep == "if_it_pays"
+    assert found["fusion"].keep == "always"  # or BF16 would have to prove itself again
     text = (tmp_path / "work" / "runs" / "spoken" / "1" / "plain_recipe.yaml").read_text()
     assert "with FP32 on openvino now" in text
+
+
+def test_full_precision_that_won_is_not_kept_but_plain(folder: Path, tmp_path: Path) -> None:
+    recipe = load(folder, "components.fusion.engine={method: openvino, precision: bf16}")
+    won = selected("openvino", compressed=False, graph="float", precision="fp32")
+    found = plain(recipe, tmp_path, {"fusion/engine": won}).components["fusion"]
+    assert (found.engine, found.keep) == (openvino.Options(), "if_it_pays")
 
 
 COMPRESSED = (

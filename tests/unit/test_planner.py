@@ -139,6 +139,19 @@ def test_the_plan_says_why_a_step_must_run(tmp_path: Path) -> None:
     )
 
 
+def test_another_method_is_told_in_one_word_and_many_changes_are_counted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    remember_all(plan_of(), store)
+    assert why(plan_of("components.left.quantize={method: dynamic}"), store)["left/quantize"] == (
+        "method: static → dynamic"
+    )
+    versions = {**fixed_fingerprints().versions, "torch": "2.0", "onnx": "2.0", "onnxscript": "2.0", "onnxruntime": "2"}
+    changed_all = plan_of("seed=1", versions=versions, weights="f" * 64, model_source="e" * 64)
+    told = why(changed_all, store)["left/export"]
+    assert told.endswith("; and 1 more")
+    assert told.count(";") == 6
+
+
 def test_an_entry_that_is_gone_is_told(tmp_path: Path) -> None:
     store = Store(tmp_path)
     remember_all(plan_of(), store)

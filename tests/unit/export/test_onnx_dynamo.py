@@ -96,6 +96,25 @@ def test_artifact_describes_the_graph(tower):
     assert tower.metadata["nodes_by_op_type"]["Softmax"] == 2
 
 
+def test_costs_are_those_of_one_sample(tower):
+    projections, products = 2 * (2 * 5 * 8 * 8), 2 * (2 * 5 * 5 * 8)  # of an attention block
+    assert tower.metadata["costs"] == {
+        "parameters": 4 * (64 + 8) + 16 + 27,
+        "nonzero_parameters": 4 * (64 + 8) + 8 + 27,  # the norm's shift is zero
+        "flops": 2 * (projections + products) + 2 * 8 * 3,
+        "bytes": 4 * (4 * (64 + 8) + 16 + 27),
+    }
+
+
+def test_costs_that_cannot_be_counted_fail_no_export(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise RuntimeError("no formula for this operator")
+
+    monkeypatch.setattr(onnx_dynamo.costs, "measure", refuse)
+    assert "costs" not in export(tmp_path, TOWER, normal(x=(5, 8))).metadata
+    assert "no formula for this operator" in caplog.text
+
+
 def test_parity_is_recorded_at_several_batch_sizes(tower):
     assert set(tower.metadata["parity"]) == {"1", "2", "5"}
     for figures in tower.metadata["parity"].values():

@@ -152,8 +152,9 @@ def test_the_search_gives_the_destroyed_layer_back(outlier, context_of, encoding
     assert [file.name for file in context.workdir.iterdir()] == ["model.onnx"]
 
 
-def test_the_plain_section_gives_the_same_bytes(outlier, context_of):
-    found = auto.run(outlier.tower, Options.model_validate(STATIC | {"max_drop": 0.02}), context_of())
+@pytest.mark.parametrize("how", [{}, {"calibrator": "mse", "equalize": 0.5}], ids=["minmax", "mse, equalized"])
+def test_the_plain_section_gives_the_same_bytes(outlier, context_of, how):
+    found = auto.run(outlier.tower, Options.model_validate(STATIC | {"max_drop": 0.02} | how), context_of())
     section = json.loads(json.dumps(found.metadata["plain"]))
     assert section["exclude"] == [f"{name}/*" for name in GROUPS if name in found.metadata["float_groups"]]
     again = static.run(outlier.tower, static.Options.model_validate(section), context_of(fused=None))

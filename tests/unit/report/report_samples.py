@@ -379,6 +379,62 @@ def trained() -> BuildReport:
     )  # fmt: skip
 
 
+def _group(name: str, drop: float, sqnr_db: float | None, weights: int = 36_864) -> dict[str, object]:
+    return {
+        "group": name, "nodes": [f"{name}/MatMul"], "globs": [f"{name}/*"], "weights": weights,
+        "metric": 0.9742 - drop, "drop": drop, "drop_interval": [drop - 0.006, drop + 0.006], "sqnr_db": sqnr_db,
+        "cosine": 0.9991, "samples": 500,
+    }  # fmt: skip
+
+
+def searched() -> BuildReport:
+    """A build that searched for layer groups in INT8, and for a pruning ratio; one component was analysed before."""
+    slower = "its INT8 is not measurably faster on the component's engine"
+    broken = "the budget is broken on the samples searched"
+    fusion = {
+        "sensitivity": [_group("gate", 0.231, 7.1), _group("attention", 0.004, 31.0), _group("head", 0.0, None, 640)],
+        "metric": "top1", "max_drop": 0.01, "held_back": _group("", 0.006, 28.4), "evaluations": 9,
+        "int8_groups": ["attention"], "float_groups": ["gate", "head"],
+        "plain": {"method": "static", "exclude": ["gate/*", "head/*"]},
+        "decisions": [
+            {
+                "what": "head back to FP32", "why": slower, "gain": "the accuracy that its INT8 costs",
+                "cost": "1.01 times the latency without its INT8 (0.97 to 1.05)",
+            },
+            {
+                "what": "gate back to FP32", "why": broken, "gain": "drop 0.238 → 0.006",
+                "cost": "1.12 times the latency without its INT8 (1.08 to 1.16)",
+            },
+        ],
+    }  # fmt: skip
+    image = {
+        "metric": "top1", "max_drop": 0.01, "held_back": _group("", 0.002, 24.0), "evaluations": 8,
+        "result": "structured pruning with ratio 0.4", "plain": {"method": "structured", "ratio": 0.4},
+        "decisions": [
+            {
+                "what": "ratio 0.4 taken", "why": "fewest FLOPs of those that keep the budget",
+                "gain": "0.6 of the FLOPs", "cost": "drop 0.002 (-0.004 to 0.008)",
+            }
+        ],
+    }  # fmt: skip
+    audio = {
+        "metric": "top1", "sensitivity": [_group("convolutions", 0.012, 18.2), _group("blocks", -0.002, 36.6)],
+        "whole": _group("", 0.014, 17.9),
+    }  # fmt: skip
+    steps = tuple(
+        StepRecord(
+            id=f"{component}/{kind}", component=component, kind=kind, method=method, status="ran",
+            why="never built", seconds=61.5, key="d41d8c" * 10 + "abcd", metadata=metadata,
+        )
+        for component, kind, method, metadata in (
+            ("image_encoder", "prune", "auto", image),
+            ("audio_encoder", "sensitivity", "sensitivity", audio),
+            ("fusion", "quantize", "auto", fusion),
+        )
+    )  # fmt: skip
+    return _report(verdict=PASS, exit_code=0, gates=(gate_record(SIZE, seconds=0.1),), steps=steps)
+
+
 def failed() -> BuildReport:
     parity = GateResult(
         "parity",
@@ -499,7 +555,7 @@ def golden(name: str, text: str) -> None:
 
 SAMPLES = {
     "passed": passed, "failed": failed, "inconclusive": inconclusive, "stopped": stopped, "chosen": chosen,
-    "trained": trained,
+    "trained": trained, "searched": searched,
 }  # fmt: skip
 
 

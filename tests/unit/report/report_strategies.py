@@ -85,19 +85,43 @@ COURSES = st.fixed_dictionaries(
     }
 )
 
+_SCORED = {
+    "metric": FIGURES, "drop": FIGURES, "drop_interval": INTERVALS, "sqnr_db": st.none() | FIGURES, "cosine": FIGURES,
+    "samples": st.integers(0, 2000),
+}  # fmt: skip
+
+#: What the sensitivity of layer groups and searches record, with any figures.
+SEARCHES = st.fixed_dictionaries(
+    {
+        "metric": TEXT,
+        "sensitivity": st.lists(
+            st.fixed_dictionaries({"group": TEXT, "weights": st.integers(0, 2**40), **_SCORED}), max_size=3
+        ),
+        "whole": st.none() | st.fixed_dictionaries(_SCORED),
+        "held_back": st.none() | st.fixed_dictionaries(_SCORED),
+        "max_drop": st.none() | FIGURES,
+        "result": TEXT,
+        "int8_groups": st.lists(TEXT, max_size=2),
+        "evaluations": st.none() | st.integers(0, 99),
+        "decisions": st.lists(
+            st.fixed_dictionaries({"what": TEXT, "why": TEXT, "cost": TEXT, "gain": TEXT}), max_size=2
+        ),
+    }
+)
+
 STEPS = st.builds(
     StepRecord,
     id=TEXT,
     component=TEXT,
-    kind=st.sampled_from(["export", "quantize", "engine", "reference", "select", "recover", "train"]),
-    method=TEXT,
+    kind=st.sampled_from(["export", "quantize", "engine", "reference", "select", "recover", "train", "sensitivity"]),
+    method=TEXT | st.just("auto"),
     status=st.sampled_from(["ran", "reused", "failed", "skipped"]),
     why=TEXT,
     seconds=SECONDS,
     key=TEXT,
     size_before_bytes=SIZES,
     size_after_bytes=SIZES,
-    metadata=FACTS | CHOICES | COURSES.map(lambda course: {"training": course}),
+    metadata=FACTS | CHOICES | COURSES.map(lambda course: {"training": course}) | SEARCHES,
 )
 CHECKS = st.builds(
     CheckRecord,

@@ -1,0 +1,433 @@
+"""A CLIP ViT-B/32 pair on a CPU, one thread, batch 1: what each engine, encoding and choice brings over FP32.
+
+Run it as ``python benchmarks/clip_towers.py [--json FILE]``. Graphs are exported, quantized and built by mmdeploy's own
+passes and engines. Every variant answers in a process of its own, one thread, no spinning; they take turns, in another
+order each round. A figure is the median, over the rounds, of ONNX Runtime FP32's time by the variant's in the same
+round: by the clock, and in processor time, which other people's load disturbs less. Peers: NNCF (with OpenVINO).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmdeploy.artifact import Artifact, file_sha256
+from mmdeploy.contracts import Encoding, StepContext
+from mmdeploy.engines import METHODS as ENGINES
+from mmdeploy.engines import onnxruntime, openvino
+from mmdeploy.export import onnx_dynamo, simplify
+from mmdeploy.quantize import dynamic, static
+from mmdeploy.target import Target, this_hardware
+
+HERE = Path(__file__).parent
+BASELINE = "ONNX Runtime FP32"
+SAMPLES, CALLS = 16, 3
+S8, U8, U8S = Encoding.INT8_SYMMETRIC, Encoding.UINT8_ASYMMETRIC, Encoding.UINT8_SYMMETRIC
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: an engine on a graph.
+
+    Attributes:
+        name: As it is printed.
+        engine: Of mmdeploy; ``torch`` for the module itself.
+        graph: Key of the graph that it runs.
+        options: Of the engine.
+    """
+
+    name: str
+    engine: str
+    graph: str
+    options: Any = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a quantized graph is made: options of static quantization, the encoding, and the export it starts from."""
+
+    options: dict[str, Any]
+    encoding: Encoding = U8
+    source: str = "fp32"
+
+
+GRAPHS: dict[str, Recipe] = {
+    "u8": Recipe({}),
+    "u8s": Recipe({}, U8S),
+    "s8": Recipe({}, S8),
+    "u8 exporter": Recipe({}, source="exporter"),
+    "s8 exporter": Recipe({}, S8, "exporter"),
+    "u8 tensor": Recipe({"per_channel": False}),
+    "s8 tensor": Recipe({"per_channel": False}, S8),
+    "s8 attention": Recipe({"quantize_attention": True}, S8),
+    "u8 float bias": Recipe({"bias": "float"}),
+    "s8 int32 bias": Recipe({"bias": "int32"}, S8),
+    "u8 ends float": Recipe({"exclude": ("*.layers.0.*", "*.layers.11.*")}),
+    "s8 ends float": Recipe({"exclude": ("*.layers.0.*", "*.layers.11.*")}, S8),
+    "u8 equalized": Recipe({"equalize": 0.5}),
+    "s8 equalized": Recipe({"equalize": 0.5}, S8),
+    "u8 mse": Recipe({"calibrator": "mse"}),
+}
+BF16 = openvino.Options(precision="bf16")
+VARIANTS = (
+    Variant(BASELINE, "onnxruntime", "fp32"),
+    Variant("PyTorch eager", "torch", "fp32"),
+    Variant("ONNX Runtime FP32, as exported", "onnxruntime", "exporter"),
+    Variant("ONNX Runtime UINT8 asymmetric", "onnxruntime", "u8"),
+    Variant("ONNX Runtime UINT8 symmetric", "onnxruntime", "u8s"),
+    Variant("ONNX Runtime INT8 symmetric", "onnxruntime", "s8"),
+    Variant("ONNX Runtime UINT8, as exported", "onnxruntime", "u8 exporter"),
+    Variant("ONNX Runtime UINT8, one scale a weight", "onnxruntime", "u8 tensor"),
+    Variant("ONNX Runtime INT8, one scale a weight", "onnxruntime", "s8 tensor"),
+    Variant("ONNX Runtime UINT8, float bias", "onnxruntime", "u8 float bias"),
+    Variant("ONNX Runtime UINT8, first and last layer float", "onnxruntime", "u8 ends float"),
+    Variant("ONNX Runtime UINT8, equalized 0.5", "onnxruntime", "u8 equalized"),
+    Variant("ONNX Runtime UINT8, mse", "onnxruntime", "u8 mse"),
+    Variant("ONNX Runtime dynamic", "onnxruntime", "dynamic"),
+    Variant("OpenVINO FP32", "openvino", "fp32", openvino.Options()),
+    Variant("OpenVINO BF16", "openvino", "fp32", BF16),
+    Variant("OpenVINO INT8 symmetric", "openvino", "s8", openvino.Options()),
+    Variant("OpenVINO INT8 symmetric + BF16", "openvino", "s8", BF16),
+    Variant("OpenVINO UINT8 asymmetric", "openvino", "u8", openvino.Options()),
+    Variant("OpenVINO INT8, as exported", "openvino", "s8 exporter", openvino.Options()),
+    Variant("OpenVINO INT8, one scale a weight", "openvino", "s8 tensor", openvino.Options()),
+    Variant("OpenVINO INT8, attention's products too", "openvino", "s8 attention", openvino.Options()),
+    Variant("OpenVINO INT8, INT32 bias", "openvino", "s8 int32 bias", openvino.Options()),
+    Variant("OpenVINO INT8, first and last layer float", "openvino", "s8 ends float", openvino.Options()),
+    Variant("OpenVINO INT8, equalized 0.5", "openvino", "s8 equalized", openvino.Options()),
+    Variant("NNCF INT8 in OpenVINO (peer)", "openvino", "nncf", openvino.Options()),
+    Variant("NNCF INT8 in OpenVINO + BF16 (peer)", "openvino", "nncf", BF16),
+)
+#: What a choice brings: its name, the variant with it, the one without.
+SHARES = (
+    (
+        "encoding: UINT8 asymmetric, not INT8, in ONNX Runtime",
+        "ONNX Runtime UINT8 asymmetric",
+        "ONNX Runtime INT8 symmetric",
+    ),
+    ("encoding: INT8, not UINT8 asymmetric, in OpenVINO", "OpenVINO INT8 symmetric", "OpenVINO UINT8 asymmetric"),
+    (
+        "engine: OpenVINO, not ONNX Runtime, each at its best encoding",
+        "OpenVINO INT8 symmetric",
+        "ONNX Runtime UINT8 asymmetric",
+    ),
+    ("attention without detours, ONNX Runtime", "ONNX Runtime UINT8 asymmetric", "ONNX Runtime UINT8, as exported"),
+    ("attention without detours, OpenVINO", "OpenVINO INT8 symmetric", "OpenVINO INT8, as exported"),
+    (
+        "a scale a channel, ONNX Runtime UINT8",
+        "ONNX Runtime UINT8 asymmetric",
+        "ONNX Runtime UINT8, one scale a weight",
+    ),
+    ("a scale a channel, OpenVINO INT8", "OpenVINO INT8 symmetric", "OpenVINO INT8, one scale a weight"),
+    (
+        "attention's products left in float, OpenVINO",
+        "OpenVINO INT8 symmetric",
+        "OpenVINO INT8, attention's products too",
+    ),
+    (
+        "biases of Gemm and Conv: INT32, not float, ONNX Runtime",
+        "ONNX Runtime UINT8 asymmetric",
+        "ONNX Runtime UINT8, float bias",
+    ),
+    ("biases of Gemm and Conv: float, not INT32, OpenVINO", "OpenVINO INT8 symmetric", "OpenVINO INT8, INT32 bias"),
+    (
+        "first and last layer left in float, ONNX Runtime",
+        "ONNX Runtime UINT8, first and last layer float",
+        "ONNX Runtime UINT8 asymmetric",
+    ),
+    (
+        "first and last layer left in float, OpenVINO",
+        "OpenVINO INT8, first and last layer float",
+        "OpenVINO INT8 symmetric",
+    ),
+    ("equalization, ONNX Runtime", "ONNX Runtime UINT8, equalized 0.5", "ONNX Runtime UINT8 asymmetric"),
+    ("equalization, OpenVINO", "OpenVINO INT8, equalized 0.5", "OpenVINO INT8 symmetric"),
+    ("calibrator mse, not percentile, ONNX Runtime", "ONNX Runtime UINT8, mse", "ONNX Runtime UINT8 asymmetric"),
+)
+
+
+def main() -> None:
+    """Build every variant of both towers, measure, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--towers", nargs="+", default=["image", "text"], choices=["image", "text"])
+    parser.add_argument("--only", nargs="+", help="measure only variants whose name has one of these in it")
+    parser.add_argument("--work", type=Path, help="keep what is built there, and use it again")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--worker", nargs=4, metavar=("ENGINE", "FOLDER", "OPTIONS", "TOWER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        answer(*arguments.worker)
+        return
+    variants = [
+        variant
+        for variant in VARIANTS
+        if variant.name == BASELINE or not arguments.only or any(word in variant.name for word in arguments.only)
+    ]
+    if importlib.util.find_spec("nncf") is None:
+        print("nncf is not installed: its rows are left out", file=sys.stderr)
+        variants = [variant for variant in variants if variant.graph != "nncf"]
+    figures: dict[str, Any] = {"machine": machine(), "rounds": arguments.rounds, "towers": {}}
+    with contextlib.ExitStack() as stack:
+        work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clip-towers-")))
+        for tower in arguments.towers:
+            folders = {variant.name: prepare(variant, tower, work / tower) for variant in variants}
+            before = os.getloadavg()
+            rows = measure(variants, folders, tower, arguments.rounds)
+            figures["towers"][tower] = {"load": [before, os.getloadavg()], "rows": rows}
+            show(tower, rows)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+def context_for(work: Path, tower: str, encoding: Encoding) -> StepContext:
+    """Return the context of a step of one tower."""
+    import clip_pair
+
+    samples = clip_pair.feed(tower, SAMPLES, seed=1)
+
+    def calibration() -> Any:
+        for start in range(0, SAMPLES, 4):
+            yield {name: array[start : start + 4] for name, array in samples.items()}
+
+    work.mkdir(parents=True, exist_ok=True)
+    return StepContext(
+        component=tower, workdir=work, target=Target.CPU, encoding=encoding, max_batch_size=8, seed=0,
+        threads=os.cpu_count() or 1, examples=lambda batch: {name: array[:batch] for name, array in samples.items()},
+        calibration=calibration, calibration_batches=SAMPLES // 4,
+    )  # fmt: skip
+
+
+def kept(folder: Path, make: Callable[[], Artifact]) -> Artifact:
+    """Return what lies in a folder, or make it."""
+    note = folder / "artifact.json"
+    if not note.exists():
+        print(f"  making {folder.parent.name}/{folder.name}", file=sys.stderr, flush=True)
+        note.write_text(make().to_json())
+    return Artifact.from_json(note.read_text(), folder)
+
+
+def graph(key: str, tower: str, work: Path) -> Artifact:
+    """Return a graph of a tower by its key, made by mmdeploy's passes."""
+    if key in ("fp32", "exporter"):
+        return kept(work / key, lambda: exported(tower, work / key, as_exported=key == "exporter"))
+    if key == "nncf":
+        return kept(work / key, lambda: by_nncf(tower, work / key, graph("fp32", tower, work)))
+    if key == "dynamic":
+        return kept(
+            work / key,
+            lambda: dynamic.run(graph("fp32", tower, work), dynamic.Options(), context_for(work / key, tower, U8)),
+        )
+    recipe = GRAPHS[key]
+    return kept(
+        work / key.replace(" ", "-"),
+        lambda: static.run(
+            graph(recipe.source, tower, work),
+            static.Options(samples=SAMPLES, **recipe.options),
+            context_for(work / key.replace(" ", "-"), tower, recipe.encoding),
+        ),
+    )
+
+
+def exported(tower: str, work: Path, *, as_exported: bool) -> Artifact:
+    """Export a tower; ``as_exported`` leaves attention as torch.onnx writes it."""
+    import clip_pair
+
+    name, output = clip_pair.TOWERS[tower]
+    metadata = {
+        "factory": "clip_pair.py:build", "root": str(HERE), "weights": None, "module": tower, "inputs": [name],
+        "outputs": [output], "allow_pickle": False,
+    }  # fmt: skip
+    source = Artifact("torch", HERE / "clip_pair.py", "", (), (), "recipe", metadata=metadata)
+    options = onnx_dynamo.Options(parity_batch_sizes=(1, 2), atol=1e-3)
+    written = simplify.simplify
+    if as_exported:
+        onnx_dynamo.simplify.simplify = lambda proto: None  # type: ignore[assignment]
+    try:
+        return onnx_dynamo.run(source, options, context_for(work, tower, U8))
+    finally:
+        onnx_dynamo.simplify.simplify = written
+
+
+def by_nncf(tower: str, work: Path, source: Artifact) -> Artifact:
+    """Quantize with NNCF's own algorithm for transformers, on the same samples."""
+    import nncf
+    from openvino import Core, save_model
+
+    work.mkdir(parents=True, exist_ok=True)
+    samples = context_for(work, tower, S8).examples(SAMPLES)
+    data = [{name: array[index : index + 1] for name, array in samples.items()} for index in range(SAMPLES)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = nncf.quantize(
+            Core().read_model(source.path),
+            nncf.Dataset(data),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=SAMPLES,
+        )
+    save_model(model, work / openvino.FILENAME, compress_to_fp16=False)
+    path = work / openvino.FILENAME
+    return Artifact("openvino", path, file_sha256(path), source.inputs, source.outputs, "nncf", beside=("model.bin",))
+
+
+def prepare(variant: Variant, tower: str, work: Path) -> Path:
+    """Build a variant's engine and return its folder."""
+    source = graph(variant.graph, tower, work)
+    if variant.engine == "torch" or source.format == variant.engine:
+        return source.path.parent
+    options = options_of(variant)
+    folder = work / f"{variant.engine}-{variant.graph}-{getattr(options, 'precision', '')}".replace(" ", "-")
+    context = replace(context_for(folder, tower, U8), threads=1)
+    kept(folder, lambda: ENGINES[variant.engine].run(source, options, context))
+    return folder
+
+
+def options_of(variant: Variant) -> Any:
+    """Return the engine's options: one thread."""
+    return variant.options or onnxruntime.Options()
+
+
+def answer(engine: str, folder: str, options: str, tower: str) -> None:
+    """Answer in this process: a line with a number of calls gives the times of that many, in ms."""
+    import clip_pair
+
+    infer = opened(engine, Path(folder), options, tower)
+    request = clip_pair.feed(tower, 1, seed=99)
+    for _ in range(3):
+        result = infer(request)
+    print(json.dumps(next(iter(result.values()))[0].astype(float).tolist()), flush=True)
+    for line in sys.stdin:
+        wall, processor = [], []
+        for _ in range(int(line)):
+            begun, spent = time.perf_counter(), time.process_time()
+            infer(request)
+            wall.append(1e3 * (time.perf_counter() - begun))
+            processor.append(1e3 * (time.process_time() - spent))
+        print(json.dumps([float(np.median(wall)), float(np.median(processor))]), flush=True)
+
+
+def opened(engine: str, folder: Path, options: str, tower: str) -> Callable[[Any], Any]:
+    """Return what answers feed dicts."""
+    if engine != "torch":
+        module: Any = ENGINES[engine]
+        artifact = Artifact.from_json((folder / "artifact.json").read_text(), folder)
+        infer: Callable[[Any], Any] = module.load(artifact, module.Options.model_validate_json(options)).infer
+        return infer
+    import clip_pair
+    import torch
+
+    torch.set_num_threads(1)
+    module = clip_pair.build()[tower]
+
+    def run(request: Any) -> Any:
+        with torch.inference_mode():
+            return {"": module(**{name: torch.from_numpy(array) for name, array in request.items()}).numpy()}
+
+    return run
+
+
+def measure(variants: list[Variant], folders: dict[str, Path], tower: str, rounds: int) -> list[dict[str, Any]]:
+    """Let the variants take turns, each in its process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
+    processes = []
+    for variant in variants:
+        options = options_of(variant).model_dump_json()
+        command = [sys.executable, __file__, "--worker", variant.engine, str(folders[variant.name]), options, tower]
+        processes.append(
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                env=environment,
+            )
+        )  # fmt: skip
+    try:
+        answers = [json.loads(process.stdout.readline()) for process in processes]  # type: ignore[union-attr]
+        times: list[list[list[float]]] = [[] for _ in variants]
+        order, chance = list(range(len(variants))), random.Random(0)
+        for _ in range(rounds):
+            chance.shuffle(order)
+            for index in order:
+                process = processes[index]
+                assert process.stdin is not None and process.stdout is not None
+                process.stdin.write(f"{CALLS}\n")
+                process.stdin.flush()
+                times[index].append(json.loads(process.stdout.readline()))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [
+        row(variant, folders[variant.name], np.array(times[index]), np.array(times[0]), answers[index], answers[0])
+        for index, variant in enumerate(variants)
+    ]
+
+
+def row(
+    variant: Variant, folder: Path, times: Any, baseline: Any, answered: list[float], reference: list[float]
+) -> dict[str, Any]:
+    """Return the figures of one variant: times and baseline are [rounds, (clock, processor)] in ms."""
+    wall, processor = (baseline / times).T
+    ours, theirs = np.array(answered), np.array(reference)
+    size = Artifact.from_json((folder / "artifact.json").read_text(), folder).size_bytes
+    return {
+        "name": variant.name,
+        "ms": float(np.median(times[:, 0])),
+        "speed": float(np.median(wall)),
+        "quartiles": [float(np.quantile(wall, part)) for part in (0.25, 0.75)],
+        "speed_processor_time": float(np.median(processor)),
+        "cosine": float(ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)),
+        "mib": size / 2**20,
+    }
+
+
+def show(tower: str, rows: list[dict[str, Any]]) -> None:
+    """Print the tables."""
+    print(f"\n{tower} tower{'':<40}speed  quartiles    by processor time   cosine      MiB")
+    for entry in rows:
+        low, high = entry["quartiles"]
+        print(
+            f"{entry['name']:<50}{entry['speed']:6.2f}   {low:.2f}-{high:.2f}  {entry['speed_processor_time']:14.2f}"
+            f"   {entry['cosine']:12.5f} {entry['mib']:8.0f}"
+        )
+    by_name = {entry["name"]: entry for entry in rows}
+    print(f"\n{'what a choice brings':<66}speed x   by processor time   cosine +")
+    for what, chosen, other in SHARES:
+        if chosen in by_name and other in by_name:
+            one, two = by_name[chosen], by_name[other]
+            print(
+                f"{what:<66}{one['speed'] / two['speed']:6.2f}"
+                f"{one['speed_processor_time'] / two['speed_processor_time']:16.2f}"
+                f"{one['cosine'] - two['cosine']:+16.5f}"
+            )
+    sys.stdout.flush()
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor and the versions."""
+    hardware = this_hardware()
+    names = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf")
+    return {
+        "cpu": hardware.cpu,
+        "isa": sorted(hardware.isa),
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+        **{name: importlib.metadata.version(name) for name in names},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Build every variant of a recipe, serve them side by side, and say what each one costs and keeps.
 
-    python benchmarks/variants.py [--work FOLDER] [--only pruned auto] [--rounds 60] [--out benchmarks/results/NAME]
+    python benchmarks/variants.py [--work FOLDER] [--only pruned auto] [--out benchmarks/results/NAME] [--readme FILE]
 
 FP32 is the recipe with every ``quantize`` taken away; ``static`` is the recipe itself; the others are
 ``recipes/spoken_digits/variants/*.yaml``. Each is built through the public API into a store of its own, so that the
@@ -8,7 +8,7 @@ build time is that of a cold build; a variant that the folder already holds is n
 served by one Triton and asked in turns. Accuracy is what the accuracy gate measured on the served ensemble; component
 latencies are what the build measured when it chose what ships, interleaved, each engine in a process of its own.
 
-Writes NAME.json, NAME.md and NAME.svg, and the table to standard output.
+Writes NAME.json, NAME.md and NAME.svg, the tables into the readme between its two marks, and to standard output.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ FOLDER = Path(__file__).parents[1] / "recipes" / "spoken_digits"
 REFERENCE = "FP32"
 VARIANTS = ("qat", "pruned", "sparse", "auto")
 REQUESTS = 400
+MARKS = ("<!-- benchmarks/variants.py: begin -->", "<!-- benchmarks/variants.py: end -->")
 LIBRARIES = ("torch", "onnxruntime", "openvino", "nvidia-modelopt", "torch-pruning")
 LOADS = {"latency": 1, "throughput": 8}
 
@@ -121,6 +122,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", help="variants besides FP32, instead of all")
     parser.add_argument("--rounds", type=int, default=60, help="blocks of each variant under each load")
     parser.add_argument("--out", type=Path, help="where to write, without a suffix")
+    parser.add_argument("--readme", type=Path, help="file whose text between the two marks is replaced by the tables")
     arguments = parser.parse_args()
     chosen = [one for one in variants() if one.label == REFERENCE or one.label in (arguments.only or [one.label])]
     load_before = os.getloadavg()[0]
@@ -132,6 +134,9 @@ def main() -> int:
     facts = _facts(load_before, arguments.rounds, next(iter(reports.values())))
     text = markdown(rows, facts)
     print(text)
+    if arguments.readme:
+        before, _, rest = arguments.readme.read_text().partition(MARKS[0])
+        arguments.readme.write_text(f"{before}{MARKS[0]}\n{text}{MARKS[1]}{rest.partition(MARKS[1])[2]}")
     if arguments.out:
         content = {"facts": facts, "variants": [asdict(row) for row in rows]}
         arguments.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")

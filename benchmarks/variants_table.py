@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.report.module_costs import count_text
-
-from mmdeploy.report.units import bytes_text, seconds_text
+from mmdeploy.report.units import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
     from variants import Component, Row

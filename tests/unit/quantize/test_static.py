@@ -143,7 +143,7 @@ def test_ranges_are_those_of_onnxruntimes_own_calibrator(graph, tmp_path, monkey
         expected = {name: data.range_value for name, data in theirs.compute_data().items()}
     ours = quantized(artifact, tmp_path / "q", {"x": x}, calibrator=calibrator, percentile=99.5).metadata["ranges"]
     for name, limits in ours.items():
-        np.testing.assert_allclose(limits, [float(end) for end in expected[name]], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(limits, [np.asarray(end).item() for end in expected[name]], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("calibrator", CALIBRATORS)

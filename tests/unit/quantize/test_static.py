@@ -1,6 +1,8 @@
 """Static quantization: the numbers, the encodings, the bounds, and what is refused."""
 
+import contextlib
 import gc
+import io
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ import onnxruntime as ort
 import pytest
 from float_graphs import GRAPHS, MLP, VIT, answers, built, quantized, samples, sqnr_db
 from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+from onnxruntime.quantization.calibrate import create_calibrator
 from pydantic import ValidationError
 
 from mmdeploy.artifact import Artifact, TensorSpec
@@ -107,6 +111,39 @@ def test_percentile_ranges_are_those_of_numpy(graph, tmp_path):
         values = activations(artifact.path, x, name)
         bin_width = 2 * np.abs(values).max() / 2048
         np.testing.assert_allclose([low, high], np.percentile(values, [1, 99]), atol=2.5 * bin_width)
+
+
+class OneBatch(CalibrationDataReader):
+    """All samples at once: then ONNX Runtime's histograms have the limits of ours."""
+
+    def __init__(self, feed: dict[str, Array]) -> None:
+        self._left = [feed]
+
+    def get_next(self) -> dict[str, Array] | None:
+        return self._left.pop() if self._left else None
+
+
+@pytest.mark.parametrize(
+    ("calibrator", "method", "options"),
+    [
+        ("minmax", CalibrationMethod.MinMax, {}),
+        ("percentile", CalibrationMethod.Percentile, {"num_bins": 2048, "percentile": 99.5, "symmetric": False}),
+        ("entropy", CalibrationMethod.Entropy, {"num_bins": 2048, "num_quantized_bins": 128}),
+    ],
+)
+def test_ranges_are_those_of_onnxruntimes_own_calibrator(graph, tmp_path, monkeypatch, calibrator, method, options):
+    artifact, x = graph
+    x = x[:16]
+    monkeypatch.chdir(tmp_path)  # it writes a copy of the graph
+    theirs = create_calibrator(
+        str(artifact.path), ["MatMul", "Gemm", "Conv"], calibrate_method=method, extra_options=options
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs.collect_data(OneBatch({"x": x}))
+        expected = {name: data.range_value for name, data in theirs.compute_data().items()}
+    ours = quantized(artifact, tmp_path / "q", {"x": x}, calibrator=calibrator, percentile=99.5).metadata["ranges"]
+    for name, limits in ours.items():
+        np.testing.assert_allclose(limits, [float(end) for end in expected[name]], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("calibrator", CALIBRATORS)

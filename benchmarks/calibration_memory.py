@@ -98,9 +98,10 @@ def feeds(samples: int) -> Iterator[dict[str, object]]:
 def by_mmdeploy(calibrator: str, samples: int, graph: Path) -> None:
     """Find ranges as the static quantization pass does."""
     from mmdeploy.quantize import graphs, ranges, selection
+    from mmdeploy.quantize.scheme import Scheme
 
     model = graphs.load(graph)
-    chosen = selection.choose(model, selection.Rules())
+    chosen = selection.choose(model, Scheme())
     how = ranges.Calibration(calibrator=calibrator, threads=1)  # type: ignore[arg-type]
     ranges.find(model, chosen.tensors, lambda: feeds(samples), how)  # type: ignore[arg-type, return-value]
 

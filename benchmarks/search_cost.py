@@ -7,9 +7,10 @@ Run it as ``python benchmarks/search_cost.py [RECIPE] [--component NAME] [--json
 *By hand* is what the evaluations cannot do without, as a loop over ONNX Runtime and nothing else: for each of them a
 session opened on the component's float graph, run over the validation samples (a search: half of them) with what
 follows it, in the same batches; and once the whole ensemble in FP32, which gives what all of them start from and are
-compared with. It is timed next to the step. *Ratio* is the step's time without its timing of engines over that. What
-is above 1 is calibration, writing and opening graphs, scoring, libraries that are loaded. The time that a search spends
-on measuring engines is its own figure: it is bounded by rounds and not by samples.
+compared with. It is timed between the two steps, and again after the search. *Ratio* is the step's time without its
+timing of engines over that. What is above 1 is calibration, writing and opening graphs, scoring, libraries that are
+loaded. The time that a search spends on measuring engines is its own figure: it is bounded by rounds and not by
+samples.
 """
 
 from __future__ import annotations
@@ -64,13 +65,16 @@ def measured(path: Path, component: str) -> list[dict[str, Any]]:
         recipe = load_recipe(path, [*alone(load_recipe(path), component), "gates=[]"])
         found = api.sensitivity(recipe, settings, component=component).report
         before = by_hand(recipe, component, settings.workdir, found)
-        rows = [figures(component, "sensitivity", step_of(found, f"{component}/sensitivity"), before)]
         outcome = run_build(recipe, settings, Silent(), upto=f"{component}/quantize")
         if outcome.error is not None:
             sys.exit(f"{component}: {outcome.error}")
-        once, each = by_hand(recipe, component, settings.workdir, found)
+        after = by_hand(recipe, component, settings.workdir, found)
+        once, each = ((one + other) / 2 for one, other in zip(before, after, strict=True))
         search = step_of(outcome.report, f"{component}/quantize")
-        return [*rows, figures(component, "search", search, (once, each / 2))]
+        return [
+            figures(component, "sensitivity", step_of(found, f"{component}/sensitivity"), before),
+            figures(component, "search", search, (once, each / 2)),
+        ]
 
 
 def alone(recipe: Any, component: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Build every variant of a recipe, serve them side by side, and say what each one costs and keeps.
 
-    python benchmarks/variants.py [--work FOLDER] [--only pruned auto] [--rounds 60] [--out benchmarks/results/NAME]
+    python benchmarks/variants.py [--work FOLDER] [--only pruned auto] [--out benchmarks/results/NAME] [--readme FILE]
 
 FP32 is the recipe with every ``quantize`` taken away; ``static`` is the recipe itself; the others are
 ``recipes/spoken_digits/variants/*.yaml``. Each is built through the public API into a store of its own, so that the
@@ -8,7 +8,7 @@ build time is that of a cold build; a variant that the folder already holds is n
 served by one Triton and asked in turns. Accuracy is what the accuracy gate measured on the served ensemble; component
 latencies are what the build measured when it chose what ships, interleaved, each engine in a process of its own.
 
-Writes NAME.json, NAME.md and NAME.svg, and the table to standard output.
+Writes NAME.json, NAME.md and NAME.svg, the tables into the readme between its two marks, and to standard output.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ from variants_table import markdown
 
 import mmdeploy
 from mmdeploy import data
-from mmdeploy.build_report import BuildReport, read_report
+from mmdeploy.build_report import BuildReport
 from mmdeploy.feeds import ensemble_inputs
 from mmdeploy.report.display import BuildDisplay
+from mmdeploy.report_file import read_report
 from mmdeploy.target import this_hardware
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "spoken_digits"
 REFERENCE = "FP32"
 VARIANTS = ("qat", "pruned", "sparse", "auto")
 REQUESTS = 400
+MARKS = ("<!-- benchmarks/variants.py: begin -->", "<!-- benchmarks/variants.py: end -->")
 LIBRARIES = ("torch", "onnxruntime", "openvino", "nvidia-modelopt", "torch-pruning")
 LOADS = {"latency": 1, "throughput": 8}
 
@@ -67,6 +69,7 @@ class Component:
 
     Attributes:
         engine: Label of what was chosen.
+        compressed: Whether it was pruned or quantized.
         p50_ms: Its latency, alone in a process.
         reference_ms: That of the FP32 original in ONNX Runtime, in the same rounds.
         ratio: The one over the other; None for the reference itself.
@@ -74,6 +77,7 @@ class Component:
     """
 
     engine: str
+    compressed: bool
     p50_ms: float | None
     reference_ms: float | None
     ratio: float | None
@@ -118,6 +122,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", help="variants besides FP32, instead of all")
     parser.add_argument("--rounds", type=int, default=60, help="blocks of each variant under each load")
     parser.add_argument("--out", type=Path, help="where to write, without a suffix")
+    parser.add_argument("--readme", type=Path, help="file whose text between the two marks is replaced by the tables")
     arguments = parser.parse_args()
     chosen = [one for one in variants() if one.label == REFERENCE or one.label in (arguments.only or [one.label])]
     load_before = os.getloadavg()[0]
@@ -129,6 +134,9 @@ def main() -> int:
     facts = _facts(load_before, arguments.rounds, next(iter(reports.values())))
     text = markdown(rows, facts)
     print(text)
+    if arguments.readme:
+        before, _, rest = arguments.readme.read_text().partition(MARKS[0])
+        arguments.readme.write_text(f"{before}{MARKS[0]}\n{text}{MARKS[1]}{rest.partition(MARKS[1])[2]}")
     if arguments.out:
         content = {"facts": facts, "variants": [asdict(row) for row in rows]}
         arguments.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
@@ -187,7 +195,12 @@ def _row(label: str, report: BuildReport, served: Mapping[str, Served]) -> Row:
     checks = {check.name: check for gate in report.gates if gate.gate == "accuracy" for check in gate.checks}
     accuracy, drop = checks["top1"], checks.get("top1 drop")
     assert accuracy.measured is not None and accuracy.interval is not None
-    costs = [record.candidate for record in report.costs]
+    chosen = {step.component: step.metadata for step in report.steps if step.id == f"{step.component}/engine"}
+    components = {name: _component(metadata) for name, metadata in chosen.items()}
+    costs = [
+        record.after if record.after and components[record.component].compressed else record.before
+        for record in report.costs
+    ]
     return Row(
         label=label,
         verdict=report.verdict,
@@ -198,9 +211,7 @@ def _row(label: str, report: BuildReport, served: Mapping[str, Served]) -> Row:
         nonzero_parameters=sum(one.nonzero_parameters for one in costs),
         flops=sum(one.flops for one in costs),
         build_seconds=report.seconds,
-        components={
-            step.component: _component(step.metadata) for step in report.steps if step.id == f"{step.component}/engine"
-        },
+        components=components,
         served=served,
     )
 
@@ -208,12 +219,13 @@ def _row(label: str, report: BuildReport, served: Mapping[str, Served]) -> Row:
 def _component(metadata: Mapping[str, Any]) -> Component:
     """Read what was chosen and how it was measured; what was not measured is the FP32 original."""
     if "measurements" not in metadata:
-        return Component("onnxruntime FP32", None, None, None, None)
+        return Component("onnxruntime FP32", False, None, None, None, None)
     by_label = {one["label"]: one for one in metadata["measurements"]}
     one, reference = by_label[metadata["chosen"]], by_label[metadata["reference"]]
     interval = one["ratio_interval"]
     return Component(
         engine=one["label"],
+        compressed=one["compressed"],
         p50_ms=one["p50_ms"],
         reference_ms=reference["p50_ms"],
         ratio=one["ratio"],

@@ -58,17 +58,20 @@ def _panel(axes: Any, rows: Sequence[Row], costs: Sequence[float], label: str) -
 
 
 def _labels(costs: Sequence[float], accuracies: Sequence[float]) -> list[tuple[float, float]]:
-    """Return an offset for each label, alternating above and below among those that are close."""
-    placed: list[tuple[float, float]] = []
+    """Return an offset for each label: of those close together, the better one's goes up and the other's down."""
     width, height = max(costs), max(accuracies) - min(accuracies) or 1.0
+    offsets = []
     for index in range(len(costs)):
-        near = sum(
-            abs(costs[index] - costs[other]) < 0.12 * width
-            and abs(accuracies[index] - accuracies[other]) < 0.12 * height
-            for other in range(index)
-        )
-        placed.append(((8, 6), (8, -8), (-8, 6), (-8, -8), (8, 18), (8, -20))[near % 6])
-    return placed
+        near = [
+            other
+            for other in range(len(costs))
+            if other != index
+            and -0.05 * width < costs[other] - costs[index] < 0.2 * width
+            and abs(accuracies[other] - accuracies[index]) < 0.15 * height
+        ]
+        below = sum((accuracies[other], other) < (accuracies[index], index) for other in near)
+        offsets.append((8.0, 8.0 * (2 * below - len(near)) if near else -9.0))
+    return offsets
 
 
 def _front(costs: Sequence[float], accuracies: Sequence[float]) -> list[int]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.report.module_costs import count_text
-
-from mmdeploy.report.units import bytes_text, seconds_text
+from mmdeploy.report.units import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
     from variants import Component, Row
@@ -17,13 +15,15 @@ HEAD = (
     "served p50 · p95, ms", "p50 / FP32", "samples/s, 8 clients", "built in", "gates",
 )  # fmt: skip
 
+AIMED_AT, MOST_BYTES, MOST_LATENCY, MOST_DROP = "pruned", 1 / 3, 1 / 2, 0.01
+
 
 def markdown(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
     """Return the tables, and under them where and when they were measured."""
     first = rows[0]
     lines = ["| " + " | ".join(HEAD) + " |", "|---" + "|---:" * (len(HEAD) - 2) + "|---|"]
     lines += ["| " + " | ".join(_cells(row, first)) + " |" for row in rows]
-    lines += ["", *_components(rows), "", *_where(facts)]
+    lines += ["", *_components(rows), "", *_aim(rows), *_where(facts)]
     return "\n".join(lines) + "\n"
 
 
@@ -70,6 +70,24 @@ def _component(part: Component) -> str:
     if part.ratio is None or part.interval is None:
         return part.engine
     return f"{part.ratio:.2f} ({part.interval[0]:.2f} to {part.interval[1]:.2f}), {part.engine}"
+
+
+def _aim(rows: Sequence[Row]) -> Iterator[str]:
+    """Say what became of what the pruned variant is to reach."""
+    found = next((row for row in rows if row.label == AIMED_AT), None)
+    if found is None or found.drop is None:
+        return
+    figures = (
+        ("bytes", found.bytes / rows[0].bytes, MOST_BYTES),
+        ("latency of the components together", components_ratio(found) or 1.0, MOST_LATENCY),
+        ("drop of top-1", found.drop[0], MOST_DROP),
+    )
+    told = [
+        f"{what} {value:.3f}, at most {most:.3f}: {'met' if value <= most else 'missed'}"
+        for what, value, most in figures
+    ]
+    yield f"The aim of `{AIMED_AT}`, shares of FP32: {'; '.join(told)}."
+    yield ""
 
 
 def _where(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,55 @@
+"""The variants of spoken_digits: valid recipes of one and the same model, told apart by what they do to it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mmdeploy
+from mmdeploy.contracts import method_of
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "spoken_digits"
+VARIANTS = sorted((FOLDER / "variants").glob("*.yaml"))
+BASE = mmdeploy.load_recipe(FOLDER / "recipe.yaml")
+SECTIONS = {"prune", "recover", "quantize", "engine"}
+
+
+def passes(recipe: Any, component: str) -> list[str]:
+    part = recipe.components[component]
+    return [method_of(section) for section in (part.prune, part.recover, part.quantize) if section is not None]
+
+
+@pytest.mark.parametrize(
+    ("variant", "wanted"),
+    [
+        ("qat", ["qat"]),
+        ("pruned", ["structured", "finetune", "static"]),
+        ("sparse", ["n_m", "qat"]),
+        ("auto", ["auto"]),
+    ],
+)
+def test_each_does_what_its_name_says(variant: str, wanted: list[str]) -> None:
+    recipe = mmdeploy.load_recipe(FOLDER / "variants" / f"{variant}.yaml")
+    assert recipe.name == f"spoken_digits_{variant}"
+    assert all(passes(recipe, name) == wanted for name in recipe.components)
+    assert all((recipe.automatic_engine(name) is not None) == (variant == "auto") for name in recipe.components)
+
+
+@pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)
+def test_all_else_is_as_in_the_recipe(path: Path) -> None:
+    recipe = mmdeploy.load_recipe(path)
+    assert recipe.root == FOLDER
+    assert recipe.model == BASE.model
+    assert recipe.inputs == BASE.inputs
+    assert {name: part.model_dump(exclude=SECTIONS) for name, part in recipe.components.items()} == {
+        name: part.model_dump(exclude=SECTIONS) for name, part in BASE.components.items()
+    }
+    accuracy = next(gate for gate in BASE.gates if method_of(gate) == "accuracy")
+    assert accuracy in recipe.gates, "all are held to the same accuracy"
+
+
+@pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)
+def test_the_spectrogram_stays_in_float(path: Path) -> None:
+    quantize = mmdeploy.load_recipe(path).components["audio_encoder"].quantize
+    assert quantize is not None
+    assert quantize.model_dump()["exclude"] == ("spectrogram/*",)

@@ -164,10 +164,11 @@ def built(variant: Variant, work: Path) -> BuildReport:
     kept = work / "report.json"
     if kept.exists() and (report := read_report(kept)).recipe.sha256 == recipe.origin.sha256:
         return report
+    cold = not (work / "work").exists()
     settings = mmdeploy.Settings(workdir=work / "work", destination=work / "published")
     with BuildDisplay(Console(stderr=True), live=False) as display:
         outcome = mmdeploy.build(recipe, settings, display)
-    if all(step.status == "ran" for step in outcome.report.steps):
+    if cold:
         kept.write_text(outcome.report.to_json())
     return outcome.report
 

@@ -2,7 +2,8 @@
 
 One Triton has all repositories; closed-loop clients ask one ensemble at a time, in blocks of a tenth of a second, with
 the same samples for each. A round is a block of every ensemble; its order is drawn by seed and mirrored in every second
-round, so that a machine that slows down or speeds up does it to all.
+round, so that a machine that slows down or speeds up does it to all. Intervals of ratios are widened by what two
+servings of the same files differ by as long as they live, as those of the latency gate are.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from mmdeploy import metrics
 from mmdeploy.contracts import FeedDict
 from mmdeploy.gates.load import BLOCK_SECONDS, Block, Clients
+from mmdeploy.gates.looks import lasting
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
 
@@ -134,14 +136,15 @@ def _figures(own: Sequence[Block], reference: Sequence[Block], count: int, seed:
         return np.asarray(their_seconds[rounds].sum(axis=-1) / my_seconds[rounds].sum(axis=-1))
 
     p50_ratio = float(np.median(mine) / np.median(theirs))
+    p50_interval = metrics.percentile_ratio_interval(mine, theirs, 50, confidence=CONFIDENCE, seed=seed)
     return Served(
         p50_ms=percentile(50),
         p95_ms=percentile(95),
         per_second=count * len(own) / float(my_seconds.sum()),
-        p50_ratio=(p50_ratio, *metrics.percentile_ratio_interval(mine, theirs, 50, confidence=CONFIDENCE, seed=seed)),
+        p50_ratio=(p50_ratio, *lasting(p50_interval)),
         rate_ratio=(
             float(rate(np.arange(len(own)))),
-            *metrics.bootstrap_interval(rate, len(own), confidence=CONFIDENCE, seed=seed, resamples=4000),
+            *lasting(metrics.bootstrap_interval(rate, len(own), confidence=CONFIDENCE, seed=seed, resamples=4000)),
         ),
         requests=count * len(own),
     )

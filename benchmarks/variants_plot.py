@@ -46,10 +46,10 @@ def _panel(axes: Any, rows: Sequence[Row], costs: Sequence[float], label: str) -
         color = _FRONT if index in front else _POINT
         axes.plot([costs[index]] * 2, [low, high], color=color, alpha=0.35, linewidth=1.5, zorder=2)
         axes.scatter(costs[index], accuracies[index], s=36, color=color, zorder=3)
-    for index, (place, turn) in enumerate(_labels(costs, accuracies)):
+    for index, (place, raised) in enumerate(_labels(costs, accuracies)):
         axes.annotate(
-            rows[index].label, (costs[index], accuracies[index]), xytext=(place, turn), textcoords="offset points",
-            ha="left" if place > 0 else "right", va="center", fontsize=9,
+            rows[index].label, (place, accuracies[index]), xytext=(9, raised), textcoords="offset points",
+            va="center", fontsize=9,
         )  # fmt: skip
     axes.set_xlabel(label)
     axes.set_xlim(0, 1.12 * max(costs))
@@ -58,7 +58,7 @@ def _panel(axes: Any, rows: Sequence[Row], costs: Sequence[float], label: str) -
 
 
 def _labels(costs: Sequence[float], accuracies: Sequence[float]) -> list[tuple[float, float]]:
-    """Return an offset for each label: of those close together, the better one's goes up and the other's down."""
+    """Return cost and rise in points of each label: those close together stand in a column, the better the higher."""
     width, height = max(costs), max(accuracies) - min(accuracies) or 1.0
     offsets = []
     for index in range(len(costs)):
@@ -66,11 +66,12 @@ def _labels(costs: Sequence[float], accuracies: Sequence[float]) -> list[tuple[f
             other
             for other in range(len(costs))
             if other != index
-            and -0.05 * width < costs[other] - costs[index] < 0.2 * width
+            and abs(costs[other] - costs[index]) < 0.1 * width
             and abs(accuracies[other] - accuracies[index]) < 0.15 * height
         ]
         below = sum((accuracies[other], other) < (accuracies[index], index) for other in near)
-        offsets.append((8.0, 8.0 * (2 * below - len(near)) if near else -9.0))
+        place = max(costs[other] for other in (index, *near))
+        offsets.append((place, 7.0 * (2 * below - len(near)) if near else -9.0))
     return offsets
 
 

@@ -82,25 +82,26 @@ def importing_from(root: Path) -> Iterator[None]:
     with _import_lock:
         _forget_stale(root)
         importlib.invalidate_caches()
-    before = set(sys.modules)
-    try:
-        with on_path(root):
-            yield
-    finally:
-        with _import_lock:
-            _note_loaded(root, set(sys.modules) - before)
+    with on_path(root):
+        yield
 
 
 @contextlib.contextmanager
 def on_path(root: Path) -> Iterator[None]:
-    """Put a recipe's folder, resolved, first on ``sys.path`` while the context is open; cheap."""
-    place = str(root)
+    """Put a recipe's folder, resolved, first on ``sys.path`` while the context is open; cheap.
+
+    Siblings that are imported meanwhile, such as inside a generator of samples, are noted like those at the top.
+    """
+    place, known = str(root), len(sys.modules)
     sys.path.insert(0, place)
     try:
         yield
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(place)
+        if len(sys.modules) != known:
+            with _import_lock:
+                _note_loaded(root, list(sys.modules))
 
 
 def describe(error: BaseException, root: Path | None = None) -> str:

@@ -49,7 +49,7 @@ def test_everything_wrong_with_a_recipe_is_told_at_once(refused: Callable[..., s
     told = refused("components.right.quantize.samples=many", code=2, gates=True)
     assert told.startswith("error: 4 problems in the recipe\n")
     assert "recipe.yaml:14 components.left.modul\n    unknown key 'modul'; did you mean 'module'? accepted: " in told
-    assert "recipe.yaml:30 gates.1.method\n    unknown method 'acuracy'; did you mean 'accuracy'? accepted: " in told
+    assert "recipe.yaml:32 gates.1.method\n    unknown method 'acuracy'; did you mean 'accuracy'? accepted: " in told
     assert "recipe.yaml:8 data.evaluation\n    no such file: 'daten.py' in " in told
     assert "--set components.right.quantize.samples=many\n    must be a whole number, not the string" in told
 

@@ -304,3 +304,17 @@ def test_float_that_is_finite_in_float64_only_is_caught(tmp_path):
     )
     with np.errstate(over="ignore"), pytest.raises(DataError, match="holds inf"):
         next(data.stream("data.py:samples", root=tmp_path, specs=(TensorSpec("x", "FP16", (1,)),)))
+
+
+def test_siblings_imported_while_samples_are_read_are_those_of_the_recipe(tmp_path):
+    source = "def samples():\n    import numpy as np\n    from sibling_of_data import VALUE\n"
+    source += "    yield {'x': np.full(2, VALUE, np.float32)}\n"
+    found = []
+    for value in (1.0, 2.0):
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        (folder / "data.py").write_text(source)
+        (folder / "sibling_of_data.py").write_text(f"VALUE = {value}\n")
+        feeds = data.stream("data.py:samples", root=folder, specs=[TensorSpec("x", "FP32", (2,))])
+        found += [float(feed["x"][0]) for feed, _ in feeds]
+    assert found == [1.0, 2.0]

@@ -62,7 +62,7 @@ def test_a_right_recipe_is_read_whole(sample):
         pytest.param(
             ("method: static", "method: 3"),
             "recipe.yaml:18 components.image_encoder.quantize.method",
-            "must be a string, not the number 3; accepted: static",
+            "must be a string, not the number 3; accepted: auto, dynamic, qat, static",
             id="method of the wrong type",
         ),
         pytest.param(

@@ -70,7 +70,7 @@ def loss_of_each(outputs, labels):
 def recipe_that_trains(path: Path, **references: str) -> Recipe:
     """Load the tiny recipe at ``path`` with data to train on; references change single entries of ``data``."""
     source = path.with_name("data.py")
-    if "def training" not in source.read_text():
+    if "def leaking" not in source.read_text():
         source.write_text(source.read_text() + DATA)
     named = {"training": "data.py:training", "validation": "data.py:validation"} | references
     return load_recipe(path, [f"data.{key}={value}" for key, value in named.items() if value])

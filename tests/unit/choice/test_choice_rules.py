@@ -136,6 +136,14 @@ def test_over_budget_is_out_however_fast():
     assert rules.choose([FP32, costly], measured(fp32=1.0, int8=0.1), None).winner == "int8"
 
 
+def test_where_all_are_compressed_the_budget_comes_first_and_then_speed():
+    costly = Entrant("odd", True, 0, drop=0.05)
+    worse = Entrant("int8", True, 2, drop=0.02)
+    quick = measured(odd=0.1, int8=0.3)
+    assert rules.choose([costly, INT8], quick, 0.01) == Choice("int8", "int8", "int8")
+    assert rules.choose([costly, worse], quick, 0.01) == Choice("int8", "int8", "int8")  # what loses least
+
+
 def test_a_drop_of_exactly_the_budget_keeps_it():
     assert not rules.over_budget(Entrant("a", True, 0, drop=0.1 + 0.2), 0.3)
     assert rules.over_budget(Entrant("a", True, 0, drop=math.nan), 0.3)

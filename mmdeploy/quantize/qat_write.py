@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Array, Encoding, StepContext
+from mmdeploy.contracts import Encoding, StepContext
 from mmdeploy.errors import QuantizeError
 from mmdeploy.quantize import encode, fidelity, graphs, qat_graph, ranges, selection
 from mmdeploy.quantize.qat_modelopt import LARGEST_CODE
@@ -78,7 +77,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
         "bytes_after": after.size_bytes,
     }
     if context.calibration is not None:
-        batches = fidelity.first(_feeds(options, context), _COMPARED_BATCHES)
+        batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
         metadata |= fidelity.compare(graph.path, path, batches, threads=context.threads)
     return replace(after, metadata=metadata)
 
@@ -102,24 +101,9 @@ def _limits(
         threads=context.threads,
         progress=context.progress,
     )
-    return limits | dict(ranges.find(model, missing, _feeds(options, context), how).by_tensor)
-
-
-def _feeds(options: Options, context: StepContext) -> ranges.Feeds:
-    """Return a callable that iterates over the first ``samples`` samples."""
-    calibration = context.calibration
-    assert calibration is not None
-
-    def iterate() -> Iterator[dict[str, Array]]:
-        left = options.samples
-        for feed in calibration():
-            size = len(next(iter(feed.values())))
-            yield {name: array[:left] for name, array in feed.items()}
-            left -= size
-            if left <= 0:
-                return
-
-    return iterate
+    return limits | dict(
+        ranges.find(model, missing, ranges.first_samples(context, options.samples, options.batch_size), how).by_tensor
+    )
 
 
 def _trained_layers(trained: Artifact) -> list[qat_graph.TrainedLayer]:

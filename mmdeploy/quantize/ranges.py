@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.contracts import Array, Progress, no_progress
+from mmdeploy.contracts import Array, Progress, StepContext, no_progress
 from mmdeploy.errors import QuantizeError
 from mmdeploy.quantize import graphs, kl, mse
 from mmdeploy.quantize.scheme import Calibrator
@@ -55,6 +55,25 @@ class Found:
 
     by_tensor: Mapping[str, tuple[float, float]]
     samples: int
+
+
+def first_samples(context: StepContext, samples: int, batch_size: int) -> Feeds:
+    """Return a callable that iterates over the first calibration samples, in batches of at most ``batch_size``."""
+    calibration = context.calibration
+    assert calibration is not None
+
+    def iterate() -> Iterator[dict[str, Array]]:
+        left = samples
+        for feed in calibration():
+            size = len(next(iter(feed.values())))
+            for start in range(0, min(size, left), batch_size):
+                stop = min(start + batch_size, size, left)
+                yield {name: array[start:stop] for name, array in feed.items()}
+            left -= min(size, left)
+            if not left:
+                return
+
+    return iterate
 
 
 def find(model: Any, tensors: Sequence[str], feeds: Feeds, how: Calibration) -> Found:

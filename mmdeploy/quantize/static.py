@@ -30,12 +30,12 @@ on values that do not occur). Memory for calibration is one batch of ``batch_siz
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Array, Encoding, StepContext
+from mmdeploy.contracts import Encoding, StepContext
 from mmdeploy.errors import QuantizeError
 from mmdeploy.quantize import encode, equalize, fidelity, graphs, ranges, selection
 from mmdeploy.quantize.scheme import CalibrationOptions, Scheme
@@ -108,7 +108,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     quantized = encode.write(found.model, found.chosen, found.ranges, encoding=context.encoding, scheme=options)
     path = context.workdir / FILENAME
     graphs.save(quantized, path)
-    batches = fidelity.first(_feeds(options, context), _COMPARED_BATCHES)
+    batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
     likeness = fidelity.compare(artifact.path, path, batches, threads=context.threads)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "static")
     metadata: dict[str, Any] = {
@@ -144,10 +144,17 @@ def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> C
     if options.equalize is not None:
         groups = equalize.find(model, chosen.nodes)
         tensors = [group.tensor for group in groups]
-        maxima = ranges.channel_maxima(model, tensors, _feeds(options, context), threads=context.threads)
+        maxima = ranges.channel_maxima(
+            model, tensors, ranges.first_samples(context, options.samples, options.batch_size), threads=context.threads
+        )
         equalized = equalize.apply(model, groups, maxima, options.equalize)
         chosen = selection.choose(model, options)
-    found = ranges.find(model, chosen.tensors, _feeds(options, context), _how(options, context))
+    found = ranges.find(
+        model,
+        chosen.tensors,
+        ranges.first_samples(context, options.samples, options.batch_size),
+        _how(options, context),
+    )
     return Calibrated(model, chosen, found.by_tensor, found.samples, equalized)
 
 
@@ -160,22 +167,3 @@ def _how(options: Settings, context: StepContext) -> ranges.Calibration:
         total=min(options.samples, context.calibration_batches * options.batch_size) or None,
         progress=context.progress,
     )
-
-
-def _feeds(options: Settings, context: StepContext) -> ranges.Feeds:
-    """Return a callable that iterates over the first ``samples`` samples in batches of ``batch_size``."""
-    calibration = context.calibration
-    assert calibration is not None
-
-    def iterate() -> Iterator[dict[str, Array]]:
-        left = options.samples
-        for feed in calibration():
-            size = len(next(iter(feed.values())))
-            for start in range(0, min(size, left), options.batch_size):
-                stop = min(start + options.batch_size, size, left)
-                yield {name: array[start:stop] for name, array in feed.items()}
-            left -= min(size, left)
-            if not left:
-                return
-
-    return iterate

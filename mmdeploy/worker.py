@@ -84,12 +84,8 @@ def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
 
 
 def _is_parallel(task: Task) -> bool:
-    """Say whether a step trains, and shall do so on several processes."""
-    if task.processes == 1 or task.step.kind not in TORCH_KINDS:
-        return False
-    module = _METHODS[task.step.kind][task.step.method]
-    options = module.Options.model_validate_json(json.dumps(dict(task.step.options)))
-    return "training" in data_needs(module, options)
+    """Say whether a step trains, and shall do so on several processes; a search for a ratio measures, on one."""
+    return task.processes > 1 and task.step.kind in ("recover", "train")
 
 
 def _run_launched(task: Task, workdir: Path, progress: Progress) -> Artifact:

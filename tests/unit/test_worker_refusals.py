@@ -56,3 +56,12 @@ def test_a_refusal_is_written_down_with_its_reason(refused_graph: Artifact, tmp_
 def test_the_engine_that_the_recipe_names_must_take_the_graph(refused_graph: Artifact, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="NoSuchOperator"):
         run(refused_graph, tmp_path / "step", optional=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "processes", "parallel"),
+    [("recover", 2, True), ("train", 2, True), ("prune", 2, False), ("export", 2, False), ("recover", 1, False)],
+)
+def test_only_steps_that_train_run_on_several_processes(kind, processes, parallel, tmp_path: Path) -> None:
+    step = Step(f"left/{kind}", "left", kind, "any", {}, (), {})
+    assert worker._is_parallel(Task(step, load_recipe(TINY), tmp_path, {}, 1, processes)) is parallel

@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 from clip_variants import BASELINE, GRAPHS, S8, SHARES, U8, VARIANTS, Variant
 
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Encoding, StepContext
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.target import Target, this_hardware
 from mmdeploy.engines import METHODS as ENGINES
 from mmdeploy.engines import onnxruntime, openvino
 from mmdeploy.export import onnx_dynamo, simplify
 from mmdeploy.quantize import dynamic, static
-from mmdeploy.target import Target, this_hardware
 
 HERE = Path(__file__).parent
 SAMPLES, CALLS = 16, 3

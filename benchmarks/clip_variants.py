@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mmdeploy.contracts import Encoding
+from mmdeploy.core.contracts import Encoding
 from mmdeploy.engines import openvino
 
 BASELINE = "ONNX Runtime FP32"

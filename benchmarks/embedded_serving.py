@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from serving_models import Case, Feed, tiny_case, vit_case, write_repository
 
-from mmdeploy.sessions import open_session
-from mmdeploy.target import this_hardware
+from mmdeploy.core.sessions import open_session
+from mmdeploy.core.target import this_hardware
 from mmdeploy.triton import server
 from mmdeploy.triton.client import GrpcRunner, HttpRunner
 from mmdeploy.triton.http import ask_json

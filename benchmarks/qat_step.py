@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmdeploy.artifact import Artifact
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.model.torch_component import load_component
 from mmdeploy.quantize import qat_layers, qat_modelopt
-from mmdeploy.torch_component import load_component
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "spoken_digits"
 KINDS = ("plain", "fixed scales", "learned scales")

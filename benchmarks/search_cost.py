@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--component", action="append", help="only this one; repeatable")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
-    from mmdeploy.loader import load_recipe
+    from mmdeploy.recipe.loader import load_recipe
 
     names = arguments.component or list(load_recipe(arguments.recipe).components)
     rows = []
@@ -56,9 +56,9 @@ def main() -> None:
 def measured(path: Path, component: str) -> list[dict[str, Any]]:
     """Return the figures of a component's sensitivity and of its search."""
     from mmdeploy import api
-    from mmdeploy.builder import Settings, run_build
-    from mmdeploy.loader import load_recipe
-    from mmdeploy.observer import Silent
+    from mmdeploy.building.builder import Settings, run_build
+    from mmdeploy.recipe.loader import load_recipe
+    from mmdeploy.record.observer import Silent
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(workdir=Path(folder) / "work", destination=Path(folder) / "out", jobs=1)
@@ -102,11 +102,11 @@ def step_of(report: Any, step: str) -> dict[str, Any]:
 
 def by_hand(recipe: Any, component: str, workdir: Path, report: Any) -> tuple[float, float]:
     """Return the seconds of the whole ensemble in FP32, and of one evaluation: the median of three."""
-    from mmdeploy.artifact import TensorSpec
-    from mmdeploy.data import load_evaluation
-    from mmdeploy.sessions import open_session
-    from mmdeploy.store import Store
-    from mmdeploy.wiring import topological_order, upstream
+    from mmdeploy.core.artifact import TensorSpec
+    from mmdeploy.core.sessions import open_session
+    from mmdeploy.core.store import Store
+    from mmdeploy.data.samples import load_evaluation
+    from mmdeploy.recipe.wiring import topological_order, upstream
 
     specs = [TensorSpec(name, spec.dtype, spec.shape) for name, spec in recipe.inputs.items()]
     feeds, _ = load_evaluation(str(recipe.data.validation), root=recipe.root, specs=specs)

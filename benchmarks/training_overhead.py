@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from mmdeploy import torch_model
-from mmdeploy.contracts import Encoding, StepContext
-from mmdeploy.loader import load_recipe
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.model import torch_model
+from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.training.loop import fit
 from mmdeploy.training.options import TrainingOptions
-from mmdeploy.training_setup import RecipeTrainingSetup
+from mmdeploy.worker.training_setup import RecipeTrainingSetup
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "spoken_digits" / "recipe.yaml"
 SPLITS = ["data.training=data.py:training", "data.validation=data.py:validation"]

@@ -32,12 +32,12 @@ from variants_serving import Load, Served, side_by_side
 from variants_table import markdown
 
 import mmdeploy
-from mmdeploy import data
-from mmdeploy.build_report import BuildReport
-from mmdeploy.feeds import ensemble_inputs
+from mmdeploy.core.target import this_hardware
+from mmdeploy.data import samples as data
+from mmdeploy.record.build_report import BuildReport
+from mmdeploy.record.report_file import read_report
 from mmdeploy.report.display import BuildDisplay
-from mmdeploy.report_file import read_report
-from mmdeploy.target import this_hardware
+from mmdeploy.worker.feeds import ensemble_inputs
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "spoken_digits"
 REFERENCE = "FP32"

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdeploy import metrics
-from mmdeploy.contracts import FeedDict
-from mmdeploy.gates.load import BLOCK_SECONDS, Block, Clients
-from mmdeploy.gates.looks import lasting
+from mmdeploy.core.contracts import FeedDict
+from mmdeploy.scoring import metrics
+from mmdeploy.scoring.load import BLOCK_SECONDS, Block, Clients
+from mmdeploy.scoring.looks import lasting
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
 

@@ -25,12 +25,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Array, Deployment, Evidence, FeedDict, MethodOptions, Runner, Verdict, WiredComponent
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import (
+    Array,
+    Deployment,
+    Evidence,
+    FeedDict,
+    MethodOptions,
+    Runner,
+    Verdict,
+    WiredComponent,
+)
+from mmdeploy.core.sessions import SessionRunner, open_session
+from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.gates import METHODS, latency, throughput
 from mmdeploy.gates.in_process import InProcessDeployment
-from mmdeploy.sessions import SessionRunner, open_session
-from mmdeploy.target import this_hardware, usable_cores
 
 WIDTH, DEPTH, SAMPLES = 256, 6, 64
 LIMIT, SLOWDOWN = 1.1, 1.2
@@ -192,7 +201,7 @@ def in_process(graphs: Mapping[str, Path]) -> InProcessDeployment:
 @contextmanager
 def triton(graphs: Mapping[str, Path], folder: Path) -> Iterator[Deployment]:
     """Serve the graphs as an ensemble by a Triton of its own."""
-    from mmdeploy.judge import ServedDeployment, model_name
+    from mmdeploy.building.judge import ServedDeployment, model_name
     from mmdeploy.triton import server
     from mmdeploy.triton.config import ServedComponent, ServedEnsemble
     from mmdeploy.triton.options import InstanceGroup, Serving

@@ -15,24 +15,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.version import __version__
+from mmdeploy.core.version import __version__
 
 __all__ = ["BuildReport", "Outcome", "Recipe", "Settings", "__version__", "build", "load_recipe", "plan"]
 
 if TYPE_CHECKING:
     from mmdeploy.api import build, plan
-    from mmdeploy.build_report import BuildReport
-    from mmdeploy.builder import Outcome, Settings
-    from mmdeploy.loader import load_recipe
-    from mmdeploy.recipe import Recipe
+    from mmdeploy.building.builder import Outcome, Settings
+    from mmdeploy.recipe.loader import load_recipe
+    from mmdeploy.recipe.schema import Recipe
+    from mmdeploy.record.build_report import BuildReport
 
 _HOMES = {
-    "BuildReport": "mmdeploy.build_report",
-    "Outcome": "mmdeploy.builder",
-    "Recipe": "mmdeploy.recipe",
-    "Settings": "mmdeploy.builder",
+    "BuildReport": "mmdeploy.record.build_report",
+    "Outcome": "mmdeploy.building.builder",
+    "Recipe": "mmdeploy.recipe.schema",
+    "Settings": "mmdeploy.building.builder",
     "build": "mmdeploy.api",
-    "load_recipe": "mmdeploy.loader",
+    "load_recipe": "mmdeploy.recipe.loader",
     "plan": "mmdeploy.api",
 }
 

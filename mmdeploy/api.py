@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmdeploy.builder import Outcome, Settings, run_build
-from mmdeploy.errors import UsageError, did_you_mean
-from mmdeploy.fingerprints import take_fingerprints
-from mmdeploy.observer import Observer, Silent
-from mmdeploy.planner import make_plan
-from mmdeploy.recipe import Recipe
+from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.core.errors import UsageError, did_you_mean
+from mmdeploy.core.store import Store
+from mmdeploy.planning.fingerprints import take_fingerprints
+from mmdeploy.planning.planner import make_plan
+from mmdeploy.planning.steps import Decision, explain
+from mmdeploy.recipe.schema import Recipe
+from mmdeploy.record.observer import Observer, Silent
 from mmdeploy.report import write_all, write_sensitivity
-from mmdeploy.steps import Decision, explain
-from mmdeploy.store import Store
 
 
 def plan(recipe: Recipe, *, workdir: Path = Path(".mmdeploy")) -> tuple[Decision, ...]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmdeploy import engines
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import MethodOptions, Variant, method_of
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import MethodOptions, Variant, method_of
 
 GraphKind = Literal["float", "quantized"]
 #: Option fields that a label says in its own words.

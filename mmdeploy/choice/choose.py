@@ -14,15 +14,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mmdeploy import metrics
-from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.choice import rules, wording
 from mmdeploy.choice.candidates import Candidate
 from mmdeploy.choice.engine_process import EngineProcess
 from mmdeploy.choice.measure import Race, Timings
 from mmdeploy.choice.options import AutoEngine, MustPay
-from mmdeploy.contracts import Array, FusedScore, StepContext, method_of
-from mmdeploy.errors import DataError, EngineError, InferenceError
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import Array, FusedScore, StepContext, method_of
+from mmdeploy.core.errors import DataError, EngineError, InferenceError
+from mmdeploy.scoring import metrics
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import mmdeploy
-from mmdeploy.artifact import Artifact, TensorSpec
-from mmdeploy.contracts import Array, FeedDict, MethodOptions
-from mmdeploy.errors import EngineError, InferenceError
+from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.contracts import Array, FeedDict, MethodOptions
+from mmdeploy.core.errors import EngineError, InferenceError
 
 #: An engine that takes longer for one answer is taken for dead.
 LOAD_SECONDS, ANSWER_SECONDS = 600.0, 300.0

@@ -16,9 +16,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mmdeploy import engines
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Array, FeedDict, MethodOptions, Runner, method_of
-from mmdeploy.errors import EngineError, MmdeployError
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Array, FeedDict, MethodOptions, Runner, method_of
+from mmdeploy.core.errors import EngineError, MmdeployError
 
 _PR_SET_PDEATHSIG = 1
 

@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mmdeploy import engines
-from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.choice.choose import requests_of
 from mmdeploy.choice.engine_process import EngineProcess
 from mmdeploy.choice.measure import Race, Timings
-from mmdeploy.contracts import LatencyEstimate, MethodOptions, StepContext, method_of
-from mmdeploy.errors import EngineError
-from mmdeploy.sessions import open_session, specs
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import LatencyEstimate, MethodOptions, StepContext, method_of
+from mmdeploy.core.errors import EngineError
+from mmdeploy.core.sessions import open_session, specs
 
 #: Time for all graphs of one question together.
 _MAX_SECONDS = 8.0

@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mmdeploy.choice.engine_process import EngineProcess
-from mmdeploy.contracts import Progress, no_progress
-from mmdeploy.errors import EngineError
-from mmdeploy.gates.looks import lasting
-from mmdeploy.metrics import Interval, percentile_ratio_interval
+from mmdeploy.core.contracts import Progress, no_progress
+from mmdeploy.core.errors import EngineError
+from mmdeploy.scoring.looks import lasting
+from mmdeploy.scoring.metrics import Interval, percentile_ratio_interval
 
 Clock = Callable[[], float]
 

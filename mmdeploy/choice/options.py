@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from mmdeploy import engines
-from mmdeploy.contracts import MethodOptions
-from mmdeploy.errors import did_you_mean
+from mmdeploy.core.contracts import MethodOptions
+from mmdeploy.core.errors import did_you_mean
 
 
 def _known_engine(name: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mmdeploy.metrics import Interval
+from mmdeploy.scoring.metrics import Interval
 
 #: Scores are sums of floats: a drop of 0.01 must keep a limit of 0.01.
 SLACK = 1e-6

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import click
 
 from mmdeploy.cli.outcome import ReaderGone, run
-from mmdeploy.errors import EXIT_USAGE, did_you_mean
-from mmdeploy.version import __version__
+from mmdeploy.core.errors import EXIT_USAGE, did_you_mean
+from mmdeploy.core.version import __version__
 
 #: Every verb, in the order of a user's day, with its line in ``mmdeploy --help``; its module has its name.
 VERBS: Mapping[str, str] = {

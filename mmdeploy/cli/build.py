@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mmdeploy.cli.options import destination_option, recipe_argument, set_option, workdir_option
-from mmdeploy.errors import StoreError
+from mmdeploy.core.errors import StoreError
 
 
 @click.command()
@@ -51,8 +51,8 @@ def command(
     """  # noqa: D301
     from rich.console import Console
 
-    from mmdeploy.builder import Settings, run_build
-    from mmdeploy.loader import load_recipe
+    from mmdeploy.building.builder import Settings, run_build
+    from mmdeploy.recipe.loader import load_recipe
     from mmdeploy.report import write_all
     from mmdeploy.report.display import BuildDisplay
     from mmdeploy.report.terminal import Summary

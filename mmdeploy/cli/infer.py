@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmdeploy.errors import InferenceError, MmdeployError, ServerError, UsageError, did_you_mean
+from mmdeploy.core.errors import InferenceError, MmdeployError, ServerError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from mmdeploy.contracts import FeedDict
+    from mmdeploy.core.contracts import FeedDict
 
 
 @click.command()
@@ -78,7 +78,7 @@ def _served_instead(scheme: str, address: str, model: str) -> str | None:
 
 
 def _feed_dict(runner: Any, files: tuple[str, ...], fit: bool) -> FeedDict:
-    from mmdeploy.media import read_tensor
+    from mmdeploy.data.media import read_tensor
 
     specs = {spec.name: spec for spec in runner.inputs}
     given: dict[str, Path] = {}

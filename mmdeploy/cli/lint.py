@@ -11,7 +11,7 @@ import click
 
 from mmdeploy.cli.options import json_option
 from mmdeploy.cli.text import counted, table
-from mmdeploy.errors import EXIT_GATE_FAILED, EXIT_PASS
+from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_PASS
 
 if TYPE_CHECKING:
     from mmdeploy.triton.lint import Finding

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmdeploy.cli.text import wrapped
-from mmdeploy.errors import UsageError, did_you_mean
+from mmdeploy.core.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -92,7 +92,7 @@ def _whole(name: str, module: Any) -> str:
 
 def _options(options: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Give ``name: type = default`` and what it does for each option; those of a section within, dotted."""
-    from mmdeploy.sections import described, models
+    from mmdeploy.recipe.sections import described, models
 
     schema = options.model_json_schema()
     texts = described(options)

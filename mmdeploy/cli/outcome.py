@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.errors import (
+from mmdeploy.core.errors import (
     EXIT_BUG,
     EXIT_ENVIRONMENT,
     EXIT_INTERRUPTED,

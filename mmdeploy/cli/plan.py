@@ -11,7 +11,7 @@ import click
 from mmdeploy.cli.options import json_option, recipe_argument, set_option, workdir_option
 
 if TYPE_CHECKING:
-    from mmdeploy.steps import Decision
+    from mmdeploy.planning.steps import Decision
 
 
 @click.command()
@@ -29,11 +29,11 @@ def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bo
       mmdeploy plan recipes/spoken_digits/recipe.yaml
       mmdeploy plan recipe.yaml --set components.fusion.quantize.samples=64
     """  # noqa: D301
-    from mmdeploy.fingerprints import take_fingerprints
-    from mmdeploy.loader import load_recipe
-    from mmdeploy.planner import make_plan
-    from mmdeploy.steps import explain
-    from mmdeploy.store import Store
+    from mmdeploy.core.store import Store
+    from mmdeploy.planning.fingerprints import take_fingerprints
+    from mmdeploy.planning.planner import make_plan
+    from mmdeploy.planning.steps import explain
+    from mmdeploy.recipe.loader import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     plan = make_plan(loaded, take_fingerprints(loaded))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mmdeploy.cli.options import workdir_option
-from mmdeploy.errors import UsageError
+from mmdeploy.core.errors import UsageError
 
 
 @click.command()
@@ -32,10 +32,10 @@ def command(report: Path | None, form: str, workdir: Path) -> int:
     """  # noqa: D301
     from rich.console import Console
 
-    from mmdeploy.build_report import BuildReport
+    from mmdeploy.record.build_report import BuildReport
+    from mmdeploy.record.report_file import read_report
     from mmdeploy.report import html, junit, markdown
     from mmdeploy.report.terminal import Summary
-    from mmdeploy.report_file import read_report
 
     found = read_report(report or _latest(workdir))
     renderers = {"json": BuildReport.to_json, "md": markdown.render, "junit": junit.render, "html": html.render}

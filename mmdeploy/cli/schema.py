@@ -20,6 +20,6 @@ def command() -> None:
       # first line of a recipe, for editors with a YAML language server:
       # yaml-language-server: $schema=recipe.schema.json
     """  # noqa: D301
-    from mmdeploy.json_schema import json_schema
+    from mmdeploy.recipe.json_schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))

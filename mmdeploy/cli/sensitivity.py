@@ -10,7 +10,7 @@ import click
 from mmdeploy.cli.options import json_option, recipe_argument, set_option, workdir_option
 
 if TYPE_CHECKING:
-    from mmdeploy.build_report import BuildReport
+    from mmdeploy.record.build_report import BuildReport
 
 
 @click.command()
@@ -42,8 +42,8 @@ def command(
     from rich.console import Console
 
     from mmdeploy.api import sensitivity
-    from mmdeploy.builder import Settings
-    from mmdeploy.loader import load_recipe
+    from mmdeploy.building.builder import Settings
+    from mmdeploy.recipe.loader import load_recipe
     from mmdeploy.report.display import BuildDisplay
 
     loaded = load_recipe(recipe, overrides)

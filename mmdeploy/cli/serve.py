@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmdeploy.cli.options import workdir_option
-from mmdeploy.errors import EXIT_INTERRUPTED, EXIT_PASS
+from mmdeploy.core.errors import EXIT_INTERRUPTED, EXIT_PASS
 
 if TYPE_CHECKING:
     from mmdeploy.triton.server import Server

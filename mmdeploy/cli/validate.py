@@ -10,11 +10,11 @@ import click
 
 from mmdeploy.cli.options import json_option, recipe_argument, set_option
 from mmdeploy.cli.text import counted, table
-from mmdeploy.errors import RecipeError
+from mmdeploy.core.errors import RecipeError
 
 if TYPE_CHECKING:
-    from mmdeploy.contracts import MethodOptions
-    from mmdeploy.recipe import Recipe, Wire
+    from mmdeploy.core.contracts import MethodOptions
+    from mmdeploy.recipe.schema import Recipe, Wire
 
 
 @click.command()
@@ -32,7 +32,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int | No
       mmdeploy validate recipes/spoken_digits/recipe.yaml
       mmdeploy validate recipe.yaml --set components.fusion.quantize=null --json
     """  # noqa: D301
-    from mmdeploy.loader import load_recipe
+    from mmdeploy.recipe.loader import load_recipe
 
     try:
         loaded = load_recipe(recipe, overrides)
@@ -47,7 +47,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int | No
 
 
 def _json(recipe: Recipe) -> str:
-    from mmdeploy.wiring import topological_order
+    from mmdeploy.recipe.wiring import topological_order
 
     fields = {
         "ok": True,
@@ -61,7 +61,7 @@ def _json(recipe: Recipe) -> str:
 
 
 def _summary(recipe: Recipe) -> str:
-    from mmdeploy.wiring import topological_order
+    from mmdeploy.recipe.wiring import topological_order
 
     counts = f"{counted(len(recipe.components), 'component')}, {counted(len(recipe.gates), 'gate')}"
     rows = []
@@ -87,7 +87,7 @@ def _summary(recipe: Recipe) -> str:
 
 def _chain(recipe: Recipe, name: str) -> str:
     """Return the methods of a component in the order in which they run; a search says what it searches."""
-    from mmdeploy.chains import torch_sections
+    from mmdeploy.planning.chains import torch_sections
 
     component = recipe.components[name]
     trained = torch_sections(component)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmdeploy.contracts import Engine, MethodOptions
+from mmdeploy.core.contracts import Engine, MethodOptions
+from mmdeploy.core.target import Target
 from mmdeploy.engines import onnxruntime, openvino, tensorrt, tensorrt_rtx
-from mmdeploy.target import Target
 
 METHODS: dict[str, Engine] = {
     "onnxruntime": onnxruntime,

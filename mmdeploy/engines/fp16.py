@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmdeploy.errors import EngineError
+from mmdeploy.core.errors import EngineError
 
 SENSITIVE = (
     "LayerNormalization", "GroupNormalization", "InstanceNormalization", "RMSNormalization",

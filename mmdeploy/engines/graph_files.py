@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.errors import EngineError
+from mmdeploy.core.errors import EngineError
 
 #: Protobuf refuses messages of 2 GiB; what comes near keeps its weights in the data file.
 _INLINE_LIMIT_BYTES = 1_800_000_000

@@ -17,12 +17,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Encoding, MethodOptions, Runner, StepContext, Variant
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import Encoding, MethodOptions, Runner, StepContext, Variant
+from mmdeploy.core.errors import EngineError
+from mmdeploy.core.sessions import CPU, CUDA, GRAPH_LEVEL, SessionRunner, open_session, providers_available
+from mmdeploy.core.target import Target, gpu_names, usable_cores
 from mmdeploy.engines.graph_files import copy_graph
-from mmdeploy.errors import EngineError
-from mmdeploy.sessions import CPU, CUDA, GRAPH_LEVEL, SessionRunner, open_session, providers_available
-from mmdeploy.target import Target, gpu_names, usable_cores
 
 CONSUMES = "onnx"
 PRODUCES = "onnxruntime"

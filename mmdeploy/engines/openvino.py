@@ -24,12 +24,12 @@ from xml.etree import ElementTree
 
 from pydantic import Field
 
-from mmdeploy.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Array, Encoding, FeedDict, MethodOptions, Runner, StepContext, Variant
+from mmdeploy.core.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import Array, Encoding, FeedDict, MethodOptions, Runner, StepContext, Variant
+from mmdeploy.core.errors import EngineError, EnvironmentUnfitError, InferenceError
+from mmdeploy.core.sessions import misfit
+from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.engines.graph_files import copy_graph
-from mmdeploy.errors import EngineError, EnvironmentUnfitError, InferenceError
-from mmdeploy.sessions import misfit
-from mmdeploy.target import Target, this_hardware, usable_cores
 
 CONSUMES = "onnx"
 PRODUCES = "openvino"

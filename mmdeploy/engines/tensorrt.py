@@ -20,12 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Encoding, Runner, StepContext, Variant
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Encoding, Runner, StepContext, Variant
+from mmdeploy.core.target import Target, gpu_names
 from mmdeploy.engines.trt_build import PLAN_FILENAME, Flavor, build_engine
 from mmdeploy.engines.trt_options import TensorRTOptions
 from mmdeploy.engines.trt_run import load_engine
-from mmdeploy.target import Target, gpu_names
 
 CONSUMES = "onnx"
 PRODUCES = "tensorrt_plan"

@@ -19,13 +19,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Encoding, Runner, StepContext, Variant
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Encoding, Runner, StepContext, Variant
+from mmdeploy.core.errors import EngineError
+from mmdeploy.core.target import Target
 from mmdeploy.engines.trt_build import PLAN_FILENAME, Flavor, build_engine
 from mmdeploy.engines.trt_options import TensorRTOptions
 from mmdeploy.engines.trt_run import compute_capabilities, load_engine
-from mmdeploy.errors import EngineError
-from mmdeploy.target import Target
 
 CONSUMES = "onnx"
 PRODUCES = "tensorrt_rtx_plan"

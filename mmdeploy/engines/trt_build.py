@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Progress, StepContext
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import Progress, StepContext
+from mmdeploy.core.errors import EngineError, EnvironmentUnfitError
 from mmdeploy.engines.fp16 import to_fp16
 from mmdeploy.engines.fp16_emulation import emulate_fp16
 from mmdeploy.engines.graph_files import copy_graph, load_graph, save_graph
 from mmdeploy.engines.trt_graph import cast_uint8_inputs, check_network_dtypes
 from mmdeploy.engines.trt_messages import Messages, builder_error, collecting, parser_error
 from mmdeploy.engines.trt_options import InputProfile, TensorRTOptions, resolve_profile
-from mmdeploy.errors import EngineError, EnvironmentUnfitError
 
 #: Given the module and the builder's config, sets on the config what only one flavor has, gives what of it
 #: belongs into the metadata, and after a build that succeeded does what is left to do.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmdeploy.artifact import TensorSpec
-from mmdeploy.errors import EngineError
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.errors import EngineError
 
 #: Types that a TensorRT network's inputs and outputs can have, of those that Triton serves.
 NETWORK_DTYPES = ("FP32", "FP16", "INT8", "UINT8", "INT32", "INT64", "BOOL")

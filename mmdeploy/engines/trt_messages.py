@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmdeploy.core.errors import EngineError
 from mmdeploy.engines.trt_graph import node_label
-from mmdeploy.errors import EngineError
 
 #: Without a driver every error is followed by this one, which has nothing to do with it.
 _NOISE = re.compile(r"cudaError 35|Unable to determine GPU memory usage|logger passed into create")

@@ -8,9 +8,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mmdeploy.artifact import TensorSpec
-from mmdeploy.contracts import MethodOptions
-from mmdeploy.errors import EngineError
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.contracts import MethodOptions
+from mmdeploy.core.errors import EngineError
 
 Size = Annotated[int, Field(ge=1)]
 Sizes = tuple[Size, ...]

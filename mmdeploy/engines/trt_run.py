@@ -7,11 +7,11 @@ import subprocess
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.errors import EngineError, EnvironmentUnfitError, InferenceError
+from mmdeploy.core.sessions import misfit
 from mmdeploy.engines.trt_build import Flavor, import_tensorrt
 from mmdeploy.engines.trt_messages import Messages, collecting
-from mmdeploy.errors import EngineError, EnvironmentUnfitError, InferenceError
-from mmdeploy.sessions import misfit
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -29,14 +29,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from mmdeploy import costs
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import MethodOptions, StepContext
-from mmdeploy.errors import ExportError
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import MethodOptions, StepContext
+from mmdeploy.core.errors import ExportError
+from mmdeploy.core.sessions import open_session, specs
 from mmdeploy.export import naming, parity, simplify, trace
-from mmdeploy.sessions import open_session, specs
-from mmdeploy.torch_component import load_component
-from mmdeploy.torch_model import torch_threads
+from mmdeploy.model import costs
+from mmdeploy.model.torch_component import load_component
+from mmdeploy.model.torch_model import torch_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +86,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
 
     Returns:
         The graph; metadata: ``opset``, ``nodes_by_op_type``, ``parameters``, ``bytes``, ``parity``, and ``costs``: what
-        the module costs (see `mmdeploy.costs.Costs`).
+        the module costs (see `mmdeploy.model.costs.Costs`).
 
     Raises:
         ModelError: When the module cannot be loaded or called.

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.errors import ExportError
-from mmdeploy.torch_model import call_module
+from mmdeploy.core.errors import ExportError
+from mmdeploy.model.torch_model import call_module
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mmdeploy.contracts import Array
+    from mmdeploy.core.contracts import Array
 
 
 @dataclass(frozen=True)

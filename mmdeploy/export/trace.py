@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.errors import ExportError, MmdeployError
+from mmdeploy.core.errors import ExportError, MmdeployError
 from mmdeploy.export import naming
-from mmdeploy.sources import describe, is_user_file, user_location
-from mmdeploy.torch_model import call_module
+from mmdeploy.model.sources import describe, is_user_file, user_location
+from mmdeploy.model.torch_model import call_module
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mmdeploy.contracts import Array
+    from mmdeploy.core.contracts import Array
 
 logger = logging.getLogger(__name__)
 

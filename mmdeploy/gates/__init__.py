@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from mmdeploy.contracts import Evidence, Gate, GateResult, MethodOptions, Verdict, method_of
+from mmdeploy.core.contracts import Evidence, Gate, GateResult, MethodOptions, Verdict, method_of
 from mmdeploy.gates import accuracy, latency, memory, parity, size, throughput
 
 METHODS: Mapping[str, Gate] = {

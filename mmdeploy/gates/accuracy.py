@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmdeploy import metrics
-from mmdeploy.contracts import Array, Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
-from mmdeploy.errors import DataError, InferenceError
-from mmdeploy.gates import ask, limits, scores
-from mmdeploy.metrics import FloatArray
+from mmdeploy.core.contracts import Array, Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
+from mmdeploy.core.errors import DataError, InferenceError
+from mmdeploy.gates import limits
+from mmdeploy.scoring import ask, metrics, scores
+from mmdeploy.scoring.metrics import FloatArray
 
 if TYPE_CHECKING:
     import numpy as np

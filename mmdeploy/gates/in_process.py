@@ -1,7 +1,7 @@
 """A deployment without a server: component runners wired in this process.
 
 For diagnosis and for measuring what serving adds; the verdict on a build comes from a real Triton. It
-satisfies `mmdeploy.contracts.Deployment`, so every gate runs on it.
+satisfies `mmdeploy.core.contracts.Deployment`, so every gate runs on it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
-from mmdeploy.artifact import TensorSpec
-from mmdeploy.contracts import Array, FeedDict, Runner, WiredComponent
-from mmdeploy.errors import InferenceError
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.contracts import Array, FeedDict, Runner, WiredComponent
+from mmdeploy.core.errors import InferenceError
 
 
 class InProcessDeployment:

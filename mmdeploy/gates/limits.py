@@ -5,9 +5,9 @@ from __future__ import annotations
 import fnmatch
 import math
 
-from mmdeploy.contracts import Verdict
-from mmdeploy.metrics import Interval
-from mmdeploy.target import Hardware
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.target import Hardware
+from mmdeploy.scoring.metrics import Interval
 
 
 def within(value: float, *, at_least: float | None = None, at_most: float | None = None, slack: float = 0.0) -> Verdict:

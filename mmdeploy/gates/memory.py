@@ -18,9 +18,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmdeploy.contracts import Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
-from mmdeploy.errors import InferenceError
-from mmdeploy.gates import ask, limits, load, looks
+from mmdeploy.core.contracts import Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
+from mmdeploy.core.errors import InferenceError
+from mmdeploy.gates import limits
+from mmdeploy.scoring import ask, load, looks
 
 REQUIRES: tuple[str, ...] = ()
 

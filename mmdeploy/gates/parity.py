@@ -22,10 +22,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmdeploy import metrics
-from mmdeploy.contracts import Array, Check, Evidence, FeedDict, GateResult, MethodOptions, Verdict
-from mmdeploy.errors import InferenceError
-from mmdeploy.gates import ask, limits
+from mmdeploy.core.contracts import Array, Check, Evidence, FeedDict, GateResult, MethodOptions, Verdict
+from mmdeploy.core.errors import InferenceError
+from mmdeploy.gates import limits
+from mmdeploy.scoring import ask, metrics
 
 REQUIRES: tuple[str, ...] = ()
 

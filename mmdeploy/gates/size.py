@@ -15,7 +15,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmdeploy.contracts import Check, Evidence, GateResult, MethodOptions, Verdict
+from mmdeploy.core.contracts import Check, Evidence, GateResult, MethodOptions, Verdict
 from mmdeploy.gates import limits
 
 REQUIRES: tuple[str, ...] = ()

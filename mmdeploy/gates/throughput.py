@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmdeploy import metrics
-from mmdeploy.contracts import Check, Evidence, GateResult, Verdict
-from mmdeploy.gates import ask, limits, load, looks
+from mmdeploy.core.contracts import Check, Evidence, GateResult, Verdict
+from mmdeploy.gates import limits
+from mmdeploy.scoring import ask, load, looks, metrics
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mmdeploy.errors import PruneError, did_you_mean
+from mmdeploy.core.errors import PruneError, did_you_mean
 from mmdeploy.prune.groups import WHOLE, Group, Refused, Slice
 
 if TYPE_CHECKING:

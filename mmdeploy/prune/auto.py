@@ -29,13 +29,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import LatencyEstimate, StepContext
-from mmdeploy.errors import BudgetError, PruneError
-from mmdeploy.evaluations import HELD_BACK, SEARCHED, Budget, Evaluations, Journal, Outcome, number_text
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import LatencyEstimate, StepContext
+from mmdeploy.core.errors import BudgetError, PruneError
+from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component
 from mmdeploy.prune import structured
 from mmdeploy.prune.judge import ModuleJudge
-from mmdeploy.torch_component import SPARSE_PARAMETERS, load_component
+from mmdeploy.scoring.evaluations import HELD_BACK, SEARCHED, Budget, Evaluations, Journal, Outcome, number_text
 from mmdeploy.training.loop import fit
 from mmdeploy.training.options import TrainingOptions
 

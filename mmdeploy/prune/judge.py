@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mmdeploy import metrics
-from mmdeploy.contracts import Array, FusedScore, TrainingSetup
+from mmdeploy.core.contracts import Array, FusedScore, TrainingSetup
+from mmdeploy.scoring import metrics
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mmdeploy.metrics import FloatArray
+    from mmdeploy.scoring.metrics import FloatArray
 
 _BATCH = 64
 #: Metrics that are means over samples, which makes paired intervals possible.
@@ -21,7 +21,7 @@ _UNCHANGED_DB = 150.0
 
 
 class ModuleJudge:
-    """Scores modules as `mmdeploy.contracts.FusedOutput` scores graphs; satisfies `mmdeploy.evaluations.Judge`."""
+    """Scores modules as `FusedOutput` scores graphs; satisfies `mmdeploy.scoring.evaluations.Judge`."""
 
     def __init__(self, setup: TrainingSetup) -> None:
         """Read the validation split.

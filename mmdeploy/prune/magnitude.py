@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from mmdeploy import costs
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import MethodOptions, StepContext
-from mmdeploy.errors import PruneError
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import MethodOptions, StepContext
+from mmdeploy.core.errors import PruneError
+from mmdeploy.model import costs
+from mmdeploy.model.torch_component import load_component
+from mmdeploy.model.torch_model import torch_threads
 from mmdeploy.prune import product, weights
 from mmdeploy.prune.weights import Weight
-from mmdeploy.torch_component import load_component
-from mmdeploy.torch_model import torch_threads
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy import costs
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import StepContext
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import StepContext
+from mmdeploy.model import costs
+from mmdeploy.model.torch_component import SPARSE_PARAMETERS, save_component
 from mmdeploy.prune.weights import Weight
-from mmdeploy.torch_component import SPARSE_PARAMETERS, save_component
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from mmdeploy.errors import PruneError
+from mmdeploy.core.errors import PruneError
 from mmdeploy.prune.groups import Group
 from mmdeploy.prune.surgery import Removal
 

@@ -30,15 +30,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from mmdeploy import costs
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import MethodOptions, StepContext
-from mmdeploy.errors import PruneError
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import MethodOptions, StepContext
+from mmdeploy.core.errors import PruneError
+from mmdeploy.model import costs
+from mmdeploy.model.torch_component import load_component
+from mmdeploy.model.torch_model import torch_threads
 from mmdeploy.prune import attention, groups, importance, product, shares, surgery, tracing, weights
 from mmdeploy.prune.groups import Group, Refused
 from mmdeploy.prune.surgery import Removal
-from mmdeploy.torch_component import load_component
-from mmdeploy.torch_model import torch_threads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.errors import PruneError
+from mmdeploy.core.errors import PruneError
+from mmdeploy.model.sources import describe
+from mmdeploy.model.torch_model import call_module
 from mmdeploy.prune.weights import matching
-from mmdeploy.sources import describe
-from mmdeploy.torch_model import call_module
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmdeploy import globs
-from mmdeploy.errors import PruneError
+from mmdeploy.core import globs
+from mmdeploy.core.errors import PruneError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -29,13 +29,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import StepContext
-from mmdeploy.errors import QuantizeError
-from mmdeploy.evaluations import HELD_BACK, SEARCHED, Budget, Evaluations, Outcome
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import StepContext
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import sensitivity, speed, static
 from mmdeploy.quantize.partial import PartialGraphs, PartialOptions
 from mmdeploy.quantize.search import Search
+from mmdeploy.scoring.evaluations import HELD_BACK, SEARCHED, Budget, Evaluations, Outcome
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"

@@ -26,12 +26,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import StepContext
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import StepContext
+from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.target import Target
 from mmdeploy.quantize import fidelity, graphs, selection
 from mmdeploy.quantize.scheme import NodeChoice, Scheme
-from mmdeploy.target import Target
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"

@@ -18,8 +18,8 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from mmdeploy.contracts import Array, Encoding
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.contracts import Array, Encoding
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import onnxruntime_forms
 from mmdeploy.quantize import weight_scales as given_scales
 from mmdeploy.quantize.scheme import Scheme

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmdeploy.contracts import Array
+from mmdeploy.core.contracts import Array
 from mmdeploy.quantize import graphs
 
 _NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")

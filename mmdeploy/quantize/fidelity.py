@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.contracts import Array
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.contracts import Array
+from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.sessions import open_session
 from mmdeploy.quantize.ranges import Feeds
-from mmdeploy.sessions import open_session
 
 #: Cosine between optimized and plain execution below which the optimizer has changed the answers.
 _SAME_COSINE = 0.99

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.errors import QuantizeError
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mmdeploy.contracts import MethodOptions
-from mmdeploy.errors import QuantizeError
-from mmdeploy.globs import first_match, nearest_names, unmatched
+from mmdeploy.core.contracts import MethodOptions
+from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.globs import first_match, nearest_names, unmatched
 
 #: Groups that are still few enough to judge each of them.
 _MOST_GROUPS = 20

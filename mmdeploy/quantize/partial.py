@@ -11,8 +11,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import StepContext
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import StepContext
 from mmdeploy.quantize import encode, graphs, layer_groups, selection, static
 from mmdeploy.quantize.layer_groups import Grouping
 

@@ -33,14 +33,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Array, StepContext, TrainingSetup
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Array, StepContext, TrainingSetup
+from mmdeploy.core.errors import QuantizeError
+from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component, save_component
+from mmdeploy.model.torch_model import call_module, torch_threads
 from mmdeploy.quantize import qat_layers, qat_modelopt, qat_selection
 from mmdeploy.quantize.qat_options import Options as Options
 from mmdeploy.quantize.qat_write import write as write
-from mmdeploy.torch_component import SPARSE_PARAMETERS, load_component, save_component
-from mmdeploy.torch_model import call_module, torch_threads
 from mmdeploy.training.loop import fit, required_setup
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmdeploy.contracts import Array
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.contracts import Array
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import graphs
 from mmdeploy.quantize.graphs import channel_axis
 from mmdeploy.quantize.selection import Selection

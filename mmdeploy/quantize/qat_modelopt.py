@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmdeploy.errors import MmdeployError, QuantizeError
+from mmdeploy.core.errors import MmdeployError, QuantizeError
 
 if TYPE_CHECKING:
     import numpy as np

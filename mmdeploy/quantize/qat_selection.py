@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmdeploy import globs
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core import globs
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize.qat_layers import Layer, Prepared
 from mmdeploy.quantize.scheme import Scheme
 

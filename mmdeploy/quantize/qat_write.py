@@ -6,9 +6,9 @@ import glob
 from dataclasses import replace
 from typing import Any
 
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Encoding, StepContext
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import encode, fidelity, graphs, qat_graph, ranges, selection
 from mmdeploy.quantize.qat_modelopt import LARGEST_CODE
 from mmdeploy.quantize.qat_options import Options

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.contracts import Array, Progress, StepContext, no_progress
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.contracts import Array, Progress, StepContext, no_progress
+from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.sessions import open_session
 from mmdeploy.quantize import graphs, kl, mse
 from mmdeploy.quantize.scheme import Calibrator
-from mmdeploy.sessions import open_session
 
 Feeds = Callable[[], Iterator[dict[str, Array]]]
 BINS = 2048

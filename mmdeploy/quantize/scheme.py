@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from mmdeploy.contracts import MethodOptions
+from mmdeploy.core.contracts import MethodOptions
 
 
 class NodeChoice(MethodOptions):

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmdeploy.contracts import StepContext
-from mmdeploy.errors import BudgetError
-from mmdeploy.evaluations import SEARCHED, Budget, Evaluations, Outcome, number_text
+from mmdeploy.core.contracts import StepContext
+from mmdeploy.core.errors import BudgetError
 from mmdeploy.quantize import speed
 from mmdeploy.quantize.layer_groups import LayerGroup
 from mmdeploy.quantize.partial import PartialGraphs
 from mmdeploy.quantize.sensitivity import judge, outcome
+from mmdeploy.scoring.evaluations import SEARCHED, Budget, Evaluations, Outcome, number_text
 
 #: A gain that could not be measured, or not be told from nothing, counts as this share of the latency.
 _SMALLEST_GAIN = 1e-3

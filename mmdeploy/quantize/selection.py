@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mmdeploy import globs
-from mmdeploy.errors import QuantizeError, did_you_mean
+from mmdeploy.core import globs
+from mmdeploy.core.errors import QuantizeError, did_you_mean
 from mmdeploy.quantize import graphs
 from mmdeploy.quantize.scheme import Scheme
 

@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import FusedOutput, MethodOptions, StepContext
-from mmdeploy.errors import QuantizeError
-from mmdeploy.evaluations import Evaluations, Journal, Outcome
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import FusedOutput, MethodOptions, StepContext
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize.layer_groups import LayerGroup
 from mmdeploy.quantize.partial import PartialGraphs, PartialOptions
+from mmdeploy.scoring.evaluations import Evaluations, Journal, Outcome
 
 CONSUMES = "onnx"
 PRODUCES = "sensitivity"

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.contracts import LatencyEstimate, StepContext
-from mmdeploy.evaluations import Journal
+from mmdeploy.core.contracts import LatencyEstimate, StepContext
 from mmdeploy.quantize.partial import PartialGraphs
+from mmdeploy.scoring.evaluations import Journal
 
 #: Graphs measured side by side, besides the one that they are compared with: each is an engine in memory.
 _SIDE_BY_SIDE = 4

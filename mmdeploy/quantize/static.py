@@ -34,9 +34,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Encoding, StepContext
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import encode, equalize, fidelity, graphs, ranges, selection
 from mmdeploy.quantize.scheme import CalibrationOptions, Scheme
 

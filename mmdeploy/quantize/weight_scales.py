@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmdeploy.contracts import Array
-from mmdeploy.errors import QuantizeError, did_you_mean
+from mmdeploy.core.contracts import Array
+from mmdeploy.core.errors import QuantizeError, did_you_mean
 from mmdeploy.quantize import graphs
 from mmdeploy.quantize.selection import Selection
 

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import StepContext
-from mmdeploy.torch_component import SPARSE_PARAMETERS, load_component, save_component
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import StepContext
+from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component, save_component
 from mmdeploy.training.loop import fit, required_setup
 from mmdeploy.training.options import TrainingOptions
 

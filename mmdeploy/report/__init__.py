@@ -1,4 +1,4 @@
-"""Renders a `mmdeploy.build_report.BuildReport`: terminal, JSON, Markdown, JUnit XML, HTML.
+"""Renders a `mmdeploy.record.build_report.BuildReport`: terminal, JSON, Markdown, JUnit XML, HTML.
 
 Renderers are pure functions of the report. `write_all` writes the files: ``report.json`` first, each to a
 temporary name that is then renamed, so that a reader never meets half a file and an older file survives a
@@ -13,8 +13,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from mmdeploy.build_report import FILENAME, BuildReport
-from mmdeploy.errors import StoreError
+from mmdeploy.core.errors import StoreError
+from mmdeploy.record.build_report import FILENAME, BuildReport
 
 __all__ = ["write_all", "write_sensitivity"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mmdeploy.build_report import BuildReport, StepRecord
+from mmdeploy.record.build_report import BuildReport, StepRecord
 from mmdeploy.report.units import bytes_text, figure_text, interval_text, number_text
 
 SHIPS = "ships"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mmdeploy.build_report import BuildReport, CostRecord, ModuleCosts
+from mmdeploy.record.build_report import BuildReport, CostRecord, ModuleCosts
 from mmdeploy.report.units import bytes_text, count_text, figure_text, interval_text, ratio_text
 
 #: Share of parameters that are not zero, from which on a module counts as dense.

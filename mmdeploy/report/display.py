@@ -25,9 +25,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from mmdeploy import contracts
-from mmdeploy.build_report import GateRecord, StepRecord
-from mmdeploy.contracts import Verdict
+from mmdeploy.core import contracts
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.record.build_report import GateRecord, StepRecord
 from mmdeploy.report.terminal import STYLES, change_text, plain
 from mmdeploy.report.units import seconds_text
 from mmdeploy.report.wording import warned_text

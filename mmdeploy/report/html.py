@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from mmdeploy.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
+from mmdeploy.record.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
 from mmdeploy.report import choices, costs, plots, sensitivities, trainings
 from mmdeploy.report.units import (
     bytes_text,

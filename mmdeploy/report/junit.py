@@ -11,8 +11,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
-from mmdeploy.build_report import BuildReport, CheckRecord, GateRecord
-from mmdeploy.contracts import Verdict
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.record.build_report import BuildReport, CheckRecord, GateRecord
 from mmdeploy.report.units import check_text, limit_text, without_controls
 from mmdeploy.report.wording import headline, substitute_warning
 

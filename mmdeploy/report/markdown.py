@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from mmdeploy.build_report import BuildReport, GateRecord, StageSeries
-from mmdeploy.contracts import Verdict
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.record.build_report import BuildReport, GateRecord, StageSeries
 from mmdeploy.report import choices, costs, sensitivities, trainings
 from mmdeploy.report.units import (
     bytes_text,

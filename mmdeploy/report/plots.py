@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmdeploy.build_report import LatencyRecord, SizeRecord, StageSeries
+from mmdeploy.record.build_report import LatencyRecord, SizeRecord, StageSeries
 from mmdeploy.report import trainings
 from mmdeploy.report.sensitivities import Scored, Sensitivity, drop_text, sqnr_text
 from mmdeploy.report.trainings import Course

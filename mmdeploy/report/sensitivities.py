@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mmdeploy.build_report import BuildReport, StepRecord
+from mmdeploy.record.build_report import BuildReport, StepRecord
 from mmdeploy.report.units import figure_text, interval_text
 
 HEAD = ("Layer group", "Drop", "Interval", "SQNR", "Cosine", "Weights")

@@ -11,8 +11,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from mmdeploy.build_report import BuildReport, GateRecord, StepRecord
-from mmdeploy.contracts import Verdict
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.record.build_report import BuildReport, GateRecord, StepRecord
 from mmdeploy.report import choices, costs, sensitivities, trainings
 from mmdeploy.report.units import (
     bytes_text,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmdeploy.build_report import BuildReport, StepRecord
+from mmdeploy.record.build_report import BuildReport, StepRecord
 from mmdeploy.report.units import count_text, figure_text, seconds_text
 
 HEAD = ("Epoch", "Training loss", "Validation loss", "Metric", "Learning rate", "Time")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import re
 
-from mmdeploy.build_report import CheckRecord
-from mmdeploy.contracts import Verdict
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.record.build_report import CheckRecord
 
 NOT_MEASURED = "not measured"
 _LIMIT = re.compile(r"[<>]=?\s*(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")

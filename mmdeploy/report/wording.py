@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Collection
 from pathlib import Path
 
-from mmdeploy.build_report import BuildReport, SizeRecord, StepRecord
-from mmdeploy.contracts import Verdict
-from mmdeploy.errors import EXIT_INTERRUPTED
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import EXIT_INTERRUPTED
+from mmdeploy.record.build_report import BuildReport, SizeRecord, StepRecord
 from mmdeploy.report.units import figure_text
 
 END_TO_END = "end to end"

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import mmdeploy
-from mmdeploy.contracts import Progress, no_progress
-from mmdeploy.errors import EnvironmentUnfitError, MmdeployError, StepError
+from mmdeploy.core.contracts import Progress, no_progress
+from mmdeploy.core.errors import EnvironmentUnfitError, MmdeployError, StepError
 
 logger = logging.getLogger(__name__)
 

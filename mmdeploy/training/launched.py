@@ -13,8 +13,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.contracts import Progress, no_progress
-from mmdeploy.errors import MmdeployError
+from mmdeploy.core.contracts import Progress, no_progress
+from mmdeploy.core.errors import MmdeployError
 from mmdeploy.training.launch import (
     ERROR,
     MEETING,

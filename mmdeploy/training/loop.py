@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from mmdeploy.contracts import Array, StepContext, TrainingSetup
-from mmdeploy.errors import DataError, TrainingError, did_you_mean
-from mmdeploy.torch_model import torch_threads
+from mmdeploy.core.contracts import Array, StepContext, TrainingSetup
+from mmdeploy.core.errors import DataError, TrainingError, did_you_mean
+from mmdeploy.model.torch_model import torch_threads
 from mmdeploy.training import checkpoint
 from mmdeploy.training.losses import loss
 from mmdeploy.training.optimizer import learning_rate, optimizer

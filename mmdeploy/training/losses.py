@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mmdeploy.contracts import TrainingSetup
-from mmdeploy.errors import DataError, TrainingError
+from mmdeploy.core.contracts import TrainingSetup
+from mmdeploy.core.errors import DataError, TrainingError
 from mmdeploy.training.options import TrainingOptions
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmdeploy.contracts import MethodOptions
+from mmdeploy.core.contracts import MethodOptions
 
 _SGD_MOMENTUM = 0.9
 

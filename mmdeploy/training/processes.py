@@ -8,8 +8,8 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
-from mmdeploy.contracts import Array
-from mmdeploy.errors import EnvironmentUnfitError
+from mmdeploy.core.contracts import Array
+from mmdeploy.core.errors import EnvironmentUnfitError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

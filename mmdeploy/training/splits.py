@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from mmdeploy import data
-from mmdeploy.artifact import TensorSpec
-from mmdeploy.contracts import Array
-from mmdeploy.errors import DataError
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.contracts import Array
+from mmdeploy.core.errors import DataError
+from mmdeploy.data import samples as data
 
 Sample: TypeAlias = tuple[data.Feed, Any]
 Batch: TypeAlias = "tuple[data.Feed, Array | None]"

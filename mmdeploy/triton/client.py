@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mmdeploy.artifact import DTYPE_BY_NUMPY, NUMPY_BY_DTYPE, TensorSpec
-from mmdeploy.contracts import Array, FeedDict
-from mmdeploy.errors import InferenceError, ServerError
+from mmdeploy.core.artifact import DTYPE_BY_NUMPY, NUMPY_BY_DTYPE, TensorSpec
+from mmdeploy.core.contracts import Array, FeedDict
+from mmdeploy.core.errors import InferenceError, ServerError
 from mmdeploy.triton.http import Endpoint, ask_json
 
 # What gRPC says when the connection failed; Triton's own refusals (a full queue) are UNAVAILABLE too.

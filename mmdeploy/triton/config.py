@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.artifact import Artifact, TensorSpec
-from mmdeploy.errors import UsageError
+from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.errors import UsageError
 from mmdeploy.triton.options import InstanceGroup, LatestVersions, Serving, SpecificVersions, Warmup
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from mmdeploy.errors import InferenceError, ServerError
+from mmdeploy.core.errors import InferenceError, ServerError
 
 
 def ask_json(url: str, *, body: Mapping[str, Any] | None = None, timeout_s: float = 60.0) -> Any:

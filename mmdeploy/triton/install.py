@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from mmdeploy.errors import EnvironmentUnfitError
+from mmdeploy.core.errors import EnvironmentUnfitError
 
 #: The stub's file name; it lies beside the python backend's shared library.
 STUB = "triton_python_backend_stub"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdeploy.errors import EnvironmentUnfitError
+from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.triton.install import Installation, assemble_backends, link_package, server_environment
 
 #: How long requests in flight may take when the server is asked to stop, in seconds.

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from mmdeploy.contracts import MethodOptions
+from mmdeploy.core.contracts import MethodOptions
 
 Positive = Annotated[int, Field(ge=1)]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from mmdeploy.artifact import NUMPY_BY_DTYPE
-from mmdeploy.contracts import Array
-from mmdeploy.errors import InferenceError, ServerError
+from mmdeploy.core.artifact import NUMPY_BY_DTYPE
+from mmdeploy.core.contracts import Array
+from mmdeploy.core.errors import InferenceError, ServerError
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.http import ask_json
 

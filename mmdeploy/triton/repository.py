@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from mmdeploy.errors import StoreError, UsageError, did_you_mean
+from mmdeploy.core.errors import StoreError, UsageError, did_you_mean
 from mmdeploy.triton.staging import (
     MANIFEST,
     StagedRepository,

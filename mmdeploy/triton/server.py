@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mmdeploy.errors import EnvironmentUnfitError, InferenceError, ServerError, UsageError
+from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError, ServerError, UsageError
 from mmdeploy.triton import server_log
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.http import ask_json

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.artifact import file_sha256
-from mmdeploy.errors import MmdeployError, StoreError, UsageError
+from mmdeploy.core.artifact import file_sha256
+from mmdeploy.core.errors import MmdeployError, StoreError, UsageError
 from mmdeploy.triton.config import (
     ServedComponent,
     ServedEnsemble,

@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 from mmdeploy import engines
-from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Encoding, Engine, StepContext
-from mmdeploy.errors import EngineError, EnvironmentUnfitError
-from mmdeploy.sessions import SessionRunner, open_session
-from mmdeploy.target import Target
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import Encoding, Engine, StepContext
+from mmdeploy.core.errors import EngineError, EnvironmentUnfitError
+from mmdeploy.core.sessions import SessionRunner, open_session
+from mmdeploy.core.target import Target
 
 #: A Q/DQ pair around the input, an attention-like product of two activations, and a UINT8 input beside it.
 GRAPH = """<ir_version: 10, opset_import: ["": 20]>

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from mmdeploy import gates
-from mmdeploy.artifact import TensorSpec
-from mmdeploy.contracts import Evidence, Gate, GateResult, MethodOptions, Verdict, WiredComponent, method_of
-from mmdeploy.errors import InferenceError
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.contracts import Evidence, Gate, GateResult, MethodOptions, Verdict, WiredComponent, method_of
+from mmdeploy.core.errors import InferenceError
+from mmdeploy.core.target import this_hardware
 from mmdeploy.gates.in_process import InProcessDeployment
-from mmdeploy.target import this_hardware
 
 #: The least that a recipe must say to use each gate, with limits that equals keep by a wide margin.
 LENIENT: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mmdeploy import export, prune, quantize, recover
-from mmdeploy.fingerprints import version_of
+from mmdeploy.planning.fingerprints import version_of
 
 PASSES = {
     f"{package.__name__}.{name}": module

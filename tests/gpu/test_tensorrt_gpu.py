@@ -9,11 +9,11 @@ import onnx
 import pytest
 
 from mmdeploy import engines
-from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Encoding, StepContext
-from mmdeploy.errors import InferenceError
-from mmdeploy.sessions import SessionRunner, open_session
-from mmdeploy.target import Target
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.errors import InferenceError
+from mmdeploy.core.sessions import SessionRunner, open_session
+from mmdeploy.core.target import Target
 
 pytestmark = pytest.mark.gpu
 

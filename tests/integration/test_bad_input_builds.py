@@ -193,7 +193,7 @@ def as_nobody() -> Iterator[Callable[..., "subprocess.CompletedProcess[str]"]]:
     prefix = []
     if os.getuid() == 0:
         prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-        probe = [*prefix, sys.executable, "-c", "import mmdeploy.builder"]
+        probe = [*prefix, sys.executable, "-c", "import mmdeploy.building.builder"]
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         if shutil.which("setpriv") is None or subprocess.run(probe, env=environment, cwd="/").returncode:
             pytest.skip("root has every permission, and cannot run as somebody else here")

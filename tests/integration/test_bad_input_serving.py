@@ -21,8 +21,8 @@ from PIL import Image
 from user_view import REPOSITORY, read_until, started, without
 
 import mmdeploy
-from mmdeploy.builder import Settings
-from mmdeploy.errors import InferenceError, MmdeployError
+from mmdeploy.building.builder import Settings
+from mmdeploy.core.errors import InferenceError, MmdeployError
 from mmdeploy.triton.client import GrpcRunner, HttpRunner
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]

@@ -16,13 +16,13 @@ import psutil
 import pytest
 
 import mmdeploy
-from mmdeploy.artifact import Artifact
-from mmdeploy.builder import Outcome, Settings, run_build
-from mmdeploy.contracts import Verdict
+from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import DataError, ExportError, InferenceError, ModelError, StepError
 from mmdeploy.engines import openvino
-from mmdeploy.errors import DataError, ExportError, InferenceError, ModelError, StepError
-from mmdeploy.observer import Silent
-from mmdeploy.report_file import read_report
+from mmdeploy.record.observer import Silent
+from mmdeploy.record.report_file import read_report
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.lint import lint

@@ -8,9 +8,9 @@ import pytest
 from labelled_recipe import with_splits
 
 import mmdeploy
-from mmdeploy.builder import Outcome, Settings, run_build
-from mmdeploy.contracts import Verdict
-from mmdeploy.observer import Silent
+from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.record.observer import Silent
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
 

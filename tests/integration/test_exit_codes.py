@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from user_view import REPOSITORY, press_ctrl_c, read_until, replaced, started
 
-from mmdeploy import errors
+from mmdeploy.core import errors
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
 
@@ -88,9 +88,9 @@ def test_5_when_a_gate_cannot_decide(
 
 #: A bug of ours cannot be had by asking: one is put in.
 BUGGY = """
-import sys, mmdeploy.store
+import sys, mmdeploy.core.store
 def explode(*_): raise ZeroDivisionError("nobody thought of this")
-mmdeploy.store.Store.latest_identity = explode
+mmdeploy.core.store.Store.latest_identity = explode
 from mmdeploy.cli import main
 main()
 """

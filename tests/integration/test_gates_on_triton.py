@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
-from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Evidence, Verdict, WiredComponent
-from mmdeploy.errors import ServerError
+from mmdeploy.building.judge import ServedDeployment, model_name
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import Evidence, Verdict, WiredComponent
+from mmdeploy.core.errors import ServerError
+from mmdeploy.core.target import this_hardware
 from mmdeploy.gates import METHODS, run_all
-from mmdeploy.judge import ServedDeployment, model_name
-from mmdeploy.target import this_hardware
 from mmdeploy.triton import server
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.options import Serving

@@ -14,7 +14,7 @@ import pytest
 from bare_triton import BareTriton, bare_triton
 from lint_cases import BROKEN, ECHO, GOOD, OPENS_FILE, UNWISE, Case, model, sample, warmup
 
-from mmdeploy.target import gpu_names
+from mmdeploy.core.target import gpu_names
 from mmdeploy.triton.lint import RULES, Severity, lint
 
 EVERYTHING = [*GOOD, *BROKEN, *UNWISE]

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 import tiny_triton_repository as tiny
 
-from mmdeploy.errors import EnvironmentUnfitError, InferenceError, ServerError
+from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError, ServerError
 from mmdeploy.triton import server
 from mmdeploy.triton.client import HttpRunner
 from mmdeploy.triton.http import ask_json

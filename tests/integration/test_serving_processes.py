@@ -12,7 +12,7 @@ import pytest
 import tiny_triton_repository as tiny
 
 import mmdeploy
-from mmdeploy.errors import ServerError
+from mmdeploy.core.errors import ServerError
 from mmdeploy.triton import server
 from mmdeploy.triton.http import ask_json
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bare_triton import BareTriton, bare_triton
 
-from mmdeploy.artifact import Artifact, TensorSpec
+from mmdeploy.core.artifact import Artifact, TensorSpec
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.lint import lint
 from mmdeploy.triton.options import DynamicBatching, InstanceGroup, LatestVersions, Serving, Warmup

@@ -14,13 +14,13 @@ import onnx
 import pytest
 
 from mmdeploy import engines, export, quantize
-from mmdeploy.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec
-from mmdeploy.contracts import Encoding, StepContext
-from mmdeploy.errors import DataError
-from mmdeploy.sessions import SessionRunner, open_session
-from mmdeploy.sources import resolve_callable
-from mmdeploy.target import Target
-from mmdeploy.torch_model import TorchChain, WiredModule, load_model
+from mmdeploy.core.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.errors import DataError
+from mmdeploy.core.sessions import SessionRunner, open_session
+from mmdeploy.core.target import Target
+from mmdeploy.model.sources import resolve_callable
+from mmdeploy.model.torch_model import TorchChain, WiredModule, load_model
 
 pytestmark = pytest.mark.slow
 

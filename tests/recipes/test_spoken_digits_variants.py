@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import mmdeploy
-from mmdeploy.contracts import method_of
+from mmdeploy.core.contracts import method_of
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "spoken_digits"
 VARIANTS = sorted((FOLDER / "variants").glob("*.yaml"))

@@ -33,8 +33,8 @@ def edited(sample: Path) -> Callable[..., Path]:
 @pytest.fixture
 def problems() -> Callable[..., list[tuple[str, str]]]:
     """Loads a recipe that is wrong and returns (where, message) of each problem."""
-    from mmdeploy.errors import RecipeError
-    from mmdeploy.loader import load_recipe
+    from mmdeploy.core.errors import RecipeError
+    from mmdeploy.recipe.loader import load_recipe
 
     def load(path: Path, *overrides: str) -> list[tuple[str, str]]:
         with pytest.raises(RecipeError) as caught:

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from mmdeploy import data, feeds, torch_model, worker
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Encoding, StepContext
-from mmdeploy.fused import FusedEnsemble, Graphs, Samples
-from mmdeploy.recipe import Recipe
-from mmdeploy.steps import Step
-from mmdeploy.task import Task
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.data import samples as data
+from mmdeploy.model import torch_model
+from mmdeploy.planning.steps import Step
+from mmdeploy.recipe.schema import Recipe
+from mmdeploy.worker import feeds, run_step
+from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Samples
+from mmdeploy.worker.task import Task
 
 TESTS = Path(__file__).parents[1]
 RECIPE = TESTS / "tiny_recipe/recipe.yaml"
@@ -24,7 +26,7 @@ def exported(recipe: Recipe, component: str, folder: Path) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
     step = Step(f"{component}/export", component, "export", "onnx", {"method": "onnx"}, (), {})
     task = Task(step, recipe, folder, {}, 1)
-    return worker._run(task, folder, lambda *_: None)
+    return run_step._run(task, folder, lambda *_: None)
 
 
 def original_answers(recipe: Recipe, samples: dict[str, Any]) -> dict[str, Any]:

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from fused_samples import TESTS
 
-from mmdeploy import worker
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Encoding, StepContext
-from mmdeploy.loader import load_recipe
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.planning.steps import Step
 from mmdeploy.prune.auto import Options
-from mmdeploy.recipe import Recipe
-from mmdeploy.steps import Step
-from mmdeploy.task import Task
-from mmdeploy.training_setup import RecipeTrainingSetup
+from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.recipe.schema import Recipe
+from mmdeploy.worker import run_step
+from mmdeploy.worker.task import Task
+from mmdeploy.worker.training_setup import RecipeTrainingSetup
 
 RECIPE = TESTS / "redundant_recipe/recipe.yaml"
 
@@ -27,7 +27,7 @@ def recipe() -> Recipe:
 
 def source(loaded: Recipe) -> Artifact:
     """Return the tower as the recipe's factory gives it."""
-    return worker._torch_artifact(
+    return run_step._torch_artifact(
         Task(Step("tower/prune", "tower", "prune", "auto", {}, (), {}), loaded, Path(), {}, 1)
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mmdeploy.errors import UsageError
+from mmdeploy.core.errors import UsageError
 from mmdeploy.triton.lint import (
     backends,
     batching,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmdeploy.errors import did_you_mean
+from mmdeploy.core.errors import did_you_mean
 from mmdeploy.triton.config import SyntaxProblem
 from mmdeploy.triton.lint.finding import Hit
 from mmdeploy.triton.lint.reading import Model, Repositories

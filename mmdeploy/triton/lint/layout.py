@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmdeploy.errors import did_you_mean
+from mmdeploy.core.errors import did_you_mean
 from mmdeploy.triton.config import SyntaxProblem
 from mmdeploy.triton.lint.finding import Hit
 from mmdeploy.triton.lint.reading import ENSEMBLE, FILE_BY_BACKEND, PLATFORMS_BY_BACKEND, Model, Repositories

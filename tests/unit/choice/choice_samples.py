@@ -8,10 +8,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mmdeploy import engines
-from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.choice.candidates import Candidate
-from mmdeploy.contracts import Encoding, FusedOutput, MethodOptions, StepContext, method_of
-from mmdeploy.target import Target
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import Encoding, FusedOutput, MethodOptions, StepContext, method_of
+from mmdeploy.core.target import Target
 
 WIDTH = 192
 INPUTS, OUTPUTS = (TensorSpec("x", "FP32", (WIDTH,)),), (TensorSpec("y", "FP32", (WIDTH,)),)

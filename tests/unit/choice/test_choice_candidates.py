@@ -5,9 +5,9 @@ from pydantic import ValidationError
 
 from mmdeploy.choice.candidates import label, slug
 from mmdeploy.choice.options import AutoEngine, MustPay
-from mmdeploy.contracts import Encoding, Variant
+from mmdeploy.core.contracts import Encoding, Variant
+from mmdeploy.core.target import Target
 from mmdeploy.engines import METHODS, onnxruntime, openvino
-from mmdeploy.target import Target
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import pytest
 from choice_samples import candidate, context, examples
 
 from mmdeploy import engines
-from mmdeploy.artifact import Artifact, file_sha256
 from mmdeploy.choice import choose
 from mmdeploy.choice.engine_process import EngineProcess
 from mmdeploy.choice.options import AutoEngine, MustPay
-from mmdeploy.contracts import FusedScore
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import FusedScore
+from mmdeploy.core.errors import DataError, EngineError
 from mmdeploy.engines import onnxruntime, openvino
-from mmdeploy.errors import DataError, EngineError
 
 QUICK = MustPay(max_seconds=4, min_rounds=8)
 

@@ -12,8 +12,8 @@ from choice_samples import candidate, examples
 
 from mmdeploy.choice.engine_process import EngineProcess
 from mmdeploy.choice.measure import MAX_LOOKS, Race, Timings
+from mmdeploy.core.errors import EngineError, InferenceError
 from mmdeploy.engines import METHODS, onnxruntime, openvino
-from mmdeploy.errors import EngineError, InferenceError
 
 
 class Scripted:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mmdeploy import builder
-from mmdeploy.build_report import BuildReport
+from mmdeploy.building import builder
 from mmdeploy.cli import commands
 from mmdeploy.cli.outcome import run
-from mmdeploy.errors import EnvironmentUnfitError, StoreError
+from mmdeploy.core.errors import EnvironmentUnfitError, StoreError
+from mmdeploy.record.build_report import BuildReport
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import time
 import click
 import pytest
 
-from mmdeploy import errors
 from mmdeploy.cli import commands
 from mmdeploy.cli.outcome import EXIT_READER_GONE, run
+from mmdeploy.core import errors
 
 PROBLEM = errors.Problem("recipe.yaml:3 target", "'gpu' is not accepted; accepted: cpu")
 

@@ -9,10 +9,10 @@ import pytest
 
 from mmdeploy.cli import commands
 from mmdeploy.cli.outcome import run
-from mmdeploy.fingerprints import take_fingerprints
-from mmdeploy.loader import load_recipe
-from mmdeploy.planner import make_plan
-from mmdeploy.store import Store
+from mmdeploy.core.store import Store
+from mmdeploy.planning.fingerprints import take_fingerprints
+from mmdeploy.planning.planner import make_plan
+from mmdeploy.recipe.loader import load_recipe
 
 STEPS = [
     "left/export", "left/quantize", "left/reference", "left/engine",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mmdeploy import builder
+from mmdeploy.building import builder
 from mmdeploy.cli import commands
 from mmdeploy.cli.outcome import run
-from mmdeploy.errors import EnvironmentUnfitError
+from mmdeploy.core.errors import EnvironmentUnfitError
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import mmdeploy.cli
 from mmdeploy import engines, export, gates, quantize
 from mmdeploy.cli import VERBS, commands
 from mmdeploy.cli.outcome import run
-from mmdeploy.loader import load_recipe
+from mmdeploy.recipe.loader import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*/recipe.yaml"))
 HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "tritonclient", "scipy",

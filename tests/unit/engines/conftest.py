@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmdeploy.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Encoding, StepContext
-from mmdeploy.target import Target
+from mmdeploy.core.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.target import Target
 
 MakeOnnx = Callable[..., Artifact]
 MakeContext = Callable[..., StepContext]

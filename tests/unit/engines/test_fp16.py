@@ -2,10 +2,10 @@ import numpy as np
 import onnx
 import pytest
 
+from mmdeploy.core.errors import EngineError
+from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.engines.fp16 import to_fp16
 from mmdeploy.engines.fp16_emulation import emulate_fp16
-from mmdeploy.errors import EngineError
-from mmdeploy.sessions import SessionRunner, open_session
 
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 MLP = """g (float[N,8] x) => (float[N,4] y)

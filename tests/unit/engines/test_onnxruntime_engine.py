@@ -5,11 +5,11 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
-from mmdeploy.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.contracts import Encoding
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import Encoding
+from mmdeploy.core.errors import EngineError
+from mmdeploy.core.target import usable_cores
 from mmdeploy.engines import onnxruntime as engine
-from mmdeploy.errors import EngineError
-from mmdeploy.target import usable_cores
 
 GRAPH = "g (float[N,4] x) => (float[N,2] y) { y = MatMul(x, w) }"
 WEIGHTS = {"w": np.arange(8, dtype=np.float32).reshape(4, 2)}

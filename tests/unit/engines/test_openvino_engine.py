@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from mmdeploy.artifact import Artifact, TensorSpec
-from mmdeploy.contracts import Encoding
+from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.contracts import Encoding
+from mmdeploy.core.errors import EngineError, EnvironmentUnfitError, InferenceError
+from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.engines import openvino as engine
-from mmdeploy.errors import EngineError, EnvironmentUnfitError, InferenceError
-from mmdeploy.target import this_hardware, usable_cores
 
 ov = pytest.importorskip("openvino", reason="needs openvino (the extra cpu brings it)")
 

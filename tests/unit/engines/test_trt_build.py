@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
+from mmdeploy.core.errors import EngineError
+from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.engines import tensorrt_rtx as rtx
-from mmdeploy.errors import EngineError
-from mmdeploy.sessions import SessionRunner, open_session
 
 MATMUL = "g (float[N,4] x) => (float[N,2] y) { y = MatMul(x, w) }"
 WEIGHTS = {"w": np.arange(8, dtype=np.float32).reshape(4, 2) / 8}

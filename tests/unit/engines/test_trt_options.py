@@ -3,10 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mmdeploy.artifact import TensorSpec
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.errors import EngineError
 from mmdeploy.engines import tensorrt, tensorrt_rtx
 from mmdeploy.engines.trt_options import OptimizationProfile, ShapeRange, resolve_profile
-from mmdeploy.errors import EngineError
 
 IMAGE = TensorSpec("image", "UINT8", (3, 8))
 TOKENS = TensorSpec("tokens", "INT64", (-1,))

@@ -9,11 +9,11 @@ import onnxruntime as ort
 import pytest
 from pydantic import ValidationError
 
-from mmdeploy.artifact import Artifact, TensorSpec
-from mmdeploy.contracts import Encoding, StepContext
-from mmdeploy.errors import ExportError, ModelError
+from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.errors import ExportError, ModelError
+from mmdeploy.core.target import Target
 from mmdeploy.export import onnx_dynamo
-from mmdeploy.target import Target
 
 HEAD = "import torch\nfrom torch import nn\n\n"
 

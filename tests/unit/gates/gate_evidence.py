@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmdeploy.artifact import TensorSpec
-from mmdeploy.contracts import Array, Deployment, Evidence, FeedDict, Runner, WiredComponent
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.contracts import Array, Deployment, Evidence, FeedDict, Runner, WiredComponent
+from mmdeploy.core.target import Hardware
 from mmdeploy.gates.in_process import InProcessDeployment
-from mmdeploy.target import Hardware
 
 SAMPLES, CLASSES = 96, 6
 HARDWARE = Hardware("Acme Turbo 9000 CPU", 2, ("avx2",), 2**33, ("NVIDIA Test H100",))

@@ -6,9 +6,10 @@ from gate_evidence import CLASSES, SAMPLES, deployment, evidence, fusion
 from pydantic import ValidationError
 from sklearn import metrics as sk
 
-from mmdeploy.contracts import Verdict
-from mmdeploy.errors import DataError, InferenceError
-from mmdeploy.gates import accuracy, scores
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import DataError, InferenceError
+from mmdeploy.gates import accuracy
+from mmdeploy.scoring import scores
 
 
 def options(metric="top1", **given):

@@ -3,9 +3,10 @@ import pytest
 from gate_evidence import SteppedClock, TimedDeployment, deployment, evidence, fusion
 from pydantic import ValidationError
 
-from mmdeploy.contracts import Verdict
-from mmdeploy.errors import InferenceError
-from mmdeploy.gates import latency, load
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import InferenceError
+from mmdeploy.gates import latency
+from mmdeploy.scoring import load
 
 
 def options(**given):

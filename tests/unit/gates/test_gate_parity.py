@@ -3,8 +3,8 @@ import pytest
 from gate_evidence import SAMPLES, deployment, evidence, fusion, image_encoder
 from pydantic import ValidationError
 
-from mmdeploy.contracts import Verdict
-from mmdeploy.errors import DataError, InferenceError
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import DataError, InferenceError
 from mmdeploy.gates import parity
 
 

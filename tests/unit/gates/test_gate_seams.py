@@ -9,11 +9,12 @@ from gate_evidence import HARDWARE, deployment, evidence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdeploy.contracts import Verdict, WiredComponent
-from mmdeploy.errors import InferenceError
-from mmdeploy.gates import METHODS, ask, limits, run_all
+from mmdeploy.core.contracts import Verdict, WiredComponent
+from mmdeploy.core.errors import InferenceError
+from mmdeploy.core.sessions import SessionRunner, open_session
+from mmdeploy.gates import METHODS, limits, run_all
 from mmdeploy.gates.in_process import InProcessDeployment
-from mmdeploy.sessions import SessionRunner, open_session
+from mmdeploy.scoring import ask
 
 FIGURES = st.floats(-1e6, 1e6)
 

@@ -4,8 +4,8 @@ import pytest
 from gate_evidence import TimedDeployment, deployment, evidence, fusion
 from pydantic import ValidationError
 
-from mmdeploy.contracts import Verdict
-from mmdeploy.errors import InferenceError
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import InferenceError
 from mmdeploy.gates import memory, size
 
 

@@ -5,7 +5,7 @@ import pytest
 from gate_evidence import SteppedClock, TimedDeployment, deployment, evidence, fusion
 from pydantic import ValidationError
 
-from mmdeploy.contracts import Verdict
+from mmdeploy.core.contracts import Verdict
 from mmdeploy.gates import throughput
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from mmdeploy.artifact import Artifact, TensorSpec
+from mmdeploy.core.artifact import Artifact, TensorSpec
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.options import (
     DynamicBatching,

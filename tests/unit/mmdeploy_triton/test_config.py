@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from served import artifact, ensembles, three_components
 
-from mmdeploy.artifact import TensorSpec
-from mmdeploy.errors import UsageError
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.errors import UsageError
 from mmdeploy.triton.config import ServedComponent, component_config, ensemble_config, parse, to_text
 from mmdeploy.triton.lint import lint
 from mmdeploy.triton.options import Serving

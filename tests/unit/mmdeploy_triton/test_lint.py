@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmdeploy.errors import UsageError
+from mmdeploy.core.errors import UsageError
 from mmdeploy.triton.lint import Severity, lint
 from mmdeploy.triton.lint.positions import field_lines, line_of
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from served import three_components
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.errors import StoreError, UsageError
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.errors import StoreError, UsageError
 from mmdeploy.triton import repository, staging
 from mmdeploy.triton.repository import activate, publish, releases, resolve, stage, verify
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mmdeploy
-from mmdeploy.errors import EnvironmentUnfitError
+from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.triton import install
 
 wheel = pytest.mark.skipif(importlib.util.find_spec("pytriton") is None, reason="nvidia-pytriton is not installed")

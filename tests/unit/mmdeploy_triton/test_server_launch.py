@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mmdeploy.errors import EnvironmentUnfitError, ServerError, UsageError
+from mmdeploy.core.errors import EnvironmentUnfitError, ServerError, UsageError
 from mmdeploy.triton import launch, server, supervisor
 from mmdeploy.triton.client import GrpcRunner, HttpRunner, request_json
 from mmdeploy.triton.http import ask_json

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdeploy.artifact import NUMPY_BY_DTYPE
+from mmdeploy.core.artifact import NUMPY_BY_DTYPE
 from mmdeploy.triton.probe import probe_inputs
 
 

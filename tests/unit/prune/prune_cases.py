@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Encoding, StepContext, TrainingSetup
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Encoding, StepContext, TrainingSetup
+from mmdeploy.core.target import Target
 from mmdeploy.export import onnx_dynamo
-from mmdeploy.target import Target
-from mmdeploy.torch_component import load_component
+from mmdeploy.model.torch_component import load_component
 
 HEAD = "import torch\nfrom torch import nn\n\n"
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from prune_cases import HEAD, answers, component, normal, plain, pruned_by, step
 from pydantic import ValidationError
 
-from mmdeploy.errors import PruneError
+from mmdeploy.core.errors import PruneError
+from mmdeploy.model.torch_component import load_component
 from mmdeploy.prune import magnitude, weights
-from mmdeploy.torch_component import load_component
 
 MLP = "nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.LayerNorm(10), nn.Linear(10, 4))"
 FEEDS = normal(input=(6,))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from prune_cases import component, exported, normal, plain, pruned_by, step
 from pydantic import ValidationError
 
-from mmdeploy.errors import PruneError
+from mmdeploy.core.errors import PruneError
+from mmdeploy.model.torch_component import load_component
 from mmdeploy.prune import n_m
-from mmdeploy.torch_component import load_component
 
 CNN = (
     "nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Flatten(),"

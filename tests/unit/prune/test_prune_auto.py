@@ -5,11 +5,11 @@ import prune_auto_setup
 import pytest
 import torch
 
-from mmdeploy.contracts import LatencyEstimate
-from mmdeploy.errors import BudgetError, PruneError
+from mmdeploy.core.contracts import LatencyEstimate
+from mmdeploy.core.errors import BudgetError, PruneError
+from mmdeploy.model.torch_component import load_component
 from mmdeploy.prune import auto, structured
 from mmdeploy.prune.judge import ModuleJudge
-from mmdeploy.torch_component import load_component
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def pretended(milliseconds):
 
 def accuracy_by_hand(recipe, module, part):
     """Run the model around a tower in plain PyTorch."""
-    from mmdeploy.torch_model import load_model
+    from mmdeploy.model.torch_model import load_model
 
     model = load_model(recipe.model.factory, root=recipe.root, weights=None)
     feeds, labels = prune_auto_setup.RecipeTrainingSetup(recipe, "tower", {}).validation()

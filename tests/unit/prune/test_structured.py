@@ -10,11 +10,11 @@ import torch_pruning
 from prune_cases import HEAD, answers, component, exported, normal, plain, pruned_by, step
 from pydantic import ValidationError
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.errors import PruneError
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.errors import PruneError
+from mmdeploy.model.torch_component import load_component
 from mmdeploy.prune import groups, importance, structured, tracing
 from mmdeploy.prune.surgery import Removal, difference
-from mmdeploy.torch_component import load_component
 
 MLP = plain("nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, 4))")
 VECTOR = normal(input=(6,))

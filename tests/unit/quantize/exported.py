@@ -6,8 +6,8 @@ from pathlib import Path
 
 from float_graphs import batches_of, context_of
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Array, Encoding, StepContext
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Array, Encoding, StepContext
 from mmdeploy.export import onnx_dynamo
 
 

@@ -9,10 +9,10 @@ import onnx.parser
 import onnxruntime as ort
 from onnx import numpy_helper
 
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Array, Encoding, StepContext
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import Array, Encoding, StepContext
+from mmdeploy.core.target import Target
 from mmdeploy.quantize import static
-from mmdeploy.target import Target
 
 #: A linear layer, a GELU-free MLP: two products with constants, one of them as Gemm.
 MLP = """

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fused_samples import OUTLIER_RECIPE, exported, judged, search_context
 
-from mmdeploy.loader import load_recipe
 from mmdeploy.quantize import sensitivity
+from mmdeploy.recipe.loader import load_recipe
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import qat_samples
 
-from mmdeploy.contracts import Progress
-from mmdeploy.torch_component import load_component
+from mmdeploy.core.contracts import Progress
+from mmdeploy.model.torch_component import load_component
 
 
 def trained(options: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmdeploy.artifact import Artifact, TensorSpec
-from mmdeploy.contracts import Encoding, StepContext
+from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.target import Target
 from mmdeploy.export import onnx_dynamo
 from mmdeploy.quantize import qat
-from mmdeploy.target import Target
 
 WIDTH, TOKENS, CLASSES = 16, 6, 3
 Arrays = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ import pytest
 from exported import context_for, export
 from float_graphs import samples
 
-from mmdeploy.contracts import Encoding
+from mmdeploy.core.contracts import Encoding
 from mmdeploy.quantize import dynamic, fidelity, static
 
 SOURCE = textwrap.dedent("""

@@ -11,7 +11,7 @@ from exported import context_for, export
 pytest.importorskip("transformers", reason="the extra dev brings it")
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
-from mmdeploy.contracts import Encoding  # noqa: E402
+from mmdeploy.core.contracts import Encoding  # noqa: E402
 from mmdeploy.engines import onnxruntime, openvino  # noqa: E402
 from mmdeploy.quantize import fidelity, static  # noqa: E402
 

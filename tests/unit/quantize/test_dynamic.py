@@ -10,10 +10,10 @@ from float_graphs import CONV, MLP, VIT, answers, built, context_of, samples, sq
 from onnx import numpy_helper
 from pydantic import ValidationError
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.target import Target
 from mmdeploy.quantize import dynamic
-from mmdeploy.target import Target
 
 PLAIN = MLP.replace("Gemm <transB = 1> (a, w2, b2)", "MatMul (a, w2)").replace("8, 32] w2", "32, 8] w2")
 #: Two layers with one weight, as the exporter writes layers that share it.

@@ -7,7 +7,7 @@ from float_graphs import VIT, activations_of, answers, batches_of, built, quanti
 from onnx import numpy_helper
 from pydantic import ValidationError
 
-from mmdeploy.contracts import Encoding
+from mmdeploy.core.contracts import Encoding
 from mmdeploy.quantize import equalize, graphs, ranges, selection, static
 from mmdeploy.quantize.scheme import Scheme
 

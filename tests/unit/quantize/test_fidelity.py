@@ -7,7 +7,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import fidelity
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 4] x) => (float[n, 4] y) '

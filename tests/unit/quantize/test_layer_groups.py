@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize.layer_groups import Grouping, LayerGroup, find
 
 VIT = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, load
 from scipy import optimize
 
-from mmdeploy.contracts import Array, Encoding
+from mmdeploy.core.contracts import Array, Encoding
 from mmdeploy.quantize import mse
 
 _PAIR = helper.make_model(

@@ -9,7 +9,7 @@ import pytest
 from float_graphs import CONV, MLP, VIT, answers, built, quantized, samples, sqnr_db
 from onnx import numpy_helper
 
-from mmdeploy.contracts import Encoding
+from mmdeploy.core.contracts import Encoding
 
 UINT8 = (Encoding.UINT8_SYMMETRIC, Encoding.UINT8_ASYMMETRIC)
 #: An MLP of plain matrices: what `x @ w + b` is exported as.

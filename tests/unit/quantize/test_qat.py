@@ -15,11 +15,11 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Encoding
-from mmdeploy.errors import DataError, QuantizeError
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Encoding
+from mmdeploy.core.errors import DataError, QuantizeError
+from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component, save_component
 from mmdeploy.quantize import qat, static
-from mmdeploy.torch_component import SPARSE_PARAMETERS, load_component, save_component
 
 each_style = pytest.mark.parametrize("style", [style.__name__ for style in qat_samples.STYLES])
 

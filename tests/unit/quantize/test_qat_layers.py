@@ -7,7 +7,7 @@ import qat_samples
 import torch
 from torch import Tensor, nn
 
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import qat, qat_layers, qat_selection
 
 

@@ -12,12 +12,12 @@ import onnx
 import pytest
 from fused_samples import OUTLIER_RECIPE, exported, judged, search_context
 
-from mmdeploy.contracts import Encoding, LatencyEstimate
-from mmdeploy.errors import BudgetError, QuantizeError
-from mmdeploy.loader import load_recipe
+from mmdeploy.core.contracts import Encoding, LatencyEstimate
+from mmdeploy.core.errors import BudgetError, QuantizeError
+from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.quantize import auto, sensitivity, static
 from mmdeploy.quantize.auto import Options
-from mmdeploy.sessions import SessionRunner, open_session
+from mmdeploy.recipe.loader import load_recipe
 
 DESTROYED = "blocks.1.down"
 GROUPS = [f"blocks.{block}.{layer}" for block in range(3) for layer in ("up", "down")]

@@ -19,9 +19,9 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 from pydantic import ValidationError
 
-from mmdeploy.artifact import Artifact, TensorSpec
-from mmdeploy.contracts import Array, Encoding
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.contracts import Array, Encoding
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import static
 
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")

@@ -8,10 +8,10 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from mmdeploy.artifact import Artifact, file_sha256
-from mmdeploy.contracts import Encoding, StepContext
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.target import Target
 from mmdeploy.quantize import static
-from mmdeploy.target import Target
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt_rtx (it builds on a CPU)")
 

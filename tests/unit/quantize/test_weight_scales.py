@@ -9,8 +9,8 @@ import pytest
 from float_graphs import CONV, MLP, VIT, activations_of, built, samples
 from onnx import numpy_helper
 
-from mmdeploy.contracts import Array, Encoding
-from mmdeploy.errors import QuantizeError
+from mmdeploy.core.contracts import Array, Encoding
+from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import encode, graphs, selection
 from mmdeploy.quantize.scheme import Scheme
 

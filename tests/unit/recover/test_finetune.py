@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from mmdeploy import recover
-from mmdeploy.artifact import Artifact
-from mmdeploy.contracts import Encoding, StepContext, data_needs
-from mmdeploy.errors import DataError
-from mmdeploy.loader import load_recipe
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Encoding, StepContext, data_needs
+from mmdeploy.core.errors import DataError
+from mmdeploy.core.target import Target
+from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component, save_component
+from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recover import finetune
-from mmdeploy.target import Target
-from mmdeploy.torch_component import SPARSE_PARAMETERS, load_component, save_component
-from mmdeploy.training_setup import RecipeTrainingSetup
+from mmdeploy.worker.training_setup import RecipeTrainingSetup
 
 DATA = """
 

@@ -5,7 +5,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mmdeploy.build_report import (
+from mmdeploy.core.contracts import Check, GateResult, Verdict
+from mmdeploy.core.target import Hardware, Target
+from mmdeploy.record.build_report import (
     BuildReport,
     CostRecord,
     Failure,
@@ -18,8 +20,6 @@ from mmdeploy.build_report import (
     StepRecord,
     gate_record,
 )
-from mmdeploy.contracts import Check, GateResult, Verdict
-from mmdeploy.target import Hardware, Target
 
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 INF = float("inf")

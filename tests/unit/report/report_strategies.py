@@ -5,7 +5,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from mmdeploy.build_report import (
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.target import Hardware, Target
+from mmdeploy.record.build_report import (
     BuildReport,
     CheckRecord,
     CostRecord,
@@ -19,8 +21,6 @@ from mmdeploy.build_report import (
     StageSeries,
     StepRecord,
 )
-from mmdeploy.contracts import Verdict
-from mmdeploy.target import Hardware, Target
 
 TEXT = st.text(max_size=30)
 PATHS = st.text("abc/._- <&", min_size=1, max_size=20).map(Path)

@@ -3,7 +3,7 @@
 from report_samples import STEPS, chosen, passed
 from rich.console import Console
 
-from mmdeploy.build_report import StepRecord
+from mmdeploy.record.build_report import StepRecord
 from mmdeploy.report import choices, html, markdown
 from mmdeploy.report.terminal import Summary
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from report_samples import SAMPLES, failed, inconclusive, passed, stopped
 
-from mmdeploy.build_report import RecipeRecord, StepRecord
+from mmdeploy.record.build_report import RecipeRecord, StepRecord
 from mmdeploy.report import html, plots
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}

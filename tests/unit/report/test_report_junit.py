@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from report_samples import SAMPLES, failed, golden, inconclusive, passed, stopped
 
-from mmdeploy.build_report import RecipeRecord
+from mmdeploy.record.build_report import RecipeRecord
 from mmdeploy.report import junit
 
 # Elements, their attributes and their children in order, as in the JUnit schema that Jenkins publishes.

@@ -3,7 +3,7 @@
 import pytest
 from report_samples import SAMPLES, golden, passed
 
-from mmdeploy.build_report import RecipeRecord
+from mmdeploy.record.build_report import RecipeRecord
 from mmdeploy.report import markdown
 
 

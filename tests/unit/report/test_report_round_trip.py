@@ -13,7 +13,7 @@ from report_strategies import COURSES, LATENCIES, SERIES, SIZE_RECORDS, reports
 from rich.cells import cell_len
 from rich.console import Console
 
-from mmdeploy.build_report import BuildReport, Stage, StageSeries
+from mmdeploy.record.build_report import BuildReport, Stage, StageSeries
 from mmdeploy.report import html, junit, markdown, plots
 from mmdeploy.report.terminal import Summary
 from mmdeploy.report.trainings import Course

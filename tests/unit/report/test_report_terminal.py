@@ -6,7 +6,7 @@ import pytest
 from report_samples import SAMPLES, failed, inconclusive, passed, stopped
 from rich.console import Console
 
-from mmdeploy.build_report import BuildReport
+from mmdeploy.record.build_report import BuildReport
 from mmdeploy.report.terminal import Summary
 
 

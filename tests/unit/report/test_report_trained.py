@@ -6,7 +6,7 @@ import pytest
 from report_samples import COMPONENTS, STEPS, chosen, passed, trained
 from rich.console import Console
 
-from mmdeploy.build_report import BuildReport, CostRecord, StepRecord
+from mmdeploy.record.build_report import BuildReport, CostRecord, StepRecord
 from mmdeploy.report import costs, html, markdown, trainings
 from mmdeploy.report.terminal import Summary
 from mmdeploy.report.units import count_text

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdeploy.build_report import CheckRecord
-from mmdeploy.contracts import Verdict
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.record.build_report import CheckRecord
 from mmdeploy.report.units import (
     bytes_text,
     check_text,

@@ -9,9 +9,9 @@ import pytest
 from report_samples import failed, passed
 
 from mmdeploy import report as report_package
-from mmdeploy.errors import StoreError
+from mmdeploy.core.errors import StoreError
+from mmdeploy.record.report_file import read_report
 from mmdeploy.report import html, write_all
-from mmdeploy.report_file import read_report
 
 
 def test_all_formats_are_written_and_nothing_else(tmp_path):

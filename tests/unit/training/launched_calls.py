@@ -8,8 +8,8 @@ from typing import Any
 
 import tiny_setup
 
-from mmdeploy.contracts import Progress
-from mmdeploy.errors import DataError
+from mmdeploy.core.contracts import Progress
+from mmdeploy.core.errors import DataError
 from mmdeploy.training.loop import fit
 from mmdeploy.training.options import TrainingOptions
 

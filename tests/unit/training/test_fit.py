@@ -9,7 +9,7 @@ import tiny_setup
 import torch
 from torch import nn
 
-from mmdeploy.errors import DataError, TrainingError
+from mmdeploy.core.errors import DataError, TrainingError
 from mmdeploy.training.loop import fit
 from mmdeploy.training.options import TrainingOptions
 from mmdeploy.training.record import TrainingRecord

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from mmdeploy.errors import DataError, StepError
+from mmdeploy.core.errors import DataError, StepError
 from mmdeploy.training.launch import LaunchedBugError, run_launched
 
 HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdeploy.errors import DataError, TrainingError
+from mmdeploy.core.errors import DataError, TrainingError
 from mmdeploy.training.losses import divergence, loss, relative_error
 from mmdeploy.training.options import TrainingOptions
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdeploy import data
-from mmdeploy.artifact import TensorSpec
-from mmdeploy.errors import DataError
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.errors import DataError
+from mmdeploy.data import samples as data
 from mmdeploy.training.splits import SeenSamples, Split
 
 SPECS = (TensorSpec("x", "FP32", (2,)), TensorSpec("n", "INT64", (1,)))
@@ -49,7 +49,7 @@ def split(folder: Path, name: str, **fields) -> Split:
 
 
 def calls(folder: Path) -> list[int | None]:
-    from mmdeploy.sources import resolve_callable
+    from mmdeploy.model.sources import resolve_callable
 
     return resolve_callable("splits_data.py:training", folder, error=DataError).__globals__["CALLS"]
 

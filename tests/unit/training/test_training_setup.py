@@ -5,11 +5,11 @@ import pytest
 import torch
 from training_recipes import recipe_that_trains
 
-from mmdeploy.artifact import Artifact
-from mmdeploy.errors import DataError, TrainingError
-from mmdeploy.torch_component import load_component, save_component
-from mmdeploy.torch_model import load_model
-from mmdeploy.training_setup import RecipeTrainingSetup
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.errors import DataError, TrainingError
+from mmdeploy.model.torch_component import load_component, save_component
+from mmdeploy.model.torch_model import load_model
+from mmdeploy.worker.training_setup import RecipeTrainingSetup
 
 
 def original(recipe, component: str) -> Artifact:

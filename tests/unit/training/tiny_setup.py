@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmdeploy.contracts import Encoding, StepContext
-from mmdeploy.target import Target
+from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.target import Target
 
 Arrays = dict[str, np.ndarray]
 

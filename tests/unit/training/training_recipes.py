@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mmdeploy.loader import load_recipe
-from mmdeploy.recipe import Recipe
+from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.recipe.schema import Recipe
 
 DATA = '''
 

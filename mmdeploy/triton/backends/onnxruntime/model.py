@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.sessions import CPU, CUDA, open_session
+from mmdeploy.core.sessions import CPU, CUDA, open_session
 from mmdeploy.triton.backends.batch import BatchedModel, string_parameters
 
 

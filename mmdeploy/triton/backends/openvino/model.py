@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.artifact import TensorSpec
+from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.engines.openvino import FILENAME, open_model
 from mmdeploy.triton.backends.batch import BatchedModel, string_parameters
 

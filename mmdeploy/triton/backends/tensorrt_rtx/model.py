@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.artifact import TensorSpec
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.errors import EngineError, EnvironmentUnfitError
 from mmdeploy.engines.tensorrt_rtx import FLAVOR
 from mmdeploy.engines.trt_build import PLAN_FILENAME, import_tensorrt
 from mmdeploy.engines.trt_run import TensorRTRunner
-from mmdeploy.errors import EngineError, EnvironmentUnfitError
 from mmdeploy.triton.backends.batch import BatchedModel
 
 

@@ -1,0 +1,5 @@
+"""``python -m mmdeploy``: the command line."""
+
+from mmdeploy.cli import main
+
+main()

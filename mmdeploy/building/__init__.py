@@ -1,0 +1,1 @@
+"""The build, outside its steps: schedule them, stage, serve, judge, publish."""

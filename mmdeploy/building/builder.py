@@ -1,0 +1,378 @@
+"""The build: run or reuse each step of the plan, stage, serve, judge, publish; and always leave a report.
+
+Everything of one build lies in a folder of its own, ``<workdir>/runs/<recipe>/<time>-<id>``: logs, the staged
+repository, the reports. A build changes nothing else but the store, until every gate has passed; then one
+atomic publish makes the release live.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mmdeploy.building import plain_recipe
+from mmdeploy.building.environment import require_environment
+from mmdeploy.building.figures import costs, latencies, sizes, stages
+from mmdeploy.building.judge import (
+    Judgement,
+    Staged,
+    candidate_ensemble,
+    judge,
+    reference_ensemble,
+    staged,
+    substitute_ensemble,
+)
+from mmdeploy.building.scheduler import Workers
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import (
+    EXIT_BUG,
+    EXIT_GATE_FAILED,
+    EXIT_INCONCLUSIVE,
+    EXIT_INTERRUPTED,
+    EXIT_PASS,
+    MmdeployError,
+    StepError,
+)
+from mmdeploy.core.store import Store, translated
+from mmdeploy.core.target import this_hardware, usable_cores
+from mmdeploy.planning.fingerprints import take_fingerprints
+from mmdeploy.planning.planner import make_plan
+from mmdeploy.planning.steps import ORIGINAL, Decision, Goal, Step, explain
+from mmdeploy.recipe.schema import Recipe
+from mmdeploy.record.build_report import BuildReport, Failure, RecipeRecord, StepRecord, gate_record
+from mmdeploy.record.observer import Observer
+from mmdeploy.triton.repository import publish
+from mmdeploy.worker.task import Task
+
+logger = logging.getLogger(__name__)
+
+_EXIT_BY_VERDICT = {
+    Verdict.PASS: EXIT_PASS,
+    Verdict.FAIL: EXIT_GATE_FAILED,
+    Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE,
+}
+#: What is started first when there is a choice: what the longest chains wait for.
+_ORDER = (
+    "prune", "recover", "train", "export", "quantize", "sensitivity", "outputs", "engine", "reference", "select",
+)  # fmt: skip
+#: Runs of a recipe whose folders are kept, the new one included.
+_RUNS_KEPT = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to build, as opposed to what.
+
+    Attributes:
+        workdir: Folder of the store and of the runs.
+        destination: Where releases are published.
+        jobs: Steps at once; None for as many as there are cores, at most one a component.
+        processes: Processes that a step that trains runs on, under Accelerate's launcher. Their threads are shared out.
+        publish_unverified: Publish although engines could not run on this machine and were judged by a
+            substitute. Failed gates are never published.
+    """
+
+    workdir: Path = Path(".mmdeploy")
+    destination: Path = Path("model_repository")
+    jobs: int | None = None
+    processes: int = 1
+    publish_unverified: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a build ended.
+
+    Attributes:
+        report: Everything a person or a CI system needs to know.
+        folder: The run's folder.
+        error: What stopped it, or None when the gates came to a verdict.
+    """
+
+    report: BuildReport
+    folder: Path
+    error: BaseException | None = None
+
+
+def run_build(
+    recipe: Recipe, settings: Settings, observer: Observer, *, goal: Goal = "build", upto: str | None = None
+) -> Outcome:
+    """Build a recipe; whatever happens, the outcome holds a report.
+
+    Args:
+        recipe: What to build.
+        settings: How.
+        observer: Who watches.
+        goal: What the plan is for.
+        upto: Id of the only step that is wanted; what it needs comes with it. Only a whole build is staged, judged
+            and published.
+
+    Raises:
+        StoreError: If the run's folder cannot be made: then there is no place for a report.
+    """
+    run = _Run(recipe, settings, observer, goal)
+    run.plan = run.plan if upto is None else run.plan.upto(upto)
+    error: BaseException | None = None
+    try:
+        run.make_steps()
+        if goal == "build" and upto is None:
+            run.write_plain_recipe()
+            run.stage_and_judge()
+            run.publish()
+    except (Exception, KeyboardInterrupt) as caught:
+        logger.debug("the build stopped", exc_info=True)
+        error = caught
+        if isinstance(error, StepError) and error.log is None:
+            error.log = str(run.folder / "logs")
+    run.store.sweep()  # steps beside one that failed were ended in the middle
+    report = run.report(error)
+    return Outcome(report, run.folder, error)
+
+
+@dataclass
+class _Progress:
+    """What a run has come to so far."""
+
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    records: dict[str, StepRecord] = field(default_factory=dict)
+    plain_recipe: Path | None = None
+    judgement: Judgement | None = None
+    published: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class _Run:
+    """One build from its folder to its report."""
+
+    def __init__(self, recipe: Recipe, settings: Settings, observer: Observer, goal: Goal) -> None:
+        self.recipe, self.settings, self.observer, self.goal = recipe, settings, observer, goal
+        self.started_at, self._started = datetime.now(UTC), time.monotonic()
+        self.id = f"{self.started_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        runs = recipe.name if goal == "build" else f"{recipe.name}.{goal}"
+        self.folder = _run_folder(settings.workdir, runs, self.id)
+        self.staged_folder = self.folder / "staged"
+        self.store = Store(settings.workdir / "store")
+        self.fingerprints = take_fingerprints(self.recipe)
+        self.plan = make_plan(self.recipe, self.fingerprints, goal)
+        self.state = _Progress()
+        self.candidate: Staged | None = None
+
+    def make_steps(self) -> None:
+        """Reuse what the store has; run the rest side by side, each step as soon as its inputs are there."""
+        decisions = {decision.step.id: decision for decision in explain(self.plan, self.store)}
+        waiting = [step for step in self.plan.steps if not self._reused(decisions[step.id])]
+        judged = self.recipe if self.goal == "build" else self.recipe.model_copy(update={"gates": ()})
+        require_environment(judged, waiting)
+        jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
+        kinds = sorted({step.kind for step in waiting})
+        logs = self.folder / "logs"
+        running: dict[str, Step] = {}
+        with Workers(kinds, logs, self.observer.progress) as workers:
+            while waiting or len(workers):
+                for step in _admitted(_startable(waiting, self.state.artifacts, running), running, jobs):
+                    waiting.remove(step)
+                    running[step.key] = step
+                    self.observer.step_started(step.id)
+                    alone = step.exclusive or jobs == 1
+                    workers.start(self._task(step, threads=usable_cores() if alone else max(1, usable_cores() // jobs)))
+                finished = workers.wait()
+                decision = decisions[finished.step_id]
+                del running[decision.step.key]
+                why = decision.why if finished.made else "made by another build meanwhile"
+                self._record(decision.step, finished.artifact, made=finished.made, why=why, seconds=finished.seconds)
+                for twin in [step for step in waiting if step.key == decision.step.key]:
+                    waiting.remove(twin)
+                    self._record(twin, finished.artifact, made=False, why=f"the same as {decision.step.id}")
+
+    def write_plain_recipe(self) -> None:
+        """Write down what was found by searching and measuring, so that it can be built without."""
+        self.state.plain_recipe = plain_recipe.write(self.recipe, self.state.artifacts, self.folder)
+
+    def stage_and_judge(self) -> None:
+        """Write both repositories, serve them and run the gates."""
+        recipe, artifacts = self.recipe, self.state.artifacts
+        unrunnable = self.fingerprints.unrunnable
+        self.candidate = staged(self.staged_folder, candidate_ensemble(recipe, artifacts))
+        if not recipe.gates:
+            self.state.notes.append("The recipe has no gates: nothing was served or judged.")
+            return
+        served, substitute = self.candidate, None
+        if unrunnable:
+            served = staged(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable))
+            substitute = "; ".join(f"{name}: {why}" for name, why in unrunnable.items())
+        reference = staged(self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable))
+        self.state.judgement = judge(
+            recipe,
+            served,
+            reference,
+            artifacts[ORIGINAL],
+            logs=self.folder / "logs",
+            substitute=substitute,
+            observer=self.observer,
+        )
+        for folder in ("reference", "substitute"):  # measured; what would be published stays
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
+
+    def publish(self) -> None:
+        """Make the staged repository live if the verdict allows it."""
+        if not self._may_publish() or self.candidate is None:
+            return
+        self.state.published = target = self.settings.destination / self.recipe.name
+        try:
+            report = self.folder / "report.json"
+            report.write_text(self.report(None).to_json())
+            publish(
+                self.candidate.repository.path,
+                self.settings.destination,
+                self.recipe.name,
+                release_id=self.id,
+                extra_files={"report.json": report},
+            )
+        except BaseException:
+            if target.resolve().name != self.id:  # an interrupt may come when the release is live already
+                self.state.published = None
+            raise
+
+    def report(self, error: BaseException | None) -> BuildReport:
+        """Write down what the run came to so far."""
+        judgement = self.state.judgement
+        seconds = judgement.seconds if judgement else ()
+        results = judgement.results if judgement else ()
+        verdict = Verdict.FAIL if error else (judgement.verdict if judgement else Verdict.PASS)
+        failed = getattr(error, "step", None)
+        records = tuple(
+            self.state.records.get(step.id) or _unfinished(step, failed=step.id == failed) for step in self.plan.steps
+        )
+        gate_records = tuple(gate_record(result, seconds=taken) for result, taken in zip(results, seconds, strict=True))
+        return BuildReport(
+            recipe=RecipeRecord(name=self.recipe.name, path=self.recipe.origin.path, sha256=self.recipe.origin.sha256),
+            target=self.recipe.target,
+            started_at=self.started_at,
+            seconds=time.monotonic() - self._started,
+            verdict=verdict,
+            exit_code=exit_code(error) if error else _EXIT_BY_VERDICT[verdict],
+            published=self.state.published,
+            staged=self.staged_folder,
+            log=self.folder / "logs",
+            substitute=judgement.substitute if judgement else None,
+            hardware=this_hardware(),
+            libraries={name: version for name, version in sorted(self.fingerprints.versions.items()) if version},
+            server_version=judgement.server_version if judgement else None,
+            seed=self.recipe.seed,
+            steps=records,
+            gates=gate_records,
+            stages=stages(self.recipe, self.state.artifacts, results),
+            sizes=sizes(self.recipe, self.state.artifacts),
+            costs=costs(self.recipe, self.state.artifacts),
+            latencies=latencies(results),
+            plain_recipe=self.state.plain_recipe,
+            notes=tuple(self.state.notes),
+            failure=_failure(error, self.folder / "logs") if error else None,
+        )
+
+    def _reused(self, decision: Decision) -> bool:
+        """Take a step's artifact from the store if it is there and whole."""
+        artifact = self.store.get(decision.step.key) if decision.reuse else None
+        if artifact is not None:
+            self._record(decision.step, artifact, made=False, why=decision.why)
+        return artifact is not None
+
+    def _record(self, step: Step, artifact: Artifact, *, made: bool, why: str, seconds: float = 0.0) -> None:
+        self.state.artifacts[step.id] = artifact
+        self.store.remember(self.recipe.name, step.id, step.identity)
+        source = self.state.artifacts.get(step.source) if step.source else None
+        record = StepRecord(
+            id=step.id,
+            component=step.component,
+            kind=step.kind,
+            method=step.method,
+            status="ran" if made else "reused",
+            why=why,
+            seconds=seconds,
+            key=step.key,
+            size_before_bytes=source.size_bytes if source else None,
+            size_after_bytes=artifact.size_bytes,
+            metadata=dict(artifact.metadata),
+        )
+        self.state.records[step.id] = record
+        self.observer.step_finished(record)
+
+    def _task(self, step: Step, threads: int) -> Task:
+        needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs}
+        return Task(step, self.recipe, self.store.root, needed, threads, self.settings.processes)
+
+    def _may_publish(self) -> bool:
+        judgement = self.state.judgement
+        if judgement is None or judgement.verdict is Verdict.PASS:
+            return True
+        failed = any(result.verdict is Verdict.FAIL for result in judgement.results)
+        return bool(judgement.substitute) and not failed and self.settings.publish_unverified
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the code that a command ends with after an error."""
+    if isinstance(error, MmdeployError):
+        return error.exit_code
+    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_BUG
+
+
+def _admitted(startable: list[Step], running: Mapping[str, Step], jobs: int) -> list[Step]:
+    """Return what to start now: steps that measure time run alone, when nothing else can be started any more."""
+    if any(step.exclusive for step in running.values()):
+        return []
+    shared = [step for step in startable if not step.exclusive]
+    if shared or running:
+        return shared[: jobs - len(running)]
+    return startable[:1]
+
+
+def _startable(waiting: list[Step], artifacts: Mapping[str, Artifact], running: Container[str]) -> list[Step]:
+    """Return the steps whose inputs are there, one of each key and none that runs: twins share a result."""
+    ready: dict[str, Step] = {}
+    for step in waiting:
+        if step.key not in running and all(need in artifacts for need in step.needs):
+            ready.setdefault(step.key, step)
+    return sorted(ready.values(), key=lambda step: _ORDER.index(step.kind))
+
+
+def _unfinished(step: Step, *, failed: bool) -> StepRecord:
+    return StepRecord(
+        id=step.id,
+        component=step.component,
+        kind=step.kind,
+        method=step.method,
+        status="failed" if failed else "skipped",
+        why="" if failed else "not reached",
+        key=step.key,
+    )
+
+
+def _failure(error: BaseException, logs: Path) -> Failure:
+    log = getattr(error, "log", None)
+    step, place = getattr(error, "step", ""), Path(log) if log else logs
+    if isinstance(error, MmdeployError):
+        return Failure(step=step, message=error.message, hint=error.hint, log=place)
+    message = "interrupted" if isinstance(error, KeyboardInterrupt) else f"a bug: {type(error).__name__}: {error}"
+    return Failure(step=step, message=message, log=place)
+
+
+def _run_folder(workdir: Path, recipe: str, run_id: str) -> Path:
+    """Make the folder of a run and let ``latest`` point to it; remove the oldest ones beyond the number kept."""
+    runs = workdir / "runs" / recipe
+    folder = runs / run_id
+    with translated(workdir):
+        (folder / "logs").mkdir(parents=True)
+        link = runs / f".latest-{run_id}"
+        link.symlink_to(run_id)
+        link.replace(runs / "latest")
+    kept = sorted(path for path in runs.iterdir() if path.is_dir() and not path.is_symlink())
+    for old in kept[:-_RUNS_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder

@@ -1,0 +1,203 @@
+"""The figures that reports plot, read out of the steps' artifacts and the gates' results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmdeploy.planning.chains import original_graph, torch_sections
+from mmdeploy.record.build_report import CostRecord, LatencyRecord, ModuleCosts, SizeRecord, Stage, StageSeries
+
+if TYPE_CHECKING:
+    from mmdeploy.core.artifact import Artifact
+    from mmdeploy.core.contracts import GateResult
+    from mmdeploy.recipe.schema import Recipe
+
+_STATISTICS = ("p50", "p95")
+_ON_VALIDATION = "on validation samples"
+
+
+def stages(recipe: Recipe, artifacts: Mapping[str, Artifact], results: Sequence[GateResult]) -> tuple[StageSeries, ...]:
+    """Say where accuracy went.
+
+    The scored metric end to end; for each component what pruning, training and the engine did to the metric on the
+    validation split; and its noise.
+    """
+    series = [_score_series(result.details) for result in results if result.gate == "accuracy"]
+    tensors: Mapping[str, Any] = next(
+        (result.details.get("tensors", {}) for result in results if result.gate == "parity"), {}
+    )
+    for name in recipe.components:
+        series += _validation_series(name, artifacts)
+        found = tuple(_component_stages(name, artifacts, tensors))
+        if found:
+            series.append(StageSeries(component=name, metric="SQNR", unit="dB", stages=found))
+    if "end to end" in tensors:
+        last = (Stage(label="served", value=_sqnr_db(tensors["end to end"])),)
+        series.append(StageSeries(component=None, metric="SQNR", unit="dB", stages=last))
+    return tuple(one for one in series if one is not None)
+
+
+def _score_series(details: Mapping[str, Any]) -> StageSeries | None:
+    scores = details.get("scores")
+    if not scores:
+        return None
+    return StageSeries(
+        component=None,
+        metric=str(details["metric"]),
+        stages=(
+            Stage(label="PyTorch FP32", value=scores.get("original")),
+            Stage(label="FP32 served", value=scores.get("reference"), note=str(details.get("reference_problem", ""))),
+            Stage(label="served", value=scores.get("candidate"), interval=details.get("score_interval")),
+        ),
+    )
+
+
+def _validation_series(name: str, artifacts: Mapping[str, Artifact]) -> list[StageSeries]:
+    """Return the metric of the validation split, stage by stage; nothing where no pass on the module has scored it."""
+    trained = {
+        kind: artifact.metadata["training"]
+        for kind in ("recover", "train")
+        if (artifact := artifacts.get(f"{name}/{kind}")) is not None
+    }
+    if not trained:
+        return []
+    metric = next(iter(trained.values()))["metric"]
+    engine = artifacts.get(f"{name}/engine")
+    choice = engine.metadata if engine and engine.metadata.get("metric") == metric else {}
+    stages = []
+    if choice:
+        stages.append(Stage(label="PyTorch FP32", value=choice["original_metric"], note=_ON_VALIDATION))
+    for kind, training in trained.items():
+        stages += _trained_stages(kind, training, pruned=f"{name}/prune" in artifacts)
+    if choice and (winner := _winner(choice)).get("metric") is not None:
+        note = f"{_ON_VALIDATION}; {winner['label']}, downstream in FP32"
+        label = "engine" if winner["compressed"] else "engine, uncompressed"
+        stages.append(Stage(label=label, value=winner["metric"], note=note))
+    return [StageSeries(component=name, metric=f"{metric} in validation", stages=tuple(stages))]
+
+
+def _trained_stages(kind: str, training: Mapping[str, Any], *, pruned: bool) -> Iterator[Stage]:
+    """Give the metric before and after one training."""
+    first, best = training["epochs"][0], training["epochs"][training["best_epoch"]]
+    before = "INT8, untrained" if kind == "train" else "pruned" if pruned else "before training"
+    after = "INT8, trained" if kind == "train" else "recovered" if pruned else "trained"
+    yield Stage(label=before, value=first["metric"], note=_ON_VALIDATION)
+    yield Stage(label=after, value=best["metric"], note=f"{_ON_VALIDATION}; {training['note']}")
+
+
+def _component_stages(name: str, artifacts: Mapping[str, Artifact], tensors: Mapping[str, Any]) -> Iterator[Stage]:
+    quantized, engine = artifacts.get(f"{name}/quantize"), artifacts.get(f"{name}/engine")
+    winner = _winner(engine.metadata) if engine else {}
+    if winner.get("graph") == "float":
+        quantized = None  # it does not ship
+    if quantized and quantized.metadata.get("sqnr_db"):
+        worst = min(float(value) for value in quantized.metadata["sqnr_db"].values())
+        yield Stage(label="INT8 graph", value=worst, note="against its FP32 graph, on calibration batches")
+    served = [_sqnr_db(figures) for label, figures in tensors.items() if label.split(".")[0] == name]
+    measured = [value for value in served if value is not None]
+    if measured:
+        note = "against PyTorch, on evaluation samples"
+        yield Stage(label="served", value=min(measured), note=note + ("; the worst output" if measured[1:] else ""))
+
+
+def _sqnr_db(figures: Mapping[str, Any]) -> float | None:
+    return figures["sqnr_db"]["mean"] if "sqnr_db" in figures else None
+
+
+def sizes(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[SizeRecord, ...]:
+    """Return the bytes of each component's engine and of its FP32 reference, as far as they were made."""
+    records = []
+    for name in recipe.components:
+        candidate = artifacts.get(f"{name}/engine")
+        reference = artifacts.get(f"{name}/reference") or artifacts.get(original_graph(recipe, name))
+        if candidate or reference:
+            records.append(
+                SizeRecord(
+                    component=name,
+                    reference_bytes=reference.size_bytes if reference else None,
+                    candidate_bytes=candidate.size_bytes if candidate else None,
+                )
+            )
+    return tuple(records)
+
+
+def costs(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[CostRecord, ...]:
+    """Return what each component's module costs, before and after the passes on it."""
+    records = []
+    for name, component in recipe.components.items():
+        before, after = _module_costs(artifacts, original_graph(recipe, name)), None
+        if torch_sections(component):
+            after = _module_costs(artifacts, f"{name}/export")
+        if before is None:
+            continue
+        engine = artifacts.get(f"{name}/engine")
+        winner = _winner(engine.metadata) if engine else {}
+        compared = winner if engine and _measured_against_uncompressed(engine.metadata) else {}
+        record = CostRecord(
+            component=name,
+            before=before,
+            after=after,
+            latency_ratio=compared.get("ratio"),
+            latency_ratio_interval=compared.get("ratio_interval"),
+            notes=tuple(_cost_notes(name, artifacts, winner, changed=after not in (None, before))),
+        )
+        records.append(record)
+    return tuple(records)
+
+
+def _module_costs(artifacts: Mapping[str, Artifact], step: str) -> ModuleCosts | None:
+    found = artifacts[step].metadata.get("costs") if step in artifacts else None
+    return None if found is None else ModuleCosts(**found)
+
+
+def _winner(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a select step measured of the engine that it chose; nothing for another step."""
+    return next((one for one in metadata.get("measurements", ()) if one["label"] == metadata["chosen"]), {})
+
+
+def _measured_against_uncompressed(metadata: Mapping[str, Any]) -> bool:
+    """Say whether the ratios of a select step are to an uncompressed engine; not where compression is kept always."""
+    reference = metadata.get("reference")
+    return any(one["label"] == reference and not one["compressed"] for one in metadata.get("measurements", ()))
+
+
+def _cost_notes(
+    name: str, artifacts: Mapping[str, Artifact], winner: Mapping[str, Any], *, changed: bool
+) -> Iterator[str]:
+    prune = artifacts.get(f"{name}/prune")
+    note = prune.metadata.get("pruning", {}).get("note") if prune else None
+    if note:
+        yield str(note)
+    if changed and winner and not winner["compressed"]:
+        yield "nothing of this ships: the component goes out uncompressed"
+
+
+def latencies(results: Sequence[GateResult]) -> tuple[LatencyRecord, ...]:
+    """Return what the latency gates measured, end to end and per component."""
+    records: list[LatencyRecord] = []
+    for result in results:
+        if result.gate != "latency":
+            continue
+        records.extend(_latency_records(None, result.details))
+        for name, figures in result.details.get("components", {}).items():
+            if not any(record.component == name for record in records):
+                records.extend(_latency_records(name, figures))
+    return tuple(records)
+
+
+def _latency_records(component: str | None, figures: Mapping[str, Any]) -> Iterator[LatencyRecord]:
+    reference, candidate = figures.get("reference_ms"), figures.get("candidate_ms")
+    if not reference or not candidate:
+        return
+    for statistic in _STATISTICS:
+        yield LatencyRecord(
+            component=component,
+            statistic=statistic,
+            batch_size=figures["batch"],
+            concurrency=figures["concurrency"],
+            reference_ms=reference[statistic],
+            candidate_ms=candidate[statistic],
+            reference_interval_ms=figures.get("reference_interval_ms", {}).get(statistic),
+            candidate_interval_ms=figures.get("candidate_interval_ms", {}).get(statistic),
+        )

@@ -1,0 +1,312 @@
+"""Judge what is really served: stage the candidate and its FP32 reference, start a Triton on each, run the gates.
+
+The two servers stand side by side and are asked in turns, so that both meet the same machine. The reference is
+the same ensemble with the FP32 export of every component in the same kind of engine. While the gates run, the
+response cache is too small to keep an answer: what is timed is inference.
+
+An engine that cannot run on this machine is judged by a substitute: the very graph that it was built from,
+served by ONNX Runtime. `Judgement.substitute` says so, and no latency is claimed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdeploy import engines, gates
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
+from mmdeploy.core.errors import MmdeployError
+from mmdeploy.core.target import Target, this_hardware, usable_cores
+from mmdeploy.planning.chains import original_graph
+from mmdeploy.recipe.wiring import topological_order
+from mmdeploy.record.build_report import gate_record
+from mmdeploy.record.observer import Observer
+from mmdeploy.triton import server as triton_server
+from mmdeploy.triton.client import GrpcRunner
+from mmdeploy.triton.config import ServedComponent, ServedEnsemble
+from mmdeploy.triton.options import InstanceGroup, Serving
+from mmdeploy.triton.repository import StagedRepository, stage
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Recipe
+    from mmdeploy.triton.server import Server
+
+_NO_CACHE_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gates came to.
+
+    Attributes:
+        results: One a gate, in the recipe's order.
+        verdict: The worst of them; inconclusive when a substitute was judged.
+        seconds: Time of each gate.
+        server_version: Of the Triton that served.
+        substitute: Why the candidate was a stand-in, or None.
+    """
+
+    results: tuple[GateResult, ...]
+    verdict: Verdict
+    seconds: tuple[float, ...]
+    server_version: str
+    substitute: str | None
+
+
+class ServedDeployment:
+    """An ensemble on a running Triton; a `contracts.Deployment`."""
+
+    def __init__(self, server: Server, ensemble: ServedEnsemble) -> None:
+        """Take a server that serves the ensemble."""
+        self._server = server
+        self._ensemble = ensemble
+
+    def runner(self, model: str | None = None) -> GrpcRunner:
+        """Open a connection to a composing model, or to the ensemble."""
+        served = model_name(self._ensemble.name, model) if model else self._ensemble.name
+        return GrpcRunner(self._server.grpc_url, served)
+
+    def memory_bytes(self) -> int:
+        """Return the resident set of the server and its children in bytes."""
+        return self._server.memory_bytes()
+
+    def size_bytes(self) -> dict[str, int]:
+        """Return the bytes on disk of each component's engine."""
+        prefix = len(model_name(self._ensemble.name, ""))
+        return {part.name[prefix:]: part.artifact.size_bytes for part in self._ensemble.components}
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A model repository on disk and the ensemble that it was written from."""
+
+    repository: StagedRepository
+    ensemble: ServedEnsemble
+
+
+def staged(folder: Path, ensemble: ServedEnsemble) -> Staged:
+    """Write an ensemble's model repository into an empty folder."""
+    return Staged(stage(folder, ensemble), ensemble)
+
+
+def model_name(recipe: str, component: str) -> str:
+    """Return the name of a component's model in Triton; the recipe's name keeps two recipes served at once apart."""
+    return f"{recipe}.{component}"
+
+
+def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
+    """Describe what would be published: the engines of the ``<component>/engine`` steps."""
+    built = {name: artifacts[f"{name}/engine"] for name in recipe.components}
+    return _ensemble(recipe, built, lambda name: shipped_engine(recipe, name, built[name]))
+
+
+def shipped_engine(recipe: Recipe, component: str, artifact: Artifact) -> MethodOptions:
+    """Return the options of the engine that a component ships: the one chosen by measuring, or the recipe's."""
+    chosen = artifact.metadata.get("engine")
+    if not isinstance(chosen, Mapping):
+        return recipe.engine_options(component)
+    return engines.METHODS[str(chosen["method"])].Options.model_validate_json(json.dumps(dict(chosen)))
+
+
+def reference_ensemble(
+    recipe: Recipe, artifacts: Mapping[str, Artifact], unrunnable: Mapping[str, str]
+) -> ServedEnsemble:
+    """Describe the FP32 reference: the same kind of engine, or the FP32 graph where that cannot run here."""
+    built = {
+        name: artifacts[original_graph(recipe, name) if name in unrunnable else f"{name}/reference"]
+        for name in recipe.components
+    }
+    return _ensemble(recipe, built, _engine_or_substitute(recipe, unrunnable))
+
+
+def substitute_ensemble(
+    recipe: Recipe, artifacts: Mapping[str, Artifact], unrunnable: Mapping[str, str]
+) -> ServedEnsemble:
+    """Describe the stand-in: the graph that each engine was built from, through ONNX Runtime."""
+    built = {}
+    for name in recipe.components:
+        engine = artifacts[f"{name}/engine"]
+        built[name] = _graph_of(engine) if name in unrunnable else engine
+    onnxruntime = engines.DEFAULT_BY_TARGET[Target.CPU]
+    return _ensemble(
+        recipe,
+        built,
+        lambda name: onnxruntime if name in unrunnable else shipped_engine(recipe, name, built[name]),
+    )
+
+
+def _graph_of(engine: Artifact) -> Artifact:
+    path = engine.path.with_name(str(engine.metadata["graph"]))
+    return replace(engine, format="onnx", path=path, sha256=file_sha256(path), beside=())
+
+
+def _engine_or_substitute(recipe: Recipe, unrunnable: Mapping[str, str]) -> Callable[[str], MethodOptions]:
+    onnxruntime: MethodOptions = engines.DEFAULT_BY_TARGET[Target.CPU]
+    return lambda name: onnxruntime if name in unrunnable else recipe.engine_options(name)
+
+
+def _ensemble(
+    recipe: Recipe, built: Mapping[str, Artifact], engine_of: Callable[[str], MethodOptions]
+) -> ServedEnsemble:
+    components = tuple(
+        _component(recipe, name, built[name], engine_of(name)) for name in topological_order(recipe.components)
+    )
+    specs = {
+        tensor: replace(spec, name=tensor)
+        for part in components
+        for spec in part.artifact.outputs
+        for tensor in [part.outputs[spec.name]]
+    }
+    return ServedEnsemble(
+        name=recipe.name,
+        inputs=tuple(TensorSpec(name, spec.dtype, tuple(spec.shape)) for name, spec in recipe.inputs.items()),
+        outputs=tuple(specs[name] for name in recipe.outputs),
+        components=components,
+    )
+
+
+def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOptions) -> ServedComponent:
+    component, module = recipe.components[name], engines.METHODS[method_of(engine)]
+    inputs = {key: wire.tensor for key, wire in component.inputs.items()}
+    outputs = {key: wire.tensor for key, wire in component.outputs.items()}
+    return ServedComponent(
+        name=model_name(recipe.name, name),
+        backend=module.BACKEND,
+        filename=module.FILENAME,
+        artifact=artifact,
+        inputs=inputs,
+        outputs=outputs,
+        serving=_with_instances(component.serving),
+        parameters=module.serving(engine),
+        input_rules={key: {"range": list(span)} for key, span in _ranges(recipe, inputs)},
+        labels={key: recipe.root / file for key, file in _labels(recipe, outputs)},
+    )
+
+
+def _with_instances(serving: Serving) -> Serving:
+    """Write one instance out: left open, Triton's backends choose differently (two for onnxruntime on a CPU)."""
+    if serving.instance_group is not None:
+        return serving
+    return serving.model_copy(update={"instance_group": InstanceGroup(count=1)})
+
+
+def _ranges(recipe: Recipe, inputs: Mapping[str, str]) -> Iterator[tuple[str, tuple[float, float]]]:
+    for key, tensor in inputs.items():
+        span = recipe.inputs[tensor].range if tensor in recipe.inputs else None
+        if span is not None:
+            yield key, span
+
+
+def _labels(recipe: Recipe, outputs: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+    for key, tensor in outputs.items():
+        labels = recipe.outputs[tensor].labels if tensor in recipe.outputs else None
+        if labels is not None:
+            yield key, labels
+
+
+def judge(
+    recipe: Recipe,
+    candidate: Staged,
+    reference: Staged,
+    original: Artifact,
+    *,
+    logs: Path,
+    substitute: str | None,
+    observer: Observer,
+) -> Judgement:
+    """Serve both repositories and run every gate of the recipe.
+
+    Raises:
+        ServerError: If Triton refuses a repository or dies.
+        EnvironmentUnfitError: If there is no Triton.
+    """
+    watch = _Watch(observer)
+    observer.step_started("serve")
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+        starting = [
+            pool.submit(
+                triton_server.start,
+                [staged.repository.path],
+                log=logs / f"triton-{role}.log",
+                response_cache_bytes=_NO_CACHE_BYTES,
+            )
+            for role, staged in (("candidate", candidate), ("reference", reference))
+        ]
+        servers = _entered(stack, starting)
+        observer.work_finished("serve", f"Triton {servers[0].server_version}, candidate and reference, are ready")
+        evidence = Evidence(
+            candidate=ServedDeployment(servers[0], candidate.ensemble),
+            reference=ServedDeployment(servers[1], reference.ensemble),
+            components=tuple(
+                WiredComponent(name, part.inputs, part.outputs)
+                for name, part in zip(topological_order(recipe.components), candidate.ensemble.components, strict=True)
+            ),
+            ensemble_outputs=tuple(recipe.outputs),
+            feeds=recorded(original, "feeds"),
+            labels=recorded(original, "labels").get("label"),
+            original=recorded(original, "tensors"),
+            hardware=this_hardware(),
+            max_batch_size=min(part.serving.max_batch_size for part in candidate.ensemble.components),
+            substitute=substitute,
+            seed=recipe.seed,
+            cores=usable_cores(),
+            progress=watch.progress,
+        )
+        results, verdict = gates.run_all(recipe.gates, evidence, started=watch.started, finished=watch.finished)
+        if substitute and verdict is Verdict.PASS:
+            verdict = Verdict.INCONCLUSIVE
+        return Judgement(results, verdict, tuple(watch.seconds), servers[0].server_version, substitute)
+
+
+def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Server]:
+    """Wait for every server, so that one that came up is stopped even when its neighbour did not."""
+    servers, errors = [], []
+    for future in starting:
+        try:
+            servers.append(stack.enter_context(future.result()))
+        except MmdeployError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return servers
+
+
+class _Watch:
+    """Passes on to an observer what the gates do, each under its own name."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._gate = "gates"
+        self.seconds: list[float] = []
+
+    def started(self, method: str) -> None:
+        self._gate = f"gates/{method}"
+        self._observer.step_started(self._gate)
+
+    def progress(self, done: int, total: int | None, what: str) -> None:
+        self._observer.progress(self._gate, done, total, what)
+
+    def finished(self, result: GateResult, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self._observer.gate_finished(gate_record(result, seconds=seconds))
+
+
+def recorded(original: Artifact, group: str) -> dict[str, Array]:
+    """Open what the ``original/outputs`` step recorded, memory-mapped.
+
+    Args:
+        original: The step's artifact: ``index.json`` beside one ``.npy`` an array.
+        group: ``feeds`` and ``tensors`` by ensemble tensor name, or ``labels`` with at most ``label``.
+    """
+    index = json.loads(original.path.read_text())
+    folder = original.path.parent
+    return {name: np.load(folder / file, mmap_mode="r", allow_pickle=False) for name, file in index[group].items()}

@@ -1,0 +1,226 @@
+"""The plain recipe: what a build found by searching and measuring, as a recipe that builds just that.
+
+A component whose engine was chosen by measuring gets the engine that won; one that ships uncompressed loses the
+passes that were not worth it, one that ships compressed or in lower precision is kept ``always``. A pass that searched
+gives way to the section without a search that it wrote into its artifact's metadata as ``plain``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmdeploy import engines, prune, quantize
+from mmdeploy.core.contracts import MethodOptions, method_of
+from mmdeploy.core.store import translated
+from mmdeploy.core.version import __version__
+from mmdeploy.planning.chains import full_precision, lowers_precision, torch_sections
+from mmdeploy.recipe.schema import Component, Recipe, Section
+from mmdeploy.recipe.wiring import upstream
+
+if TYPE_CHECKING:
+    from mmdeploy.core.artifact import Artifact
+
+logger = logging.getLogger(__name__)
+
+FILENAME = "plain_recipe.yaml"
+
+_COMPRESSING = ("prune", "recover", "quantize")
+_SEARCHED: Mapping[str, Mapping[str, Any]] = {"prune": prune.METHODS, "quantize": quantize.METHODS}
+#: Sections whose values are long.
+_IN_BLOCKS = ("model", "data")
+_WIDTH = 110
+
+
+@dataclass(frozen=True)
+class PlainComponent:
+    """A component without anything left to find out.
+
+    Attributes:
+        fields: Its section of the recipe.
+        found: What was found, a sentence each; empty where nothing was searched or measured.
+    """
+
+    fields: Mapping[str, Any]
+    found: tuple[str, ...] = ()
+
+
+def write(recipe: Recipe, artifacts: Mapping[str, Artifact], folder: Path) -> Path | None:
+    """Write the plain recipe of a build into its folder.
+
+    Args:
+        recipe: What was built, overrides included.
+        artifacts: What the steps made, by id.
+        folder: The run's.
+
+    Returns:
+        The file, or None where nothing was searched or measured: then the recipe is plain already.
+
+    Raises:
+        StoreError: If the file cannot be written.
+    """
+    components = {name: plain_component(recipe, name, artifacts) for name in recipe.components}
+    if not any(component.found for component in components.values()):
+        return None
+    path = folder / FILENAME
+    with translated(folder):
+        path.write_text(_text(recipe, components, path), encoding="utf-8")
+    return path
+
+
+def plain_component(recipe: Recipe, name: str, artifacts: Mapping[str, Artifact]) -> PlainComponent:
+    """Replace in a component's section what was left open by what was found."""
+    component = recipe.components[name]
+    fields = _component_fields(component)
+    found: list[str] = []
+    dropped = _not_shipped(component, name, artifacts)
+    for key in dropped:
+        fields.pop(key, None)
+    for key, methods in _SEARCHED.items():
+        artifact = artifacts.get(f"{name}/{key}")
+        if key in fields and artifact is not None and "plain" in artifact.metadata:
+            plain = artifact.metadata["plain"]
+            fields[key] = _shown(_options(methods, plain)) if plain else None
+            came_to = plain["method"] if plain else "nothing"
+            found.append(f"{key}: {method_of(getattr(component, key))} came to {came_to}")
+    choice = _choice(name, artifacts)
+    if choice is not None:
+        won = _options(engines.METHODS, choice["engine"])
+        if component.engine is not None or won != recipe.engine_options(name):
+            fields["engine"] = _shown(won)
+        without = f", without {' and '.join(dropped)}" if dropped else ""
+        found.append(f"{choice['chosen']} was chosen by measuring{without}")
+        fields.pop("keep", None)
+        if lowers_precision(won) or any(fields.get(key) for key in _COMPRESSING):
+            fields["keep"] = "always"
+    return PlainComponent(_in_order(Component, fields), tuple(found))
+
+
+def _choice(name: str, artifacts: Mapping[str, Artifact]) -> Mapping[str, Any] | None:
+    """Return the metadata of a component's select step; None where its engine was not chosen by measuring."""
+    engine = artifacts.get(f"{name}/engine")
+    return engine.metadata if engine is not None and "chosen" in engine.metadata else None
+
+
+def _not_shipped(component: Component, name: str, artifacts: Mapping[str, Artifact]) -> list[str]:
+    """Return the compressing sections of which nothing is in what ships."""
+    choice = _choice(name, artifacts)
+    if choice is None:
+        return []
+    winner = next(one for one in choice["measurements"] if one["label"] == choice["chosen"])
+    given = [key for key in _COMPRESSING if getattr(component, key) is not None]
+    if not winner["compressed"]:
+        return given
+    return [key for key in given if key == "quantize" and winner["graph"] == "float"]
+
+
+def _component_fields(component: Component) -> dict[str, Any]:
+    fields: dict[str, Any] = component.model_dump(mode="json", exclude_unset=True)
+    for side in ("inputs", "outputs"):
+        wires = fields[side]
+        fields[side] = {tensor: wire["tensor"] if list(wire) == ["tensor"] else wire for tensor, wire in wires.items()}
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _options(methods: Mapping[str, Any], section: Mapping[str, Any]) -> MethodOptions:
+    options: MethodOptions = methods[section["method"]].Options.model_validate_json(json.dumps(dict(section)))
+    return options
+
+
+def _shown(options: MethodOptions) -> dict[str, Any]:
+    """Return a section of what differs from the defaults, the method first."""
+    return {"method": method_of(options), **options.model_dump(mode="json", exclude_defaults=True, exclude={"method"})}
+
+
+def _in_order(schema: type[Section], fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: fields[key] for key in schema.model_fields if fields.get(key) is not None}
+
+
+def _text(recipe: Recipe, components: Mapping[str, PlainComponent], path: Path) -> str:
+    import yaml
+
+    fields = recipe.model_dump(mode="json", exclude_unset=True, exclude={"components"})
+    fields["folder"] = os.path.relpath(recipe.root.resolve(), path.parent.resolve())
+    fields["components"] = {name: dict(component.fields) for name, component in components.items()}
+    lines = [f"# {line}\n" for comment in _comments(recipe, components, path) for line in _wrapped(comment)]
+    for key, value in _method_first(_in_order(Recipe, fields)).items():
+        # None: what holds no further mapping or list is written on one line
+        flow = False if key in _IN_BLOCKS or not isinstance(value, (dict, list)) else None
+        lines.append(
+            yaml.safe_dump({key: value}, default_flow_style=flow, sort_keys=False, allow_unicode=True, width=_WIDTH)
+        )
+    return "".join(lines)
+
+
+def _method_first(value: Any) -> Any:
+    """Return a section as people write it, the method before its options."""
+    if isinstance(value, list):
+        return [_method_first(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    keys = sorted(value, key=lambda key: key != "method")
+    return {key: _method_first(value[key]) for key in keys}
+
+
+def _wrapped(comment: str) -> list[str]:
+    """Break a comment into lines; one that starts with spaces is a command and stays in one piece."""
+    if comment.startswith(" "):
+        return [comment]
+    return textwrap.wrap(comment, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _comments(recipe: Recipe, components: Mapping[str, PlainComponent], path: Path) -> Iterator[str]:
+    origin = recipe.origin
+    yield f"What mmdeploy {__version__} found for {_quoted(origin.path)}: this builds the same without searching."
+    yield f"  mmdeploy build {_quoted(path)}"
+    yield "It is removed with its run after some more builds. To keep it, copy it beside the recipe and drop `folder`."
+    if origin.overrides:
+        yield f"Laid over that recipe: {' '.join(map(_quoted, origin.overrides))}"
+    for name, component in components.items():
+        if component.found:
+            yield f"- {name}: {'; '.join(component.found)}."
+    yield from _cautions(recipe, components)
+
+
+def _quoted(words: object) -> str:
+    """Return words as a shell takes them, on one line whatever is in them."""
+    return shlex.quote("".join(letter if letter.isprintable() else "\ufffd" for letter in str(words)))
+
+
+def _cautions(recipe: Recipe, components: Mapping[str, PlainComponent]) -> Iterator[str]:
+    """Say what a build of the plain recipe does otherwise than the one that found it."""
+    for name, plain in components.items():
+        section = plain.fields.get("engine")
+        if section is not None and recipe.automatic_engine(name) is not None and recipe.gates:
+            reference = full_precision(_options(engines.METHODS, section))
+            if reference != full_precision(recipe.engine_options(name)):
+                yield (
+                    f"The gates compare {name} with FP32 on {method_of(reference)} now, no longer on "
+                    f"{method_of(recipe.engine_options(name))}."
+                )
+    trained = {
+        name
+        for name, component in recipe.components.items()
+        if {section.kind for section in torch_sections(component)} & {"recover", "train"}
+    }
+    for name in trained & {name for name, plain in components.items() if _trains(plain)}:
+        gone = [other for other in upstream(recipe.components, name) if _lost_weights(recipe, other, components[other])]
+        if gone:
+            yield f"{name} is trained behind {' and '.join(gone)} as shipped now: its weights come out otherwise."
+
+
+def _trains(plain: PlainComponent) -> bool:
+    return "recover" in plain.fields or plain.fields.get("quantize", {}).get("method") == "qat"
+
+
+def _lost_weights(recipe: Recipe, name: str, plain: PlainComponent) -> bool:
+    """Say whether a pass on a component's weights is gone."""
+    keys = {"prune": "prune", "recover": "recover", "train": "quantize"}
+    return any(keys[section.kind] not in plain.fields for section in torch_sections(recipe.components[name]))

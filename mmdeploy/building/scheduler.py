@@ -1,0 +1,246 @@
+"""Run the steps of a plan side by side, each in a process forked from one that has the libraries loaded.
+
+The fork server imports torch, ONNX and the like once; each step is forked from it in milliseconds with those
+pages shared. One step is one process: its memory goes back when it ends, a crash in native code is one failed
+step, and Ctrl-C leaves nothing behind. The scheduling process itself imports none of these libraries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.errors import MmdeployError, StepError
+from mmdeploy.worker.run_step import run_task
+from mmdeploy.worker.task import Task
+
+_PR_SET_PDEATHSIG = 1
+#: What the fork server imports for a kind of step; a name that is missing is passed over by multiprocessing. Those
+#: below ``torch`` and ``onnxscript`` are what the first export in a process would import lazily, 0.8 s a step.
+_PRELOAD: Mapping[str, tuple[str, ...]] = {
+    "export": (
+        "torch", "torch._dynamo", "torch._functorch.aot_autograd", "torch._functorch.partitioners",
+        "torch.onnx._internal.exporter._core", "torch.onnx._internal.exporter._torchlib.ops", "onnx",
+        "onnxscript.function_libs.torch_lib.ops", "onnxscript.rewriter.onnx_fusions", "onnxruntime",
+        "safetensors.torch",
+    ),
+    "prune": ("torch", "safetensors.torch"),
+    "recover": ("torch", "safetensors.torch"),
+    "train": ("torch", "safetensors.torch"),
+    "quantize": ("onnx", "onnxruntime", "onnxruntime.quantization"),
+    "engine": ("onnx", "onnxruntime"),
+    "reference": ("onnx", "onnxruntime"),
+    "select": ("onnx", "onnxruntime"),
+    "sensitivity": ("onnx", "onnxruntime", "onnxruntime.quantization"),
+    "outputs": ("torch",),
+}  # fmt: skip
+
+
+class WorkerBugError(Exception):
+    """A step raised what is not an `MmdeployError`: a bug, with the worker's traceback as its note.
+
+    Attributes:
+        step: The step's id.
+        log: Path of its log.
+    """
+
+    def __init__(self, summary: str, *, step: str, log: Path, trace: str) -> None:
+        super().__init__(f"step {step}: {summary}")
+        self.step, self.log = step, str(log)
+        self.add_note(trace)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A step that ended well.
+
+    Attributes:
+        step_id: The step.
+        artifact: What it made.
+        made: False when another build had just made it.
+        seconds: From its start to its end.
+    """
+
+    step_id: str
+    artifact: Artifact
+    made: bool
+    seconds: float
+
+
+@dataclass
+class _Running:
+    process: BaseProcess
+    connection: Connection
+    started: float
+    log: Path
+
+
+class Workers:
+    """Runs tasks in forked processes; a context manager that ends what still runs."""
+
+    def __init__(self, kinds: Sequence[str], logs: Path, progress: Callable[[str, int, int | None, str], None]) -> None:
+        """Prepare for tasks of some kinds of step.
+
+        Args:
+            kinds: The kinds of step that will run: what the fork server imports.
+            logs: Folder for one log a step.
+            progress: Called with step id, done, total, what.
+        """
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(
+            [
+                *dict.fromkeys(name for kind in kinds for name in _PRELOAD[kind]),
+                "filelock",
+                "mmdeploy.worker.run_step",
+                "mmdeploy.worker.preloaded",
+            ]
+        )
+        self._logs = logs
+        self._progress = progress
+        self._running: dict[str, _Running] = {}
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, task: Task) -> None:
+        """Start a step."""
+        log = self._logs / f"{task.step.id.replace('/', '.')}.log"
+        receiver, sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_work, args=(task, sender, log), name=task.step.id, daemon=True)
+        with _sigint_blocked():
+            process.start()
+        sender.close()
+        self._running[task.step.id] = _Running(process, receiver, time.monotonic(), log)
+
+    def wait(self) -> Finished:
+        """Wait until one of the running steps ends well.
+
+        Raises:
+            MmdeployError: What a step raised; the step's log is named in it.
+            WorkerBugError: When a step raised anything else.
+        """
+        while True:
+            by_connection = {running.connection: step_id for step_id, running in self._running.items()}
+            for connection in wait(list(by_connection)):
+                assert isinstance(connection, Connection)
+                finished = self._receive(by_connection[connection])
+                if finished is not None:
+                    return finished
+
+    def stop(self) -> None:
+        """End every running step now."""
+        for running in self._running.values():
+            running.process.terminate()
+        for running in self._running.values():
+            running.process.join(timeout=2)
+            if running.process.is_alive():
+                running.process.kill()
+                running.process.join()
+            running.connection.close()
+        self._running.clear()
+
+    def _receive(self, step_id: str) -> Finished | None:
+        running = self._running[step_id]
+        try:
+            kind, *content = running.connection.recv()
+        except EOFError:
+            raise self._died(step_id) from None
+        if kind == "progress":
+            self._progress(step_id, *content)
+            return None
+        self._end(step_id)
+        if kind == "error":
+            raise _with_log(content[0], running.log)
+        if kind == "bug":
+            summary, trace = content
+            raise WorkerBugError(summary, step=step_id, log=running.log, trace=trace)
+        artifact, made = content
+        return Finished(step_id, artifact, made, time.monotonic() - running.started)
+
+    def _end(self, step_id: str) -> None:
+        running = self._running.pop(step_id)
+        running.process.join()
+        running.connection.close()
+
+    def _died(self, step_id: str) -> StepError:
+        running = self._running[step_id]
+        self._end(step_id)
+        code = running.process.exitcode or 0
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        memory = " (often the kernel, for want of memory)" if code == -signal.SIGKILL else ""
+        return StepError(
+            f"the process of step {step_id} died: {how}{memory}",
+            hint="see the end of its log; --jobs 1 needs the least memory",
+            step=step_id,
+            log=str(running.log),
+        )
+
+
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Let the fork server, which the first start makes, inherit a mask under which Ctrl-C passes it by."""
+    resource_tracker.ensure_running()  # its own start would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _with_log(error: MmdeployError, log: Path) -> MmdeployError:
+    if isinstance(error, StepError) and error.log is None:
+        error.log = str(log)
+    return error
+
+
+def _work(task: Task, sender: Any, log: Path) -> None:
+    """Run in the forked process: do the step, send progress and then one result."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the scheduler ends us; Ctrl-C reaches the whole group
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _redirect(log)
+    last = 0.0
+
+    def progress(done: int, total: int | None, what: str) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > 0.2:
+            last = time.monotonic()
+            sender.send(("progress", done, total, what))
+
+    try:
+        sender.send(("done", *run_task(task, progress)))
+    except MmdeployError as error:
+        logging.getLogger(__name__).exception("step %s failed", task.step.id)
+        sender.send(("error", error))
+    except Exception as error:
+        logging.getLogger(__name__).exception("step %s failed unexpectedly", task.step.id)
+        summary = traceback.format_exception_only(error)[-1].strip()
+        sender.send(("bug", summary, traceback.format_exc()))
+
+
+def _redirect(log: Path) -> None:
+    """Send everything that libraries print to the step's log."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    logging.basicConfig(level=logging.INFO, force=True, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -1,0 +1,1 @@
+"""What every room builds on: contracts, artifacts, the store, sessions, targets, errors."""

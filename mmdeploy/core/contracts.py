@@ -1,0 +1,356 @@
+"""The seams of mmdeploy: what a pass, an engine, a gate and a runner must offer.
+
+A pass, an engine or a gate is a *module* that satisfies the protocol; there is nothing to inherit from. Each
+package's ``__init__`` holds one literal dict of its modules, and ``tests/contract`` runs every entry of it
+through the same lifecycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from mmdeploy.core.artifact import Array as Array
+from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.surroundings import FusedOutput as FusedOutput
+from mmdeploy.core.surroundings import FusedScore as FusedScore
+from mmdeploy.core.surroundings import LatencyEstimate as LatencyEstimate
+from mmdeploy.core.surroundings import Network as Network
+from mmdeploy.core.surroundings import Timed as Timed
+from mmdeploy.core.surroundings import TrainingSetup as TrainingSetup
+from mmdeploy.core.target import Hardware, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+FeedDict = Mapping[str, Array]
+
+
+class MethodOptions(BaseModel):
+    """Options of a pass, an engine or a gate as the recipe gives them: inspectable data, frozen, no extras.
+
+    A subclass names itself with ``method: Literal["..."]``; the recipe's schema is made of these classes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def method_of(options: MethodOptions) -> str:
+    """Return the method that options belong to: the name of their module in its package's dict."""
+    return str(options.model_dump(include={"method"})["method"])
+
+
+def data_needs(module: Any, options: MethodOptions) -> frozenset[str]:
+    """Return the recipe's data sets that a pass reads: of ``calibration``, ``training`` and ``validation``.
+
+    A module that reads any says so with a function ``data_needs(options)``.
+    """
+    ask = getattr(module, "data_needs", None)
+    return frozenset(ask(options)) if ask else frozenset()
+
+
+class Encoding(StrEnum):
+    """How an engine wants INT8 activations written; weights are always symmetric INT8.
+
+    One set of ranges serves all three: ``INT8_SYMMETRIC`` with zero point 0 and ``UINT8_SYMMETRIC`` with zero
+    point 128 are the same numbers.
+    """
+
+    INT8_SYMMETRIC = "int8_symmetric"
+    UINT8_SYMMETRIC = "uint8_symmetric"
+    UINT8_ASYMMETRIC = "uint8_asymmetric"
+
+
+class Progress(Protocol):
+    """Where a step says how far it is."""
+
+    def __call__(self, done: int, total: int | None, what: str) -> None:
+        """Report ``done`` of ``total`` (None when unknown) units of ``what``."""
+
+
+def no_progress(done: int, total: int | None, what: str) -> None:
+    """Discard progress: the default where nobody watches."""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a pass or an engine gets besides its artifact and its options.
+
+    Attributes:
+        component: Name of the component.
+        workdir: Empty folder to write into; it becomes the artifact's folder.
+        target: What the recipe is compiled for.
+        encoding: How the component's engine wants INT8 written.
+        max_batch_size: Largest batch that the component will be served with.
+        seed: For anything random.
+        threads: Threads that the step may use.
+        examples: Makes a feed dict of the component with the given batch size, from the declared specs and,
+            for inputs that upstream components compute, by running those in PyTorch.
+        calibration: Iterates over the calibration set as feed dicts of the component, batched along axis 0;
+            for inputs that upstream components compute, what their *shipped* graphs put out. May be called
+            again for another pass over the same batches. None when the recipe has no calibration data.
+        calibration_batches: Number of batches that ``calibration`` gives; 0 without calibration data.
+        progress: Where to report long work.
+        scratch: Folder that survives when the step is killed, and is removed when it succeeds: checkpoints and
+            journals, from which the same step goes on when it is run again. None where nothing is kept.
+        training: The model around the component, for passes that train. None when the recipe has no training
+            or no validation data.
+        fused: Scores graphs of the component at the ensemble's output. None when the recipe has no validation
+            data.
+        timed: Measures graphs of the component as its engine would run them. None where that engine cannot run
+            on this machine.
+    """
+
+    component: str
+    workdir: Path
+    target: Target
+    encoding: Encoding
+    max_batch_size: int
+    seed: int
+    threads: int
+    examples: Callable[[int], dict[str, Array]]
+    calibration: Callable[[], Iterator[dict[str, Array]]] | None = None
+    calibration_batches: int = 0
+    progress: Progress = no_progress
+    scratch: Path | None = None
+    training: TrainingSetup | None = None
+    fused: FusedOutput | None = None
+    timed: Timed | None = None
+
+
+class Runner(Protocol):
+    """Something that answers feed dicts: an engine in process, or a served model."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors it takes."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors it gives."""
+
+    def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
+        """Answer one request; every array has the batch as axis 0.
+
+        Raises:
+            InferenceError: If the model refuses the request.
+        """
+
+    def close(self) -> None:
+        """Give back what it holds; calling it twice is fine."""
+
+
+class Pass(Protocol):
+    """A step that turns an artifact into another: a module with these members."""
+
+    __name__: str
+    CONSUMES: str
+    PRODUCES: str
+    REQUIRES: tuple[str, ...]
+
+    @property
+    def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
+        """The class of the method's options."""
+
+    def run(self, artifact: Artifact, options: Any, context: StepContext) -> Artifact:
+        """Do the work; write only into ``context.workdir``."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run a component that is worth trying.
+
+    Attributes:
+        options: The engine's options.
+        graph: Whether it is built from the graph in floating point, or from the one with Q/DQ pairs.
+    """
+
+    options: MethodOptions
+    graph: Literal["float", "quantized"] = "float"
+
+
+class Engine(Protocol):
+    """A pass whose product Triton serves: a module with the members of `Pass` and these.
+
+    Attributes:
+        BACKEND: Name of Triton's backend, for config.pbtxt.
+        FILENAME: Name of the model file in a version folder.
+    """
+
+    __name__: str
+    CONSUMES: str
+    PRODUCES: str
+    REQUIRES: tuple[str, ...]
+    BACKEND: str
+    FILENAME: str
+
+    @property
+    def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
+        """The class of the method's options."""
+
+    def run(self, artifact: Artifact, options: Any, context: StepContext) -> Artifact:
+        """Build the engine from an ONNX artifact."""
+
+    def encoding(self, options: Any) -> Encoding:
+        """Say how this engine wants INT8 written."""
+
+    def unavailable(self, options: Any) -> str | None:
+        """Say why an engine cannot be *run* on this machine; None when it can. Building may still work."""
+
+    def serving(self, options: Any) -> Mapping[str, str]:
+        """Return the ``parameters`` of config.pbtxt that make Triton run the engine as it was judged."""
+
+    def load(self, artifact: Artifact, options: Any) -> Runner:
+        """Load the engine in this process."""
+
+    def candidates(self, target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
+        """Return the variants that ``engine: auto`` measures on a target, the simplest first; none where it has none.
+
+        Args:
+            target: What the recipe is compiled for.
+            threads: The most threads that a variant may have. 1 by default: the components of an ensemble share the
+                cores but are measured alone, where more threads look faster than they are beside the others.
+        """
+
+
+class Verdict(StrEnum):
+    """What a gate, and the build as a whole, came to."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+    @classmethod
+    def of_all(cls, verdicts: Sequence[Verdict]) -> Verdict:
+        """Return FAIL if any failed, else INCONCLUSIVE if any is, else PASS."""
+        for worst in (cls.FAIL, cls.INCONCLUSIVE):
+            if worst in verdicts:
+                return worst
+        return cls.PASS
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured number against its limit.
+
+    Attributes:
+        name: What was measured, such as ``fusion: cosine`` or ``p95 ratio (batch 1, concurrency 1)``.
+        measured: The point estimate; None when it could not be measured.
+        limit: The limit in words, such as ``>= 0.995``.
+        verdict: Of this check alone.
+        interval: Confidence interval of ``measured``, lower and upper.
+        unit: Such as ``ms``, ``dB``, ``bytes``; empty for a ratio.
+        note: Anything a reader must know, such as why it is inconclusive.
+    """
+
+    name: str
+    measured: float | None
+    limit: str
+    verdict: Verdict
+    interval: tuple[float, float] | None = None
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What a gate found; "no" is a result and never an exception.
+
+    Attributes:
+        gate: The gate's method, such as ``accuracy``.
+        checks: Every comparison it made; its verdict is the worst of them.
+        details: JSON-able figures for reports and plots.
+    """
+
+    gate: str
+    checks: tuple[Check, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of the checks."""
+        return Verdict.of_all([check.verdict for check in self.checks])
+
+
+class Deployment(Protocol):
+    """A served ensemble under judgement: the candidate, or the FP32 reference beside it."""
+
+    def runner(self, model: str | None = None) -> Runner:
+        """Open a new connection to a composing model, or to the ensemble when ``model`` is None."""
+
+    def memory_bytes(self) -> int:
+        """Return the resident set of the server and its children now, in bytes."""
+
+    def size_bytes(self) -> Mapping[str, int]:
+        """Return the bytes on disk of each component's engine."""
+
+
+@dataclass(frozen=True)
+class WiredComponent:
+    """A component as the gates see it.
+
+    Attributes:
+        name: The component, which is also the name of its model in Triton.
+        inputs: Ensemble tensor by the component's input name.
+        outputs: Ensemble tensor by the component's output name.
+    """
+
+    name: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a gate may ask; both deployments are up while the gates run.
+
+    Attributes:
+        candidate: What would be published, served.
+        reference: The same ensemble in FP32, served beside it for paired measurement.
+        components: Wiring, in an order in which each follows what feeds it.
+        ensemble_outputs: Names of the ensemble's outputs; with several, the first is the one scored.
+        feeds: Evaluation inputs by ensemble input name, all samples stacked along axis 0.
+        labels: One label a sample (axis 0), or None when the evaluation data has none.
+        original: What the PyTorch model gives on ``feeds`` for every tensor that a component writes, by ensemble
+            tensor name, stacked along axis 0.
+        hardware: The machine that serves.
+        max_batch_size: Of the ensemble; 0 when it does not batch.
+        substitute: Why the candidate is a stand-in for the real engines (so latency says nothing), or None.
+        seed: For bootstrap and order.
+        cores: Logical cores that the servers and the client share.
+        progress: Where to report long work.
+    """
+
+    candidate: Deployment
+    reference: Deployment
+    components: tuple[WiredComponent, ...]
+    ensemble_outputs: tuple[str, ...]
+    feeds: Mapping[str, Array]
+    labels: npt.NDArray[np.generic] | None
+    original: Mapping[str, Array]
+    hardware: Hardware
+    max_batch_size: int
+    substitute: str | None = None
+    seed: int = 0
+    cores: int = 1
+    progress: Progress = no_progress
+
+
+class Gate(Protocol):
+    """A judgement: a module with these members."""
+
+    __name__: str
+    REQUIRES: tuple[str, ...]
+
+    @property
+    def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
+        """The class of the method's options."""
+
+    def check(self, options: Any, evidence: Evidence) -> GateResult:
+        """Measure and compare. A "no" is a result; only broken tools raise."""

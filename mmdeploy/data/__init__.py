@@ -1,0 +1,1 @@
+"""The recipe's samples, and the media files that they come from."""

@@ -1,0 +1,1 @@
+"""The recipe's PyTorch model: its code, its components, what they cost."""

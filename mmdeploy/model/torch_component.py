@@ -1,0 +1,137 @@
+"""A component's PyTorch module as an artifact, so that passes on it can follow one another.
+
+An artifact of format ``torch`` is the recipe's factory and weights, and what passes changed since: a state dict
+as safetensors, and the integer attributes, and tuples of integers, that differ from the factory's module
+(``out_features``, ``num_heads``, ``normalized_shape``).
+Loading it builds the original, resizes it and loads the state: code is only ever the recipe's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.errors import ModelError
+from mmdeploy.model.torch_model import load_model, submodule
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Size: TypeAlias = int | Sequence[int]
+
+FORMAT = "torch"
+FILENAME = "module.safetensors"
+#: Metadata of an artifact that a pass made: integer attributes that changed, by submodule path.
+_RESIZED = "resized"
+#: Metadata: names of the parameters whose zeros later training must keep.
+SPARSE_PARAMETERS = "sparse_parameters"
+
+
+def load_component(artifact: Artifact) -> nn.Module:
+    """Build the module of a component as an artifact of format ``torch`` describes it.
+
+    Returns:
+        The module in eval mode, on the CPU.
+
+    Raises:
+        ModelError: When the recipe's model cannot be built, or does not fit what passes made of it.
+    """
+    facts = artifact.metadata
+    module = original_component(artifact)
+    if _RESIZED not in facts:
+        return module
+    from safetensors.torch import load_file
+
+    _resize(module, facts[_RESIZED], load_file(artifact.path))
+    return module.eval()
+
+
+def original_component(artifact: Artifact) -> nn.Module:
+    """Build the module of a component as the recipe's factory and weights give it, whatever passes did since."""
+    facts = artifact.metadata
+    model = load_model(
+        facts["factory"],
+        root=Path(facts["root"]),
+        weights=Path(facts["weights"]) if facts["weights"] else None,
+        allow_pickle=bool(facts.get("allow_pickle", False)),
+    )
+    return submodule(model, facts["module"])
+
+
+def save_component(
+    module: nn.Module, *, before: Artifact, folder: Path, produced_by: str, metadata: Mapping[str, Any] | None = None
+) -> Artifact:
+    """Write a module that a pass changed.
+
+    Args:
+        module: The component's module; of the same classes as the factory's, whose tensors and integer attributes
+            may have changed.
+        before: The artifact that the pass took.
+        folder: Where to write; the step's ``workdir``.
+        produced_by: Name of the pass.
+        metadata: Facts to add to, or to replace in, those of ``before``.
+
+    Raises:
+        ModelError: If submodules were added or removed: that cannot be told from the factory's code again.
+    """
+    from safetensors.torch import save_file
+
+    original = original_component(before)
+    resized = _changed_attributes(original, module)
+    path = folder / FILENAME
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in _state(module).items()}, path)
+    facts = {**before.metadata, **(metadata or {}), _RESIZED: resized}
+    return replace(before, path=path, sha256=file_sha256(path), produced_by=produced_by, metadata=facts)
+
+
+def _changed_attributes(original: nn.Module, module: nn.Module) -> dict[str, dict[str, Size]]:
+    before, after = dict(original.named_modules()), dict(module.named_modules())
+    odd = sorted(set(before).symmetric_difference(after))
+    if odd:
+        raise ModelError(f"a pass added or removed the submodule {odd[0]!r}; only sizes and values may change")
+    changed = {}
+    for name, part in after.items():
+        old = vars(before[name])
+        differing = {key: value for key, value in vars(part).items() if _is_size(value) and old.get(key) != value}
+        if differing:
+            changed[name] = differing
+    return changed
+
+
+def _is_size(value: object) -> bool:
+    """Say whether an attribute may be a size: an integer, or a tuple of them such as ``normalized_shape``."""
+    return type(value) is int or (type(value) is tuple and all(type(part) is int for part in value))
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and all buffers, the non-persistent ones included: a pass may have resized those too."""
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def _resize(module: nn.Module, attributes: Mapping[str, Mapping[str, Size]], state: Mapping[str, Tensor]) -> None:
+    from torch import nn
+
+    parts = dict(module.named_modules())
+    for name, values in attributes.items():
+        for key, value in values.items():
+            setattr(parts[name], key, value if isinstance(value, int) else tuple(value))  # JSON has no tuples
+    known = _state(module)
+    if missing := sorted(set(known).symmetric_difference(state)):
+        raise ModelError(
+            f"the compressed module and the recipe's factory differ in {missing[0]!r}",
+            hint="the model's code changed after the component was compressed; build again",
+        )
+    tied: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        tied.setdefault(id(parameter), []).append(name)
+    for name, parameter in list(module.named_parameters()):
+        replacement = nn.Parameter(state[name], requires_grad=parameter.requires_grad)
+        for alias in tied[id(parameter)]:
+            owner, _, leaf = alias.rpartition(".")
+            parts[owner]._parameters[leaf] = replacement
+    for name, _ in list(module.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        parts[owner]._buffers[leaf] = state[name]

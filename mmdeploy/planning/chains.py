@@ -1,0 +1,94 @@
+"""What a recipe asks of a component, in order: passes on its module, its graphs, the engines that may run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmdeploy import engines, prune, quantize, recover
+from mmdeploy.core.contracts import Encoding, MethodOptions, Variant, method_of
+from mmdeploy.planning.steps import Kind
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Component, Recipe
+
+
+def candidates(recipe: Recipe, component: str) -> Iterator[Variant]:
+    """Give the engines that ``engine: auto`` may measure for a component, whether they run here or not."""
+    auto = recipe.automatic_engine(component)
+    if auto is None:
+        return
+    for method, module in engines.METHODS.items():
+        if auto.engines is None or method in auto.engines:
+            yield from module.candidates(recipe.target, threads=auto.threads)
+
+
+def original_graph(recipe: Recipe, component: str) -> str:
+    """Return the id of the step that exports a component as the recipe's factory and weights give it."""
+    return f"{component}/original" if torch_sections(recipe.components[component]) else f"{component}/export"
+
+
+@dataclass(frozen=True)
+class TorchSection:
+    """A pass on a component's PyTorch module: its kind of step, its module, its options."""
+
+    kind: Kind
+    module: Any
+    options: MethodOptions
+
+
+def torch_sections(component: Component) -> list[TorchSection]:
+    """Return the passes on a component's PyTorch module, in their order."""
+    found = []
+    if component.prune is not None:
+        found.append(TorchSection("prune", prune.METHODS[method_of(component.prune)], component.prune))
+    if component.recover is not None:
+        found.append(TorchSection("recover", recover.METHODS[method_of(component.recover)], component.recover))
+    if component.quantize is not None:
+        module = quantize.METHODS[method_of(component.quantize)]
+        if module.CONSUMES == "torch":
+            found.append(TorchSection("train", module, component.quantize))
+    return found
+
+
+def float_graphs(recipe: Recipe, component: str) -> tuple[str, ...]:
+    """Return the ids of the steps whose float graphs may ship, the original's first.
+
+    Weights that were trained for INT8 are not among them.
+    """
+    kinds = {section.kind for section in torch_sections(recipe.components[component])}
+    original = original_graph(recipe, component)
+    return (original, f"{component}/export") if kinds and "train" not in kinds else (original,)
+
+
+def measures_time(module: Any) -> bool:
+    """Say whether a pass measures time: nothing may run beside it."""
+    return bool(getattr(module, "MEASURES", False))
+
+
+def encoding_of(engine: MethodOptions) -> Encoding:
+    """Return how an engine wants INT8 written."""
+    return engines.METHODS[method_of(engine)].encoding(engine)
+
+
+def lowers_precision(engine: MethodOptions) -> bool:
+    """Say whether an engine computes in less than FP32 what the graph leaves in floating point."""
+    return str(getattr(engine, "precision", "fp32")) != "fp32"
+
+
+def full_precision(engine: MethodOptions) -> MethodOptions:
+    """Return an engine's options with FP32 for its precision."""
+    return engine.model_copy(update={"precision": "fp32"} if "precision" in type(engine).model_fields else {})
+
+
+def budget(recipe: Recipe) -> float | None:
+    """Return the drop of the metric that the recipe's accuracy gate allows; None without such a limit."""
+    drops = [getattr(gate, "max_drop", None) for gate in recipe.gates if method_of(gate) == "accuracy"]
+    return next((drop for drop in drops if drop is not None), None)
+
+
+def metric(recipe: Recipe) -> str:
+    """Return the metric of the recipe's accuracy gate, or ``top1``."""
+    named = [str(getattr(gate, "metric", "top1")) for gate in recipe.gates if method_of(gate) == "accuracy"]
+    return named[0] if named else "top1"

@@ -1,0 +1,398 @@
+"""Recipe → Plan: which steps, in which order, each under a key made of everything that decides its result.
+
+`make_plan` is a pure function of the recipe and of the `Fingerprints` of the files, libraries and code around it.
+
+The chain of a component is prune → recover → train (quantization-aware) → export → quantize → engine, each only
+if the recipe asks for it. ``reference`` builds the same engine from the FP32 original to measure against, and
+``original/outputs`` records what the PyTorch model answers on the evaluation data.
+
+Where it has to be measured what ships (``engine: auto``, or a compressed component that is not to be kept whatever
+it costs), the engines are ``<component>/candidate.<label>`` and ``<component>/engine`` is the choice between them. What
+lies downstream then waits for the choice: it is calibrated on what really ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mmdeploy import engines, export, quantize
+from mmdeploy.choice.candidates import GraphKind, label, slug
+from mmdeploy.choice.options import MustPay
+from mmdeploy.core.contracts import Encoding, MethodOptions, Variant, data_needs, method_of
+from mmdeploy.core.errors import EnvironmentUnfitError
+from mmdeploy.planning.chains import (
+    TorchSection,
+    budget,
+    candidates,
+    encoding_of,
+    float_graphs,
+    full_precision,
+    lowers_precision,
+    measures_time,
+    metric,
+    original_graph,
+    torch_sections,
+)
+from mmdeploy.planning.steps import (
+    ORIGINAL,
+    Fingerprints,
+    Goal,
+    Kind,
+    Plan,
+    Step,
+    digest,
+    in_order,
+    options_identity,
+    options_json,
+    options_key,
+    used_by,
+)
+from mmdeploy.recipe.wiring import topological_order, upstream
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Recipe
+
+
+def make_plan(recipe: Recipe, fingerprints: Fingerprints, goal: Goal = "build") -> Plan:
+    """Turn a recipe into its steps.
+
+    Raises:
+        EnvironmentUnfitError: If engines are to be measured and none of them runs on this machine.
+    """
+    planner = _Planner(recipe, fingerprints)
+    names = topological_order(recipe.components)
+    for name in names:
+        planner.add_graphs(name)
+    for name in names:
+        if goal == "sensitivity":
+            planner.add_sensitivity(name)
+        else:
+            planner.add_quantize(name)
+            planner.add_engines(name)
+    if recipe.gates and goal == "build":
+        planner.add_original()
+    wanted = [step.id for step in planner.steps.values() if goal in ("build", step.kind)]
+    return Plan(recipe.name, tuple(in_order(planner.steps, names, wanted)))
+
+
+class _Planner:
+    """Collects the steps of one recipe."""
+
+    def __init__(self, recipe: Recipe, fingerprints: Fingerprints) -> None:
+        self.recipe = recipe
+        self.fingerprints = fingerprints
+        self.steps: dict[str, Step] = {}
+        self.shipped: dict[str, str] = {}
+
+    def add_graphs(self, name: str) -> None:
+        """Add a component's torch passes and exports."""
+        component = self.recipe.components[name]
+        before: tuple[str, ...] = ()
+        for section in torch_sections(component):
+            self._add_torch(name, section, before)
+            before = (f"{name}/{section.kind}",)
+        self._add_export(f"{name}/export", name, before)
+        if before:
+            self._add_export(f"{name}/original", name, ())
+
+    def add_quantize(self, name: str) -> None:
+        """Add the steps that write a component's INT8 graphs, one an encoding that an engine wants."""
+        self.shipped[name] = f"{name}/export"
+        options = self.recipe.components[name].quantize
+        if options is None:
+            return
+        for index, encoding in enumerate(self._encodings(name)):
+            step_id = f"{name}/quantize" if index == 0 else f"{name}/quantize.{encoding}"
+            self._add_quantize(step_id, name, options, encoding)
+        self.shipped[name] = f"{name}/quantize"
+
+    def add_engines(self, name: str) -> None:
+        """Add a component's engine, or its candidates and the choice between them."""
+        engine = self.recipe.engine_options(name)
+        measured = self._measured(name)
+        if name not in self.fingerprints.unrunnable and (self.recipe.gates or measured):
+            self._add_engine(f"{name}/reference", name, full_precision(engine), original_graph(self.recipe, name))
+        if not measured:
+            self._add_engine(f"{name}/engine", name, engine, self.shipped[name])
+            return
+        found = list(self._candidates(name))
+        if not found:
+            reasons = sorted(set(self.fingerprints.unavailable.values()))
+            raise EnvironmentUnfitError(
+                f"components.{name}.engine: auto measures engines, and none runs on this machine: {'; '.join(reasons)}",
+                hint="name an engine, or build where they run",
+            )
+        self._add_select(name, found)
+        self.shipped[name] = f"{name}/engine"
+
+    def add_sensitivity(self, name: str) -> None:
+        """Add the measurement of what quantizing each layer group alone does: upstream stays in FP32."""
+        self.shipped[name] = f"{name}/export"
+        options = quantize.sensitivity.options_for(self.recipe.components[name].quantize)
+        uses, encoding = self._around(name), self._encodings(name)[0]
+        needs = (f"{name}/export", *used_by(uses))
+        identity = {
+            **self._calibration(),
+            **self._validation(name),
+            "encoding": str(encoding),
+            **options_identity(options),
+            **self._inputs(needs),
+            **self._made_by(quantize.sensitivity.__name__, quantize.sensitivity.REQUIRES),
+        }
+        step = Step(f"{name}/sensitivity", name, "sensitivity", "sensitivity", options_json(options), needs, identity)
+        self._add(replace(step, uses=uses, encoding=encoding))
+
+    def add_original(self) -> None:
+        """Add the record of what the PyTorch model answers."""
+        identity = {
+            **self._model(),
+            **self._data("evaluation"),
+            "wiring": digest(self._wiring(*self.recipe.components)),
+            **self._made_by("mmdeploy.model.torch_model", ("torch", "numpy")),
+        }
+        self._add(Step(ORIGINAL, "original", "outputs", "torch", {}, (), identity))
+
+    def _add_torch(self, name: str, section: TorchSection, before: tuple[str, ...]) -> None:
+        kind, module, options = section.kind, section.module, section.options
+        uses: dict[str, dict[str, str]] = {}
+        wanted = data_needs(module, options)
+        if wanted:
+            above = upstream(self.recipe.components, name)
+            uses["torch"] = {other: last for other in above if (last := self._last_torch(other))}
+        needs = (*before, *used_by(uses))
+        identity = {
+            **self._model(),
+            "wiring": digest(self._wiring(*(self.recipe.components if wanted else (name,)))),
+            "seed": str(self.recipe.seed),
+            **(self._calibration() if "calibration" in wanted else {}),
+            **(self._data("training") | self._data("loss") if "training" in wanted else {}),
+            **(self._data("evaluation") if wanted - {"calibration"} else {}),  # no sample of it may be among the others
+            **(self._validation(name) if "validation" in wanted else {}),
+            **options_identity(options),
+            **self._inputs(needs),
+            **self._made_by(module.__name__, module.REQUIRES),
+        }
+        if measures_time(module):
+            identity |= self._timing(name)
+        step = Step(f"{name}/{kind}", name, kind, method_of(options), options_json(options), needs, identity)
+        self._add(replace(step, uses=uses, exclusive=measures_time(module)))
+
+    def _add_export(self, step_id: str, name: str, before: tuple[str, ...]) -> None:
+        component = self.recipe.components[name]
+        options, module = component.export, export.METHODS[method_of(component.export)]
+        identity = {
+            **self._model(),
+            "wiring": digest(self._wiring(*upstream(self.recipe.components, name), name)),
+            "max_batch_size": str(component.serving.max_batch_size),
+            "seed": str(self.recipe.seed),
+            **options_identity(options),
+            **self._inputs(before),
+            **self._made_by(module.__name__, module.REQUIRES),
+        }
+        self._add(Step(step_id, name, "export", method_of(options), options_json(options), before, identity))
+
+    def _add_quantize(self, step_id: str, name: str, options: MethodOptions, encoding: Encoding) -> None:
+        module = quantize.METHODS[method_of(options)]
+        wanted = data_needs(module, options)
+        uses = self._around(name) if "validation" in wanted else {"shipped": self._upstream_shipped(name)}
+        made = f"{name}/train" if module.CONSUMES == "torch" else f"{name}/quantize"
+        writes = made in self.steps and (module.CONSUMES == "torch" or hasattr(module, "write"))
+        if writes:
+            uses["made"] = {name: made}
+        needs = (f"{name}/export", *used_by(uses))
+        identity = {
+            "encoding": str(encoding),
+            **self._calibration(),
+            "seed": str(self.recipe.seed),
+            **(self._validation(name) if "validation" in wanted else {}),
+            **options_identity(options),
+            **self._inputs(needs),
+            **self._made_by(module.__name__, module.REQUIRES),
+        }
+        exclusive = not writes and measures_time(module)
+        if exclusive:
+            identity |= self._timing(name)
+        step = Step(step_id, name, "quantize", method_of(options), options_json(options), needs, identity)
+        self._add(replace(step, uses=uses, encoding=encoding, exclusive=exclusive))
+
+    def _add_engine(self, step_id: str, name: str, options: MethodOptions, graph: str) -> None:
+        module = engines.METHODS[method_of(options)]
+        identity = {
+            "target": str(self.recipe.target),
+            "max_batch_size": str(self.recipe.components[name].serving.max_batch_size),
+            **options_identity(options),
+            **self._inputs((graph,)),
+            **self._made_by(module.__name__, module.REQUIRES),
+        }
+        kind: Kind = "reference" if step_id.endswith("/reference") else "engine"
+        self._add(Step(step_id, name, kind, method_of(options), options_json(options), (graph,), identity))
+
+    def _add_select(self, name: str, found: list[_Candidate]) -> None:
+        rules = self.recipe.automatic_engine(name) or MustPay(max_drop=budget(self.recipe))
+        uses = self._around(name) if self.recipe.data.validation else {"shipped": self._upstream_shipped(name)}
+        needs = (*(one.step for one in found), *used_by(uses))
+        options = {
+            "rules": options_json(rules),
+            "candidates": [asdict(one) for one in found],
+            "left_out": self._left_out(name),
+        }
+        identity = {
+            "machine": self.fingerprints.machine,
+            **options_identity(rules),
+            "candidates": digest([(one.label, one.compressed) for one in found]),
+            **self._calibration(),
+            **self._validation(name),
+            "seed": str(self.recipe.seed),
+            **self._inputs(needs),
+            **self._made_by("mmdeploy.choice.choose", ("numpy",)),
+        }
+        step = Step(f"{name}/engine", name, "select", method_of(rules), options, needs, identity)
+        self._add(replace(step, uses=uses, exclusive=True))
+
+    def _measured(self, name: str) -> bool:
+        """Say whether it is measured what a component ships."""
+        if self.recipe.automatic_engine(name):
+            return True
+        component, runnable = self.recipe.components[name], name not in self.fingerprints.unrunnable
+        reduced = component.compressed or lowers_precision(self.recipe.engine_options(name))
+        return reduced and component.keep != "always" and runnable
+
+    def _candidates(self, name: str) -> Iterator[_Candidate]:
+        """Add the engines to choose from and give them: the FP32 original first, unless its compression is kept."""
+        component, original = self.recipe.components[name], original_graph(self.recipe, name)
+        kept = component.compressed and component.keep == "always"
+        seen: set[str] = set()
+        if name not in self.fingerprints.unrunnable and not kept:
+            reference = self.steps[f"{name}/reference"]
+            seen.add(reference.key)
+            default = Variant(full_precision(self.recipe.engine_options(name)))
+            yield _Candidate(label(default), reference.id, "float", options_json(default.options), compressed=False)
+        for variant, graph in self._variants(name):
+            compressed = graph != original
+            if kept and not compressed:
+                continue
+            called = label(variant, pruned=compressed and variant.graph == "float")
+            step_id = f"{name}/candidate.{slug(called)}"
+            self._add_engine(step_id, name, variant.options, graph)
+            self._add(replace(self.steps[step_id], optional=self.recipe.automatic_engine(name) is not None))
+            if self.steps[step_id].key in seen:
+                del self.steps[step_id]
+                continue
+            seen.add(self.steps[step_id].key)
+            yield _Candidate(called, step_id, variant.graph, options_json(variant.options), compressed=compressed)
+
+    def _variants(self, name: str) -> Iterator[tuple[Variant, str]]:
+        """Give engine options and graph's step of each candidate but the reference, the simplest first."""
+        floats = float_graphs(self.recipe, name)
+        quantized = {
+            step.encoding: step.id for step in self.steps.values() if step.component == name and step.kind == "quantize"
+        }
+        if self.recipe.automatic_engine(name) is None:
+            engine = self.recipe.engine_options(name)
+            yield from ((Variant(engine, "float"), graph) for graph in floats)
+            yield from ((Variant(engine, "quantized"), graph) for graph in quantized.values())
+            return
+        for variant in candidates(self.recipe, name):
+            if options_key(variant.options) in self.fingerprints.unavailable:
+                continue
+            if variant.graph == "float":
+                yield from ((variant, graph) for graph in floats)
+            elif (encoding := encoding_of(variant.options)) in quantized:
+                yield variant, quantized[encoding]
+
+    def _left_out(self, name: str) -> dict[str, str]:
+        """Return the variants of ``engine: auto`` that cannot run here, and why."""
+        found = {
+            label(one): self.fingerprints.unavailable.get(options_key(one.options))
+            for one in candidates(self.recipe, name)
+        }
+        return {called: reason for called, reason in found.items() if reason}
+
+    def _encodings(self, name: str) -> list[Encoding]:
+        """Return how the component's engines want INT8 written; the first is what a search works with."""
+        own = encoding_of(self.recipe.engine_options(name))
+        wanted = [
+            encoding_of(variant.options)
+            for variant in candidates(self.recipe, name)
+            if variant.graph == "quantized" and options_key(variant.options) not in self.fingerprints.unavailable
+        ]
+        return list(dict.fromkeys(sorted(wanted, key=lambda encoding: encoding != own))) or [own]
+
+    def _around(self, name: str) -> dict[str, dict[str, str]]:
+        """Return the graphs that judging a component at the fused output takes, by role and component."""
+        return {
+            "shipped": self._upstream_shipped(name),
+            "original": {other: original_graph(self.recipe, other) for other in self.recipe.components},
+        }
+
+    def _upstream_shipped(self, name: str) -> dict[str, str]:
+        return {other: self.shipped[other] for other in upstream(self.recipe.components, name)}
+
+    def _last_torch(self, name: str) -> str | None:
+        sections = torch_sections(self.recipe.components[name])
+        return f"{name}/{sections[-1].kind}" if sections else None
+
+    def _add(self, step: Step) -> None:
+        self.steps[step.id] = step
+
+    def _inputs(self, needs: tuple[str, ...]) -> dict[str, str]:
+        return {f"input {step_id}": self.steps[step_id].key for step_id in needs}
+
+    def _made_by(self, module: str, distributions: tuple[str, ...]) -> dict[str, str]:
+        versions = {f"library {name}": self.fingerprints.versions.get(name, "") for name in distributions}
+        return {"mmdeploy's own code": self.fingerprints.code[module], **versions}
+
+    def _model(self) -> dict[str, str]:
+        return {
+            "factory": self.recipe.model.factory,
+            "model source": self.fingerprints.model_source,
+            "weights": self.fingerprints.weights,
+            "inputs": self._input_specs(),
+        }
+
+    def _input_specs(self) -> str:
+        return digest({name: spec.model_dump(mode="json") for name, spec in self.recipe.inputs.items()})
+
+    def _data(self, key: str) -> dict[str, str]:
+        named = str(getattr(self.recipe.data, key))
+        return {f"{key} data": self.fingerprints.data.get(key, ""), f"{key} callable": named}
+
+    def _calibration(self) -> dict[str, str]:
+        return self._data("calibration") | {"inputs": self._input_specs()}
+
+    def _timing(self, name: str) -> dict[str, str]:
+        engine, exported = self.recipe.engine_options(name), self.recipe.components[name].export
+        made = digest([options_json(engine), options_json(exported)])
+        return {"machine": self.fingerprints.machine, "engine": made}
+
+    def _validation(self, name: str) -> dict[str, str]:
+        """Name what is judged in the ensemble: components with the same surroundings share no result."""
+        scored = {"metric": metric(self.recipe), "scored output": next(iter(self.recipe.outputs), "")}
+        return self._data("validation") | scored | {"component": name}
+
+    def _wiring(self, *names: str) -> dict[str, Any]:
+        parts = {name: self.recipe.components[name] for name in names}
+        return {
+            name: part.model_dump(mode="json", include={"module", "inputs", "outputs"}) for name, part in parts.items()
+        }
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An engine to choose from, as the select step is told of it.
+
+    Attributes:
+        label: For people.
+        step: Id of the step that builds it.
+        graph: What it is made of.
+        engine: The engine's options as JSON-able values.
+        compressed: Whether the graph was pruned or quantized.
+    """
+
+    label: str
+    step: str
+    graph: GraphKind
+    engine: Mapping[str, Any]
+    compressed: bool

@@ -1,0 +1,212 @@
+"""The steps of a build: what a plan is made of, the keys of steps, and why one must run again.
+
+A step's key is the SHA-256 of its identity; its identity names its inputs by *their* keys, so a change travels down
+exactly the steps that it touches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmdeploy.core.contracts import Encoding
+
+if TYPE_CHECKING:
+    from mmdeploy.core.contracts import MethodOptions
+    from mmdeploy.core.store import Store
+
+Kind = Literal[
+    "prune", "recover", "train", "export", "quantize", "engine", "reference", "select", "outputs", "sensitivity"
+]
+#: What is to be made of a recipe.
+Goal = Literal["build", "sensitivity"]
+#: Kinds of step that work on a component's PyTorch module.
+TORCH_KINDS: tuple[Kind, ...] = ("prune", "recover", "train")
+ORIGINAL = "original/outputs"
+#: Changes that are told, of a step that must run again.
+_MOST_CHANGES = 6
+#: Format of the artifact that an optional step leaves when its engine refuses the graph; ``metadata`` says why.
+REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What a plan must know of the world besides the recipe.
+
+    Attributes:
+        model_source: Digest of the factory's Python files.
+        weights: Digest of the weights file; empty without one.
+        data: Digest of each of the recipe's data callables, by key (``calibration``, ``loss``): of its Python files
+            and of the data files. Without those that the recipe does not name.
+        code: Digest of the code of each pass and engine, by dotted module name.
+        versions: Version of each distribution by name; empty where it is not installed.
+        unrunnable: Why a component's engine cannot run on this machine, by component.
+        unavailable: Why a candidate of ``engine: auto`` cannot run on this machine, by `options_key`.
+        machine: What timings depend on: processor, instruction sets, cores, GPUs.
+    """
+
+    model_source: str
+    weights: str
+    data: Mapping[str, str]
+    code: Mapping[str, str]
+    versions: Mapping[str, str]
+    unrunnable: Mapping[str, str]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    machine: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a build.
+
+    Attributes:
+        id: ``<component>/<kind>``; with several of a kind ``<component>/<kind>.<label>``.
+        component: The component, or ``original`` for the PyTorch model as a whole.
+        kind: What sort of step it is.
+        method: Entry of the kind's literal dict.
+        options: The method's options as JSON-able values.
+        needs: Ids of the steps whose artifacts it takes.
+        identity: Everything that decides the result, by a label that a person understands.
+        uses: What the other artifacts are to it: role, then component, to step id. ``shipped``: what upstream
+            components ship; ``original``: FP32 graphs of all; ``torch``: upstream components as their torch passes
+            left them; ``made``: the step of the same component whose numbers it writes.
+        encoding: How INT8 is written.
+        exclusive: Whether it measures time, so that nothing may run beside it.
+        optional: Whether it is one of several to choose from, so that an engine's refusal of the graph is a result.
+    """
+
+    id: str
+    component: str
+    kind: Kind
+    method: str
+    options: Mapping[str, Any]
+    needs: tuple[str, ...]
+    identity: Mapping[str, str]
+    uses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    encoding: Encoding = Encoding.INT8_SYMMETRIC
+    exclusive: bool = False
+    optional: bool = False
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the identity."""
+        return digest(self.identity)
+
+    @property
+    def source(self) -> str | None:
+        """Id of the step whose artifact it transforms: of the same component. None where it starts from the recipe."""
+        first = self.needs[0] if self.needs else ""
+        return first if first.startswith(f"{self.component}/") else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a build; each follows what it needs."""
+
+    recipe: str
+    steps: tuple[Step, ...]
+
+    def step(self, step_id: str) -> Step:
+        """Return the step with an id."""
+        return next(step for step in self.steps if step.id == step_id)
+
+    def upto(self, step_id: str) -> Plan:
+        """Return the plan of one step: itself and all that it needs."""
+        wanted = {step_id}
+        for step in reversed(self.steps):
+            if step.id in wanted:
+                wanted.update(step.needs)
+        return Plan(self.recipe, tuple(step for step in self.steps if step.id in wanted))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON-able values, keys included."""
+        return {"recipe": self.recipe, "steps": [asdict(step) | {"key": step.key} for step in self.steps]}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a step is reused or run, and why."""
+
+    step: Step
+    reuse: bool
+    why: str
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of a JSON-able value in hex; mappings in sorted order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()
+
+
+def options_json(options: MethodOptions) -> dict[str, Any]:
+    """Return options as JSON-able values."""
+    return options.model_dump(mode="json")
+
+
+def options_identity(options: MethodOptions) -> dict[str, str]:
+    """Return options as part of an identity: one label an option."""
+    return {f"option {name}": json.dumps(value, sort_keys=True) for name, value in options_json(options).items()}
+
+
+def used_by(uses: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """Return the ids of the steps in a `Step`'s ``uses``, each once."""
+    return tuple(dict.fromkeys(step_id for role in uses.values() for step_id in role.values()))
+
+
+def options_key(options: MethodOptions) -> str:
+    """Return the digest of an engine's options: what `Fingerprints.unavailable` names a candidate by."""
+    return digest(options_json(options))
+
+
+def in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Iterable[str]) -> Iterator[Step]:
+    """Give the wanted steps and what they need, component by component, each after its needs."""
+    given: set[str] = set()
+
+    def with_needs(step_id: str) -> Iterator[Step]:
+        if step_id not in given:
+            given.add(step_id)
+            for need in steps[step_id].needs:
+                yield from with_needs(need)
+            yield steps[step_id]
+
+    rank = {name: index for index, name in enumerate(components)}
+    for step_id in sorted(wanted, key=lambda step_id: rank.get(steps[step_id].component, len(rank))):
+        yield from with_needs(step_id)
+
+
+def explain(plan: Plan, store: Store) -> tuple[Decision, ...]:
+    """Say for each step whether the store has its result, and what changed where it has not."""
+    reused: dict[str, bool] = {}
+    decisions = []
+    for step in plan.steps:
+        reuse = reused[step.id] = store.has(step.key)
+        why = "nothing changed" if reuse else _why(step, store.latest_identity(plan.recipe, step.id))
+        decisions.append(Decision(step, reuse, why))
+    return tuple(decisions)
+
+
+def _why(step: Step, latest: Mapping[str, str] | None) -> str:
+    if latest is None:
+        return "never built"
+    methods = [identity.get("option method", "none").strip('"') for identity in (latest, step.identity)]
+    if methods[0] != methods[1]:  # its options, code and libraries are others, too
+        return f"method: {methods[0]} → {methods[1]}"
+    changes = []
+    for label in sorted({*latest, *step.identity}, key=lambda label: (label.startswith("input "), label)):
+        before, after = latest.get(label), step.identity.get(label)
+        if before == after:
+            continue
+        if label.startswith("input "):
+            changes.append(f"{label.removeprefix('input ')} changed")
+        elif max(len(before or ""), len(after or "")) > 60 or _is_digest(after):
+            changes.append(f"{label} changed")
+        else:
+            changes.append(f"{label}: {before or 'none'} → {after or 'none'}")
+    more = f"; and {len(changes) - _MOST_CHANGES} more" if len(changes) > _MOST_CHANGES else ""
+    return "; ".join(changes[:_MOST_CHANGES]) + more or "its artifact is gone from the store"
+
+
+def _is_digest(text: str | None) -> bool:
+    return text is not None and len(text) == 64 and not text.strip("0123456789abcdef")

@@ -1,0 +1,1 @@
+"""Recipes: YAML with line numbers, the schema, what is wrong with one, how its components are wired."""

@@ -1,0 +1,126 @@
+"""Checks of the files that a recipe names: that they are there, and define the callables asked for.
+
+Python files are parsed and not run: validating a recipe executes none of its code.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmdeploy.core.errors import nearest
+from mmdeploy.recipe.schema import Recipe
+from mmdeploy.recipe.wiring import Finding
+from mmdeploy.recipe.yaml_tree import Keys
+
+if TYPE_CHECKING:
+    import ast
+
+_SHOWN_NAMES = 8
+_DATA = ("calibration", "evaluation", "training", "validation", "loss")
+
+
+def check_files(recipe: Recipe, root: Path) -> list[Finding]:
+    """Return what is wrong with the files of a recipe whose paths are relative to ``root``."""
+    return list(_findings(recipe, root))
+
+
+def _findings(recipe: Recipe, root: Path) -> Iterator[Finding]:
+    references: dict[Keys, str | None] = {
+        ("model", "factory"): recipe.model.factory,
+        **{("data", key): getattr(recipe.data, key) for key in _DATA},
+    }
+    files: dict[Keys, Path | None] = {("model", "weights"): recipe.model.weights}
+    files |= {("outputs", name, "labels"): output.labels for name, output in recipe.outputs.items()}
+    for path, reference in references.items():
+        if reference is not None and (problem := _reference_problem(reference, root)):
+            yield Finding(path, problem)
+    for path, file in files.items():
+        if file is not None and (problem := _file_problem(str(file), root)):
+            yield Finding(path, problem)
+    for index, pattern in enumerate(recipe.data.files or ()):
+        if problem := _glob_problem(pattern, root):
+            yield Finding(("data", "files", index), problem)
+
+
+def _file_problem(name: str, root: Path) -> str | None:
+    path = root / name
+    try:
+        kind = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return _not_there(name, root)
+    except OSError as error:
+        return f"{name!r} cannot be read: {error.strerror}"
+    except ValueError as error:
+        return f"{name!r} is no path: {error}"
+    return None if stat.S_ISREG(kind) else f"{name!r} is not a file"
+
+
+def _not_there(name: str, root: Path) -> str:
+    path = root / name
+    try:
+        beside = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
+    except OSError:
+        return f"no such file: {name!r} (there is no folder {path.parent})"
+    guess = nearest(path.name, beside)
+    hint = f"; did you mean {str(Path(name).with_name(guess))!r}?" if guess else ""
+    return f"no such file: {name!r} in {root}{hint}"
+
+
+def _glob_problem(pattern: str, root: Path) -> str | None:
+    from glob import glob
+
+    matches = glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns
+    if any((root / match).is_file() for match in matches):
+        return None
+    return f"{pattern!r} matches no file in {root}"
+
+
+def _reference_problem(reference: str, root: Path) -> str | None:
+    """Check ``path.py:callable``; a ``package.module:callable`` is looked for when it is imported."""
+    file, _, name = reference.rpartition(":")
+    if not file.endswith(".py"):
+        return None
+    if problem := _file_problem(file, root):
+        return problem
+    import ast
+
+    try:
+        module = ast.parse((root / file).read_bytes(), file)
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror}"
+    except SyntaxError as error:
+        return f"{file}{f':{error.lineno}' if error.lineno else ''} is not Python: {error.msg}"
+    except (ValueError, RecursionError, MemoryError) as error:
+        return f"{file} is not Python: {error or 'nested too deeply'}"
+    names = _names(module)
+    first = name.partition(".")[0]
+    if names is None or first in names:
+        return None
+    defined = [node.name for node in module.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    if guess := nearest(first, names):
+        return f"{file} defines no {first!r}; did you mean {guess!r}?"
+    return f"{file} defines no {first!r}; it defines {', '.join(defined[:_SHOWN_NAMES]) or 'nothing'}"
+
+
+def _names(module: ast.Module) -> set[str] | None:
+    """Return the names that a module defines or imports, ``if`` and ``try`` included; None if unknowable."""
+    import ast
+
+    names: set[str] = set()
+    waiting: list[ast.AST] = list(module.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+            continue
+        if isinstance(node, ast.alias):
+            if node.name == "*":
+                return None
+            names.add(node.asname or node.name.partition(".")[0])
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        waiting += ast.iter_child_nodes(node)
+    return None if "__getattr__" in names else names

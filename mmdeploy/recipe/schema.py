@@ -1,0 +1,343 @@
+"""The recipe: its schema (pydantic, frozen, no extra keys).
+
+Options of passes, engines and gates are the ``Options`` classes of their modules, told apart by ``method``;
+the unions below are made from the literal dicts of the packages, so a new module is in the schema by its
+entry. A section that is missing means "not done", but for two that every component needs: ``export`` and
+``engine``.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+from pydantic.config import JsonDict
+
+from mmdeploy import engines, export, gates, prune, quantize, recover
+from mmdeploy.choice.options import AutoEngine
+from mmdeploy.core.contracts import MethodOptions
+from mmdeploy.core.target import Target
+from mmdeploy.triton.options import Serving
+
+REFERENCE_PATTERN = r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_.]*$"
+NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+MODULE_PATTERN = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$"
+
+#: What each pattern asks for, in words: messages show these instead of the regular expression.
+PATTERN_MEANINGS: Mapping[str, str] = {
+    REFERENCE_PATTERN: "a callable, as path.py:callable (beside the recipe) or package.module:callable",
+    NAME_PATTERN: (
+        "a name of letters, digits, '_', '-' and '.' that does not start with '.' or '-': "
+        "Triton makes it a folder and a part of URLs"
+    ),
+    MODULE_PATTERN: "the attribute path of a submodule, such as encoders.image",
+}
+
+Dtype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+]
+Size = Annotated[int, Field(ge=-1)]
+Shape = Annotated[tuple[Size, ...], Field(min_length=1)]
+CallableReference = Annotated[str, Field(pattern=REFERENCE_PATTERN)]
+ModelName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
+# Emptiness of these is for `mmdeploy.recipe.wiring` to find, beside everything else.
+NOT_EMPTY: JsonDict = {"minProperties": 1}
+TensorName = Annotated[str, Field(min_length=1)]
+
+
+def union_of(methods: Mapping[str, Any]) -> Any:
+    """Return the annotation of a section that holds the options of one of ``methods``."""
+    options = [module.Options for module in methods.values()]
+    if len(options) == 1:
+        return options[0]
+    return Annotated[functools.reduce(operator.or_, options), Field(discriminator="method")]
+
+
+def _default(methods: Mapping[str, Any]) -> MethodOptions:
+    method, module = next(iter(methods.items()))
+    options: MethodOptions = module.Options(method=method)
+    return options
+
+
+if TYPE_CHECKING:
+    PruneOptions = MethodOptions
+    RecoverOptions = MethodOptions
+    ExportOptions = MethodOptions
+    QuantizeOptions = MethodOptions
+    EngineOptions = MethodOptions
+    GateOptions = MethodOptions
+else:
+    PruneOptions = union_of(prune.METHODS)
+    RecoverOptions = union_of(recover.METHODS)
+    ExportOptions = union_of(export.METHODS)
+    QuantizeOptions = union_of(quantize.METHODS)
+    EngineOptions = Annotated[
+        Annotated[Literal["auto"], AfterValidator(lambda _: AutoEngine()), Tag("word")]
+        | Annotated[
+            functools.reduce(operator.or_, [AutoEngine, *(module.Options for module in engines.METHODS.values())]),
+            Field(discriminator="method"),
+            Tag("section"),
+        ],
+        Discriminator(lambda value: "word" if isinstance(value, str) else "section"),
+    ]
+    GateOptions = union_of(gates.METHODS)
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and any key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(Section):
+    """The trained PyTorch model. Building a recipe runs this code."""
+
+    factory: CallableReference = Field(
+        description="Callable without arguments that returns the torch.nn.Module: path.py:callable beside "
+        "the recipe, or package.module:callable.",
+        examples=["model.py:build"],
+    )
+    weights: Path | None = Field(
+        None,
+        description="State dict, as .safetensors or as a torch file that loads with weights_only=True. "
+        "Without it the factory's own weights are taken.",
+        examples=["weights.safetensors"],
+    )
+    allow_pickle: bool = Field(
+        False,
+        description="Unpickle the weights, which runs whatever code they hold. Only for files that you made.",
+    )
+
+
+class Data(Section):
+    """Where samples come from. Each callable takes no arguments and gives feed dicts, labels beside them."""
+
+    calibration: CallableReference | None = Field(
+        None,
+        description="Samples that quantization takes its ranges from.",
+        examples=["data.py:calibration"],
+    )
+    evaluation: CallableReference | None = Field(
+        None,
+        description="Held-out samples that the gates judge on.",
+        examples=["data.py:evaluation"],
+    )
+    training: CallableReference | None = Field(
+        None,
+        description="Labelled samples that passes train on. It may take the epoch, from 0, as its one argument.",
+        examples=["data.py:training"],
+    )
+    validation: CallableReference | None = Field(
+        None,
+        description="Labelled samples that training stops by and that searches choose by: never those that the gates "
+        "judge on.",
+        examples=["data.py:validation"],
+    )
+    loss: CallableReference | None = Field(
+        None,
+        description="Takes the ensemble's outputs by name and a batch of labels, as tensors, and gives the mean loss. "
+        "Without it: cross-entropy of the first output for class ids, squared error for other labels.",
+        examples=["model.py:loss"],
+    )
+    files: tuple[str, ...] | None = Field(
+        None,
+        description="Globs of the files that the callables read. A change to one of them makes the steps "
+        "that depend on it run again.",
+        examples=[["digits.npz"]],
+    )
+
+
+class InputSpec(Section):
+    """A tensor that clients send."""
+
+    dtype: Dtype = Field(description="Triton's name of the element type.")
+    shape: Shape = Field(
+        description="Shape of one sample, the batch dimension left out; -1 where a size varies.",
+        examples=[[3, 224, 224], [-1]],
+    )
+    range: tuple[float, float] | None = Field(
+        None,
+        description="Lowest and highest value that makes sense, such as [0, 49407] for token ids.",
+        examples=[[0, 255]],
+    )
+
+
+class Wire(Section):
+    """The ensemble's tensor that a component's tensor is wired to, and what it is declared to hold."""
+
+    tensor: TensorName = Field(description="Name of the tensor in the ensemble.")
+    dtype: Dtype | None = Field(None, description="Element type; checked against the other end of the wire.")
+    shape: Shape | None = Field(
+        None,
+        description="Shape of one sample, the batch dimension left out; checked like dtype.",
+    )
+
+
+if TYPE_CHECKING:
+    WireOrName = Wire
+else:
+    # Not a BeforeValidator: what follows one is no longer validated as JSON, where a list is a strict tuple.
+    WireOrName = Annotated[
+        Annotated[TensorName, AfterValidator(lambda name: Wire(tensor=name)), Tag("name")]
+        | Annotated[Wire, Tag("wire")],
+        Discriminator(lambda value: "name" if isinstance(value, str) else "wire"),
+    ]
+
+
+class Component(Section):
+    """A part of the model that becomes one model in Triton."""
+
+    module: str = Field(
+        pattern=MODULE_PATTERN,
+        description="Attribute path of the submodule in the model.",
+        examples=["image_encoder"],
+    )
+    inputs: dict[TensorName, WireOrName] = Field(
+        min_length=1,
+        description="By argument name of the module's forward: the ensemble's tensor that it reads.",
+        examples=[{"pixels": "image"}],
+    )
+    outputs: dict[TensorName, WireOrName] = Field(
+        min_length=1,
+        description="In the order that forward returns them: the ensemble's tensor that each is written to.",
+        examples=[{"embedding": "image_embedding"}],
+    )
+    export: ExportOptions = Field(
+        default_factory=lambda: _default(export.METHODS),
+        description="From PyTorch to a graph. Always done; the defaults where the section is missing.",
+    )
+    prune: PruneOptions | None = Field(None, description="Fewer weights. Not done where the section is missing.")
+    recover: RecoverOptions | None = Field(
+        None, description="Training after pruning, to win accuracy back. Not done where the section is missing."
+    )
+    quantize: QuantizeOptions | None = Field(None, description="To INT8. Not done where the section is missing.")
+    engine: EngineOptions | None = Field(
+        None,
+        description="What runs it: an engine, or auto to have candidates measured. The default engine of the target "
+        "where the section is missing.",
+    )
+    keep: Literal["if_it_pays", "always"] = Field(
+        "if_it_pays",
+        description="Whether a pruned or quantized engine, or one of lower precision, ships only if measured to be "
+        "faster than the FP32 original within the accuracy budget, or always.",
+    )
+    serving: Serving = Field(default_factory=Serving, description="How Triton serves it.")
+
+    @property
+    def compressed(self) -> bool:
+        """Whether a pass makes it smaller or coarser than the original."""
+        return self.prune is not None or self.recover is not None or self.quantize is not None
+
+
+class OutputSpec(Section):
+    """A tensor that clients get."""
+
+    labels: Path | None = Field(
+        None,
+        description="Text file with one class name a line; lets a client ask Triton for the top classes.",
+        examples=["labels.txt"],
+    )
+
+
+if TYPE_CHECKING:
+    OutputSpecOrNothing = OutputSpec
+else:
+    OutputSpecOrNothing = Annotated[
+        Annotated[None, AfterValidator(lambda _: OutputSpec()), Tag("nothing")] | Annotated[OutputSpec, Tag("spec")],
+        Discriminator(lambda value: "nothing" if value is None else "spec"),
+    ]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a recipe was read from.
+
+    Attributes:
+        path: The YAML file.
+        sha256: Digest of its bytes, in hex.
+        overrides: The ``path=value`` strings that were laid over it.
+    """
+
+    path: Path
+    sha256: str
+    overrides: tuple[str, ...] = ()
+
+
+class Recipe(Section):
+    """One YAML file: a trained multimodal model, its data, and what is wanted of each component.
+
+    Paths in it are relative to its own folder, or to ``folder``.
+    """
+
+    schema_version: Literal[1] = Field(description="Version of this schema.")
+    name: ModelName = Field(description="Name of the ensemble in Triton.", examples=["spoken_digits"])
+    target: Target = Field(description="What it is compiled for.")
+    folder: Path | None = Field(
+        None,
+        description="Folder that the recipe's paths are relative to, if it is not the recipe's own.",
+        examples=["../spoken_digits"],
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="For everything random: examples, sampling, bootstrap.")
+    model: Model = Field(description="The trained PyTorch model.")
+    data: Data = Field(default_factory=Data, description="Where samples come from.")
+    inputs: dict[TensorName, InputSpec] = Field(
+        json_schema_extra=NOT_EMPTY,
+        description="What clients send, by the ensemble's tensor name.",
+        examples=[{"image": {"dtype": "UINT8", "shape": [8, 8]}}],
+    )
+    components: dict[ModelName, Component] = Field(
+        json_schema_extra=NOT_EMPTY,
+        description="By name; each becomes one model in Triton and one step of the ensemble.",
+    )
+    outputs: dict[TensorName, OutputSpecOrNothing] = Field(
+        json_schema_extra=NOT_EMPTY,
+        description="What clients get, by the ensemble's tensor name. The first is the one scored.",
+        examples=[{"logits": {}}],
+    )
+    gates: tuple[GateOptions, ...] = Field(
+        (),
+        description="What the served ensemble must prove before it is published. All run; then one verdict.",
+    )
+    _origin: Origin | None = PrivateAttr(default=None)
+
+    @property
+    def origin(self) -> Origin:
+        """Where it was read from.
+
+        Raises:
+            ValueError: If it was made in memory and not by `mmdeploy.recipe.loader.load_recipe`.
+        """
+        if self._origin is None:
+            raise ValueError("this recipe was not read from a file: use mmdeploy.recipe.loader.load_recipe")
+        return self._origin
+
+    @property
+    def root(self) -> Path:
+        """The folder that paths in the recipe are relative to, absolute."""
+        folder = self.origin.path.absolute().parent
+        return folder if self.folder is None else (folder / self.folder).resolve()
+
+    @property
+    def max_batch_size(self) -> int:
+        """The ensemble's: the smallest of its components'."""
+        return min(component.serving.max_batch_size for component in self.components.values())
+
+    def engine_options(self, component: str) -> MethodOptions:
+        """Return the options of a component's engine: its own, or the defaults of the target's engine.
+
+        For ``engine: auto`` those are of the engine that the candidates are measured against.
+        """
+        chosen = self.components[component].engine
+        if chosen is not None and not isinstance(chosen, AutoEngine):
+            return chosen
+        return engines.DEFAULT_BY_TARGET[self.target]
+
+    def automatic_engine(self, component: str) -> AutoEngine | None:
+        """Return how to choose a component's engine; None when the recipe names it, or leaves it to the target."""
+        chosen = self.components[component].engine
+        return chosen if isinstance(chosen, AutoEngine) else None

@@ -1,0 +1,292 @@
+"""Static checks of the ensemble that a recipe describes: what Triton would refuse, before anything runs.
+
+The rules on tensors and batch sizes are those of Triton's ensemble scheduler: ``ensemble_scheduling`` in
+model_config.proto, and what Triton checks when it loads an ensemble.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from mmdeploy import prune, quantize, recover
+from mmdeploy.core.contracts import data_needs, method_of
+from mmdeploy.core.errors import did_you_mean
+from mmdeploy.recipe.schema import Component, Recipe, Wire
+from mmdeploy.recipe.yaml_tree import Keys
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong with the wiring.
+
+    Attributes:
+        path: The place to change.
+        message: What is wrong and what to do.
+        involves: Other places that the finding follows from.
+        needs_all: It follows from something that is *not* in the recipe.
+    """
+
+    path: Keys
+    message: str
+    involves: tuple[Keys, ...] = ()
+    needs_all: bool = False
+
+
+@dataclass(frozen=True)
+class _End:
+    """One end of a wire: a tensor declared or used somewhere in the recipe."""
+
+    path: Keys
+    owner: str
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass
+class _Tensor:
+    writers: list[_End] = field(default_factory=list)
+    readers: list[_End] = field(default_factory=list)
+
+
+def check(recipe: Recipe) -> list[Finding]:
+    """Return everything wrong with how the components of a recipe fit together."""
+    tensors = _tensors(recipe)
+    return [
+        *_empty_sections(recipe),
+        *_names(recipe),
+        *_ends(recipe, tensors),
+        *_cycles(recipe.components),
+        *_unused(recipe, tensors),
+        *_clashes(tensors),
+        *_batch_sizes(recipe),
+        *_data(recipe),
+    ]
+
+
+def topological_order(components: Mapping[str, Component]) -> tuple[str, ...]:
+    """Return the components' names, each after all that feed it; otherwise in the recipe's order.
+
+    Raises:
+        ValueError: If the wiring has a cycle.
+    """
+    sources = _sources(components)
+    order: list[str] = []
+    while len(order) < len(components):
+        ready = (name for name in components if name not in order and sources[name] <= set(order))
+        following = next(ready, None)
+        if following is None:
+            raise ValueError(f"the wiring of these components has a cycle: {sorted(set(components) - set(order))}")
+        order.append(following)
+    return tuple(order)
+
+
+def upstream(components: Mapping[str, Component], name: str) -> tuple[str, ...]:
+    """Return the components that feed ``name``, directly or through others, in topological order."""
+    sources = _sources(components)
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        new = sources[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return tuple(component for component in topological_order(components) if component in found)
+
+
+def _sources(components: Mapping[str, Component]) -> dict[str, set[str]]:
+    """Return, for each component, the components that write what it reads."""
+    writers: dict[str, set[str]] = {}
+    for name, component in components.items():
+        for wire in component.outputs.values():
+            writers.setdefault(wire.tensor, set()).add(name)
+    return {
+        name: {writer for wire in component.inputs.values() for writer in writers.get(wire.tensor, ())}
+        for name, component in components.items()
+    }
+
+
+def _tensors(recipe: Recipe) -> dict[str, _Tensor]:
+    tensors: dict[str, _Tensor] = {}
+    for name, spec in recipe.inputs.items():
+        end = _End(("inputs", name), f"input {name!r} of the ensemble", spec.dtype, spec.shape)
+        tensors.setdefault(name, _Tensor()).writers.append(end)
+    for name, component in recipe.components.items():
+        for key, wire in component.outputs.items():
+            tensors.setdefault(wire.tensor, _Tensor()).writers.append(_end(name, "outputs", key, wire))
+        for key, wire in component.inputs.items():
+            tensors.setdefault(wire.tensor, _Tensor()).readers.append(_end(name, "inputs", key, wire))
+    return tensors
+
+
+def _end(component: str, side: str, key: str, wire: Wire) -> _End:
+    return _End(("components", component, side, key), f"{component}.{side}.{key}", wire.dtype, wire.shape)
+
+
+def _empty_sections(recipe: Recipe) -> Iterator[Finding]:
+    for section in ("inputs", "components", "outputs"):
+        if not getattr(recipe, section):
+            yield Finding((section,), f"is empty: an ensemble has at least one of its {section}", needs_all=True)
+
+
+def _names(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.name in recipe.components:
+        message = f"the ensemble is named {recipe.name!r} as well: in Triton both would be one model; rename one"
+        yield Finding(("components", recipe.name), message, involves=(("name",),))
+    by_folded: dict[str, str] = {}
+    for name in recipe.components:
+        other = by_folded.setdefault(name.casefold(), name)
+        if other != name:
+            message = f"differs from the component {other!r} only in case: one folder on some file systems"
+            yield Finding(("components", name), message)
+
+
+def _ends(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
+    """Find tensors with no writer, several writers, or no reader."""
+    written = [name for name, tensor in tensors.items() if tensor.writers]
+    for name, tensor in tensors.items():
+        if not tensor.writers:
+            for reader in tensor.readers:
+                message = f"nothing writes the tensor {name!r}; {did_you_mean(name, written)}"
+                yield Finding(reader.path, message, needs_all=True)
+        for writer in tensor.writers[1:]:
+            message = f"the tensor {name!r} is already written by {tensor.writers[0].owner}; give it another name"
+            yield Finding(writer.path, message, involves=(tensor.writers[0].path,))
+    for name in recipe.inputs:
+        if not tensors[name].readers:
+            read = [tensor for tensor, ends in tensors.items() if ends.readers]
+            message = f"no component reads the input {name!r}: Triton refuses it; wire it, or take it out"
+            if not recipe.components or name in read:
+                continue
+            yield Finding(("inputs", name), message, needs_all=True)
+    produced = {wire.tensor for component in recipe.components.values() for wire in component.outputs.values()}
+    for name in recipe.outputs:
+        if name in recipe.inputs:
+            message = f"{name!r} is an input of the ensemble; an output must be written by a component"
+            yield Finding(("outputs", name), message, involves=(("inputs", name),))
+        elif name not in produced:
+            message = f"no component writes the output {name!r}; {did_you_mean(name, produced)}"
+            yield Finding(("outputs", name), message, needs_all=True)
+
+
+def _cycles(components: Mapping[str, Component]) -> Iterator[Finding]:
+    """Find one cycle in each group of components that feed each other."""
+    sources = _sources(components)
+    while True:
+        try:
+            graphlib.TopologicalSorter(sources).prepare()
+        except graphlib.CycleError as error:
+            cycle = [str(name) for name in error.args[1]]
+            shown = " -> ".join(cycle)
+            message = f"the components feed each other in a cycle: {shown}; an ensemble runs each step once"
+            yield Finding(("components", cycle[0]), message)
+            sources = {name: feeds - set(cycle) for name, feeds in sources.items() if name not in cycle}
+        else:
+            return
+
+
+def _unused(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
+    """Find components that run for nothing, and tensors that nothing takes."""
+    needed, sources = set[str](), _sources(recipe.components)
+    waiting = [
+        name
+        for name, component in recipe.components.items()
+        if any(wire.tensor in recipe.outputs for wire in component.outputs.values())
+    ]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += sources[name]
+    for name, component in recipe.components.items():
+        if name not in needed:
+            written = ", ".join(repr(wire.tensor) for wire in component.outputs.values())
+            message = (
+                f"no output of the ensemble depends on this component (it writes {written}); wire it, or take it out"
+            )
+            yield Finding(("components", name), message, needs_all=True)
+            continue
+        for key, wire in component.outputs.items():
+            if not tensors[wire.tensor].readers and wire.tensor not in recipe.outputs:
+                message = f"nothing takes the tensor {wire.tensor!r}: Triton refuses it; wire it, or make it an output"
+                yield Finding(("components", name, "outputs", key), message, needs_all=True)
+
+
+def _clashes(tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
+    """Find readers declared with another dtype or shape than the writer, and readers that disagree."""
+    for name, tensor in tensors.items():
+        for field_name in ("dtype", "shape"):
+            declared = [end for end in (*tensor.writers, *tensor.readers) if getattr(end, field_name) is not None]
+            for end in declared[1:]:
+                first, second = getattr(declared[0], field_name), getattr(end, field_name)
+                if _differ(first, second):
+                    message = (
+                        f"{field_name} {_shown(second)} here, but {declared[0].owner} says {_shown(first)}"
+                        f" for the same tensor {name!r}"
+                    )
+                    yield Finding(end.path, message, involves=(declared[0].path,))
+
+
+def _differ(first: object, second: object) -> bool:
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return len(first) != len(second) or any(
+            one != two and -1 not in (one, two) for one, two in zip(first, second, strict=True)
+        )
+    return first != second
+
+
+def _shown(declared: object) -> str:
+    return str(list(declared)) if isinstance(declared, tuple) else str(declared)
+
+
+def _batch_sizes(recipe: Recipe) -> Iterator[Finding]:
+    sizes = {name: component.serving.max_batch_size for name, component in recipe.components.items()}
+    places = {name: ("components", name, "serving", "max_batch_size") for name in sizes}
+    batching = [name for name, size in sizes.items() if size > 0]
+    single = [name for name, size in sizes.items() if size == 0]
+    if batching and single:
+        for name in single:
+            message = (
+                f"0 here, but {batching[0]!r} has {sizes[batching[0]]}: an ensemble batches in all of its "
+                "steps or in none; give every component a max_batch_size above 0, or 0"
+            )
+            yield Finding(places[name], message, involves=(places[batching[0]],))
+
+
+def _data(recipe: Recipe) -> Iterator[Finding]:
+    """Find passes and gates whose samples the recipe does not name, and splits that would leak."""
+    for path, needed, what in _data_wanted(recipe):
+        for key in sorted(needed):
+            if getattr(recipe.data, key) is None:
+                message = f"{what} {_DATA_USES[key]}: name them in data.{key}"
+                yield Finding(path, message, involves=(("data", key),))
+    if recipe.gates and recipe.data.evaluation is None:
+        message = "gates judge on held-out samples: name them in data.evaluation"
+        yield Finding(("gates",), message, involves=(("data", "evaluation"),))
+    for key in ("training", "validation"):
+        if getattr(recipe.data, key) is not None and getattr(recipe.data, key) == recipe.data.evaluation:
+            message = (
+                f"{recipe.data.evaluation!r} is what the gates judge on: {_LEAKS[key]} it, the verdict would say "
+                "nothing about samples that the model has not seen; name another split"
+            )
+            yield Finding(("data", key), message, involves=(("data", "evaluation"),))
+
+
+_DATA_USES = {
+    "calibration": "takes its ranges from samples",
+    "training": "trains on labelled samples",
+    "validation": "decides by labelled samples that are neither trained on nor judged on",
+}
+_LEAKS = {"training": "trained on", "validation": "chosen by"}
+
+
+def _data_wanted(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], frozenset[str], str]]:
+    """Give the place, the data sets and the name of what reads them."""
+    for name, component in recipe.components.items():
+        for key, methods in (("prune", prune.METHODS), ("recover", recover.METHODS), ("quantize", quantize.METHODS)):
+            options = getattr(component, key)
+            if options is not None:
+                method = method_of(options)
+                yield ("components", name, key), data_needs(methods[method], options), f"{key} {method}"
+        if recipe.automatic_engine(name) is not None:
+            yield ("components", name, "engine"), frozenset({"validation"}), "engine auto"

@@ -1,0 +1,1 @@
+"""How answers are scored, asked for and timed: what passes, gates and searches share."""

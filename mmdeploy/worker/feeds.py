@@ -1,0 +1,181 @@
+"""What a step is fed: examples drawn from the declared inputs, calibration batches along the chain."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Array, Artifact, TensorSpec
+from mmdeploy.core.sessions import open_session
+from mmdeploy.data import samples as data
+from mmdeploy.model import torch_model
+from mmdeploy.model.torch_component import load_component
+from mmdeploy.planning.steps import TORCH_KINDS
+from mmdeploy.recipe.wiring import upstream
+from mmdeploy.worker.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mmdeploy.recipe.schema import Recipe
+
+#: Size of a dynamic axis in example inputs.
+_DYNAMIC_SIZE = 16
+#: Samples a calibration batch where the pass has no ``batch_size``.
+_CALIBRATION_BATCH = 16
+#: Calibration batches kept for the next pass over them, so that they are made once; what is beyond is made again.
+_KEPT_BYTES = 64 * 2**20
+
+
+def graph_path(artifact: Artifact) -> Path:
+    """Return the ONNX file of a graph, or the one that an engine was built from."""
+    if artifact.format == "onnx":
+        return artifact.path
+    return artifact.path.with_name(str(artifact.metadata["graph"]))
+
+
+class Examples:
+    """Makes feed dicts of a component from the declared specs, running what lies upstream in PyTorch."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._chain: torch_model.TorchChain | None = None
+
+    def __call__(self, batch: int) -> dict[str, Array]:
+        """Return a feed dict of the component with so many samples."""
+        recipe, component = self._task.recipe, self._task.recipe.components[self._task.step.component]
+        tensors = _random_inputs(recipe, batch)
+        before = upstream(recipe.components, self._task.step.component)
+        if before:
+            self._chain = self._chain or torch_chain(self._task, before)
+            tensors |= self._chain.run(tensors)
+        return {name: tensors[wire.tensor] for name, wire in component.inputs.items()}
+
+
+def _random_inputs(recipe: Recipe, batch: int) -> dict[str, Array]:
+    """Draw ensemble inputs: integers and bounded floats evenly from their range, other floats from N(0, 1).
+
+    Integers without a declared range are 0 to 255 (UINT8) or 0 and 1: anything larger may be no valid index.
+    """
+    random = np.random.default_rng(recipe.seed)
+    feeds: dict[str, Array] = {}
+    for name, spec in recipe.inputs.items():
+        dtype = np.dtype(NUMPY_BY_DTYPE[spec.dtype])
+        shape = (batch, *(_DYNAMIC_SIZE if size == -1 else size for size in spec.shape))
+        if dtype.kind in "biu":
+            low, high = spec.range or (0, 255 if dtype == np.uint8 else 1)
+            feeds[name] = random.integers(int(low), int(high), shape, endpoint=True).astype(dtype)
+        elif spec.range is not None:
+            feeds[name] = random.uniform(*spec.range, shape).astype(dtype)
+        else:
+            feeds[name] = random.standard_normal(shape).astype(dtype)
+    return feeds
+
+
+def torch_chain(
+    task: Task, components: Sequence[str], replaced: Mapping[str, nn.Module] | None = None
+) -> torch_model.TorchChain:
+    """Load the model, wired up to the named components, some of them replaced."""
+    recipe, model = task.recipe, task.recipe.model
+    parts = [torch_model.WiredModule(name, recipe.components[name].module, *wires(recipe, name)) for name in components]
+    module = torch_model.load_model(
+        model.factory, root=recipe.root, weights=model.weights, allow_pickle=model.allow_pickle
+    )
+    return torch_model.TorchChain(module, parts, replaced or {})
+
+
+def wires(recipe: Recipe, name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the ensemble tensor of each of a component's inputs and outputs, by the component's own names."""
+    component = recipe.components[name]
+    return (
+        {key: wire.tensor for key, wire in component.inputs.items()},
+        {key: wire.tensor for key, wire in component.outputs.items()},
+    )
+
+
+class _CalibrationFeeds:
+    """Calibration batches of a component: along the chain, through what really ships upstream.
+
+    They are read several times; the first of them, up to `_KEPT_BYTES`, are held in memory.
+    """
+
+    def __init__(self, task: Task, batches: data.Batches, count: int) -> None:
+        self._task, self._batches, self._count = task, batches, count
+        self._kept: list[dict[str, Array]] = []
+        self._room_bytes = _KEPT_BYTES
+        self._through = _torch_upstream(task) if task.step.kind in TORCH_KINDS else _shipped_upstream(task)
+
+    def __call__(self) -> Iterator[dict[str, Array]]:
+        yield from self._kept
+        kept = len(self._kept)
+        if kept == self._count:
+            return
+        component = self._task.recipe.components[self._task.step.component]
+        for index, feeds in enumerate(itertools.islice(self._batches, kept, None), kept):
+            tensors = self._through(feeds)
+            batch = {key: tensors[wire.tensor] for key, wire in component.inputs.items()}
+            self._room_bytes -= sum(array.nbytes for array in batch.values())
+            if self._room_bytes >= 0 and index == len(self._kept):
+                self._kept.append(batch)
+            yield batch
+
+
+Upstream: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+
+def _shipped_upstream(task: Task) -> Upstream:
+    """Return what adds to a batch of ensemble inputs what the shipped graphs upstream make of it."""
+    shipped = task.step.uses.get("shipped", {})
+    sessions = {
+        name: open_session(graph_path(task.artifacts[shipped[name]]), {"intra_op_thread_count": str(task.threads)})
+        for name in upstream(task.recipe.components, task.step.component)
+    }
+
+    def through(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        tensors: dict[str, Array] = dict(feeds)
+        for name, session in sessions.items():
+            inputs, outputs = wires(task.recipe, name)
+            answers = session.run(list(outputs), {key: tensors[tensor] for key, tensor in inputs.items()})
+            tensors |= dict(zip(outputs.values(), answers, strict=True))
+        return tensors
+
+    return through
+
+
+def _torch_upstream(task: Task) -> Upstream:
+    """Return the same for a step on the PyTorch module: through modules as their own passes left them."""
+    before = upstream(task.recipe.components, task.step.component)
+    made = task.step.uses.get("torch", {})
+    modules = {name: load_component(task.artifacts[step_id]) for name, step_id in made.items()}
+    chain = torch_chain(task, before, modules) if before else None
+    return lambda feeds: dict(feeds) | (chain.run(feeds) if chain else {})
+
+
+def calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
+    """Check the calibration data as a whole, then open it in batches of the component's own inputs."""
+    recipe, options = task.recipe, task.step.options
+    if recipe.data.calibration is None:
+        return None, 0
+    specs, ranges = ensemble_inputs(recipe)
+    limit = options.get("samples")
+    summary = data.check_calibration(recipe.data.calibration, root=recipe.root, specs=specs, ranges=ranges, limit=limit)
+    batches = data.batches(
+        recipe.data.calibration,
+        root=recipe.root,
+        specs=specs,
+        batch_size=int(options.get("batch_size", _CALIBRATION_BATCH)),
+        ranges=ranges,
+        limit=limit,
+    )
+    count = batches.count(summary.samples)
+    return _CalibrationFeeds(task, batches, count), count
+
+
+def ensemble_inputs(recipe: Recipe) -> tuple[tuple[TensorSpec, ...], dict[str, tuple[float, float]]]:
+    """Return the specs of what clients send, and the ranges declared for them."""
+    specs = tuple(TensorSpec(name, spec.dtype, spec.shape) for name, spec in recipe.inputs.items())
+    return specs, {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}

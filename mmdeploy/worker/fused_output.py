@@ -1,0 +1,309 @@
+"""Score graphs of one component at the ensemble's output, in process, on the validation split.
+
+`FusedEnsemble` is the seam `mmdeploy.core.contracts.FusedOutput` for one component of a recipe. What feeds the
+component is run through the graphs that ship, what follows it, and what joins it later, through the FP32 exports.
+Everything that does not depend on the candidate is computed once and kept, so that a score costs the candidate and what
+follows it.
+
+Tensors are kept in memory while they are small, and in unnamed memory-mapped files otherwise.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.contracts import Array, FusedScore, Runner
+from mmdeploy.core.errors import DataError, EngineError, InferenceError
+from mmdeploy.core.sessions import SessionRunner, open_session
+from mmdeploy.data import samples as data
+from mmdeploy.recipe.wiring import topological_order, upstream
+from mmdeploy.scoring import metrics, scores
+from mmdeploy.training.splits import SeenSamples
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mmdeploy.recipe.schema import Recipe
+    from mmdeploy.scoring.metrics import FloatArray
+
+#: Samples that pass through a component at once.
+_BATCH = 32
+#: Tensors larger than this are kept in files.
+_IN_MEMORY_BYTES = 64 * 2**20
+#: SQNR of a sample that did not change among samples that did: beyond what FP32's 24 bits can tell apart.
+_UNCHANGED_DB = 150.0
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """ONNX files of a recipe's components.
+
+    Attributes:
+        shipped: What ships of each component that feeds the one judged.
+        exported: The FP32 export of every component.
+    """
+
+    shipped: Mapping[str, Path]
+    exported: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The validation split.
+
+    Attributes:
+        feeds: Arrays by ensemble input, samples stacked along axis 0.
+        labels: One label a sample along axis 0, or None when the split has none.
+        source: The callable that gave them, for messages.
+    """
+
+    feeds: Mapping[str, Array]
+    labels: npt.NDArray[Any] | None
+    source: str = "data.validation"
+
+
+class FusedEnsemble:
+    """The ensemble around one component; satisfies `mmdeploy.core.contracts.FusedOutput`."""
+
+    def __init__(self, recipe: Recipe, component: str, graphs: Graphs, samples: Samples, *, threads: int = 1) -> None:
+        """Take the ensemble apart; nothing is run before the first score.
+
+        Raises:
+            DataError: If the validation split has no labels, or the output scored does not depend on the component.
+        """
+        if samples.labels is None:
+            raise DataError(
+                f"{samples.source} gives no labels, and accuracy at the ensemble's output needs them",
+                hint="let the callable that data.validation names yield (feed, label)",
+            )
+        self._recipe, self._component, self._graphs = recipe, component, graphs
+        self._feeds, self._labels = samples.feeds, samples.labels
+        self._parameters = {"intra_op_thread_count": str(threads)}
+        self._output = next(iter(recipe.outputs))
+        self._metric = metric_of(recipe)
+        self._before, self._after = upstream(recipe.components, component), _followers(recipe, component)
+        written = {
+            wire.tensor for name in (component, *self._after) for wire in recipe.components[name].outputs.values()
+        }
+        if self._output not in written:
+            raise DataError(
+                f"{component} does not feed {self._output!r}, the ensemble's first output, which is the one scored",
+                hint="list an output that depends on it first under `outputs`",
+            )
+        self._runners: dict[Path, Runner] = {}
+        self._around: dict[str, Array] | None = None
+        self._originals: Array | None = None
+
+    @property
+    def metric(self) -> str:
+        """Name of the task's metric: that of the recipe's accuracy gate, or ``top1``."""
+        return self._metric
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether a larger metric is better."""
+        return self._metric not in scores.ERRORS
+
+    @property
+    def samples(self) -> int:
+        """Number of validation samples."""
+        return len(self._labels)
+
+    def original(self, part: slice | None = None) -> FusedScore:
+        """Score the FP32 export of every component, on all samples or a slice of them.
+
+        Raises:
+            DataError: If the labels are not what the metric takes.
+            EngineError: If a graph does not load.
+            InferenceError: If one does not run.
+        """
+        chosen = part or slice(None)
+        return self._scored(self._original_answers()[chosen], chosen)
+
+    def score(self, graph: Path | Runner, part: slice | None = None) -> FusedScore:
+        """Score a graph in the component's place, on all samples or a slice of them.
+
+        A sample whose answer is not finite counts as a wrong one.
+
+        Args:
+            graph: An ONNX file, or an engine of the component that is loaded in this process.
+            part: The samples; None for all.
+
+        Raises:
+            DataError: If the labels are not what the metric takes.
+            EngineError: If a graph does not load or run.
+            InferenceError: If a runner that was given refuses a request.
+        """
+        chosen = part or slice(None)
+        tensors = {name: array[chosen] for name, array in self._fixed().items()}
+        if not isinstance(graph, Path):
+            return self._scored(self._answers_with(graph, tensors, self._largest_batch), chosen)
+        candidate = self._opened(graph)
+        try:
+            return self._scored(self._answers_with(candidate, tensors, _BATCH), chosen)
+        except InferenceError as error:
+            raise EngineError(error.message, hint=error.hint) from error
+        finally:
+            candidate.close()
+
+    def _answers_with(self, candidate: Runner, tensors: Mapping[str, Array], batch_size: int) -> Array:
+        runners = {self._component: candidate} | {name: self._exported(name) for name in self._after}
+        return self._through(runners, tensors, keep=(self._output,), batch_size=batch_size)[self._output]
+
+    @property
+    def _largest_batch(self) -> int:
+        """What an engine may be asked at once."""
+        return min(_BATCH, max(1, self._recipe.components[self._component].serving.max_batch_size))
+
+    def _scored(self, answers: Array, part: slice) -> FusedScore:
+        import numpy as np
+
+        reference, labels = self._original_answers()[part], self._labels[part]
+        scores.check_labels(self._metric, reference, labels)
+        broken = ~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)
+        answers = np.where(broken.reshape(-1, *[1] * (answers.ndim - 1)), np.zeros_like(answers), answers)
+        metric, per_sample = _metric_with(broken, scores.scored(self._metric, answers, labels), self._metric)
+        sqnr_db = np.where(broken, -np.inf, metrics.per_sample_sqnr_db(reference, answers))
+        if not np.isposinf(sqnr_db).all():
+            sqnr_db = np.minimum(sqnr_db, _UNCHANGED_DB)
+        cosine = np.where(broken, 0.0, metrics.per_sample_cosine(reference, answers))
+        return FusedScore(metric, per_sample, float(sqnr_db.mean()), float(cosine.mean()), len(labels))
+
+    def _original_answers(self) -> Array:
+        if self._originals is None:
+            exported = self._graphs.exported
+            if all(self._graphs.shipped[name] == exported[name] for name in self._before):  # it is computed anyway
+                rest, tensors = (self._component, *self._after), self._fixed()
+            else:
+                rest, tensors = topological_order(self._recipe.components), dict(self._feeds)
+            runners = {name: self._exported(name) for name in rest}
+            self._originals = self._through(runners, tensors, keep=(self._output,))[self._output]
+        return self._originals
+
+    def _fixed(self) -> dict[str, Array]:
+        """Return what the component and its followers read and no candidate changes, over all samples."""
+        if self._around is None:
+            runners = {
+                name: self._opened(self._graphs.shipped[name]) if name in self._before else self._exported(name)
+                for name in topological_order(self._recipe.components)
+                if name != self._component and name not in self._after
+            }
+            readers = (self._component, *self._after)
+            read = {wire.tensor for name in readers for wire in self._recipe.components[name].inputs.values()}
+            written = {wire.tensor for name in readers for wire in self._recipe.components[name].outputs.values()}
+            self._around = self._through(runners, self._feeds, keep=sorted(read - written))
+        return self._around
+
+    def _through(
+        self,
+        runners: Mapping[str, Runner],
+        tensors: Mapping[str, Array],
+        *,
+        keep: Sequence[str],
+        batch_size: int = _BATCH,
+    ) -> dict[str, Array]:
+        """Run samples through components in order, a batch at a time; return the tensors to keep."""
+        found = {name: tensors[name] for name in keep if name in tensors}
+        total = len(next(iter(tensors.values())))
+        for start in range(0, total, batch_size) if len(found) < len(keep) else ():
+            stop = min(start + batch_size, total)
+            batch = {name: array[start:stop] for name, array in tensors.items()}
+            for component, runner in runners.items():
+                batch |= self._answers(component, runner, batch)
+            for name in keep:
+                if name not in tensors:
+                    if name not in found:
+                        found[name] = _room(total, batch[name])
+                    found[name][start:stop] = batch[name]
+        return found
+
+    def _answers(self, component: str, runner: Runner, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        wires = self._recipe.components[component]
+        try:
+            answers = runner.infer({name: tensors[wire.tensor] for name, wire in wires.inputs.items()})
+        except InferenceError as error:
+            raise InferenceError(f"{component}, run on validation samples: {error.message}", hint=error.hint) from error
+        return {wire.tensor: answers[name] for name, wire in wires.outputs.items()}
+
+    def _exported(self, component: str) -> Runner:
+        path = self._graphs.exported[component]
+        if path not in self._runners:
+            self._runners[path] = self._opened(path)
+        return self._runners[path]
+
+    def _opened(self, path: Path) -> Runner:
+        return SessionRunner(open_session(path, self._parameters))
+
+
+def validation_samples(recipe: Recipe) -> Samples:
+    """Read a recipe's validation split.
+
+    Raises:
+        DataError: If the data is bad, or holds a sample of the evaluation split.
+    """
+    reference, judged_on = recipe.data.validation, recipe.data.evaluation
+    assert reference is not None
+    specs = tuple(TensorSpec(name, spec.dtype, spec.shape) for name, spec in recipe.inputs.items())
+    ranges = {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}
+    feeds, labels = data.load_evaluation(reference, root=recipe.root, specs=specs, ranges=ranges)
+    if judged_on is not None:
+        seen = SeenSamples(judged_on, data.stream(judged_on, root=recipe.root, specs=specs, ranges=ranges))
+        for index in range(len(next(iter(feeds.values())))):
+            twin = seen.find({name: array[index] for name, array in feeds.items()})
+            if twin is not None:
+                raise DataError(
+                    f"{reference}: sample {index} is also sample {twin} of {judged_on}",
+                    hint="what is chosen by samples that the gates judge on looks better than it is:"
+                    " let the splits share none",
+                )
+    return Samples(feeds, labels, source=reference)
+
+
+def metric_of(recipe: Recipe) -> str:
+    """Return the task's metric: that of the recipe's accuracy gate, or ``top1``."""
+    named = (getattr(gate, "metric", None) for gate in recipe.gates)
+    return next((str(metric) for metric in named if metric), "top1")
+
+
+def _followers(recipe: Recipe, component: str) -> tuple[str, ...]:
+    """Return the components that depend on one and that the ensemble's first output depends on, in order."""
+    output = next(iter(recipe.outputs))
+    writer = next(
+        name for name, part in recipe.components.items() if output in (wire.tensor for wire in part.outputs.values())
+    )
+    wanted = {*upstream(recipe.components, writer), writer}
+    return tuple(
+        name
+        for name in topological_order(recipe.components)
+        if name in wanted and component in upstream(recipe.components, name)
+    )
+
+
+def _metric_with(broken: npt.NDArray[np.bool_], scored: scores.Scored, metric: str) -> tuple[float, FloatArray | None]:
+    """Return the metric and that of each sample, with samples whose answer is not finite as bad as can be."""
+    import numpy as np
+
+    if not broken.any():
+        return scored.score, scored.per_sample
+    worst = np.inf if metric in scores.ERRORS else 0.0
+    if scored.per_sample is None:
+        return worst, None
+    per_sample = np.where(broken, worst, scored.per_sample)
+    return float(per_sample.mean()), per_sample
+
+
+def _room(samples: int, like: Array) -> Array:
+    """Return an array for all samples of a tensor of which a batch is given; a large one lies in an unnamed file."""
+    import numpy as np
+
+    shape = (samples, *like.shape[1:])
+    if like.nbytes // max(1, len(like)) * samples <= _IN_MEMORY_BYTES:
+        return np.empty(shape, like.dtype)
+    with tempfile.TemporaryFile(prefix="mmdeploy-fused-") as file:  # the mapping keeps it after it is closed
+        return np.memmap(file, like.dtype, "w+", shape=shape)

@@ -1,0 +1,271 @@
+"""The model around a component that is trained, made from a recipe: what `contracts.TrainingSetup` asks for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.contracts import Array, Network
+from mmdeploy.core.errors import DataError, MmdeployError, TrainingError
+from mmdeploy.data import samples as data
+from mmdeploy.model.sources import describe, importing_from, resolve_callable
+from mmdeploy.model.torch_component import load_component
+from mmdeploy.model.torch_model import call_module, load_model, submodule
+from mmdeploy.planning.chains import metric
+from mmdeploy.recipe.wiring import topological_order
+from mmdeploy.scoring import scores
+from mmdeploy.training.splits import SeenSamples, Split
+
+if TYPE_CHECKING:
+    from torch import Tensor, device, nn
+
+    from mmdeploy.recipe.schema import Recipe
+
+
+class RecipeTrainingSetup:
+    """A component of a recipe inside its model, with the recipe's training and validation data.
+
+    Nothing is loaded before it is asked for. The original model is loaded once; the component that is trained, and
+    others that passes have changed, come beside it.
+    """
+
+    def __init__(self, recipe: Recipe, component: str, torch_artifacts: Mapping[str, Artifact]) -> None:
+        """Set up for one component.
+
+        Args:
+            recipe: The recipe, with ``data.training`` and ``data.validation``.
+            component: The component that is trained.
+            torch_artifacts: What the torch passes of *other* components made of them, of format ``torch``, by
+                component; whoever is missing is original.
+
+        Raises:
+            DataError: If the recipe lacks one of the two splits.
+        """
+        for split in ("training", "validation"):
+            if getattr(recipe.data, split) is None:
+                raise DataError(
+                    f"{component}: training needs samples, but the recipe has no data.{split}",
+                    hint=f"name a callable under data.{split}",
+                )
+        self._recipe, self._component, self._artifacts = recipe, component, dict(torch_artifacts)
+        self._order = topological_order(recipe.components)
+        #: What the last batch's network and the teacher have in common: tensors of components before any change.
+        self._common: tuple[Mapping[str, Tensor], dict[str, Tensor]] | None = None
+
+    @property
+    def component_outputs(self) -> tuple[str, ...]:
+        """The ensemble tensors that the component writes."""
+        return tuple(wire.tensor for wire in self._recipe.components[self._component].outputs.values())
+
+    @property
+    def ensemble_outputs(self) -> tuple[str, ...]:
+        """The ensemble's outputs; the first is the one scored."""
+        return tuple(self._recipe.outputs)
+
+    @property
+    def metric(self) -> str:
+        """The metric of the recipe's accuracy gate, or ``top1``."""
+        return metric(self._recipe)
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether a larger metric is better."""
+        return self.metric not in scores.ERRORS
+
+    def network(self, module: nn.Module) -> Network:
+        """Put a module in the component's place; the returned function runs every component in order."""
+        parts: dict[str, nn.Module] = dict(self._originals)
+        for name, artifact in self._artifacts.items():
+            if name != self._component:
+                parts[name] = load_component(artifact).requires_grad_(False).eval()
+        parts[self._component] = module
+        changed = {name for name in parts if parts[name] is not self._originals[name]}
+
+        def run(feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            common: dict[str, Tensor] = {}
+            self._common = (feeds, common)
+            return self._run(parts, feeds, common, changed)
+
+        return run
+
+    def teacher(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return every tensor that a component of the original model writes, without gradients."""
+        import torch
+
+        known = self._common[1] if self._common is not None and self._common[0] is feeds else {}
+        with torch.no_grad():
+            return self._run(self._originals, feeds, dict(known), set())
+
+    def training(self, epoch: int, batch_size: int) -> Iterator[tuple[dict[str, Array], Array | None]]:
+        """Iterate over one epoch of the training split in batches, shuffled by the recipe's seed and the epoch.
+
+        Raises:
+            DataError: If the data is bad, or holds a sample of the validation or the evaluation split.
+        """
+        return self._training.batches(epoch, batch_size, self._recipe.seed)
+
+    def validation(self) -> tuple[dict[str, Array], Array]:
+        """Return the whole validation split: feeds stacked along axis 0, and labels.
+
+        Raises:
+            DataError: If the data is bad, has no labels, or holds a sample of the evaluation split.
+        """
+        return self._validation
+
+    def task_loss(self, outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch.
+
+        It is what the recipe's ``data.loss`` gives; without one, cross-entropy of the first ensemble output for
+        integer labels, and the mean squared error for others and where the metric is an error.
+
+        Raises:
+            DataError: If outputs and labels do not fit together.
+            TrainingError: If the recipe's callable fails, or gives something else than a number.
+        """
+        reference = self._recipe.data.loss
+        if reference is not None:
+            return self._own_loss(reference, outputs, labels)
+        from torch.nn import functional
+
+        answers = outputs[self.ensemble_outputs[0]]
+        if labels.is_floating_point() or not self.larger_is_better:
+            if answers.shape != labels.shape:
+                raise DataError(
+                    f"labels are {list(labels.shape)}, the model answers {list(answers.shape)}: no squared error",
+                    hint="give labels of the output's shape, class ids as integers, or a loss under data.loss",
+                )
+            return functional.mse_loss(answers, labels.to(answers.dtype))
+        try:
+            return functional.cross_entropy(answers, labels.long())
+        except (IndexError, RuntimeError, ValueError) as cause:
+            raise DataError(
+                f"labels of shape {list(labels.shape)}, {int(labels.min())} to {int(labels.max())}, do not fit class "
+                f"scores of shape {list(answers.shape)}",
+                hint="give one class id a sample, from 0, or a loss under data.loss",
+            ) from cause
+
+    def score(self, outputs: Mapping[str, Array], labels: Array) -> float:
+        """Return the task's metric of ensemble outputs.
+
+        Raises:
+            DataError: If the metric cannot take these labels.
+        """
+        answers = outputs[self.ensemble_outputs[0]]
+        scores.check_labels(self.metric, answers, labels)
+        return scores.scored(self.metric, answers, labels).score
+
+    @functools.cached_property
+    def _originals(self) -> dict[str, nn.Module]:
+        model = self._recipe.model
+        whole = load_model(
+            model.factory, root=self._recipe.root, weights=model.weights, allow_pickle=model.allow_pickle
+        )
+        whole.requires_grad_(False)
+        return {name: submodule(whole, self._recipe.components[name].module) for name in self._order}
+
+    @functools.cached_property
+    def _training(self) -> Split:
+        assert self._recipe.data.training is not None
+        return self._split(self._recipe.data.training, [*self._judged, self._validation_samples])
+
+    @functools.cached_property
+    def _validation(self) -> tuple[dict[str, Array], Array]:
+        reference = self._recipe.data.validation
+        assert reference is not None
+        samples = list(self._split(reference, self._judged).samples(0))
+        if not samples:
+            raise DataError(f"{reference} gives no samples", hint="validation needs samples to choose the best epoch")
+        unlabelled = next((index for index, (_, label) in enumerate(samples) if label is None), None)
+        if unlabelled is not None:
+            raise DataError(
+                f"{reference}: sample {unlabelled} has no label",
+                hint="yield (feed, label) for each sample: the best epoch is chosen by the task's metric",
+            )
+        feeds, labels = [feed for feed, _ in samples], [label for _, label in samples]
+        return data.stacked(feeds, reference, 0), data.label_array(labels, reference)
+
+    @functools.cached_property
+    def _judged(self) -> list[SeenSamples]:
+        """The evaluation split's samples, if the recipe has one."""
+        reference = self._recipe.data.evaluation
+        return [] if reference is None else [SeenSamples(reference, self._split(reference).samples(0))]
+
+    @functools.cached_property
+    def _validation_samples(self) -> SeenSamples:
+        reference = self._recipe.data.validation
+        assert reference is not None
+        feeds, labels = self._validation
+        rows = ({name: array[index] for name, array in feeds.items()} for index in range(len(labels)))
+        return SeenSamples(reference, ((row, None) for row in rows))
+
+    def _split(self, reference: str, forbidden: list[SeenSamples] | None = None) -> Split:
+        inputs = self._recipe.inputs
+        specs = tuple(TensorSpec(name, spec.dtype, spec.shape) for name, spec in inputs.items())
+        ranges = {name: spec.range for name, spec in inputs.items() if spec.range is not None}
+        return Split(reference, self._recipe.root, specs, ranges, forbidden or ())
+
+    def _run(
+        self,
+        parts: Mapping[str, nn.Module],
+        feeds: Mapping[str, Tensor],
+        common: dict[str, Tensor],
+        changed: set[str],
+    ) -> dict[str, Tensor]:
+        """Run the components in order, those that ``common`` has answers of excepted.
+
+        Args:
+            parts: The module of each component.
+            feeds: The ensemble's inputs.
+            common: Answers of the original model that are known; those found are added.
+            changed: Components whose module is not the original's.
+
+        Returns:
+            Every tensor that a component writes.
+        """
+        tensors = dict(feeds)
+        original = {*feeds}
+        here = next(iter(feeds.values())).device
+        for name in self._order:
+            component = self._recipe.components[name]
+            written = [wire.tensor for wire in component.outputs.values()]
+            if not all(tensor in common for tensor in written) or name in changed:
+                given = {key: tensors[wire.tensor] for key, wire in component.inputs.items()}
+                answers = call_module(_on(parts[name], here), given, tuple(component.outputs), name=name)
+                tensors |= {wire.tensor: answers[key] for key, wire in component.outputs.items()}
+            else:
+                tensors |= {tensor: common[tensor] for tensor in written}
+            if name not in changed and all(wire.tensor in original for wire in component.inputs.values()):
+                original |= {*written}
+                common |= {tensor: tensors[tensor] for tensor in written}
+        return {name: tensor for name, tensor in tensors.items() if name not in feeds}
+
+    def _own_loss(self, reference: str, outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Call the recipe's loss and translate what goes wrong in it."""
+        import torch
+
+        root = self._recipe.root
+        call: Any = resolve_callable(reference, root, error=TrainingError)
+        try:
+            with importing_from(root):
+                value = call(dict(outputs), labels)
+        except MmdeployError:
+            raise
+        except Exception as cause:
+            raise TrainingError(f"data.loss: {reference} failed: {describe(cause, root)}") from cause
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            shown = (
+                f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            )
+            raise TrainingError(
+                f"data.loss: {reference} returned {shown}, expected one number as a tensor",
+                hint="return the mean loss of the batch, such as torch.nn.functional.cross_entropy(...)",
+            )
+        return value.reshape(())
+
+
+def _on(module: nn.Module, place: device) -> nn.Module:
+    """Move a module to a device, if it is not there."""
+    tensor = next(module.parameters(), None)
+    return module if tensor is None or tensor.device == place else module.to(place)

@@ -1,0 +1,203 @@
+"""Steps in processes of their own: whatever becomes of one, the scheduler says it and nothing is left running."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import psutil
+import pytest
+
+from mmdeploy.building import scheduler
+from mmdeploy.building.scheduler import WorkerBugError, Workers
+from mmdeploy.core.errors import DataError, StepError
+from mmdeploy.planning.fingerprints import take_fingerprints
+from mmdeploy.planning.planner import make_plan
+from mmdeploy.planning.steps import Kind
+from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.worker.run_step import Task
+
+#: Steps that are quick and need no library: they record what the model answers, and a factory decides how it ends.
+ENDINGS = {
+    "well": "return Model()",
+    "error": "raise OSError('no checkpoint')",
+    "killed": "os.kill(os.getpid(), 9)",
+    "exits": "os._exit(3)",
+    "interrupted": "os.kill(os.getpid(), 2); return Model()",
+    "long": "time.sleep(300)",
+}
+MODEL = """
+import os, time, torch
+
+class Sum(torch.nn.Module):
+    def forward(self, x):
+        print("said by the model", flush=True)
+        return x.sum(1, keepdim=True)
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.sum = Sum()
+
+def build():
+    {ending}
+"""
+DATA = """
+import numpy as np
+def evaluation():
+    for index in range(200):
+        yield {"x": np.full(4, index, np.float32)}
+"""
+RECIPE = """
+schema_version: 1
+name: endings
+target: cpu
+model: {factory: model.py:build}
+data: {evaluation: data.py:evaluation}
+inputs: {x: {dtype: FP32, shape: [4]}}
+components: {all: {module: sum, inputs: {x: x}, outputs: {y: y}}}
+outputs: {y: {}}
+gates: [{method: parity, min_cosine: 0.9}]
+"""
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[[str], Task]:
+    """Makes the step that records what a model answers; the model's factory ends as asked."""
+
+    def make(ending: str) -> Task:
+        folder = tmp_path / ending
+        folder.mkdir()
+        (folder / "model.py").write_text(MODEL.format(ending=ENDINGS[ending]))
+        (folder / "data.py").write_text(DATA)
+        (folder / "recipe.yaml").write_text(RECIPE)
+        recipe = load_recipe(folder / "recipe.yaml")
+        step = make_plan(recipe, take_fingerprints(recipe)).step("original/outputs")
+        return Task(step, recipe, tmp_path / "store", {}, threads=1)
+
+    return make
+
+
+@pytest.fixture
+def seen() -> list[tuple[str, int, int | None, str]]:
+    return []
+
+
+@pytest.fixture
+def workers(tmp_path: Path, seen: list[tuple[str, int, int | None, str]]) -> Iterator[Workers]:
+    (tmp_path / "logs").mkdir()
+    with Workers(["outputs"], tmp_path / "logs", lambda *event: seen.append(event)) as running:
+        yield running
+
+
+LOG = "original.outputs.log"
+
+
+def test_a_step_that_ends_well(
+    task: Callable[[str], Task], workers: Workers, seen: list[tuple[str, int, int | None, str]], tmp_path: Path
+) -> None:
+    workers.start(task("well"))
+    assert len(workers) == 1
+    finished = workers.wait()
+    assert len(workers) == 0
+    assert (finished.step_id, finished.made) == ("original/outputs", True)
+    assert finished.artifact.metadata["samples"] == 200
+    assert finished.artifact.path.is_relative_to(tmp_path / "store" / "entries")
+    assert finished.seconds > 0
+    assert seen[-1] == ("original/outputs", 200, 200, "samples through the PyTorch model")
+    assert "said by the model" in (tmp_path / "logs" / LOG).read_text()
+
+
+def test_what_is_in_the_store_is_not_made_twice(task: Callable[[str], Task], workers: Workers) -> None:
+    wanted = task("well")
+    workers.start(wanted)
+    made = workers.wait()
+    workers.start(wanted)
+    found = workers.wait()
+    assert (made.made, found.made) == (True, False)
+    assert found.artifact == made.artifact
+
+
+def test_an_error_crosses_whole_with_step_and_log(
+    task: Callable[[str], Task], workers: Workers, tmp_path: Path
+) -> None:
+    workers.start(task("error"))
+    with pytest.raises(StepError, match=r"failed: OSError at model.py:15 \(build\): no checkpoint") as caught:
+        workers.wait()
+    assert (caught.value.step, caught.value.log) == ("original/outputs", str(tmp_path / "logs" / LOG))
+    assert "Traceback" in (tmp_path / "logs" / LOG).read_text()
+    assert len(workers) == 0
+
+
+def test_evaluation_data_without_labels_is_refused_where_a_gate_needs_them(
+    task: Callable[[str], Task], workers: Workers, tmp_path: Path
+) -> None:
+    unlabelled = task("well")
+    recipe = load_recipe(tmp_path / "well" / "recipe.yaml", ["gates=[{method: accuracy, metric: top1, min: 0.5}]"])
+    workers.start(Task(unlabelled.step, recipe, unlabelled.store, {}, threads=1))
+    with pytest.raises(DataError, match=r"the accuracy gate needs labels, but data.py:evaluation gives none") as caught:
+        workers.wait()
+    assert caught.value.step == "original/outputs"
+
+
+@pytest.mark.parametrize(
+    ("ending", "how"),
+    [("killed", r"signal SIGKILL \(often the kernel, for want of memory\)"), ("exits", "exit status 3")],
+)
+def test_a_process_that_dies_is_one_failed_step(
+    task: Callable[[str], Task], workers: Workers, tmp_path: Path, ending: str, how: str
+) -> None:
+    workers.start(task(ending))
+    with pytest.raises(StepError, match=f"the process of step original/outputs died: {how}") as caught:
+        workers.wait()
+    assert (caught.value.step, caught.value.log) == ("original/outputs", str(tmp_path / "logs" / LOG))
+    assert caught.value.hint is not None
+    assert len(workers) == 0
+
+
+def test_ctrl_c_is_for_the_scheduler_to_handle(task: Callable[[str], Task], workers: Workers) -> None:
+    workers.start(task("interrupted"))
+    assert workers.wait().made
+
+
+def test_a_bug_names_its_step_and_keeps_its_traceback(
+    task: Callable[[str], Task], workers: Workers, tmp_path: Path
+) -> None:
+    broken = task("well")
+    workers.start(Task(broken.step, broken.recipe, None, {}, threads=1))  # type: ignore[arg-type]
+    with pytest.raises(WorkerBugError, match=r"^step original/outputs: ") as caught:
+        workers.wait()
+    assert (caught.value.step, caught.value.log) == ("original/outputs", str(tmp_path / "logs" / LOG))
+    (note,) = caught.value.__notes__
+    assert "in run_task" in note
+    assert "\n" not in str(caught.value)
+
+
+def test_stop_ends_what_runs(task: Callable[[str], Task], workers: Workers) -> None:
+    workers.start(task("long"))
+    (running,) = workers._running.values()
+    process = psutil.Process(running.process.pid)
+    workers.stop()
+    _, alive = psutil.wait_procs([process], timeout=10)
+    assert alive == []
+
+
+def test_leaving_the_context_ends_what_runs(task: Callable[[str], Task], tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(KeyboardInterrupt), Workers(["outputs"], tmp_path / "logs", lambda *_: None) as workers:
+        workers.start(task("long"))
+        process = psutil.Process(next(iter(workers._running.values())).process.pid)
+        raise KeyboardInterrupt
+    _, alive = psutil.wait_procs([process], timeout=10)
+    assert alive == []
+
+
+def test_the_signal_mask_is_left_as_it_was(task: Callable[[str], Task], workers: Workers) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    workers.start(task("well"))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    workers.wait()
+
+
+def test_every_kind_of_step_has_its_libraries(tmp_path: Path) -> None:
+    assert set(scheduler._PRELOAD) == set(get_args(Kind))

@@ -1,0 +1,146 @@
+"""The artifact store: whole or not there, verified when read, shared by builds at once."""
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.errors import StoreError
+from mmdeploy.core.store import Store, translated
+
+KEY = "a" * 64
+
+
+def put(store: Store, key: str = KEY, content: bytes = b"graph") -> Artifact:
+    with store.staging() as folder:
+        path = folder / "model.onnx"
+        path.write_bytes(content)
+        spec = TensorSpec("x", "FP32", (3, -1))
+        artifact = Artifact("onnx", path, file_sha256(path), (spec,), (), "test", {"opset": 20})
+        return store.add(key, artifact, {"option opset": "20"})
+
+
+def test_an_added_artifact_comes_back_equal(tmp_path: Path) -> None:
+    added = put(Store(tmp_path))
+    found = Store(tmp_path).get(KEY)
+    assert found == added
+    assert found is not None
+    assert found.path.read_bytes() == b"graph"
+    assert found.inputs == (TensorSpec("x", "FP32", (3, -1)),)
+
+
+def test_an_unknown_key_is_not_there(tmp_path: Path) -> None:
+    assert Store(tmp_path).get(KEY) is None
+    assert not Store(tmp_path).has(KEY)
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete", "extra", "seal", "artifact"])
+def test_a_damaged_entry_is_noticed_and_moved_away(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path)
+    path = put(store).path
+    match harm:
+        case "flip":
+            path.write_bytes(b"grapH")
+        case "truncate":
+            path.write_bytes(b"")
+        case "delete":
+            path.unlink()
+        case "extra":
+            path.with_name("model.onnx.data").write_bytes(b"?")
+        case "seal":
+            path.with_name("seal.json").write_text("{")
+        case "artifact":
+            path.with_name("artifact.json").write_text("{}")
+    assert store.get(KEY) is None
+    assert "damaged" in caplog.text
+    assert not store.has(KEY)
+    assert put(store).path.read_bytes() == b"graph"
+    assert store.get(KEY) is not None
+
+
+def test_what_is_staged_but_not_added_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(ValueError, match="interrupted"), store.staging() as folder:
+        (folder / "half").write_bytes(b"written")
+        raise ValueError("interrupted")
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_leftovers_of_a_killed_build_are_swept_and_a_living_one_is_left_alone(tmp_path: Path) -> None:
+    Store(tmp_path)
+    child = multiprocessing.get_context("fork").Process(target=os._exit, args=(0,))
+    child.start()
+    child.join()
+    dead, living = (tmp_path / "staging" / f"{pid}-x" for pid in (child.pid, os.getpid()))
+    dead.mkdir()
+    living.mkdir()
+    Store(tmp_path)
+    assert not dead.exists()
+    assert living.exists()
+
+
+def test_the_second_of_two_equal_additions_keeps_the_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put(store, content=b"first")
+    assert put(store, content=b"second").path.read_bytes() == b"first"
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def _make_once(root: Path, made: "multiprocessing.Queue[int]", barrier: object) -> None:
+    store = Store(root)
+    barrier.wait()  # type: ignore[attr-defined]
+    with store.claimed(KEY):
+        if store.get(KEY) is None:
+            put(store)
+            made.put(os.getpid())
+
+
+def test_of_several_builds_at_once_one_makes_the_entry(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    made, barrier = context.Queue(), context.Barrier(4)
+    processes = [context.Process(target=_make_once, args=(tmp_path, made, barrier)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == 0
+    made.get(timeout=5)
+    assert made.empty()
+    assert Store(tmp_path).get(KEY) is not None
+
+
+def test_the_latest_identity_is_remembered_by_recipe_and_step(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.latest_identity("digits", "image/export") is None
+    store.remember("digits", "image/export", {"weights": "1"})
+    store.remember("digits", "image/export", {"weights": "2"})
+    assert store.latest_identity("digits", "image/export") == {"weights": "2"}
+    assert store.latest_identity("other", "image/export") is None
+
+
+def test_no_space_left_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no space left under") as raised, translated(tmp_path):
+        Path("/dev/full").write_bytes(b"x" * 10)
+    assert "--workdir" in str(raised.value.hint)
+
+
+def test_a_store_without_permission_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(tmp_path)
+    tmp_path.joinpath("staging").chmod(0o500)
+    # root may write anywhere: then only access() can be asked to answer as it would for a user
+    if os.getuid() == 0:
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StoreError, match="no permission to write"):
+        Store(tmp_path)
+
+
+def test_the_seal_names_every_file(tmp_path: Path) -> None:
+    path = put(Store(tmp_path)).path
+    assert sorted(json.loads(path.with_name("seal.json").read_text())) == [
+        "artifact.json",
+        "identity.json",
+        "model.onnx",
+    ]

@@ -1,0 +1,62 @@
+"""Costs against hand counts and against a counter from another library."""
+
+import pytest
+import torch
+import torch_pruning
+from torch import nn
+
+from mmdeploy.model import costs
+
+
+def test_linear_by_hand():
+    found = costs.measure(nn.Linear(5, 7), {"input": torch.randn(1, 3, 5)})
+    assert found.parameters == 5 * 7 + 7
+    assert found.bytes == 4 * found.parameters
+    assert found.flops == 2 * 3 * 5 * 7
+
+
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (2, 2), (4, 1)])
+def test_convolution_by_hand(groups, stride):
+    layer = nn.Conv2d(4, 8, 3, padding=1, stride=stride, groups=groups, bias=False)
+    side = 6 // stride
+    found = costs.measure(layer, {"input": torch.randn(1, 4, 6, 6)})
+    assert found.flops == 2 * side * side * 8 * (4 // groups) * 9
+    assert found.parameters == 8 * (4 // groups) * 9
+
+
+def test_zeros_and_shared_tensors():
+    first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+    second.weight = first.weight
+    with torch.no_grad():
+        first.weight[:, :2] = 0.0
+    found = costs.measure(nn.Sequential(first, second), {"input": torch.randn(1, 4)})
+    assert (found.parameters, found.nonzero_parameters) == (16, 8)
+    assert found.flops == 2 * 2 * 16
+
+
+@pytest.mark.parametrize("need_grad", [True, False])
+def test_a_transformer_layer_is_counted_whole_whatever_kernels_it_would_use(need_grad):
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).eval().requires_grad_(need_grad)
+    tokens = 5
+    projections = 2 * tokens * (4 * 16 * 16 + 2 * 16 * 32)
+    attention = 2 * 2 * tokens * tokens * 16
+    assert costs.measure(layer, {"src": torch.randn(1, tokens, 16)}).flops == projections + attention
+
+
+def test_scaled_dot_product_attention_is_counted():
+    class Attention(nn.Module):
+        def forward(self, x):
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    x = torch.randn(1, 2, 5, 8)
+    assert costs.count_flops(Attention(), {"x": x}) == 2 * 2 * 2 * 5 * 5 * 8
+
+
+def test_agrees_with_another_library_s_counter():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.Flatten()
+    )
+    x = torch.randn(1, 3, 8, 8)
+    peer = torch_pruning.utils.count_ops_and_params(network, x, layer_wise=True)[2]
+    macs = sum(peer[layer] for layer in network if isinstance(layer, nn.Conv2d))
+    assert costs.measure(network, {"input": x}).flops == 2 * macs > 0

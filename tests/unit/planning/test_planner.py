@@ -1,0 +1,209 @@
+"""The plan: pure, golden, and exact about what a change touches."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmdeploy import engines, export, prune, quantize, recover
+from mmdeploy.core.store import Store
+from mmdeploy.planning.planner import make_plan
+from mmdeploy.planning.steps import Fingerprints, Plan, explain
+from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.recipe.schema import Recipe
+
+TINY = Path(__file__).parents[1] / "tiny_recipe" / "recipe.yaml"
+OWN_CODE = ("mmdeploy.model.torch_model", "mmdeploy.choice.choose", "mmdeploy.quantize.sensitivity")
+GOLDEN = Path(__file__).parents[1] / "golden" / "plan_two_towers.json"
+
+
+def fixed_fingerprints(**changes: object) -> Fingerprints:
+    registries = (prune, recover, export, quantize, engines)
+    modules = [module for registry in registries for module in registry.METHODS.values()]
+    names = {name for module in modules for name in module.REQUIRES}
+    fingerprints = Fingerprints(
+        model_source="model-source",
+        weights="weights",
+        data={key: f"{key}-data" for key in ("calibration", "evaluation", "training", "validation", "loss")},
+        code={module.__name__: f"code of {module.__name__}" for module in modules}
+        | {name: f"code of {name}" for name in OWN_CODE},
+        versions=dict.fromkeys({*names, "torch", "numpy"}, "1.0"),
+        unrunnable={},
+    )
+    return dataclasses.replace(fingerprints, **changes)  # type: ignore[arg-type]
+
+
+def plan_of(*overrides: str, **changes: object) -> Plan:
+    return make_plan(load_recipe(TINY, overrides), fixed_fingerprints(**changes))
+
+
+def changed(before: Plan, after: Plan) -> set[str]:
+    keys = {step.id: step.key for step in before.steps}
+    return {step.id for step in after.steps if keys.get(step.id) != step.key}
+
+
+def test_the_plan_of_the_tiny_recipe_is_golden() -> None:
+    """Rewrite with UPDATE_GOLDEN=1 after a change that is meant, and read the difference."""
+    plan = json.dumps(plan_of().to_json(), indent=1, ensure_ascii=False) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.write_text(plan)
+    assert json.loads(plan) == json.loads(GOLDEN.read_text())
+
+
+def test_planning_twice_gives_the_same_plan() -> None:
+    assert plan_of() == plan_of()
+
+
+def test_each_step_follows_what_it_needs() -> None:
+    seen: set[str] = set()
+    for step in plan_of().steps:
+        assert seen.issuperset(step.needs), step.id
+        seen.add(step.id)
+
+
+def test_without_gates_nothing_is_planned_for_judging() -> None:
+    kinds = {step.kind for step in plan_of("gates=[]").steps}
+    assert kinds == {"export", "quantize", "engine"}
+
+
+def test_an_engine_that_cannot_run_here_gets_no_reference_engine() -> None:
+    ids = {step.id for step in plan_of(unrunnable={"left": "no GPU"}).steps}
+    assert "left/reference" not in ids
+    assert "right/reference" in ids
+
+
+def test_changing_one_encoder_leaves_the_other_alone() -> None:
+    touched = changed(plan_of(), plan_of("components.left.quantize.samples=32"))
+    assert touched == {"left/quantize", "left/engine"}
+
+
+def test_a_quantized_head_is_calibrated_again_when_an_encoder_changes() -> None:
+    head = ("components.fusion.quantize={method: static}", "components.fusion.keep=always")
+    touched = changed(plan_of(*head), plan_of(*head, "components.left.quantize.samples=32"))
+    assert touched == {"left/quantize", "left/engine", "fusion/quantize", "fusion/engine"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "touched"),
+    [
+        ({"weights": "other"}, lambda step: True),
+        ({"model_source": "other"}, lambda step: True),
+        ({"calibration": "other"}, lambda step: step.split("/")[1] in ("quantize", "engine") and "fusion" not in step),
+        ({"evaluation": "other"}, lambda step: step == "original/outputs"),
+    ],
+)
+def test_a_changed_file_touches_what_depends_on_it(changes: dict[str, str], touched: Callable[[str], bool]) -> None:
+    files = {name: value for name, value in changes.items() if name in ("weights", "model_source")}
+    data = {**fixed_fingerprints().data, **{name: changes[name] for name in changes.keys() - files.keys()}}
+    before, after = plan_of(), plan_of(**files, data=data)
+    assert changed(before, after) == {step.id for step in before.steps if touched(step.id)}
+
+
+def test_a_library_version_touches_the_steps_that_use_it() -> None:
+    versions = fixed_fingerprints().versions
+    touched = changed(plan_of(), plan_of(versions={**versions, "torch": "2.0"}))
+    assert {"left/export", "fusion/engine", "original/outputs"} <= touched
+
+
+def test_a_pass_s_own_code_touches_its_steps_and_what_follows() -> None:
+    code = fixed_fingerprints().code
+    touched = changed(plan_of(), plan_of(code={**code, "mmdeploy.quantize.static": "edited"}))
+    assert touched == {"left/quantize", "left/engine", "right/quantize", "right/engine"}
+
+
+def remember_all(plan: Plan, store: Store) -> None:
+    for step in plan.steps:
+        (store.root / "entries" / step.key).mkdir(exist_ok=True)
+        store.remember(plan.recipe, step.id, step.identity)
+
+
+def why(recipe_plan: Plan, store: Store) -> dict[str, str]:
+    return {decision.step.id: decision.why for decision in explain(recipe_plan, store) if not decision.reuse}
+
+
+def test_the_plan_says_why_a_step_must_run(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert set(why(plan_of(), store).values()) == {"never built"}
+    remember_all(plan_of(), store)
+    assert why(plan_of(), store) == {}
+    assert why(plan_of("components.left.quantize.samples=32"), store) == {
+        "left/quantize": "option samples: 64 → 32",
+        "left/engine": "left/quantize changed",
+    }
+    assert why(plan_of(weights="f" * 64), store)["left/export"] == "weights changed"
+    assert why(plan_of(versions={**fixed_fingerprints().versions, "torch": "2.0"}), store)["left/export"] == (
+        "library torch: 1.0 → 2.0"
+    )
+
+
+def test_another_method_is_told_in_one_word_and_many_changes_are_counted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    remember_all(plan_of(), store)
+    assert why(plan_of("components.left.quantize={method: dynamic}"), store)["left/quantize"] == (
+        "method: static → dynamic"
+    )
+    versions = {**fixed_fingerprints().versions, "torch": "2.0", "onnx": "2.0", "onnxscript": "2.0", "onnxruntime": "2"}
+    changed_all = plan_of("seed=1", versions=versions, weights="f" * 64, model_source="e" * 64)
+    told = why(changed_all, store)["left/export"]
+    assert told.endswith("; and 1 more")
+    assert told.count(";") == 6
+
+
+def test_an_entry_that_is_gone_is_told(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    remember_all(plan_of(), store)
+    (store.root / "entries" / plan_of().step("left/export").key).rmdir()
+    assert why(plan_of(), store) == {"left/export": "its artifact is gone from the store"}
+
+
+def test_a_recipe_survives_the_way_to_a_worker() -> None:
+    import pickle
+
+    recipe = load_recipe(TINY)
+    again: Recipe = pickle.loads(pickle.dumps(recipe))
+    assert again == recipe
+    assert again.root == recipe.root
+
+
+VALIDATED = ("data.validation=data.py:calibration", "data.training=data.py:training")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "quantize={method: auto, samples: 64}",
+        "prune={method: auto}",
+        "recover={method: finetune}",
+        "quantize={method: qat}",
+    ],
+)
+def test_components_that_are_judged_in_the_same_surroundings_share_no_result(section: str) -> None:
+    """Left and right tower: the same options, the same data, the same graphs around them."""
+    overrides = [f"components.{name}.{section}" for name in ("left", "right")]
+    plan = plan_of(*VALIDATED, *overrides)
+    kinds = {step.kind for step in plan.steps} & {"prune", "recover", "train", "quantize"}
+    assert kinds
+    for kind in kinds:
+        assert plan.step(f"left/{kind}").key != plan.step(f"right/{kind}").key
+
+
+def test_sensitivity_is_measured_in_the_original_ensemble_and_each_component_has_its_own() -> None:
+    recipe = load_recipe(TINY, [*VALIDATED, "components.left.quantize={method: auto}"])
+    plan = make_plan(recipe, fixed_fingerprints(), "sensitivity")
+    assert {step.kind for step in plan.steps} == {"export", "sensitivity"}
+    assert len({step.key for step in plan.steps}) == len(plan.steps) == 6
+    assert set(plan.step("fusion/sensitivity").needs) == {"fusion/export", "left/export", "right/export"}
+    assert [step.id for step in plan.upto("right/sensitivity").steps] == [
+        "left/export", "right/export", "fusion/export", "right/sensitivity",
+    ]  # fmt: skip
+
+
+def test_what_a_search_is_judged_by_is_part_of_its_key() -> None:
+    auto = (*VALIDATED, "components.left.quantize={method: auto}")
+    before = plan_of(*auto)
+    assert "left/quantize" in changed(before, plan_of(*auto, "gates.1.metric=f1_macro"))
+    assert "left/quantize" in changed(before, plan_of(*auto, machine="another"))
+    assert "left/quantize" in changed(before, plan_of(*auto, "components.left.engine={method: openvino}"))

@@ -43,6 +43,7 @@ from mmdeploy.core.errors import (
 from mmdeploy.core.store import Store, translated
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.planning.fingerprints import take_fingerprints
+from mmdeploy.planning.kinds import KINDS, STARTING_ORDER
 from mmdeploy.planning.planner import make_plan
 from mmdeploy.planning.steps import ORIGINAL, Decision, Goal, Step, explain
 from mmdeploy.recipe.schema import Recipe
@@ -58,10 +59,6 @@ _EXIT_BY_VERDICT = {
     Verdict.FAIL: EXIT_GATE_FAILED,
     Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE,
 }
-#: What is started first when there is a choice: what the longest chains wait for.
-_ORDER = (
-    "prune", "recover", "train", "export", "quantize", "sensitivity", "outputs", "engine", "reference", "select",
-)  # fmt: skip
 #: Runs of a recipe whose folders are kept, the new one included.
 _RUNS_KEPT = 10
 
@@ -171,7 +168,7 @@ class _Run:
         judged = self.recipe if self.goal == "build" else self.recipe.model_copy(update={"gates": ()})
         require_environment(judged, waiting)
         jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
-        kinds = sorted({step.kind for step in waiting})
+        kinds = [kind for kind in KINDS.values() if any(step.kind == kind.name for step in waiting)]
         logs = self.folder / "logs"
         running: dict[str, Step] = {}
         with Workers(kinds, logs, self.observer.progress) as workers:
@@ -339,7 +336,7 @@ def _startable(waiting: list[Step], artifacts: Mapping[str, Artifact], running: 
     for step in waiting:
         if step.key not in running and all(need in artifacts for need in step.needs):
             ready.setdefault(step.key, step)
-    return sorted(ready.values(), key=lambda step: _ORDER.index(step.kind))
+    return sorted(ready.values(), key=lambda step: STARTING_ORDER[step.kind])
 
 
 def _unfinished(step: Step, *, failed: bool) -> StepRecord:

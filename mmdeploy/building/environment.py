@@ -7,10 +7,10 @@ Triton is after every step.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from mmdeploy import engines, export, gates, prune, quantize, recover
+from mmdeploy import gates
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.core.target import Target
@@ -21,18 +21,6 @@ if TYPE_CHECKING:
     from mmdeploy.planning.steps import Step
     from mmdeploy.recipe.schema import Recipe
 
-_METHODS: Mapping[str, Mapping[str, Any]] = {
-    "prune": prune.METHODS,
-    "recover": recover.METHODS,
-    "train": quantize.METHODS,
-    "export": export.METHODS,
-    "quantize": quantize.METHODS,
-    "sensitivity": {"sensitivity": quantize.sensitivity},
-    "engine": engines.METHODS,
-    "reference": engines.METHODS,
-}
-#: What the steps need that are no entry of a registry.
-_REQUIRES: Mapping[str, tuple[str, ...]] = {"outputs": ("torch",), "select": ("scipy",)}
 #: What the report's plots are drawn with.
 _REPORT = ("matplotlib",)
 
@@ -48,9 +36,10 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
         EnvironmentUnfitError: Naming every distribution that is missing and who needs it, or the Triton.
     """
     needs = dict.fromkeys(_REPORT, "the report")
-    needs |= {name: f"gate {method_of(gate)}" for gate in recipe.gates for name in _gate_requires(method_of(gate))}
+    for method in map(method_of, recipe.gates):
+        needs |= dict.fromkeys(gates.METHODS[method].REQUIRES, f"gate {method}")
     for step in steps:
-        required = _REQUIRES.get(step.kind) or _METHODS[step.kind][step.method].REQUIRES
+        required = step.sort.requires_of(step.method)
         needs |= dict.fromkeys(required, step.id)
     missing = {name: who for name, who in needs.items() if importlib.util.find_spec(name) is None}
     if missing:
@@ -61,8 +50,3 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
         )
     if recipe.gates:
         find_installation()
-
-
-def _gate_requires(method: str) -> tuple[str, ...]:
-    required: tuple[str, ...] = gates.METHODS[method].REQUIRES
-    return required

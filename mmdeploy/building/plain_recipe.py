@@ -208,7 +208,7 @@ def _cautions(recipe: Recipe, components: Mapping[str, PlainComponent]) -> Itera
     trained = {
         name
         for name, component in recipe.components.items()
-        if {section.kind for section in torch_sections(component)} & {"recover", "train"}
+        if any(section.kind.trains for section in torch_sections(component))
     }
     for name in trained & {name for name, plain in components.items() if _trains(plain)}:
         gone = [other for other in upstream(recipe.components, name) if _lost_weights(recipe, other, components[other])]
@@ -223,4 +223,4 @@ def _trains(plain: PlainComponent) -> bool:
 def _lost_weights(recipe: Recipe, name: str, plain: PlainComponent) -> bool:
     """Say whether a pass on a component's weights is gone."""
     keys = {"prune": "prune", "recover": "recover", "train": "quantize"}
-    return any(keys[section.kind] not in plain.fields for section in torch_sections(recipe.components[name]))
+    return any(keys[section.kind.name] not in plain.fields for section in torch_sections(recipe.components[name]))

@@ -15,7 +15,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -25,29 +25,11 @@ from typing import Any
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.errors import MmdeployError, StepError
+from mmdeploy.planning.kinds import StepKind
 from mmdeploy.worker.run_step import run_task
 from mmdeploy.worker.task import Task
 
 _PR_SET_PDEATHSIG = 1
-#: What the fork server imports for a kind of step; a name that is missing is passed over by multiprocessing. Those
-#: below ``torch`` and ``onnxscript`` are what the first export in a process would import lazily, 0.8 s a step.
-_PRELOAD: Mapping[str, tuple[str, ...]] = {
-    "export": (
-        "torch", "torch._dynamo", "torch._functorch.aot_autograd", "torch._functorch.partitioners",
-        "torch.onnx._internal.exporter._core", "torch.onnx._internal.exporter._torchlib.ops", "onnx",
-        "onnxscript.function_libs.torch_lib.ops", "onnxscript.rewriter.onnx_fusions", "onnxruntime",
-        "safetensors.torch",
-    ),
-    "prune": ("torch", "safetensors.torch"),
-    "recover": ("torch", "safetensors.torch"),
-    "train": ("torch", "safetensors.torch"),
-    "quantize": ("onnx", "onnxruntime", "onnxruntime.quantization"),
-    "engine": ("onnx", "onnxruntime"),
-    "reference": ("onnx", "onnxruntime"),
-    "select": ("onnx", "onnxruntime"),
-    "sensitivity": ("onnx", "onnxruntime", "onnxruntime.quantization"),
-    "outputs": ("torch",),
-}  # fmt: skip
 
 
 class WorkerBugError(Exception):
@@ -92,7 +74,9 @@ class _Running:
 class Workers:
     """Runs tasks in forked processes; a context manager that ends what still runs."""
 
-    def __init__(self, kinds: Sequence[str], logs: Path, progress: Callable[[str, int, int | None, str], None]) -> None:
+    def __init__(
+        self, kinds: Sequence[StepKind], logs: Path, progress: Callable[[str, int, int | None, str], None]
+    ) -> None:
         """Prepare for tasks of some kinds of step.
 
         Args:
@@ -103,7 +87,7 @@ class Workers:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(
             [
-                *dict.fromkeys(name for kind in kinds for name in _PRELOAD[kind]),
+                *dict.fromkeys(name for kind in kinds for name in kind.preload),
                 "filelock",
                 "mmdeploy.worker.run_step",
                 "mmdeploy.worker.preloaded",

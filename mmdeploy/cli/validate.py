@@ -88,11 +88,12 @@ def _summary(recipe: Recipe) -> str:
 def _chain(recipe: Recipe, name: str) -> str:
     """Return the methods of a component in the order in which they run; a search says what it searches."""
     from mmdeploy.planning.chains import torch_sections
+    from mmdeploy.planning.kinds import TRAIN
 
     component = recipe.components[name]
     trained = torch_sections(component)
-    methods = [_searching(section.kind, section.options) for section in trained] + [_method(component.export)]
-    if component.quantize is not None and "train" not in {section.kind for section in trained}:
+    methods = [_searching(section.kind.name, section.options) for section in trained] + [_method(component.export)]
+    if component.quantize is not None and all(section.kind is not TRAIN for section in trained):
         methods.append(_searching("quantize", component.quantize))
     engine = recipe.automatic_engine(name) or recipe.engine_options(name)
     return " > ".join([*methods, _searching("engine", engine)])

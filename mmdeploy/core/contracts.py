@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
 from mmdeploy.core.artifact import Array as Array
-from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.runner import FeedDict as FeedDict
+from mmdeploy.core.runner import Runner as Runner
 from mmdeploy.core.surroundings import FusedOutput as FusedOutput
 from mmdeploy.core.surroundings import FusedScore as FusedScore
 from mmdeploy.core.surroundings import LatencyEstimate as LatencyEstimate
@@ -28,8 +30,6 @@ from mmdeploy.core.target import Hardware, Target
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-FeedDict = Mapping[str, Array]
 
 
 class MethodOptions(BaseModel):
@@ -44,15 +44,6 @@ class MethodOptions(BaseModel):
 def method_of(options: MethodOptions) -> str:
     """Return the method that options belong to: the name of their module in its package's dict."""
     return str(options.model_dump(include={"method"})["method"])
-
-
-def data_needs(module: Any, options: MethodOptions) -> frozenset[str]:
-    """Return the recipe's data sets that a pass reads: of ``calibration``, ``training`` and ``validation``.
-
-    A module that reads any says so with a function ``data_needs(options)``.
-    """
-    ask = getattr(module, "data_needs", None)
-    return frozenset(ask(options)) if ask else frozenset()
 
 
 class Encoding(StrEnum):
@@ -124,42 +115,43 @@ class StepContext:
     timed: Timed | None = None
 
 
-class Runner(Protocol):
-    """Something that answers feed dicts: an engine in process, or a served model."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The tensors it takes."""
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The tensors it gives."""
-
-    def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
-        """Answer one request; every array has the batch as axis 0.
-
-        Raises:
-            InferenceError: If the model refuses the request.
-        """
-
-    def close(self) -> None:
-        """Give back what it holds; calling it twice is fine."""
-
-
 class Pass(Protocol):
-    """A step that turns an artifact into another: a module with these members."""
+    """A step that turns an artifact into another: a module with these members.
+
+    Attributes:
+        CONSUMES: Format of the artifact that it takes.
+        PRODUCES: Format of the artifact that it gives.
+        REQUIRES: Imports that it needs.
+        MEASURES: Whether it measures time, so that nothing may run beside it.
+    """
 
     __name__: str
     CONSUMES: str
     PRODUCES: str
     REQUIRES: tuple[str, ...]
+    MEASURES: bool
 
     @property
     def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
         """The class of the method's options."""
 
+    def data_needs(self, options: Any) -> frozenset[str]:
+        """Return the recipe's data sets that it reads: of ``calibration``, ``training`` and ``validation``."""
+
     def run(self, artifact: Artifact, options: Any, context: StepContext) -> Artifact:
         """Do the work; write only into ``context.workdir``."""
+
+
+@runtime_checkable
+class Rewriter(Protocol):
+    """A quantization that can write in another encoding what an earlier step found: a `Pass` with this member."""
+
+    def write(self, artifact: Artifact, made: Artifact, options: Any, context: StepContext) -> Artifact:
+        """Write ``artifact``, a float graph, with the numbers of ``made``.
+
+        That is, of a pass that consumes ``onnx`` and searches, its own first result; of one that consumes ``torch``
+        and trains, the trained module.
+        """
 
 
 @dataclass(frozen=True)
@@ -175,7 +167,7 @@ class Variant:
     graph: Literal["float", "quantized"] = "float"
 
 
-class Engine(Protocol):
+class Engine(Pass, Protocol):
     """A pass whose product Triton serves: a module with the members of `Pass` and these.
 
     Attributes:
@@ -183,19 +175,8 @@ class Engine(Protocol):
         FILENAME: Name of the model file in a version folder.
     """
 
-    __name__: str
-    CONSUMES: str
-    PRODUCES: str
-    REQUIRES: tuple[str, ...]
     BACKEND: str
     FILENAME: str
-
-    @property
-    def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits
-        """The class of the method's options."""
-
-    def run(self, artifact: Artifact, options: Any, context: StepContext) -> Artifact:
-        """Build the engine from an ONNX artifact."""
 
     def encoding(self, options: Any) -> Encoding:
         """Say how this engine wants INT8 written."""
@@ -343,10 +324,16 @@ class Evidence:
 
 
 class Gate(Protocol):
-    """A judgement: a module with these members."""
+    """A judgement: a module with these members.
+
+    Attributes:
+        REQUIRES: Imports that it needs.
+        NEEDS_LABELS: Whether the evaluation data must have labels: said before anything is served.
+    """
 
     __name__: str
     REQUIRES: tuple[str, ...]
+    NEEDS_LABELS: bool
 
     @property
     def Options(self) -> type[MethodOptions]:  # noqa: N802 - read-only, so that a module's own subclass fits

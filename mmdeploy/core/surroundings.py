@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor, nn
 
-    from mmdeploy.core.contracts import Runner
+    from mmdeploy.core.runner import Runner
 
 
 @dataclass(frozen=True)

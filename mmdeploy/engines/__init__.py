@@ -8,7 +8,7 @@ from mmdeploy.core.contracts import Engine, MethodOptions
 from mmdeploy.core.target import Target
 from mmdeploy.engines import onnxruntime, openvino, tensorrt, tensorrt_rtx
 
-METHODS: dict[str, Engine] = {
+METHODS: Mapping[str, Engine] = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "tensorrt": tensorrt,

@@ -27,6 +27,7 @@ from mmdeploy.engines.graph_files import copy_graph
 CONSUMES = "onnx"
 PRODUCES = "onnxruntime"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
+MEASURES = False
 BACKEND = "onnxruntime"
 FILENAME = "model.onnx"
 
@@ -97,6 +98,11 @@ def serving(options: Options) -> Mapping[str, str]:
         "session.inter_op.allow_spinning": spinning,
     }
     return parameters if options.graph_level == "all" else parameters | {GRAPH_LEVEL: _LEVELS[options.graph_level]}
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that it reads: none."""
+    return frozenset()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:

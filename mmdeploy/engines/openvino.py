@@ -34,6 +34,7 @@ from mmdeploy.engines.graph_files import copy_graph
 CONSUMES = "onnx"
 PRODUCES = "openvino"
 REQUIRES: tuple[str, ...] = ("onnx", "openvino")
+MEASURES = False
 BACKEND = "openvino"
 FILENAME = "model.xml"
 _WEIGHTS = "model.bin"
@@ -82,6 +83,11 @@ def serving(options: Options) -> Mapping[str, str]:
         "ENABLE_BATCH_PADDING": "YES",
     }
     return parameters | ({"HINT_BF16": "YES"} if options.precision == "bf16" else {})
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that it reads: none."""
+    return frozenset()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:

@@ -30,6 +30,7 @@ from mmdeploy.engines.trt_run import load_engine
 CONSUMES = "onnx"
 PRODUCES = "tensorrt_plan"
 REQUIRES: tuple[str, ...] = ("onnx", "tensorrt")
+MEASURES = False
 BACKEND = "tensorrt"
 FILENAME = PLAN_FILENAME
 FLAVOR = Flavor(module="tensorrt", distribution="tensorrt", extra="gpu", product=PRODUCES)
@@ -68,6 +69,11 @@ def unavailable(options: Options) -> str | None:
 def serving(options: Options) -> Mapping[str, str]:
     """Return the ``parameters`` of config.pbtxt: none, everything is in the plan."""
     return {}
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that it reads: none."""
+    return frozenset()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:

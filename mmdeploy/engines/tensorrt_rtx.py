@@ -30,6 +30,7 @@ from mmdeploy.engines.trt_run import compute_capabilities, load_engine
 CONSUMES = "onnx"
 PRODUCES = "tensorrt_rtx_plan"
 REQUIRES: tuple[str, ...] = ("onnx", "tensorrt_rtx")
+MEASURES = False
 BACKEND = "tensorrt_rtx"
 FILENAME = PLAN_FILENAME
 FLAVOR = Flavor(module="tensorrt_rtx", distribution="tensorrt-rtx", extra="cpu", product=PRODUCES)
@@ -73,6 +74,11 @@ def unavailable(options: Options) -> str | None:
 def serving(options: Options) -> Mapping[str, str]:
     """Return the ``parameters`` of config.pbtxt: none, everything is in the plan."""
     return {}
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that it reads: none."""
+    return frozenset()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:

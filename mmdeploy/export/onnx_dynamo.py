@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 CONSUMES = "torch"
 PRODUCES = "onnx"
 REQUIRES: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnxruntime")
+MEASURES = False
 FILENAME = "model.onnx"
 
 #: Not 1: torch.export takes a size of 1 as fixed.
@@ -72,6 +73,11 @@ class Options(MethodOptions):
     parity_batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2, 5)
     atol: Annotated[float, Field(gt=0)] = 1e-4
     rtol: Annotated[float, Field(gt=0)] = 1e-3
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that it reads: none."""
+    return frozenset()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:

@@ -29,6 +29,7 @@ from mmdeploy.gates import limits
 from mmdeploy.scoring import ask, load, looks, metrics
 
 REQUIRES: tuple[str, ...] = ("scipy",)
+NEEDS_LABELS = False
 
 _COMPONENT_REQUESTS = 100
 _COMPONENT_SECONDS = 5.0

@@ -24,6 +24,7 @@ from mmdeploy.gates import limits
 from mmdeploy.scoring import ask, load, looks
 
 REQUIRES: tuple[str, ...] = ()
+NEEDS_LABELS = False
 
 _SAMPLE_SECONDS = 0.05
 

@@ -28,6 +28,7 @@ from mmdeploy.gates import limits
 from mmdeploy.scoring import ask, metrics
 
 REQUIRES: tuple[str, ...] = ()
+NEEDS_LABELS = False
 
 #: Reported for an SQNR without noise (and its negative without signal), as JSON has no infinity.
 SQNR_EXACT_DB = 400.0

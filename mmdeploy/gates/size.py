@@ -19,6 +19,7 @@ from mmdeploy.core.contracts import Check, Evidence, GateResult, MethodOptions, 
 from mmdeploy.gates import limits
 
 REQUIRES: tuple[str, ...] = ()
+NEEDS_LABELS = False
 
 
 class Options(MethodOptions):

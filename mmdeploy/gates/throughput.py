@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 REQUIRES: tuple[str, ...] = ("scipy",)
+NEEDS_LABELS = False
 
 
 class Options(load.LoadOptions):

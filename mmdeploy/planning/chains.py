@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmdeploy import engines, prune, quantize, recover
-from mmdeploy.core.contracts import Encoding, MethodOptions, Variant, method_of
-from mmdeploy.planning.steps import Kind
+from mmdeploy.core.contracts import Encoding, MethodOptions, Pass, Variant, method_of
+from mmdeploy.planning.kinds import EXPORT, PRUNE, RECOVER, TRAIN, StepKind
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Component, Recipe
@@ -33,8 +33,8 @@ def original_graph(recipe: Recipe, component: str) -> str:
 class TorchSection:
     """A pass on a component's PyTorch module: its kind of step, its module, its options."""
 
-    kind: Kind
-    module: Any
+    kind: StepKind
+    module: Pass
     options: MethodOptions
 
 
@@ -42,13 +42,13 @@ def torch_sections(component: Component) -> list[TorchSection]:
     """Return the passes on a component's PyTorch module, in their order."""
     found = []
     if component.prune is not None:
-        found.append(TorchSection("prune", prune.METHODS[method_of(component.prune)], component.prune))
+        found.append(TorchSection(PRUNE, prune.METHODS[method_of(component.prune)], component.prune))
     if component.recover is not None:
-        found.append(TorchSection("recover", recover.METHODS[method_of(component.recover)], component.recover))
+        found.append(TorchSection(RECOVER, recover.METHODS[method_of(component.recover)], component.recover))
     if component.quantize is not None:
         module = quantize.METHODS[method_of(component.quantize)]
         if module.CONSUMES == "torch":
-            found.append(TorchSection("train", module, component.quantize))
+            found.append(TorchSection(TRAIN, module, component.quantize))
     return found
 
 
@@ -57,14 +57,9 @@ def float_graphs(recipe: Recipe, component: str) -> tuple[str, ...]:
 
     Weights that were trained for INT8 are not among them.
     """
-    kinds = {section.kind for section in torch_sections(recipe.components[component])}
+    kinds = [section.kind for section in torch_sections(recipe.components[component])]
     original = original_graph(recipe, component)
-    return (original, f"{component}/export") if kinds and "train" not in kinds else (original,)
-
-
-def measures_time(module: Any) -> bool:
-    """Say whether a pass measures time: nothing may run beside it."""
-    return bool(getattr(module, "MEASURES", False))
+    return (original, f"{component}/{EXPORT.name}") if kinds and TRAIN not in kinds else (original,)
 
 
 def encoding_of(engine: MethodOptions) -> Encoding:

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy import engines, export, quantize
+from mmdeploy import quantize
 from mmdeploy.choice.candidates import GraphKind, label, slug
 from mmdeploy.choice.options import MustPay
-from mmdeploy.core.contracts import Encoding, MethodOptions, Variant, data_needs, method_of
+from mmdeploy.core.contracts import Encoding, MethodOptions, Rewriter, Variant, method_of
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.planning.chains import (
     TorchSection,
@@ -30,16 +30,15 @@ from mmdeploy.planning.chains import (
     float_graphs,
     full_precision,
     lowers_precision,
-    measures_time,
-    metric,
     original_graph,
     torch_sections,
 )
+from mmdeploy.planning.identities import Identities
+from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SELECT, SENSITIVITY
 from mmdeploy.planning.steps import (
     ORIGINAL,
     Fingerprints,
     Goal,
-    Kind,
     Plan,
     Step,
     digest,
@@ -85,6 +84,7 @@ class _Planner:
         self.fingerprints = fingerprints
         self.steps: dict[str, Step] = {}
         self.shipped: dict[str, str] = {}
+        self.identities = Identities(recipe, fingerprints)
 
     def add_graphs(self, name: str) -> None:
         """Add a component's torch passes and exports."""
@@ -92,7 +92,7 @@ class _Planner:
         before: tuple[str, ...] = ()
         for section in torch_sections(component):
             self._add_torch(name, section, before)
-            before = (f"{name}/{section.kind}",)
+            before = (f"{name}/{section.kind.name}",)
         self._add_export(f"{name}/export", name, before)
         if before:
             self._add_export(f"{name}/original", name, ())
@@ -134,100 +134,102 @@ class _Planner:
         uses, encoding = self._around(name), self._encodings(name)[0]
         needs = (f"{name}/export", *used_by(uses))
         identity = {
-            **self._calibration(),
-            **self._validation(name),
+            **self.identities.calibration(),
+            **self.identities.validation(name),
             "encoding": str(encoding),
             **options_identity(options),
             **self._inputs(needs),
-            **self._made_by(quantize.sensitivity.__name__, quantize.sensitivity.REQUIRES),
+            **self.identities.made_by(SENSITIVITY, SENSITIVITY.name),
         }
-        step = Step(f"{name}/sensitivity", name, "sensitivity", "sensitivity", options_json(options), needs, identity)
+        step = Step(
+            f"{name}/sensitivity", name, SENSITIVITY.name, SENSITIVITY.name, options_json(options), needs, identity
+        )
         self._add(replace(step, uses=uses, encoding=encoding))
 
     def add_original(self) -> None:
         """Add the record of what the PyTorch model answers."""
         identity = {
-            **self._model(),
-            **self._data("evaluation"),
-            "wiring": digest(self._wiring(*self.recipe.components)),
-            **self._made_by("mmdeploy.model.torch_model", ("torch", "numpy")),
+            **self.identities.model(),
+            **self.identities.data("evaluation"),
+            "wiring": self.identities.wiring(*self.recipe.components),
+            **self.identities.made_by(OUTPUTS, "torch"),
         }
-        self._add(Step(ORIGINAL, "original", "outputs", "torch", {}, (), identity))
+        self._add(Step(ORIGINAL, "original", OUTPUTS.name, "torch", {}, (), identity))
 
     def _add_torch(self, name: str, section: TorchSection, before: tuple[str, ...]) -> None:
         kind, module, options = section.kind, section.module, section.options
         uses: dict[str, dict[str, str]] = {}
-        wanted = data_needs(module, options)
+        wanted = module.data_needs(options)
         if wanted:
             above = upstream(self.recipe.components, name)
             uses["torch"] = {other: last for other in above if (last := self._last_torch(other))}
         needs = (*before, *used_by(uses))
         identity = {
-            **self._model(),
-            "wiring": digest(self._wiring(*(self.recipe.components if wanted else (name,)))),
+            **self.identities.model(),
+            "wiring": self.identities.wiring(*(self.recipe.components if wanted else (name,))),
             "seed": str(self.recipe.seed),
-            **(self._calibration() if "calibration" in wanted else {}),
-            **(self._data("training") | self._data("loss") if "training" in wanted else {}),
-            **(self._data("evaluation") if wanted - {"calibration"} else {}),  # no sample of it may be among the others
-            **(self._validation(name) if "validation" in wanted else {}),
+            **(self.identities.calibration() if "calibration" in wanted else {}),
+            **(self.identities.data("training") | self.identities.data("loss") if "training" in wanted else {}),
+            # no sample of it may be among the others
+            **(self.identities.data("evaluation") if wanted - {"calibration"} else {}),
+            **(self.identities.validation(name) if "validation" in wanted else {}),
             **options_identity(options),
             **self._inputs(needs),
-            **self._made_by(module.__name__, module.REQUIRES),
+            **self.identities.made_by(kind, method_of(options)),
         }
-        if measures_time(module):
-            identity |= self._timing(name)
-        step = Step(f"{name}/{kind}", name, kind, method_of(options), options_json(options), needs, identity)
-        self._add(replace(step, uses=uses, exclusive=measures_time(module)))
+        if module.MEASURES:
+            identity |= self.identities.timing(name)
+        step = Step(f"{name}/{kind.name}", name, kind.name, method_of(options), options_json(options), needs, identity)
+        self._add(replace(step, uses=uses, exclusive=module.MEASURES))
 
     def _add_export(self, step_id: str, name: str, before: tuple[str, ...]) -> None:
         component = self.recipe.components[name]
-        options, module = component.export, export.METHODS[method_of(component.export)]
+        options = component.export
         identity = {
-            **self._model(),
-            "wiring": digest(self._wiring(*upstream(self.recipe.components, name), name)),
+            **self.identities.model(),
+            "wiring": self.identities.wiring(*upstream(self.recipe.components, name), name),
             "max_batch_size": str(component.serving.max_batch_size),
             "seed": str(self.recipe.seed),
             **options_identity(options),
             **self._inputs(before),
-            **self._made_by(module.__name__, module.REQUIRES),
+            **self.identities.made_by(EXPORT, method_of(options)),
         }
-        self._add(Step(step_id, name, "export", method_of(options), options_json(options), before, identity))
+        self._add(Step(step_id, name, EXPORT.name, method_of(options), options_json(options), before, identity))
 
     def _add_quantize(self, step_id: str, name: str, options: MethodOptions, encoding: Encoding) -> None:
         module = quantize.METHODS[method_of(options)]
-        wanted = data_needs(module, options)
+        wanted = module.data_needs(options)
         uses = self._around(name) if "validation" in wanted else {"shipped": self._upstream_shipped(name)}
         made = f"{name}/train" if module.CONSUMES == "torch" else f"{name}/quantize"
-        writes = made in self.steps and (module.CONSUMES == "torch" or hasattr(module, "write"))
+        writes = made in self.steps and isinstance(module, Rewriter)
         if writes:
             uses["made"] = {name: made}
         needs = (f"{name}/export", *used_by(uses))
         identity = {
             "encoding": str(encoding),
-            **self._calibration(),
+            **self.identities.calibration(),
             "seed": str(self.recipe.seed),
-            **(self._validation(name) if "validation" in wanted else {}),
+            **(self.identities.validation(name) if "validation" in wanted else {}),
             **options_identity(options),
             **self._inputs(needs),
-            **self._made_by(module.__name__, module.REQUIRES),
+            **self.identities.made_by(QUANTIZE, method_of(options)),
         }
-        exclusive = not writes and measures_time(module)
+        exclusive = not writes and module.MEASURES
         if exclusive:
-            identity |= self._timing(name)
-        step = Step(step_id, name, "quantize", method_of(options), options_json(options), needs, identity)
+            identity |= self.identities.timing(name)
+        step = Step(step_id, name, QUANTIZE.name, method_of(options), options_json(options), needs, identity)
         self._add(replace(step, uses=uses, encoding=encoding, exclusive=exclusive))
 
     def _add_engine(self, step_id: str, name: str, options: MethodOptions, graph: str) -> None:
-        module = engines.METHODS[method_of(options)]
+        kind = REFERENCE if step_id == f"{name}/{REFERENCE.name}" else ENGINE
         identity = {
             "target": str(self.recipe.target),
             "max_batch_size": str(self.recipe.components[name].serving.max_batch_size),
             **options_identity(options),
             **self._inputs((graph,)),
-            **self._made_by(module.__name__, module.REQUIRES),
+            **self.identities.made_by(kind, method_of(options)),
         }
-        kind: Kind = "reference" if step_id.endswith("/reference") else "engine"
-        self._add(Step(step_id, name, kind, method_of(options), options_json(options), (graph,), identity))
+        self._add(Step(step_id, name, kind.name, method_of(options), options_json(options), (graph,), identity))
 
     def _add_select(self, name: str, found: list[_Candidate]) -> None:
         rules = self.recipe.automatic_engine(name) or MustPay(max_drop=budget(self.recipe))
@@ -242,13 +244,13 @@ class _Planner:
             "machine": self.fingerprints.machine,
             **options_identity(rules),
             "candidates": digest([(one.label, one.compressed) for one in found]),
-            **self._calibration(),
-            **self._validation(name),
+            **self.identities.calibration(),
+            **self.identities.validation(name),
             "seed": str(self.recipe.seed),
             **self._inputs(needs),
-            **self._made_by("mmdeploy.choice.choose", ("numpy",)),
+            **self.identities.made_by(SELECT, method_of(rules)),
         }
-        step = Step(f"{name}/engine", name, "select", method_of(rules), options, needs, identity)
+        step = Step(f"{name}/engine", name, SELECT.name, method_of(rules), options, needs, identity)
         self._add(replace(step, uses=uses, exclusive=True))
 
     def _measured(self, name: str) -> bool:
@@ -287,7 +289,9 @@ class _Planner:
         """Give engine options and graph's step of each candidate but the reference, the simplest first."""
         floats = float_graphs(self.recipe, name)
         quantized = {
-            step.encoding: step.id for step in self.steps.values() if step.component == name and step.kind == "quantize"
+            step.encoding: step.id
+            for step in self.steps.values()
+            if step.component == name and step.kind == QUANTIZE.name
         }
         if self.recipe.automatic_engine(name) is None:
             engine = self.recipe.engine_options(name)
@@ -332,51 +336,13 @@ class _Planner:
 
     def _last_torch(self, name: str) -> str | None:
         sections = torch_sections(self.recipe.components[name])
-        return f"{name}/{sections[-1].kind}" if sections else None
+        return f"{name}/{sections[-1].kind.name}" if sections else None
 
     def _add(self, step: Step) -> None:
         self.steps[step.id] = step
 
     def _inputs(self, needs: tuple[str, ...]) -> dict[str, str]:
         return {f"input {step_id}": self.steps[step_id].key for step_id in needs}
-
-    def _made_by(self, module: str, distributions: tuple[str, ...]) -> dict[str, str]:
-        versions = {f"library {name}": self.fingerprints.versions.get(name, "") for name in distributions}
-        return {"mmdeploy's own code": self.fingerprints.code[module], **versions}
-
-    def _model(self) -> dict[str, str]:
-        return {
-            "factory": self.recipe.model.factory,
-            "model source": self.fingerprints.model_source,
-            "weights": self.fingerprints.weights,
-            "inputs": self._input_specs(),
-        }
-
-    def _input_specs(self) -> str:
-        return digest({name: spec.model_dump(mode="json") for name, spec in self.recipe.inputs.items()})
-
-    def _data(self, key: str) -> dict[str, str]:
-        named = str(getattr(self.recipe.data, key))
-        return {f"{key} data": self.fingerprints.data.get(key, ""), f"{key} callable": named}
-
-    def _calibration(self) -> dict[str, str]:
-        return self._data("calibration") | {"inputs": self._input_specs()}
-
-    def _timing(self, name: str) -> dict[str, str]:
-        engine, exported = self.recipe.engine_options(name), self.recipe.components[name].export
-        made = digest([options_json(engine), options_json(exported)])
-        return {"machine": self.fingerprints.machine, "engine": made}
-
-    def _validation(self, name: str) -> dict[str, str]:
-        """Name what is judged in the ensemble: components with the same surroundings share no result."""
-        scored = {"metric": metric(self.recipe), "scored output": next(iter(self.recipe.outputs), "")}
-        return self._data("validation") | scored | {"component": name}
-
-    def _wiring(self, *names: str) -> dict[str, Any]:
-        parts = {name: self.recipe.components[name] for name in names}
-        return {
-            name: part.model_dump(mode="json", include={"module", "inputs", "outputs"}) for name, part in parts.items()
-        }
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmdeploy.core.contracts import Encoding
+from mmdeploy.planning.kinds import KINDS, StepKind
 
 if TYPE_CHECKING:
     from mmdeploy.core.contracts import MethodOptions
     from mmdeploy.core.store import Store
 
-Kind = Literal[
-    "prune", "recover", "train", "export", "quantize", "engine", "reference", "select", "outputs", "sensitivity"
-]
 #: What is to be made of a recipe.
 Goal = Literal["build", "sensitivity"]
-#: Kinds of step that work on a component's PyTorch module.
-TORCH_KINDS: tuple[Kind, ...] = ("prune", "recover", "train")
 ORIGINAL = "original/outputs"
 #: Changes that are told, of a step that must run again.
 _MOST_CHANGES = 6
@@ -65,8 +61,8 @@ class Step:
     Attributes:
         id: ``<component>/<kind>``; with several of a kind ``<component>/<kind>.<label>``.
         component: The component, or ``original`` for the PyTorch model as a whole.
-        kind: What sort of step it is.
-        method: Entry of the kind's literal dict.
+        kind: Name of the `StepKind` in `KINDS`.
+        method: Which of the kind's methods does it.
         options: The method's options as JSON-able values.
         needs: Ids of the steps whose artifacts it takes.
         identity: Everything that decides the result, by a label that a person understands.
@@ -80,7 +76,7 @@ class Step:
 
     id: str
     component: str
-    kind: Kind
+    kind: str
     method: str
     options: Mapping[str, Any]
     needs: tuple[str, ...]
@@ -89,6 +85,11 @@ class Step:
     encoding: Encoding = Encoding.INT8_SYMMETRIC
     exclusive: bool = False
     optional: bool = False
+
+    @property
+    def sort(self) -> StepKind:
+        """Everything about its kind."""
+        return KINDS[self.kind]
 
     @property
     def key(self) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CONSUMES = "torch"
 PRODUCES = "torch"
 REQUIRES: tuple[str, ...] = ("torch", "safetensors")
+MEASURES = False
 
 NOTE = (
     "unstructured zeros change no cost on a dense engine: time, memory and file size are as before; "
@@ -59,6 +60,11 @@ class Options(MethodOptions):
     scope: Literal["local", "global"] = "local"
     include: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     exclude: tuple[str, ...] = ()
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that it reads: none."""
+    return frozenset()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CONSUMES = "torch"
 PRODUCES = "torch"
 REQUIRES: tuple[str, ...] = ("torch", "safetensors")
+MEASURES = False
 
 
 class Options(MethodOptions):
@@ -60,6 +61,11 @@ class Options(MethodOptions):
         if self.n >= self.m:
             raise ValueError(f"n: {self.n} of m: {self.m} prunes nothing; n must be below m")
         return self
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that it reads: none."""
+    return frozenset()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:

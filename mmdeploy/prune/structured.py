@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 CONSUMES = "torch"
 PRODUCES = "torch"
 REQUIRES: tuple[str, ...] = ("torch", "torch_pruning", "safetensors")
+MEASURES = False
 
 #: Not 1: a batch of 1 hides mistakes between the batch and other axes.
 _BATCH = 2

@@ -3,7 +3,10 @@
 `sensitivity` measures what that costs; it is no section of a recipe, ``mmdeploy sensitivity`` runs it.
 """
 
+from collections.abc import Mapping
+
+from mmdeploy.core.contracts import Pass
 from mmdeploy.quantize import auto, dynamic, qat, static
 from mmdeploy.quantize import sensitivity as sensitivity
 
-METHODS = {"static": static, "dynamic": dynamic, "qat": qat, "auto": auto}
+METHODS: Mapping[str, Pass] = {"static": static, "dynamic": dynamic, "qat": qat, "auto": auto}

@@ -36,6 +36,7 @@ from mmdeploy.quantize.scheme import NodeChoice, Scheme
 CONSUMES = "onnx"
 PRODUCES = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
+MEASURES = False
 FILENAME = "model.onnx"
 
 #: Samples that the quantized graph is compared with the float graph on.
@@ -51,6 +52,11 @@ class Options(NodeChoice):
 
     method: Literal["dynamic"] = "dynamic"
     op_types: Annotated[tuple[Literal["MatMul", "Gemm"], ...], Field(min_length=1)] = ("MatMul", "Gemm")
+
+
+def data_needs(options: Options) -> frozenset[str]:
+    """Return the recipe's data sets that it reads: none."""
+    return frozenset()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:

@@ -52,6 +52,7 @@ PRODUCES = "torch"
 REQUIRES: tuple[str, ...] = (
     "accelerate", "huggingface_hub", "requests", "modelopt", "onnx", "onnxruntime", "safetensors", "torch",
 )  # fmt: skip
+MEASURES = False
 SCALES_FILENAME = "scales.safetensors"
 
 

@@ -29,6 +29,7 @@ from mmdeploy.scoring.evaluations import Evaluations, Journal, Outcome
 CONSUMES = "onnx"
 PRODUCES = "sensitivity"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime", "scipy", "torchmetrics")
+MEASURES = False
 FILENAME = "sensitivity.json"
 JOURNAL = "evaluations.jsonl"
 

@@ -43,6 +43,7 @@ from mmdeploy.quantize.scheme import CalibrationOptions, Scheme
 CONSUMES = "onnx"
 PRODUCES = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
+MEASURES = False
 FILENAME = "model.onnx"
 
 #: Batches that the quantized graph is compared with the float graph on.

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mmdeploy import prune, quantize, recover
-from mmdeploy.core.contracts import data_needs, method_of
+from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.recipe.schema import Component, Recipe, Wire
 from mmdeploy.recipe.yaml_tree import Keys
@@ -287,6 +287,6 @@ def _data_wanted(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], frozenset[st
             options = getattr(component, key)
             if options is not None:
                 method = method_of(options)
-                yield ("components", name, key), data_needs(methods[method], options), f"{key} {method}"
+                yield ("components", name, key), methods[method].data_needs(options), f"{key} {method}"
         if recipe.automatic_engine(name) is not None:
             yield ("components", name, "engine"), frozenset({"validation"}), "engine auto"

@@ -33,6 +33,7 @@ from mmdeploy.training.options import TrainingOptions
 CONSUMES = "torch"
 PRODUCES = "torch"
 REQUIRES: tuple[str, ...] = ("accelerate", "safetensors", "torch")
+MEASURES = False
 
 
 class Options(TrainingOptions):

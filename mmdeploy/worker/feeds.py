@@ -14,7 +14,6 @@ from mmdeploy.core.sessions import open_session
 from mmdeploy.data import samples as data
 from mmdeploy.model import torch_model
 from mmdeploy.model.torch_component import load_component
-from mmdeploy.planning.steps import TORCH_KINDS
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.task import Task
 
@@ -107,7 +106,7 @@ class _CalibrationFeeds:
         self._task, self._batches, self._count = task, batches, count
         self._kept: list[dict[str, Array]] = []
         self._room_bytes = _KEPT_BYTES
-        self._through = _torch_upstream(task) if task.step.kind in TORCH_KINDS else _shipped_upstream(task)
+        self._through = _torch_upstream(task) if task.step.sort.on_module else _shipped_upstream(task)
 
     def __call__(self) -> Iterator[dict[str, Array]]:
         yield from self._kept

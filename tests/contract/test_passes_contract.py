@@ -43,9 +43,7 @@ def test_it_says_what_it_does_and_what_it_needs(declared: Any) -> None:
 
 
 def test_data_that_it_reads_is_of_a_known_split(declared: Any) -> None:
-    ask = getattr(declared, "data_needs", None)
-    if ask is None:
-        pytest.skip("reads no data")
     fields = declared.Options.model_fields
     required = {name: 0.5 for name, field in fields.items() if field.is_required()}
-    assert set(ask(declared.Options.model_validate(required | {"method": fields["method"].default}))) <= SPLITS
+    options = declared.Options.model_validate(required | {"method": fields["method"].default})
+    assert declared.data_needs(options) <= SPLITS

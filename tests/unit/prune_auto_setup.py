@@ -13,7 +13,7 @@ from mmdeploy.planning.steps import Step
 from mmdeploy.prune.auto import Options
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
-from mmdeploy.worker import run_step
+from mmdeploy.worker.context import recipe_module
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.training_setup import RecipeTrainingSetup
 
@@ -27,9 +27,7 @@ def recipe() -> Recipe:
 
 def source(loaded: Recipe) -> Artifact:
     """Return the tower as the recipe's factory gives it."""
-    return run_step._torch_artifact(
-        Task(Step("tower/prune", "tower", "prune", "auto", {}, (), {}), loaded, Path(), {}, 1)
-    )
+    return recipe_module(Task(Step("tower/prune", "tower", "prune", "auto", {}, (), {}), loaded, Path(), {}, 1))
 
 
 def context(loaded: Recipe, folder: Path, **changes: Any) -> StepContext:

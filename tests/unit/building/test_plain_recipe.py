@@ -126,7 +126,7 @@ def test_what_ships_pruned_but_in_float_loses_only_quantization(folder: Path, tm
     recipe = load(folder, *COMPRESSED)
     won = selected(compressed=True, graph="float")
     found = plain(recipe, tmp_path, {"image_encoder/engine": won}).components["image_encoder"]
-    assert [section.kind for section in torch_sections(found)] == ["prune", "recover"]
+    assert [section.kind.name for section in torch_sections(found)] == ["prune", "recover"]
     assert (found.quantize, found.keep) == (None, "always")
 
 

@@ -3,17 +3,15 @@
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
 
 import psutil
 import pytest
 
-from mmdeploy.building import scheduler
 from mmdeploy.building.scheduler import WorkerBugError, Workers
 from mmdeploy.core.errors import DataError, StepError
 from mmdeploy.planning.fingerprints import take_fingerprints
+from mmdeploy.planning.kinds import OUTPUTS
 from mmdeploy.planning.planner import make_plan
-from mmdeploy.planning.steps import Kind
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.worker.run_step import Task
 
@@ -86,7 +84,7 @@ def seen() -> list[tuple[str, int, int | None, str]]:
 @pytest.fixture
 def workers(tmp_path: Path, seen: list[tuple[str, int, int | None, str]]) -> Iterator[Workers]:
     (tmp_path / "logs").mkdir()
-    with Workers(["outputs"], tmp_path / "logs", lambda *event: seen.append(event)) as running:
+    with Workers([OUTPUTS], tmp_path / "logs", lambda *event: seen.append(event)) as running:
         yield running
 
 
@@ -184,7 +182,7 @@ def test_stop_ends_what_runs(task: Callable[[str], Task], workers: Workers) -> N
 
 def test_leaving_the_context_ends_what_runs(task: Callable[[str], Task], tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
-    with pytest.raises(KeyboardInterrupt), Workers(["outputs"], tmp_path / "logs", lambda *_: None) as workers:
+    with pytest.raises(KeyboardInterrupt), Workers([OUTPUTS], tmp_path / "logs", lambda *_: None) as workers:
         workers.start(task("long"))
         process = psutil.Process(next(iter(workers._running.values())).process.pid)
         raise KeyboardInterrupt
@@ -197,7 +195,3 @@ def test_the_signal_mask_is_left_as_it_was(task: Callable[[str], Task], workers:
     workers.start(task("well"))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     workers.wait()
-
-
-def test_every_kind_of_step_has_its_libraries(tmp_path: Path) -> None:
-    assert set(scheduler._PRELOAD) == set(get_args(Kind))

@@ -15,9 +15,9 @@ from mmdeploy.planning.steps import Fingerprints, Plan, explain
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
 
-TINY = Path(__file__).parents[1] / "tiny_recipe" / "recipe.yaml"
+TINY = Path(__file__).parents[2] / "tiny_recipe" / "recipe.yaml"
 OWN_CODE = ("mmdeploy.model.torch_model", "mmdeploy.choice.choose", "mmdeploy.quantize.sensitivity")
-GOLDEN = Path(__file__).parents[1] / "golden" / "plan_two_towers.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "plan_two_towers.json"
 
 
 def fixed_fingerprints(**changes: object) -> Fingerprints:

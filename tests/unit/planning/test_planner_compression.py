@@ -12,7 +12,7 @@ from mmdeploy.planning.planner import make_plan
 from mmdeploy.planning.steps import Plan, Step, options_key
 from mmdeploy.recipe.loader import load_recipe
 
-TINY = Path(__file__).parents[1] / "tiny_recipe" / "recipe.yaml"
+TINY = Path(__file__).parents[2] / "tiny_recipe" / "recipe.yaml"
 SPLITS = ("data.training=data.py:calibration", "data.validation=data.py:calibration")
 PRUNE = "components.left.prune={method: structured, ratio: 0.5}"
 RECOVER = "components.left.recover={method: finetune, epochs: 1}"

@@ -8,7 +8,7 @@ import torch
 
 from mmdeploy import recover
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Encoding, StepContext, data_needs
+from mmdeploy.core.contracts import Encoding, StepContext
 from mmdeploy.core.errors import DataError
 from mmdeploy.core.target import Target
 from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component, save_component
@@ -94,4 +94,4 @@ def test_without_training_data_it_says_what_the_recipe_lacks(pruned, context):
 
 def test_the_plan_is_told_what_data_it_reads():
     assert {"finetune": finetune} == recover.METHODS
-    assert data_needs(finetune, finetune.Options()) == {"training", "validation"}
+    assert finetune.data_needs(finetune.Options()) == {"training", "validation"}

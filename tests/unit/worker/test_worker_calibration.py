@@ -11,7 +11,7 @@ from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.worker import feeds as step_feeds
 from mmdeploy.worker.task import Task
 
-RECIPE = Path(__file__).parents[1] / "tiny_recipe/recipe.yaml"
+RECIPE = Path(__file__).parents[2] / "tiny_recipe/recipe.yaml"
 COUNT = 5
 
 

@@ -13,7 +13,7 @@ from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.worker import run_step
 from mmdeploy.worker.task import Task
 
-TINY = Path(__file__).parents[1] / "tiny_recipe" / "recipe.yaml"
+TINY = Path(__file__).parents[2] / "tiny_recipe" / "recipe.yaml"
 
 
 @pytest.fixture

@@ -1,0 +1,70 @@
+"""What the keys of steps are made of: the parts of a step's identity, by labels that a person understands.
+
+A part that is the same for two steps is written once here, so that they agree on what a change touches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmdeploy.planning.chains import metric
+from mmdeploy.planning.steps import Fingerprints, digest, options_json
+
+if TYPE_CHECKING:
+    from mmdeploy.planning.kinds import StepKind
+    from mmdeploy.recipe.schema import Recipe
+
+
+class Identities:
+    """Gives parts of identities for the steps of one recipe."""
+
+    def __init__(self, recipe: Recipe, fingerprints: Fingerprints) -> None:
+        """Take the recipe and the fingerprints of what surrounds it."""
+        self._recipe, self._fingerprints = recipe, fingerprints
+
+    def made_by(self, kind: StepKind, method: str) -> dict[str, str]:
+        """Name the code and the libraries that a step of a kind and a method runs."""
+        versions = {f"library {name}": self._fingerprints.versions.get(name, "") for name in kind.requires_of(method)}
+        return {"mmdeploy's own code": self._fingerprints.code[kind.code_of(method)], **versions}
+
+    def model(self) -> dict[str, str]:
+        """Name the PyTorch model and what clients send to it."""
+        return {
+            "factory": self._recipe.model.factory,
+            "model source": self._fingerprints.model_source,
+            "weights": self._fingerprints.weights,
+            "inputs": self._input_specs(),
+        }
+
+    def data(self, key: str) -> dict[str, str]:
+        """Name one of the recipe's data callables and what it reads."""
+        named = str(getattr(self._recipe.data, key))
+        return {f"{key} data": self._fingerprints.data.get(key, ""), f"{key} callable": named}
+
+    def calibration(self) -> dict[str, str]:
+        """Name the samples that ranges are taken from."""
+        return self.data("calibration") | {"inputs": self._input_specs()}
+
+    def validation(self, name: str) -> dict[str, str]:
+        """Name what is judged in the ensemble: components with the same surroundings share no result."""
+        scored = {"metric": metric(self._recipe), "scored output": next(iter(self._recipe.outputs), "")}
+        return self.data("validation") | scored | {"component": name}
+
+    def timing(self, name: str) -> dict[str, str]:
+        """Name what timings of a component depend on."""
+        engine, exported = self._recipe.engine_options(name), self._recipe.components[name].export
+        made = digest([options_json(engine), options_json(exported)])
+        return {"machine": self._fingerprints.machine, "engine": made}
+
+    def wiring(self, *names: str) -> str:
+        """Return the digest of how components are wired."""
+        parts = {name: self._recipe.components[name] for name in names}
+        return digest(
+            {
+                name: part.model_dump(mode="json", include={"module", "inputs", "outputs"})
+                for name, part in parts.items()
+            }
+        )
+
+    def _input_specs(self) -> str:
+        return digest({name: spec.model_dump(mode="json") for name, spec in self._recipe.inputs.items()})

@@ -1,0 +1,87 @@
+"""The kinds of step: one record says everything about each.
+
+A kind is what a step *is* in a build (an export, an engine, the choice between engines); a method is which of the
+kind's entries does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mmdeploy import engines, export, prune, quantize, recover
+from mmdeploy.core.contracts import Pass
+
+_METHOD_STEP = "mmdeploy.worker.run_step:run_method"
+#: What the first export in a process would import lazily, 0.8 s a step, lies below ``torch`` and ``onnxscript``.
+_EXPORTING = (
+    "torch", "torch._dynamo", "torch._functorch.aot_autograd", "torch._functorch.partitioners",
+    "torch.onnx._internal.exporter._core", "torch.onnx._internal.exporter._torchlib.ops", "onnx",
+    "onnxscript.function_libs.torch_lib.ops", "onnxscript.rewriter.onnx_fusions", "onnxruntime",
+    "safetensors.torch",
+)  # fmt: skip
+_TRAINING = ("torch", "safetensors.torch")
+_RUNNING = ("onnx", "onnxruntime")
+_QUANTIZING = (*_RUNNING, "onnxruntime.quantization")
+
+
+@dataclass(frozen=True, eq=False)
+class StepKind:
+    """Everything about a kind of step.
+
+    Attributes:
+        name: Of the kind; part of a step's id.
+        methods: What can do it, by method; empty where one module does.
+        preload: What the fork server imports for it; a name that is missing is passed over by multiprocessing.
+        runs: The function of the step's process that does it, ``package.module:function``; it takes task, folder,
+            progress and gives the artifact.
+        code: Module whose code decides the result where no method's does.
+        requires: Imports that it needs where no method says so.
+        on_module: Whether it works on a component's PyTorch module.
+        trains: Whether it may run on several processes.
+    """
+
+    name: str
+    methods: Mapping[str, Pass] = field(default_factory=dict)
+    preload: tuple[str, ...] = _RUNNING
+    runs: str = _METHOD_STEP
+    code: str = ""
+    requires: tuple[str, ...] = ()
+    on_module: bool = False
+    trains: bool = False
+
+    def code_of(self, method: str) -> str:
+        """Return the module whose code decides what a step of a method gives, as a dotted name."""
+        return self.code or self.methods[method].__name__
+
+    def requires_of(self, method: str) -> tuple[str, ...]:
+        """Return the imports that a step of a method needs."""
+        return self.requires or self.methods[method].REQUIRES
+
+
+PRUNE = StepKind("prune", prune.METHODS, _TRAINING, on_module=True)
+RECOVER = StepKind("recover", recover.METHODS, _TRAINING, on_module=True, trains=True)
+#: Quantization-aware training: a quantization that consumes a PyTorch module.
+TRAIN = StepKind("train", quantize.METHODS, _TRAINING, on_module=True, trains=True)
+EXPORT = StepKind("export", export.METHODS, _EXPORTING, runs="mmdeploy.worker.run_step:run_export")
+QUANTIZE = StepKind("quantize", quantize.METHODS, _QUANTIZING)
+SENSITIVITY = StepKind("sensitivity", {"sensitivity": quantize.sensitivity}, _QUANTIZING)
+#: What the PyTorch model answers on the evaluation data.
+OUTPUTS = StepKind(
+    "outputs", preload=("torch",), runs="mmdeploy.worker.original_outputs:record_original",
+    code="mmdeploy.model.torch_model", requires=("torch", "numpy"),
+)  # fmt: skip
+ENGINE = StepKind("engine", engines.METHODS)
+#: The same engine from the FP32 original, to measure against.
+REFERENCE = StepKind("reference", engines.METHODS)
+#: The choice between candidates by measuring.
+SELECT = StepKind(
+    "select", runs="mmdeploy.worker.selection:select", code="mmdeploy.choice.choose", requires=("numpy", "scipy")
+)
+
+#: By name, in the order in which steps are started when there is a choice: what the longest chains wait for first.
+KINDS: Mapping[str, StepKind] = {
+    kind.name: kind
+    for kind in (PRUNE, RECOVER, TRAIN, EXPORT, QUANTIZE, SENSITIVITY, OUTPUTS, ENGINE, REFERENCE, SELECT)
+}
+STARTING_ORDER: Mapping[str, int] = {name: place for place, name in enumerate(KINDS)}

@@ -1,0 +1,133 @@
+"""What a pass or an engine is given: the recipe's module where it starts from that, and its `StepContext`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmdeploy import engines, export
+from mmdeploy.choice.graphs import timed
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import (
+    FusedOutput,
+    LatencyEstimate,
+    MethodOptions,
+    Pass,
+    Progress,
+    StepContext,
+    Timed,
+    TrainingSetup,
+    method_of,
+)
+from mmdeploy.core.store import Store
+from mmdeploy.worker.feeds import Examples, calibration, graph_path
+from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, validation_samples
+from mmdeploy.worker.task import Task
+from mmdeploy.worker.training_setup import RecipeTrainingSetup
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Recipe, Wire
+
+
+def step_context(task: Task, workdir: Path, progress: Progress, *, needs: frozenset[str]) -> StepContext:
+    """Set up what a step works with; of the recipe's data only what it ``needs``."""
+    name, recipe = task.step.component, task.recipe
+    feeds, batches = calibration(task) if "calibration" in needs else (None, 0)
+    scratch = Store(task.store).scratch(task.step.key) if {"training", "validation"} & needs else None
+    context = StepContext(
+        component=name,
+        workdir=workdir,
+        target=recipe.target,
+        encoding=task.step.encoding,
+        max_batch_size=recipe.components[name].serving.max_batch_size,
+        seed=recipe.seed,
+        threads=task.threads,
+        examples=Examples(task),
+        calibration=feeds,
+        calibration_batches=batches,
+        progress=progress,
+        scratch=scratch,
+        training=_training(task) if "training" in needs else None,
+        fused=_fused(task) if "validation" in needs and not task.step.sort.on_module else None,
+    )
+    engine = recipe.engine_options(name)
+    if not task.step.exclusive or engines.METHODS[method_of(engine)].unavailable(engine):
+        return context
+    return dataclasses.replace(context, timed=_timer(task, engine, context))
+
+
+def _timer(task: Task, engine: MethodOptions, context: StepContext) -> Timed:
+    """Return what times graphs of a component; PyTorch modules are exported first."""
+    options = task.recipe.components[task.step.component].export
+
+    def exported(artifact: Artifact, folder: Path) -> Path:
+        folder.mkdir()
+        module: Pass = export.METHODS[method_of(options)]
+        return module.run(artifact, options, dataclasses.replace(context, workdir=folder)).path
+
+    def measure(graphs: Mapping[str, Path | Artifact]) -> Mapping[str, LatencyEstimate]:
+        with tempfile.TemporaryDirectory(prefix="mmdeploy-timed-") as folder:
+            paths = {
+                label: graph if isinstance(graph, Path) else exported(graph, Path(folder) / str(number))
+                for number, (label, graph) in enumerate(graphs.items())
+            }
+            return timed(paths, engine, context)
+
+    return measure
+
+
+def _training(task: Task) -> TrainingSetup | None:
+    """Set the model up around the component, upstream as the torch passes there left it."""
+    if task.recipe.data.training is None or task.recipe.data.validation is None:
+        return None
+    upstream_made = {name: task.artifacts[step_id] for name, step_id in task.step.uses.get("torch", {}).items()}
+    return RecipeTrainingSetup(task.recipe, task.step.component, upstream_made)
+
+
+def _fused(task: Task) -> FusedOutput | None:
+    """Open the ensemble around the component, on the validation split."""
+    recipe, uses = task.recipe, task.step.uses
+    if recipe.data.validation is None:
+        return None
+    graphs = Graphs(
+        shipped={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["shipped"].items()},
+        exported={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["original"].items()},
+    )
+    return FusedEnsemble(recipe, task.step.component, graphs, validation_samples(recipe), threads=task.threads)
+
+
+def recipe_module(task: Task) -> Artifact:
+    """Describe a component's module as the recipe's factory and weights give it."""
+    model, component = task.recipe.model, task.recipe.components[task.step.component]
+    path = task.recipe.root / (model.weights or model.factory.partition(":")[0])
+    return Artifact(
+        format="torch",
+        path=path,
+        sha256=file_sha256(path) if path.is_file() else "",
+        inputs=_declared(task.recipe, component.inputs),
+        outputs=_declared(task.recipe, component.outputs),
+        produced_by="recipe",
+        metadata={
+            "factory": model.factory,
+            "root": str(task.recipe.root),
+            "weights": str(model.weights) if model.weights else None,
+            "module": component.module,
+            "inputs": list(component.inputs),
+            "outputs": list(component.outputs),
+            "allow_pickle": model.allow_pickle,
+        },
+    )
+
+
+def _declared(recipe: Recipe, wires: Mapping[str, Wire]) -> tuple[TensorSpec, ...]:
+    """Return the specs that the recipe declares: at the wire, or at the ensemble's input that it leads to."""
+    specs = []
+    for name, wire in wires.items():
+        source = recipe.inputs.get(wire.tensor)
+        dtype, shape = wire.dtype or (source and source.dtype), wire.shape or (source and source.shape)
+        if dtype and shape:
+            specs.append(TensorSpec(name, dtype, tuple(shape)))
+    return tuple(specs)

@@ -32,9 +32,8 @@ def main() -> int:
             found = timed(graphs, engines.METHODS[name].Options(), _context(Path(folder)))
             long, short = found.values()
             low, high = short.ratio_interval
-            print(
-                f"{name:12} {long.median_ms:.3f} ms, {short.median_ms:.3f} ms: {short.ratio:.3f} ({low:.3f} to {high:.3f})"
-            )
+            interval = f"{short.ratio:.3f} ({low:.3f} to {high:.3f})"
+            print(f"{name:12} {long.median_ms:.3f} ms, {short.median_ms:.3f} ms: {interval}")
             blurred += [name] if high >= 1.0 else []
     print("told apart: " + (f"not by {', '.join(blurred)}" if blurred else "yes"))
     return 1 if blurred else 0
@@ -42,10 +41,10 @@ def main() -> int:
 
 def _chain(folder: Path, layers: int) -> Path:
     random, path = np.random.default_rng(0), folder / f"{layers}.onnx"
+    body = "\n".join(f"h{at} = MatMul(t{at}, w{at}) t{at + 1} = Tanh(h{at})" for at in range(layers))
     model = onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["": 20]> chain (float[batch, {WIDTH}] t0) => (float[batch, {WIDTH}] t{layers}) {{'
-        + "".join(f"h{at} = MatMul(t{at}, w{at}) t{at + 1} = Tanh(h{at})\n" for at in range(layers))
-        + "}"
+        f"""<ir_version: 10, opset_import: ["": 20]>
+        chain (float[batch, {WIDTH}] t0) => (float[batch, {WIDTH}] t{layers}) {{ {body} }}"""
     )
     for at in range(layers):
         weight = random.normal(size=(WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5

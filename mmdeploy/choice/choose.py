@@ -16,8 +16,7 @@ from typing import Any
 
 from mmdeploy.choice import rules, wording
 from mmdeploy.choice.candidates import Candidate
-from mmdeploy.choice.engine_process import EngineProcess
-from mmdeploy.choice.measure import Race, Timings
+from mmdeploy.choice.measure import THIS_MACHINE, Bench, Race, Timings
 from mmdeploy.choice.options import AutoEngine, MustPay
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, FusedScore, StepContext, method_of
@@ -37,6 +36,7 @@ def run(
     context: StepContext,
     *,
     left_out: Mapping[str, str] = MappingProxyType({}),
+    bench: Bench = THIS_MACHINE,
 ) -> Artifact:
     """Choose among built engines and copy the winner's files into ``context.workdir``.
 
@@ -49,6 +49,7 @@ def run(
         options: How to measure, and the budget.
         context: Of the step.
         left_out: Why others were not even built, by label: they are in the report too.
+        bench: What measures.
 
     Raises:
         DataError: If ``engine: auto`` has no validation data to judge accuracy by.
@@ -62,7 +63,8 @@ def run(
     batch = min(options.batch_size, max(1, context.max_batch_size))
     requests, feeds = requests_of(context, batch)
     with ExitStack() as stack:
-        contest = _Contest(candidates, options, context, _started(stack, candidates, requests, options, context))
+        race = _started(stack, candidates, requests, options, context, bench=bench)
+        contest = _Contest(candidates, options, context, race)
         choice = contest.decide()
         record = contest.record(choice, left_out) | {"feeds": feeds, "batch_size": batch}
     return _copied(next(one for one in candidates if one.label == choice.winner), record, context)
@@ -74,12 +76,16 @@ def _started(
     requests: Sequence[Mapping[str, Array]],
     options: AutoEngine | MustPay,
     context: StepContext,
+    *,
+    bench: Bench,
 ) -> Race:
     """Start every candidate's process, and wait until each has loaded its engine."""
     timings = Timings({one.label: {} for one in candidates}, confidence=options.confidence, seed=context.seed)
-    race = Race({}, options.max_seconds, options.min_rounds, timings, seed=context.seed, progress=context.progress)
+    race = Race(
+        {}, options.max_seconds, options.min_rounds, timings, context.seed, clock=bench.clock, progress=context.progress
+    )
     for one in candidates:
-        race.processes[one.label] = stack.enter_context(EngineProcess(one.artifact, one.engine, requests))
+        race.processes[one.label] = stack.enter_context(bench.start(one.artifact, one.engine, requests))
     for done, one in enumerate(candidates):
         context.progress(done, len(candidates), "engines loaded")
         try:

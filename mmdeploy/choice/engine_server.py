@@ -12,6 +12,7 @@ import gc
 import signal
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,7 +27,8 @@ _PR_SET_PDEATHSIG = 1
 class Server:
     """What the verbs do."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._runner: Runner | None = None
         self._requests: tuple[FeedDict, ...] = ()
 
@@ -49,7 +51,7 @@ class Server:
 
         That one brings caches and the clock back to where other candidates' requests took them from.
         """
-        infer, requests, clock = self.runner.infer, self._requests, time.perf_counter
+        infer, requests, clock = self.runner.infer, self._requests, self._clock
         infer(requests[first % len(requests)])
         taken = []
         for number in range(first, first + count):

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from mmdeploy import engines
 from mmdeploy.choice.choose import requests_of
-from mmdeploy.choice.engine_process import EngineProcess
-from mmdeploy.choice.measure import Race, Timings
+from mmdeploy.choice.measure import THIS_MACHINE, Bench, Race, Timings
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import LatencyEstimate, MethodOptions, StepContext, method_of
 from mmdeploy.core.errors import EngineError
@@ -24,24 +23,27 @@ _MIN_ROUNDS = 8
 _NEARLY_EQUAL = 0.06
 
 
-def timed(graphs: Mapping[str, Path], engine: MethodOptions, context: StepContext) -> dict[str, LatencyEstimate]:
+def timed(
+    graphs: Mapping[str, Path], engine: MethodOptions, context: StepContext, *, bench: Bench = THIS_MACHINE
+) -> dict[str, LatencyEstimate]:
     """Build an engine from each graph and time them in turns, each in a process of its own, one sample a request.
 
     Args:
         graphs: ONNX files by label; the first is what the others are compared with.
         engine: Options of the engine.
         context: Of the step that asks.
+        bench: What measures.
 
     Raises:
         EngineError: If an engine cannot be built, loaded or run.
     """
     requests, _ = requests_of(context, 1)
     timings = Timings({label: {} for label in graphs}, seed=context.seed)
-    race = Race({}, _MAX_SECONDS, _MIN_ROUNDS, timings, seed=context.seed, progress=context.progress)
+    race = Race({}, _MAX_SECONDS, _MIN_ROUNDS, timings, seed=context.seed, clock=bench.clock, progress=context.progress)
     with tempfile.TemporaryDirectory(prefix="mmdeploy-timed-") as folder, ExitStack() as stack:
         for number, (label, graph) in enumerate(graphs.items()):
             artifact = _built(graph, engine, context, Path(folder) / str(number))
-            race.processes[label] = stack.enter_context(EngineProcess(artifact, engine, requests))
+            race.processes[label] = stack.enter_context(bench.start(artifact, engine, requests))
             race.processes[label].loaded()
         first = next(iter(graphs))
         race.run(lambda found: _open(found, first))

@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mmdeploy.choice.engine_process import EngineProcess
-from mmdeploy.core.contracts import Progress, no_progress
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import FeedDict, MethodOptions, Progress, no_progress
 from mmdeploy.core.errors import EngineError
 from mmdeploy.scoring.looks import lasting
 from mmdeploy.scoring.metrics import Interval, percentile_ratio_interval
@@ -33,6 +34,22 @@ ROUND_SECONDS, MOST_REQUESTS = 0.1, 200
 #: Rounds are resampled in units of neighbours, so that there are 30 to 59 of them however long the measurement.
 UNITS = 30
 MAX_LOOKS = 6
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What measures: a test gives one on which requests cost what it says, whatever the processor.
+
+    Attributes:
+        start: Starts an engine's process; its ``time`` says what requests take.
+        clock: Seconds, by which the time for measuring runs out.
+    """
+
+    start: Callable[[Artifact, MethodOptions, Sequence[FeedDict]], EngineProcess] = EngineProcess
+    clock: Clock = time.perf_counter
+
+
+THIS_MACHINE = Bench()
 
 
 @dataclass

@@ -306,12 +306,28 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         line_number = text.count("\n", 0, int(error.position)) + 1
         message = f"not YAML: character #x{error.character:04x} is not allowed"
         raise _refusal(f"{name}:{line_number}", message) from error
+    except RecursionError as error:
+        raise _refusal(name, f"more than {MAX_DEPTH} levels deep") from error
 
 
 def _refuse_deep_nesting(text: str, name: str) -> None:
-    """Stop before composing, which recurses in C: 40000 opening brackets would crash the interpreter."""
+    """Stop before composing, which recurses in C: 40000 opening brackets would crash the interpreter.
+
+    libyaml from 0.2.6 on counts brackets while it looks ahead, and may refuse first, in words of its own. PyYAML's
+    parser in Python has no such limit, so what failed is parsed by that one once more: too deep, or something else?
+    """
+    try:
+        _count_levels(text, name, _Core)
+    except (yaml.YAMLError, RecursionError):
+        if sum(text.count(bracket) for bracket in "[{") > MAX_DEPTH:
+            with contextlib.suppress(yaml.YAMLError):
+                _count_levels(text, name, yaml.SafeLoader)
+        raise
+
+
+def _count_levels(text: str, name: str, loader: type[yaml.SafeLoader]) -> None:
     depth = 0
-    for event in yaml.parse(text, Loader=_Core):
+    for event in yaml.parse(text, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             line = event.start_mark.line + 1 if event.start_mark else 1

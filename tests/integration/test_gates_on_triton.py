@@ -1,4 +1,4 @@
-"""All gates on two real Tritons, one serving the candidate and one the reference."""
+"""All gates on two real Tritons, one serving the candidate and one the reference; the test says what requests cost."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from set_costs import SteppedClock, TimedDeployment
 
 from mmdeploy.building.judge import ServedDeployment, model_name
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.core.contracts import Evidence, Verdict, WiredComponent
+from mmdeploy.core.contracts import Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
 from mmdeploy.core.errors import ServerError
 from mmdeploy.core.target import this_hardware
 from mmdeploy.gates import METHODS, run_all
@@ -113,21 +114,39 @@ def evidence(candidate: ServedDeployment, reference: ServedDeployment, max_batch
     )
 
 
+def timed(options: MethodOptions, given: Evidence, *, candidate_ms: float, reference_ms: float) -> GateResult:
+    """Check a gate of speed: the servers answer, and their requests cost what is given."""
+    clock = SteppedClock()
+    sides = {
+        "candidate": TimedDeployment(given.candidate, clock, lambda: candidate_ms / 1e3),
+        "reference": TimedDeployment(given.reference, clock, lambda: reference_ms / 1e3),
+    }
+    return METHODS[method_of(options)].check(options, replace(given, **sides), clock=clock)  # type: ignore[call-arg]
+
+
 def test_an_equal_candidate_passes_every_gate(deployments):
     gates = [
         METHODS["parity"].Options(min_cosine=0.99999, min_sqnr_db=90),
         METHODS["accuracy"].Options(metric="top1", min=1.0, max_drop=0.0),
-        METHODS["latency"].Options(max_ratio_to_reference=3.0),
-        METHODS["throughput"].Options(concurrency=2, min_ratio_to_reference=0.3),
         METHODS["size"].Options(max_ratio_to_reference=1.0),
         METHODS["memory"].Options(max_ratio_to_reference=2.0, max_bytes=2**34, seconds=0.5),
     ]
-    results, verdict = run_all(gates, evidence(deployments("candidate"), deployments("reference")))
+    given = evidence(deployments("candidate"), deployments("reference"))
+    results, verdict = run_all(gates, given)
     assert verdict is Verdict.PASS, [check for result in results for check in result.checks]
-    latency, memory = results[2], results[5]
+    assert results[3].details["candidate_bytes"] > 2**24  # a server, and not this process's idea of it
+
+
+def test_a_candidate_that_takes_half_the_time_passes_the_gates_of_speed(deployments):
+    given = evidence(deployments("candidate"), deployments("reference"))
+    latency = timed(METHODS["latency"].Options(max_ratio_to_reference=0.6), given, candidate_ms=1, reference_ms=2)
+    assert latency.verdict is Verdict.PASS, latency.checks
+    assert latency.checks[0].measured == pytest.approx(0.5)
     assert set(latency.details["components"]) == {"encoder", "head"}
-    assert latency.details["components"]["head"]["candidate_ms"]["p50"] > 0
-    assert memory.details["candidate_bytes"] > 2**24  # a server, and not this process's idea of it
+    assert latency.details["components"]["head"]["candidate_ms"]["p50"] == pytest.approx(1)
+    wanted = METHODS["throughput"].Options(concurrency=2, min_ratio_to_reference=1.5)
+    throughput = timed(wanted, given, candidate_ms=1, reference_ms=2)
+    assert throughput.verdict is Verdict.PASS, throughput.checks
 
 
 def test_a_component_that_is_off_is_named_and_a_limit_out_of_reach_fails(deployments):
@@ -139,19 +158,17 @@ def test_a_component_that_is_off_is_named_and_a_limit_out_of_reach_fails(deploym
     assert accuracy.verdict is Verdict.FAIL
     assert accuracy.details["scores"]["reference"] == 1.0 > accuracy.details["scores"]["candidate"]
     latency = METHODS["latency"].Options(max_ratio_to_reference=0.2, per_component=False)
-    assert METHODS["latency"].check(latency, given).verdict is Verdict.FAIL
+    assert timed(latency, given, candidate_ms=2, reference_ms=2).verdict is Verdict.FAIL
 
 
 def test_an_ensemble_that_does_not_batch_is_judged(deployments):
     given = evidence(deployments("unbatched"), deployments("unbatched"), max_batch_size=0)
-    gates = [
-        METHODS["parity"].Options(min_cosine=0.99999),
-        METHODS["accuracy"].Options(metric="top1", min=1.0),
-        METHODS["latency"].Options(max_ratio_to_reference=3.0),
-    ]
+    gates = [METHODS["parity"].Options(min_cosine=0.99999), METHODS["accuracy"].Options(metric="top1", min=1.0)]
     results, verdict = run_all(gates, given)
     assert verdict is Verdict.PASS, [check for result in results for check in result.checks]
-    assert all("problem" not in figures for figures in results[2].details["components"].values())
+    latency = timed(METHODS["latency"].Options(max_ratio_to_reference=1.1), given, candidate_ms=2, reference_ms=2)
+    assert latency.verdict is Verdict.PASS, latency.checks
+    assert all("problem" not in figures for figures in latency.details["components"].values())
 
 
 @pytest.mark.parametrize("name", ["parity", "accuracy", "latency"])

@@ -1,5 +1,6 @@
-"""Small real engines to choose between."""
+"""Small real engines to choose between, and a bench on which the test says how fast each is."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmdeploy import engines
 from mmdeploy.choice.candidates import Candidate
+from mmdeploy.choice.engine_process import EngineProcess
+from mmdeploy.choice.measure import Bench
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import Encoding, FusedOutput, MethodOptions, StepContext, method_of
 from mmdeploy.core.target import Target
@@ -22,7 +25,7 @@ def examples(batch: int) -> dict[str, Any]:
 
 
 def write_graph(path: Path, layers: int) -> Artifact:
-    """Write a chain of MatMul and Tanh, whose work grows with its layers."""
+    """Write a chain of MatMul and Tanh."""
     random = np.random.default_rng(0)
     weights = [
         numpy_helper.from_array(random.normal(size=(WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5, f"w{index}")
@@ -57,3 +60,18 @@ def candidate(folder: Path, label: str, options: MethodOptions, *, layers: int, 
     artifact = engines.METHODS[method_of(options)].run(graph, options, context(folder / "engines" / name))
     given = {"graph": "float", "compressed": False, "simplicity": 0} | fields
     return Candidate(label, artifact, options, **given)
+
+
+def bench(costs_ms: Mapping[str, float]) -> Bench:
+    """Return a bench on which a request costs what is given by label; engines are loaded and asked all the same."""
+
+    class Costed(EngineProcess):
+        def __init__(self, artifact, options, requests):
+            super().__init__(artifact, options, requests)
+            self.label = artifact.path.parent.name.replace("-", " ")
+
+        def time(self, first, count):
+            assert len(super().time(first, count)) == count
+            return [costs_ms[self.label]] * count
+
+    return Bench(Costed, clock=lambda: 0.0)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from choice_samples import candidate, examples
 
 from mmdeploy.choice.engine_process import EngineProcess
+from mmdeploy.choice.engine_server import Server
 from mmdeploy.choice.measure import MAX_LOOKS, Race, Timings
 from mmdeploy.core.errors import EngineError, InferenceError
 from mmdeploy.engines import METHODS, onnxruntime, openvino
@@ -113,22 +115,40 @@ def test_both_engines_answer_from_their_processes_as_they_do_here(tmp_path: Path
         here.close()
 
 
-def test_ten_times_the_work_takes_longer_by_a_clear_margin(tmp_path: Path):
+def test_a_process_times_each_request_alone_and_none_for_warming_up():
+    """Each request costs what it holds, on a clock that only requests move."""
+    now, asked = [0.0], []
+
+    class Costed:
+        def infer(self, feed_dict):
+            asked.append(feed_dict["ms"])
+            now[0] += feed_dict["ms"] / 1e3
+
+    server = Server(clock=lambda: now[0])
+    with pytest.raises(EngineError, match="no engine is loaded"):
+        server.time(0, 1)
+    server._runner, server._requests = Costed(), tuple({"ms": ms} for ms in (3.0, 1.0, 2.0))
+    assert server.time(4, 4) == pytest.approx([1.0, 2.0, 3.0, 1.0])
+    assert asked == [1.0, 1.0, 2.0, 3.0, 1.0]
+
+
+def test_really_loaded_engines_race_to_the_end(tmp_path: Path):
+    """Which of them is faster is the processor's affair: benchmarks/engine_race.py."""
     parts = [
-        candidate(tmp_path, "ort long", onnxruntime.Options(), layers=60),
-        candidate(tmp_path, "ort short", onnxruntime.Options(), layers=6),
-        candidate(tmp_path, "ov short", openvino.Options(), layers=6),
+        candidate(tmp_path, "ort", onnxruntime.Options(), layers=6),
+        candidate(tmp_path, "ov", openvino.Options(), layers=6),
     ]
-    processes = {part.label: EngineProcess(part.artifact, part.engine, [examples(1)]).loaded() for part in parts}
-    try:
-        race = Race(dict(processes), 5.0, 8, Timings({part.label: {} for part in parts}))
+    with ExitStack() as stack:
+        starting = {part.label: EngineProcess(part.artifact, part.engine, [examples(1)]) for part in parts}
+        race = Race(
+            {label: stack.enter_context(process).loaded() for label, process in starting.items()},
+            1.0, 8, Timings({label: {} for label in starting}), clock=lambda: 0.0,
+        )  # fmt: skip
         race.run(lambda timings: [])
-    finally:
-        for process in processes.values():
-            process.close()
     assert race.failed == {}
-    for short in ("ort short", "ov short"):
-        assert race.timings.interval(short, "ort long")[1] < 1.0
+    assert [race.timings.rounds(label) for label in starting] == [8, 8]
+    low, high = race.timings.interval("ov", "ort")
+    assert 0.0 < low < high < float("inf")
 
 
 def test_what_an_engine_refuses_is_an_error_and_it_lives_on(tmp_path: Path):

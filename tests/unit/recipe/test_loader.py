@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recipe_samples import SAMPLE, write_sample_files
 
 from mmdeploy.core.errors import RecipeError
+from mmdeploy.recipe import yaml_tree
 from mmdeploy.recipe.loader import load_recipe
 
 EMPTY = "is empty; a recipe is a mapping that starts with schema_version, name and target"
@@ -321,6 +322,49 @@ def test_what_follows_from_a_mistake_is_no_second_problem(edited, problems):
 def test_what_is_no_recipe_at_all(sample, problems, content, where, message):
     sample.write_bytes(content)
     assert problems(sample) == [(where, message)]
+
+
+DEEP = f"a: 1\nb: {'[' * 60}{']' * 60}\n"
+SHALLOW = f"a: 1\nb: {'[[], {}], ' * 60}\n"
+DEPTH_ERRORS = [
+    yaml.scanner.ScannerError("while increasing flow level", None, "exceeded maximum nesting depth", None),
+    yaml.parser.ParserError("while parsing", None, "words of a later release", None),
+    RecursionError("maximum recursion depth exceeded"),
+]
+
+
+@pytest.fixture(params=DEPTH_ERRORS, ids=lambda error: type(error).__name__)
+def refusing(request, monkeypatch):
+    """A libyaml that refuses every document at once, as some releases do with many brackets; returns what it says."""
+    parse = yaml.parse
+
+    def refuse(text, Loader):  # noqa: N803
+        if Loader is yaml_tree._Core:
+            raise request.param
+        return parse(text, Loader=Loader)
+
+    monkeypatch.setattr(yaml, "parse", refuse)
+    return request.param
+
+
+def test_what_is_too_deep_is_said_in_our_words_whichever_library_refuses_it(sample, problems, refusing):
+    sample.write_text(DEEP)
+    assert problems(sample) == [("recipe.yaml:2", "more than 50 levels deep")]
+
+
+def test_the_parser_in_python_refuses_what_is_too_deep_alike(sample, problems, monkeypatch):
+    """A PyYAML that was built without libyaml."""
+    monkeypatch.setattr(yaml_tree, "_Core", yaml.SafeLoader)
+    for content in (DEEP, "a: " + "[" * 50_000, "a:\n" + "- " * 5_000):
+        sample.write_text(content)
+        ((where, message),) = problems(sample)
+        assert (where.partition(":")[0], message) == ("recipe.yaml", "more than 50 levels deep")
+
+
+@pytest.mark.parametrize("refusing", DEPTH_ERRORS[:2], indirect=True)
+def test_another_mistake_among_many_brackets_keeps_its_own_words(sample, problems, refusing):
+    sample.write_text(SHALLOW)
+    assert problems(sample) == [("recipe.yaml", f"not YAML: {refusing.context}: {refusing.problem}")]
 
 
 def test_expanding_aliases_is_bounded(sample, problems):

@@ -1,9 +1,7 @@
 """What CI installs is written down: ci/locks has one version of everything that pyproject.toml asks for."""
 
 import importlib.metadata
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -101,37 +99,3 @@ def test_all_that_is_installed_here_for_the_project_is_locked():
             asked += [(canonicalize_name(requirement.name), each) for each in ("", *requirement.extras)]
     missing = {name for name, _ in found} - pins(HERE).keys() - {PROJECT["name"]}
     assert missing == set(), "run ci/lock"
-
-
-@pytest.mark.parametrize(
-    ("python", "told"),
-    [
-        ("echo 3.13", "is Python 3.13, for which ci/locks has no versions; set PYTHON to 3.11 or 3.12"),
-        ("exit 127", "does not run"),
-    ],
-)
-def test_an_interpreter_without_a_lock_is_refused_before_anything_is_made(tmp_path: Path, python: str, told: str):
-    interpreter = tmp_path / "python"
-    interpreter.write_text(f"#!/bin/sh\n{python}\n")
-    interpreter.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-c", f". {REPOSITORY}/ci/environment; echo went on"],
-        env=os.environ | {"PYTHON": str(interpreter), "VENV": str(tmp_path / "venv")},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (4, "")
-    assert told in done.stderr
-    assert not (tmp_path / "venv").exists()
-
-
-def test_a_machine_without_a_supported_interpreter_is_told_what_is_needed(tmp_path: Path):
-    for tool in ("bash", "dirname", "sh"):
-        (tmp_path / tool).symlink_to(Path("/bin") / tool)
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHON"}
-    done = subprocess.run(
-        ["/bin/bash", "-c", f". {REPOSITORY}/ci/environment; echo went on"],
-        env=variables | {"PATH": str(tmp_path), "VENV": str(tmp_path / "venv")},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == "mmdeploy needs Python 3.11 or 3.12; set PYTHON to one\n"

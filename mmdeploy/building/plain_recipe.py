@@ -180,7 +180,8 @@ def _comments(recipe: Recipe, components: Mapping[str, PlainComponent], path: Pa
     origin = recipe.origin
     yield f"What mmdeploy {__version__} found for {_quoted(origin.path)}: this builds the same without searching."
     yield f"  mmdeploy build {_quoted(path)}"
-    yield "It is removed with its run after some more builds. To keep it, copy it beside the recipe and drop `folder`."
+    place = "beside the recipe" if recipe.folder is None else f"into {_quoted(recipe.root)}"
+    yield f"It is removed with its run after some more builds. To keep it, copy it {place} and drop `folder`."
     if origin.overrides:
         yield f"Laid over that recipe: {' '.join(map(_quoted, origin.overrides))}"
     for name, component in components.items():

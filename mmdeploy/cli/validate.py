@@ -53,6 +53,7 @@ def _json(recipe: Recipe) -> str:
         "ok": True,
         "path": str(recipe.origin.path),
         "sha256": recipe.origin.sha256,
+        "base": str(recipe.origin.base) if recipe.origin.base else None,
         "order": topological_order(recipe.components),
         "max_batch_size": recipe.max_batch_size,
         "recipe": recipe.model_dump(mode="json"),
@@ -74,9 +75,10 @@ def _summary(recipe: Recipe) -> str:
     inputs = "\n".join(f"{name}: {spec.dtype} {list(spec.shape)}" for name, spec in recipe.inputs.items())
     gates = "\n".join(_gate(gate) for gate in recipe.gates) or "none: whatever is built is published"
     ends = [("inputs", inputs), ("outputs", "\n".join(recipe.outputs)), ("gates", gates)]
+    over = f" over {recipe.origin.base}" if recipe.origin.base else ""
     return "\n".join(
         (
-            f"ok: {recipe.origin.path}: {recipe.name} for {recipe.target}, {counts}",
+            f"ok: {recipe.origin.path}{over}: {recipe.name} for {recipe.target}, {counts}",
             "",
             table(("component", "reads", "writes", "steps", "max_batch_size"), rows),
             "",

@@ -6,7 +6,7 @@ Python files are parsed and not run: validating a recipe executes none of its co
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +22,17 @@ _SHOWN_NAMES = 8
 _DATA = ("calibration", "evaluation", "training", "validation", "loss")
 
 
-def check_files(recipe: Recipe, root: Path) -> list[Finding]:
-    """Return what is wrong with the files of a recipe whose paths are relative to ``root``."""
-    return list(_findings(recipe, root))
+def check_files(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> list[Finding]:
+    """Return what is wrong with the files of a recipe.
+
+    Args:
+        recipe: With its paths as they are written.
+        folder_at: Gives the folder that the path at a place of the recipe is relative to.
+    """
+    return list(_findings(recipe, folder_at))
 
 
-def _findings(recipe: Recipe, root: Path) -> Iterator[Finding]:
+def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:
     references: dict[Keys, str | None] = {
         ("model", "factory"): recipe.model.factory,
         **{("data", key): getattr(recipe.data, key) for key in _DATA},
@@ -35,17 +40,19 @@ def _findings(recipe: Recipe, root: Path) -> Iterator[Finding]:
     files: dict[Keys, Path | None] = {("model", "weights"): recipe.model.weights}
     files |= {("outputs", name, "labels"): output.labels for name, output in recipe.outputs.items()}
     for path, reference in references.items():
-        if reference is not None and (problem := _reference_problem(reference, root)):
+        if reference is not None and (problem := _reference_problem(reference, folder_at(path))):
             yield Finding(path, problem)
     for path, file in files.items():
-        if file is not None and (problem := _file_problem(str(file), root)):
+        if file is not None and (problem := file_problem(str(file), folder_at(path))):
             yield Finding(path, problem)
     for index, pattern in enumerate(recipe.data.files or ()):
-        if problem := _glob_problem(pattern, root):
-            yield Finding(("data", "files", index), problem)
+        path = ("data", "files", index)
+        if problem := _glob_problem(pattern, folder_at(path)):
+            yield Finding(path, problem)
 
 
-def _file_problem(name: str, root: Path) -> str | None:
+def file_problem(name: str, root: Path) -> str | None:
+    """Say why ``name`` is no readable file, relative to ``root``; None where it is one."""
     path = root / name
     try:
         kind = path.stat().st_mode
@@ -83,7 +90,7 @@ def _reference_problem(reference: str, root: Path) -> str | None:
     file, _, name = reference.rpartition(":")
     if not file.endswith(".py"):
         return None
-    if problem := _file_problem(file, root):
+    if problem := file_problem(file, root):
         return problem
     import ast
 

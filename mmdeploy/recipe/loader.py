@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmdeploy.core.errors import Problem, RecipeError
 from mmdeploy.recipe.files import check_files
 from mmdeploy.recipe.mending import Mended, mended
-from mmdeploy.recipe.schema import Origin, Recipe
+from mmdeploy.recipe.schema import Origin, Recipe, folder_of_paths
+from mmdeploy.recipe.variants import Base, laid_over_its_base
 from mmdeploy.recipe.wiring import Finding, check
-from mmdeploy.recipe.yaml_tree import Node, tree_from_file, where
+from mmdeploy.recipe.yaml_tree import Keys, Node, tree_from_file, where
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, lay overrides over it, and check everything that can be checked without running it.
 
     Args:
-        path: The YAML file. Paths in it are relative to its folder.
-        overrides: Strings ``path=value``, such as ``components.fusion.quantize.method=static``.
+        path: The YAML file. Paths in it are relative to its folder. If it names a base it is laid over that one first.
+        overrides: Strings ``path=value``, such as ``components.fusion.quantize.method=static``; as if they were
+            written in the file.
 
     Raises:
         RecipeError: With every problem found: YAML, schema, wiring, and files that are not there.
     """
     path = Path(path)
     content, tree, problems = tree_from_file(path)
+    try:
+        tree, base, found = laid_over_its_base(path, tree)
+    except RecipeError as error:
+        raise RecipeError(_in_order([*problems, *error.problems], path)) from error
+    problems += found
     for override in overrides:
         from mmdeploy.recipe.overrides import apply_override
 
@@ -36,12 +45,42 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         problem for problem in result.problems if not any(place.startswith(f"{problem.where}.") for place in unreadable)
     ]
     if result.recipe is not None:
-        result.recipe._origin = Origin(path, hashlib.sha256(content).hexdigest(), tuple(overrides))
-        findings = [*check(result.recipe), *check_files(result.recipe, result.recipe.root)]
+        findings = [*check(result.recipe), *_wrong_files(result.recipe, result.tree, path, base)]
         problems += [_problem(finding, result.tree) for finding in findings if _stands(finding, result)]
     if problems or result.recipe is None:
-        raise RecipeError(_in_order(problems))
-    return result.recipe
+        raise RecipeError(_in_order(problems, path))
+    origin = Origin(path, hashlib.sha256(content).hexdigest(), tuple(overrides))
+    if base is None:
+        result.recipe._origin = origin
+        return result.recipe
+    digest = hashlib.sha256(content + base.content).hexdigest()
+    return _told_from_its_base(result.recipe, tree, base, replace(origin, sha256=digest, base=base.path))
+
+
+def _wrong_files(recipe: Recipe, tree: Node, path: Path, base: Base | None) -> list[Finding]:
+    own = folder_of_paths(path, recipe.folder)
+    if base is None:
+        return check_files(recipe, lambda _: own)
+    from mmdeploy.recipe.placing import advised
+
+    def folder_at(place: Keys) -> Path:
+        node = tree.at(place)
+        return base.root if node is not None and base.wrote(node) else own
+
+    return [
+        replace(finding, message=advised(finding.message, tree.closest(finding.path), base, own))
+        for finding in check_files(recipe, folder_at)
+    ]
+
+
+def _told_from_its_base(recipe: Recipe, tree: Node, base: Base, origin: Origin) -> Recipe:
+    from mmdeploy.recipe.placing import place_in_base
+
+    if problems := place_in_base(tree, base, folder_of_paths(origin.path, recipe.folder), origin.path):
+        raise RecipeError(_in_order(problems, origin.path))
+    placed = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
+    placed._origin = origin
+    return placed
 
 
 def _stands(finding: Finding, result: Mended) -> bool:
@@ -56,11 +95,13 @@ def _problem(finding: Finding, tree: Node) -> Problem:
     return Problem(where(tree.closest(finding.path), finding.path), finding.message)
 
 
-def _in_order(problems: Sequence[Problem]) -> list[Problem]:
-    """Sort by line, those of overrides last; the same problem once."""
+def _in_order(problems: Sequence[Problem], path: Path) -> list[Problem]:
+    """Sort by file and line, those of the base after those of the recipe, those of overrides last; each once."""
 
-    def line(problem: Problem) -> int:
-        number = problem.where.partition(" ")[0].rpartition(":")[2]
-        return int(number) if number.isdecimal() else 10**9
+    def place(problem: Problem) -> tuple[bool, int]:
+        elsewhere = not problem.where.startswith(f"{path}:")
+        of_file = problem.where if elsewhere else problem.where.removeprefix(f"{path}:")
+        number = of_file.partition(" ")[0].rpartition(":")[2]
+        return elsewhere, int(number) if number.isdecimal() else 10**9
 
-    return sorted(dict.fromkeys(problems), key=line)
+    return sorted(dict.fromkeys(problems), key=place)

@@ -33,6 +33,9 @@ def _apply(tree: Node, override: str) -> None:
     if not equals or not all(written.strip().split(".")):
         message = "must be path=value, such as components.fusion.quantize.method=static"
         raise RecipeError([Problem(origin, message)])
+    if written.strip().split(".")[0] == "base":
+        message = "the base is read before overrides are laid over the recipe: name it in the file"
+        raise RecipeError([Problem(origin, message)])
     value = value_from_text(text, origin, _LINE)
     path = _path(tree, written.strip().split("."), origin)
     parent = _parent(tree, path, value)
@@ -45,6 +48,7 @@ def _apply(tree: Node, override: str) -> None:
     elif isinstance(parent.value, dict):
         if value.value is None:
             parent.value.pop(str(key), None)
+            parent.taken[str(key)] = value
         else:
             parent.value[str(key)] = value
 

@@ -48,6 +48,8 @@ ModelName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
 # Emptiness of these is for `mmdeploy.recipe.wiring` to find, beside everything else.
 NOT_EMPTY: JsonDict = {"minProperties": 1}
 TensorName = Annotated[str, Field(min_length=1)]
+#: A pattern of file names; like a `Path`, it is relative to the folder of the file that it is written in.
+Glob = Annotated[str, "glob"]
 
 
 def union_of(methods: Mapping[str, Any]) -> Any:
@@ -144,7 +146,7 @@ class Data(Section):
         "Without it: cross-entropy of the first output for class ids, squared error for other labels.",
         examples=["model.py:loss"],
     )
-    files: tuple[str, ...] | None = Field(
+    files: tuple[Glob, ...] | None = Field(
         None,
         description="Globs of the files that the callables read. A change to one of them makes the steps "
         "that depend on it run again.",
@@ -259,27 +261,42 @@ class Origin:
 
     Attributes:
         path: The YAML file.
-        sha256: Digest of its bytes, in hex.
+        sha256: Digest of its bytes, in hex; those of its base after them, as ``cat recipe base | sha256sum`` gives it.
         overrides: The ``path=value`` strings that were laid over it.
+        base: The recipe that it is laid over, if it is a variant of one.
     """
 
     path: Path
     sha256: str
     overrides: tuple[str, ...] = ()
+    base: Path | None = None
+
+
+def folder_of_paths(file: Path, folder: Path | None) -> Path:
+    """Return what the paths in a recipe's file are relative to, absolute; ``folder`` is what it says itself."""
+    own = file.absolute().parent
+    return own if folder is None else (own / folder).resolve()
 
 
 class Recipe(Section):
     """One YAML file: a trained multimodal model, its data, and what is wanted of each component.
 
-    Paths in it are relative to its own folder, or to ``folder``.
+    Paths in it are relative to its own folder, or to ``folder``. With ``base`` it is a variant of another recipe: it
+    is loaded whole, laid over that one, with ``base`` empty and every path relative to the folder of the base.
     """
 
     schema_version: Literal[1] = Field(description="Version of this schema.")
     name: ModelName = Field(description="Name of the ensemble in Triton.", examples=["spoken_digits"])
     target: Target = Field(description="What it is compiled for.")
+    base: Path | None = Field(
+        None,
+        description="Another recipe that this is a variant of: what is not written here is taken from there, and null "
+        "takes away what is written there. One level.",
+        examples=["../recipe.yaml"],
+    )
     folder: Path | None = Field(
         None,
-        description="Folder that the recipe's paths are relative to, if it is not the recipe's own.",
+        description="Folder that paths written in this file are relative to, if it is not the file's own.",
         examples=["../spoken_digits"],
     )
     seed: int = Field(0, ge=0, lt=2**32, description="For everything random: examples, sampling, bootstrap.")
@@ -319,8 +336,7 @@ class Recipe(Section):
     @property
     def root(self) -> Path:
         """The folder that paths in the recipe are relative to, absolute."""
-        folder = self.origin.path.absolute().parent
-        return folder if self.folder is None else (folder / self.folder).resolve()
+        return folder_of_paths(self.origin.path, self.folder)
 
     @property
     def max_batch_size(self) -> int:

@@ -70,6 +70,15 @@ def is_mapping_of_names(data: Any, path: Keys) -> bool:
     return any(get_origin(member) is dict for member in members(annotation_at(data, path)))
 
 
+def takes_nothing(annotation: Any) -> bool:
+    """Say whether an annotation accepts a null."""
+    return annotation is type(None) or any(
+        map(
+            takes_nothing, get_args(annotation) if get_origin(annotation) in (Annotated, Union, types.UnionType) else ()
+        )
+    )
+
+
 def described(model: type[BaseModel]) -> dict[str, str]:
     """Return the description of each field that has one."""
     found = _attributes(model)

@@ -11,7 +11,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,13 @@ class Node:
         value: A scalar, a list of nodes, or nodes by key.
         origin: Such as ``recipe.yaml:31`` or ``--set seed=1``.
         line: Line in the file from 1; large and in order for what did not come from the file.
+        taken: By key, the nulls that took away what stood here: the place to name where it is missed.
     """
 
     value: Scalar | list[Node] | dict[str, Node]
     origin: str
     line: int
+    taken: dict[str, Node] = field(default_factory=dict, repr=False, compare=False)
 
     def child(self, key: str | int) -> Node | None:
         """Return the value under a key or an index; None where there is none."""
@@ -60,12 +62,12 @@ class Node:
         return node
 
     def closest(self, path: Keys) -> Node:
-        """Return the value at a path, or the innermost one around the place where it is missing."""
+        """Return the value at a path; where it is missing, what took it away, or the innermost one around it."""
         node = self
         for key in path:
             found = node.child(key)
             if found is None:
-                break
+                return node.taken.get(str(key), node)
             node = found
         return node
 

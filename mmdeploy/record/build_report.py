@@ -88,7 +88,7 @@ class RecipeRecord(_Record):
     Attributes:
         name: As the recipe names itself.
         path: Where it was read from.
-        sha256: Digest of the recipe as it was built, overrides included.
+        sha256: Digest of its file, and of its base's after it.
     """
 
     name: str

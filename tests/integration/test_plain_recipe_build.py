@@ -12,24 +12,26 @@ from mmdeploy.record.observer import Silent
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
 
-SEARCHED = (
-    "data.training=data.py:training",
-    "data.validation=data.py:validation",
-    # left: a quantization that has to pay; on so small a layer it hardly will
-    "components.left.keep=if_it_pays",
-    "components.left.quantize={method: static, samples: 64}",
-    # right: a search that ships whatever it costs
-    "components.right.quantize={method: auto, must_pay: false, max_drop: 0.2}",
-    # fusion: wide enough for INT8 to win, behind what ships upstream, in one of several engines and encodings
-    "components.fusion.prune={method: structured, ratio: 0.3}",
-    "components.fusion.quantize={method: auto, must_pay: false, max_drop: 0.5}",
-    "components.fusion.engine={method: auto, max_drop: 0.5, max_seconds: 5, engines: [onnxruntime]}",
-    "gates=[{method: size, max_ratio_to_reference: 20}]",
-)
+#: left: a quantization that has to pay; on so small a layer it hardly will.
+#: right: a search that ships whatever it costs.
+#: fusion: wide enough for INT8 to win, behind what ships upstream, in one of several engines and encodings.
+SEARCHED = """\
+base: recipe/recipe.yaml
+data: {training: recipe/data.py:training, validation: recipe/data.py:validation}
+components:
+  left: {keep: if_it_pays}
+  right: {quantize: {method: auto, must_pay: false, max_drop: 0.2}}
+  fusion:
+    prune: {method: structured, ratio: 0.3}
+    quantize: {method: auto, must_pay: false, max_drop: 0.5}
+    engine: {method: auto, max_drop: 0.5, max_seconds: 5, engines: [onnxruntime]}
+gates:
+  - {method: size, max_ratio_to_reference: 20}
+"""
 
 
-def build(recipe: Path, workdir: Path, *overrides: str) -> Outcome:
-    loaded = mmdeploy.load_recipe(recipe, overrides)
+def build(recipe: Path, workdir: Path) -> Outcome:
+    loaded = mmdeploy.load_recipe(recipe)
     outcome = run_build(loaded, Settings(workdir=workdir, destination=workdir / "published"), Silent())
     if outcome.error is not None:
         raise outcome.error
@@ -47,7 +49,9 @@ def test_the_plain_recipe_builds_the_same_files_without_searching(tiny_recipe: P
     hidden = "nn.Sequential(nn.Linear(32, 512), nn.ReLU(), nn.Linear(512, 512))"
     wide = model.read_text().replace("nn.Linear(32, 32)", hidden).replace("nn.Linear(32, 4)", "nn.Linear(512, 4)")
     model.write_text(wide)
-    found = build(tiny_recipe, tmp_path / "work", *SEARCHED)
+    variant = tmp_path / "searched.yaml"
+    variant.write_text(SEARCHED)
+    found = build(variant, tmp_path / "work")
     path = found.report.plain_recipe
     assert path == found.folder / "plain_recipe.yaml"
     assert {step.kind for step in found.report.steps} >= {"select", "prune"}

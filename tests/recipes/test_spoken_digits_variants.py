@@ -39,6 +39,8 @@ def test_each_does_what_its_name_says(variant: str, wanted: list[str]) -> None:
 def test_all_else_is_as_in_the_recipe(path: Path) -> None:
     recipe = mmdeploy.load_recipe(path)
     assert recipe.root == FOLDER
+    assert recipe.origin.base is not None
+    assert recipe.origin.base.samefile(FOLDER / "recipe.yaml")
     assert recipe.model == BASE.model
     assert recipe.inputs == BASE.inputs
     assert {name: part.model_dump(exclude=SECTIONS) for name, part in recipe.components.items()} == {

@@ -54,6 +54,20 @@ def test_without_a_search_there_is_no_plain_recipe(folder: Path, tmp_path: Path)
     assert list(tmp_path.glob("*.yaml")) == []
 
 
+def test_that_of_a_variant_is_whole(folder: Path, tmp_path: Path) -> None:
+    (folder / "variants").mkdir()
+    variant = folder / "variants" / "variant.yaml"
+    variant.write_text("base: ../recipe.yaml\nname: other\ndata: {validation: ../data.py:validation}\ngates: null\n")
+    recipe = load_recipe(variant)
+    found = plain(recipe, tmp_path, {"image_encoder/engine": selected(compressed=True)})
+    untouched = {"components", "folder"}
+    assert found.model_dump(exclude=untouched) == recipe.model_dump(exclude=untouched)
+    assert (found.root, found.origin.base) == (folder, None)
+    text = (tmp_path / "work" / "runs" / "spoken" / "1" / "plain_recipe.yaml").read_text()
+    assert "base:" not in text
+    assert f"copy it into {folder}" in " ".join(text.replace("#", "").split())
+
+
 def test_what_nothing_was_found_about_is_as_it_was(folder: Path, tmp_path: Path) -> None:
     recipe = load(folder, "seed=7", "components.fusion.serving.max_batch_size=4")
     found = plain(recipe, tmp_path, {"image_encoder/engine": selected(compressed=True)})

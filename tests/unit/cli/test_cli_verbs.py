@@ -15,7 +15,7 @@ from mmdeploy.cli import VERBS, commands
 from mmdeploy.cli.outcome import run
 from mmdeploy.recipe.loader import load_recipe
 
-RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*/recipe.yaml"))
+RECIPES = sorted((Path(__file__).parents[3] / "recipes").rglob("*.yaml"))
 HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "tritonclient", "scipy",
          "matplotlib", "torchmetrics", "sklearn", "PIL", "jinja2", "rich")  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_schema_is_a_schema_that_takes_the_sample(sample, capsys):
     jsonschema.validate(yaml.safe_load(sample.read_text()), schema)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_of_this_repository_are_right(path, capsys):
     load_recipe(path)
     assert run(commands, ["schema"]) == 0

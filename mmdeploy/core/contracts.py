@@ -30,7 +30,6 @@ from mmdeploy.core.surroundings import TrainingSetup as TrainingSetup
 from mmdeploy.core.target import Hardware, Target
 
 
-
 class MethodOptions(BaseModel):
     """Options of a pass, an engine or a gate as the recipe gives them: inspectable data, frozen, no extras.
 

@@ -73,8 +73,8 @@ class Comparison:
         if self.counts:
             lost, won = self.discordant
             return (lost - won) / self.original.units
-        lost = self.original.score - self.candidate.score
-        return lost if self.larger_is_better else -lost
+        loss = self.original.score - self.candidate.score
+        return loss if self.larger_is_better else -loss
 
     @property
     def discordant(self) -> tuple[int, int]:

@@ -36,7 +36,7 @@ def test_training_improves_the_metric_and_keeps_the_best_epoch(tmp_path):
     feeds, labels = setup.validation()
     with torch.no_grad():
         logits = setup.network(module)({"values": torch.from_numpy(feeds["values"])})["logits"]
-    assert setup.score({"logits": logits.numpy()}, labels) == record.best.metric
+    assert setup.score({"logits": logits.numpy()}, labels).score == record.best.metric
     assert not module.training
     assert all(parameter.grad is None for parameter in module.parameters())
     assert TrainingRecord.from_metadata(record.to_metadata()) == record

@@ -106,7 +106,7 @@ def test_the_splits_are_read_with_their_labels(tiny_recipe):
     batches = list(setup.training(1, 32))
     assert [len(labels) for _, labels in batches] == [32] * 6
     logits = setup.teacher({name: torch.from_numpy(array) for name, array in feeds.items()})["logits"]
-    assert setup.score({"logits": logits.numpy()}, labels) == 1.0
+    assert setup.score({"logits": logits.numpy()}, labels).score == 1.0
 
 
 @pytest.mark.parametrize(

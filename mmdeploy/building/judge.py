@@ -24,6 +24,7 @@ from mmdeploy import engines, gates
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
 from mmdeploy.core.errors import MmdeployError
+from mmdeploy.core.labels import Labels, read
 from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.planning.chains import original_graph
 from mmdeploy.recipe.wiring import topological_order
@@ -252,7 +253,7 @@ def judge(
             ),
             ensemble_outputs=tuple(recipe.outputs),
             feeds=recorded(original, "feeds"),
-            labels=recorded(original, "labels").get("label"),
+            labels=recorded_labels(original),
             original=recorded(original, "tensors"),
             hardware=this_hardware(),
             max_batch_size=min(part.serving.max_batch_size for part in candidate.ensemble.components),
@@ -260,6 +261,7 @@ def judge(
             seed=recipe.seed,
             cores=usable_cores(),
             progress=watch.progress,
+            root=recipe.root,
         )
         results, verdict = gates.run_all(recipe.gates, evidence, started=watch.started, finished=watch.finished)
         if substitute and verdict is Verdict.PASS:
@@ -305,8 +307,16 @@ def recorded(original: Artifact, group: str) -> dict[str, Array]:
 
     Args:
         original: The step's artifact: ``index.json`` beside one ``.npy`` an array.
-        group: ``feeds`` and ``tensors`` by ensemble tensor name, or ``labels`` with at most ``label``.
+        group: ``feeds`` or ``tensors``, by ensemble tensor name.
     """
     index = json.loads(original.path.read_text())
     folder = original.path.parent
     return {name: np.load(folder / file, mmap_mode="r", allow_pickle=False) for name, file in index[group].items()}
+
+
+def recorded_labels(original: Artifact) -> Labels | None:
+    """Open the labels that the ``original/outputs`` step recorded, memory-mapped; None where there are none."""
+    record, folder = json.loads(original.path.read_text())["labels"], original.path.parent
+    if record is None:
+        return None
+    return read(record, lambda name: np.load(folder / name, mmap_mode="r", allow_pickle=False))

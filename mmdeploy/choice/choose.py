@@ -21,7 +21,7 @@ from mmdeploy.choice.options import AutoEngine, MustPay
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, FusedScore, StepContext, method_of
 from mmdeploy.core.errors import DataError, EngineError, InferenceError
-from mmdeploy.scoring import metrics
+from mmdeploy.scoring.comparison import drop_interval
 
 logger = logging.getLogger(__name__)
 
@@ -160,23 +160,18 @@ class _Contest:
 
     def _drop_interval(self, label: str) -> list[float] | None:
         """Return the interval of the drop, from the paired samples; None where the metric is no mean over them."""
-        import numpy as np
-
         fused, score = self.context.fused, self.scores.get(label)
         if fused is None or score is None or score.per_sample is None:
             return None
         before, after = self.original.per_sample, score.per_sample
         if before is None:
             return None
-        confidence, sign = self.options.confidence, 1 if fused.larger_is_better else -1
-        if np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all():
-            lost, won = int((before > after).sum()), int((after > before).sum())
-            return list(metrics.paired_proportion_interval(lost, won, len(after), confidence=confidence))
-        losses = sign * (before - after)
-        interval = metrics.bootstrap_interval(
-            lambda drawn: losses[drawn].mean(axis=1), len(losses), confidence=confidence, seed=self.context.seed
-        )
-        return list(interval)
+        return list(
+            drop_interval(
+                before, after, larger_is_better=fused.larger_is_better, confidence=self.options.confidence,
+                seed=self.context.seed,
+            )
+        )  # fmt: skip
 
     def record(self, choice: rules.Choice, left_out: Mapping[str, str]) -> dict[str, Any]:
         """Return what reports show of the choice."""

@@ -41,14 +41,14 @@ class AutoEngine(Measuring):
 
     Attributes:
         max_drop: Largest loss of the task's metric on the validation split, at the ensemble's output, against the
-            FP32 original.
+            FP32 original. Null takes that of the accuracy gate whose metric it is, or 0.01.
         engines: Engines to try; null is all that the target has and this machine can run.
         threads: The most threads that a candidate may have. 1 suits ensembles: components share the cores but are
             measured alone, where more threads look faster than they are beside the others.
     """
 
     method: Literal["auto"] = "auto"
-    max_drop: float = Field(default=0.01, ge=0.0)
+    max_drop: float | None = Field(default=None, ge=0.0)
     engines: Annotated[tuple[EngineName, ...], Field(min_length=1)] | None = None
     threads: int = Field(default=1, ge=1, le=1024)
 

@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mmdeploy.scoring.metrics import Interval
+from mmdeploy.scoring.metrics import SLACK, Interval
 
-#: Scores are sums of floats: a drop of 0.01 must keep a limit of 0.01.
-SLACK = 1e-6
 #: A gain for which no more time is spent on timing.
 EQUAL_SHARE = 0.05
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdeploy.choice import rules
+from mmdeploy.scoring.metrics import SLACK
 
 
 def reasons(failed: Mapping[str, str]) -> str:
@@ -47,7 +48,7 @@ def decisions(record: Mapping[str, Any], *, accuracy_judged: bool) -> list[str]:
     told += _on_compression(winner, reference, by_label)
     if not accuracy_judged:
         told.append("accuracy was not looked at here: the gates judge it")
-    elif not winner["drop"] <= record["max_drop"] + rules.SLACK:
+    elif not winner["drop"] <= record["max_drop"] + SLACK:
         why = "no candidate keeps it" if winner["compressed"] else "what ships upstream has spent it already"
         told.append(f"what ships loses more {record['metric']} than max_drop {record['max_drop']:g}: {why}")
     return told

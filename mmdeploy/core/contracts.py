@@ -11,25 +11,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
 from mmdeploy.core.artifact import Array as Array
 from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.labels import Labels
 from mmdeploy.core.runner import FeedDict as FeedDict
 from mmdeploy.core.runner import Runner as Runner
 from mmdeploy.core.surroundings import FusedOutput as FusedOutput
 from mmdeploy.core.surroundings import FusedScore as FusedScore
 from mmdeploy.core.surroundings import LatencyEstimate as LatencyEstimate
+from mmdeploy.core.surroundings import MetricScore as MetricScore
 from mmdeploy.core.surroundings import Network as Network
 from mmdeploy.core.surroundings import Timed as Timed
 from mmdeploy.core.surroundings import TrainingSetup as TrainingSetup
 from mmdeploy.core.target import Hardware, Target
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 
 class MethodOptions(BaseModel):
@@ -295,9 +293,9 @@ class Evidence:
         candidate: What would be published, served.
         reference: The same ensemble in FP32, served beside it for paired measurement.
         components: Wiring, in an order in which each follows what feeds it.
-        ensemble_outputs: Names of the ensemble's outputs; with several, the first is the one scored.
+        ensemble_outputs: Names of the ensemble's outputs.
         feeds: Evaluation inputs by ensemble input name, all samples stacked along axis 0.
-        labels: One label a sample (axis 0), or None when the evaluation data has none.
+        labels: One a sample, or None when the evaluation data has none.
         original: What the PyTorch model gives on ``feeds`` for every tensor that a component writes, by ensemble
             tensor name, stacked along axis 0.
         hardware: The machine that serves.
@@ -306,6 +304,7 @@ class Evidence:
         seed: For bootstrap and order.
         cores: Logical cores that the servers and the client share.
         progress: Where to report long work.
+        root: Folder of the recipe, which paths in gates are relative to.
     """
 
     candidate: Deployment
@@ -313,7 +312,7 @@ class Evidence:
     components: tuple[WiredComponent, ...]
     ensemble_outputs: tuple[str, ...]
     feeds: Mapping[str, Array]
-    labels: npt.NDArray[np.generic] | None
+    labels: Labels | None
     original: Mapping[str, Array]
     hardware: Hardware
     max_batch_size: int
@@ -321,6 +320,7 @@ class Evidence:
     seed: int = 0
     cores: int = 1
     progress: Progress = no_progress
+    root: Path = Path()
 
 
 class Gate(Protocol):

@@ -9,6 +9,7 @@ here is a broken recipe, tool or environment::
     ├── StepError                  3   a step of the build failed; carries the step and the log
     │   ├── ModelError             3   the factory, its weights or a submodule
     │   ├── DataError              3   samples that the recipe's data callables gave
+    │   ├── MetricError            3   a metric cannot be loaded, or gives something that is no score
     │   ├── PruneError             3   nothing to prune, too much pruned, or a module that cannot be pruned
     │   ├── ExportError            3   torch.onnx could not export a component, or the export differs
     │   ├── QuantizeError          3   calibration or quantization failed
@@ -117,6 +118,10 @@ class ModelError(StepError):
 
 class DataError(StepError):
     """Samples from the recipe's data callables cannot be used."""
+
+
+class MetricError(StepError):
+    """A metric cannot be loaded, refuses its arguments, or gives something that is no score."""
 
 
 class PruneError(StepError):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from mmdeploy.core.artifact import Array, Artifact
+from mmdeploy.core.labels import Labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,14 +19,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class MetricScore:
+    """The task's metric of some answers.
+
+    Attributes:
+        score: Over all samples.
+        per_sample: Of each sample, or of what else ``score`` is the mean of; None where it is no mean.
+    """
+
+    score: float
+    per_sample: npt.NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
 class FusedScore:
     """How the whole ensemble does on validation samples with one graph in a component's place.
 
     Attributes:
         metric: The task's metric over the samples.
-        per_sample: The metric of each sample, of which ``metric`` is the mean; None where it is no such mean.
-        sqnr_db: Mean over the samples of the signal-to-quantization-noise ratio of the ensemble's first output
-            against the FP32 original, in dB.
+        per_sample: The metric of each sample, or of what else ``metric`` is the mean of; None where it is no mean.
+        sqnr_db: Mean over the samples of the signal-to-quantization-noise ratio of the first floating-point output
+            that the metric sees and that changed, against the FP32 original, in dB.
         cosine: The same of the cosine.
         samples: Number of samples.
     """
@@ -108,7 +122,15 @@ class TrainingSetup(Protocol):
 
     @property
     def ensemble_outputs(self) -> tuple[str, ...]:
-        """The ensemble's outputs; the first is the one scored."""
+        """The ensemble's outputs."""
+
+    @property
+    def scored_outputs(self) -> tuple[str, ...]:
+        """The ensemble's outputs that the metric sees; the first is what distillation compares as the answer."""
+
+    @property
+    def compares_scores(self) -> bool:
+        """Whether the first output scored is one score a class, as far as the metric tells; else it is values."""
 
     @property
     def metric(self) -> str:
@@ -130,22 +152,27 @@ class TrainingSetup(Protocol):
     def teacher(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return every tensor that a component of the *original* model writes, without gradients."""
 
-    def training(self, epoch: int, batch_size: int) -> Iterator[tuple[dict[str, Array], Array | None]]:
+    def training(self, epoch: int, batch_size: int) -> Iterator[tuple[dict[str, Array], Labels | None]]:
         """Iterate over one epoch of the training split, shuffled by the recipe's seed and the epoch.
 
         Raises:
             DataError: If the data is bad, or holds a sample of the evaluation split.
         """
 
-    def validation(self) -> tuple[dict[str, Array], Array]:
+    def validation(self) -> tuple[dict[str, Array], Labels]:
         """Return the whole validation split: feeds stacked along axis 0, and labels.
 
         Raises:
             DataError: If the data is bad, has no labels, or holds a sample of the evaluation split.
         """
 
-    def task_loss(self, outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        """Return the mean loss of a batch: the recipe's ``data.loss`` callable, or cross-entropy for class ids."""
+    def task_loss(self, outputs: Mapping[str, Tensor], labels: Any) -> Tensor:
+        """Return the mean loss of a batch: the recipe's ``data.loss`` callable, or cross-entropy for class ids.
 
-    def score(self, outputs: Mapping[str, Array], labels: Array) -> float:
-        """Return the task's metric of ensemble outputs."""
+        Args:
+            outputs: By ensemble tensor.
+            labels: Numbers as a tensor, text and what varies in length as a list, several by name as a dict of these.
+        """
+
+    def score(self, outputs: Mapping[str, Array], labels: Labels) -> MetricScore:
+        """Score finite ensemble outputs by the task's metric."""

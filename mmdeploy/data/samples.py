@@ -22,6 +22,8 @@ import numpy.typing as npt
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import DataError, did_you_mean
+from mmdeploy.core.labels import Labels
+from mmdeploy.data.labels import stacked_labels
 from mmdeploy.model.sources import describe, importing_from, on_path, resolve_callable
 
 Array = npt.NDArray[Any]
@@ -189,11 +191,11 @@ def load_evaluation(
     specs: Sequence[TensorSpec],
     ranges: Ranges | None = None,
     limit: int | None = None,
-) -> tuple[Feed, npt.NDArray[np.generic] | None]:
+) -> tuple[Feed, Labels | None]:
     """Read a whole evaluation set.
 
     Returns:
-        Feeds stacked along axis 0, and the labels along axis 0, or None when no sample has one.
+        Feeds stacked along axis 0, and the labels, or None when no sample has one.
 
     Raises:
         DataError: Naming the sample and the input; also when only some samples have a label.
@@ -208,7 +210,7 @@ def load_evaluation(
         labels.append(label)
     if not feeds:
         raise DataError(f"{reference} gives no samples", hint="evaluation needs samples to judge on")
-    return stacked(feeds, reference, 0), None if labels[0] is None else label_array(labels, reference)
+    return stacked(feeds, reference, 0), None if labels[0] is None else stacked_labels(labels, reference)
 
 
 def sample_digest(feed: Mapping[str, Array]) -> bytes:
@@ -218,22 +220,6 @@ def sample_digest(feed: Mapping[str, Array]) -> bytes:
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data if array.size else b"")
     return digest.digest()[:_DIGEST_BYTES]
-
-
-def label_array(labels: Sequence[Any], reference: str) -> npt.NDArray[np.generic]:
-    """Stack labels along axis 0.
-
-    Raises:
-        DataError: If one is no number and no array of numbers of the others' shape.
-    """
-    arrays = [np.asarray(label) for label in labels]
-    for index, array in enumerate(arrays):
-        if array.dtype.kind not in "biuf" or array.shape != arrays[0].shape:
-            raise DataError(
-                f"{reference}: the label of sample {index} is {labels[index]!r:.60}",
-                hint="labels are numbers, or arrays of numbers of one shape",
-            )
-    return np.stack(arrays)
 
 
 def _samples(reference: str, root: Path, limit: int | None, epoch: int | None = None) -> Iterator[Any]:

@@ -1,58 +1,68 @@
 """Accuracy: does the served candidate answer the user's own labelled samples as well as the PyTorch original?
 
-What it does: scores the served ensemble and the original on the same evaluation samples with torchmetrics, and
-compares the candidate's score with ``min`` (``max`` for errors) and its loss against the original with ``max_drop``
-and ``max_relative_drop``. A drop is a loss of quality: a lower score, or a higher error.
+What it does: scores the served ensemble and the original on the same evaluation samples, and compares the candidate's
+score with ``min`` (``max`` where smaller is better) and its loss against the original with ``max_drop`` and
+``max_relative_drop``. A drop is a loss of quality: a lower score, or a higher error.
 How it decides: by the point estimate (``rule: estimate``, the default). The same samples and the same model give
 the same figures, so the verdict is repeatable; it is a statement about *these* samples. The confidence interval,
 from the paired comparison, says what other samples of the kind could have shown, and a note says so when it
 includes the limit. With ``rule: interval`` the whole interval must keep the limit (a non-inferiority test): too few
 samples then make the gate ``inconclusive``.
-When to choose it: always, where labels exist. Metrics: ``top1`` (also called ``accuracy``), ``top5``, ``f1_macro``,
-``auroc`` (one against the rest, mean over the classes that occur) for class scores of shape [samples, classes];
-``mse``, ``mae`` for regression.
-What it needs: labels, and at least one limit. With several ensemble outputs the first is scored.
-Intervals: for ``top1`` and ``top5`` Wilson's (score) and Bonett and Price's (paired drop), and McNemar's exact
-p-value; for errors the BCa, for the others the percentile bootstrap over samples. The interval of a relative drop
-takes the original's score as given.
+When to choose it: always, where labels exist. Metrics:
+for class scores [samples, classes] ``top1`` (also called ``accuracy``), ``top5``, ``f1_macro``, ``auroc`` (one against
+the rest, mean over the classes that occur), ``worst_class_recall`` (the worst class gates), ``map`` (a sample may be
+of several classes), ``vqa_accuracy`` (min(n / 3, 1), labels are the annotators' answers);
+for values ``mse``, ``mae``;
+for a retrieval ``recall_at_k``: over two embeddings, the first of ``outputs`` asks and the second is searched, so that
+a gate each judges image to text and text to image; or over one output of similarities, in either ``direction``;
+for token ids, or scores of tokens, ``wer``, ``bleu``, ``rouge``; for dense outputs ``iou``;
+of your own ``metrics.py:wer`` (a file beside the recipe) or ``package.module:name``; any class of torchmetrics with its
+``arguments``: ``metric: torchmetrics.retrieval:RetrievalRecall, arguments: {top_k: 5}``.
+What it needs: labels, and at least one limit. ``outputs`` names what the metric sees: by default the first output of
+the ensemble, and for a metric of your own all of them.
+Intervals: for right and wrong answers Wilson's (score) and Bonett and Price's (paired drop), and McNemar's exact
+p-value; for other means over samples the BCa, for what is no such mean the percentile bootstrap, up to 1000 resamples
+in a minute. The interval of a relative drop takes the original's score as given.
+Searches and training score with the metric, and keep the budget, of the first accuracy gate that has ``max_drop`` and
+sees an output that the component feeds.
 Limits: a limit finer than one sample (1 / samples) asks for no loss at all.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from mmdeploy.core.contracts import Array, Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
-from mmdeploy.core.errors import DataError, InferenceError
-from mmdeploy.gates import limits
-from mmdeploy.scoring import ask, metrics, scores
-from mmdeploy.scoring.metrics import FloatArray
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from mmdeploy.core.errors import DataError, InferenceError, MetricError
+from mmdeploy.gates import answers, limits
+from mmdeploy.scoring import ask
+from mmdeploy.scoring.builtin import METRICS
+from mmdeploy.scoring.comparison import Comparison
+from mmdeploy.scoring.metric_spec import MetricSpec, arguments_of, check_metric, spec_of
+from mmdeploy.scoring.metrics import SLACK, Interval
+from mmdeploy.scoring.task_metric import TaskMetric, open_metric
 
 REQUIRES: tuple[str, ...] = ("scipy", "torch", "torchmetrics")
 #: Lets a build refuse unlabelled evaluation data before anything is served.
 NEEDS_LABELS = True
 
-_RESAMPLES = 1000
-#: Scores are sums of floats: a drop of 0.01 must keep a limit of 0.01.
-_SLACK = 1e-6
+Metric = Annotated[str, AfterValidator(check_metric)]
 
 
 class Options(MethodOptions):
     """Limits of the accuracy gate; at least one.
 
     Attributes:
-        metric: What is scored.
-        min: Lowest score of the candidate (not for errors).
-        max: Highest error of the candidate (only for errors).
+        metric: What is scored: a built-in metric, path.py:callable beside the recipe, or package.module:callable.
+        arguments: For the metric.
+        outputs: The ensemble's outputs that the metric sees.
+        larger_is_better: Direction of a metric that does not say it itself.
+        min: Lowest score of the candidate (only where larger is better).
+        max: Highest score of the candidate (only where smaller is better).
         max_drop: Largest loss against the original, in the metric's unit.
         max_relative_drop: Largest loss as a share of the original's score.
         confidence: Of the intervals.
@@ -60,7 +70,10 @@ class Options(MethodOptions):
     """
 
     method: Literal["accuracy"] = "accuracy"
-    metric: scores.MetricName
+    metric: Metric = Field(json_schema_extra={"examples": [*METRICS, "metrics.py:wer"]})
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    outputs: tuple[str, ...] | None = Field(default=None, min_length=1)
+    larger_is_better: bool | None = None
     min: float | None = None
     max: float | None = None
     max_drop: float | None = Field(default=None, ge=0.0)
@@ -70,12 +83,55 @@ class Options(MethodOptions):
 
     @model_validator(mode="after")
     def _limits_make_sense(self) -> Self:
-        wrong, right = ("min", "max") if self.metric in scores.ERRORS else ("max", "min")
-        if getattr(self, wrong) is not None:
-            raise ValueError(f"{wrong} makes no sense for {self.metric}: use {right}")
+        if self.metric in METRICS:
+            self._check_built_in()
+        elif self.larger_is_better is not None:
+            self.check_direction(self.metric, larger_is_better=self.larger_is_better)
         if all(limit is None for limit in (self.min, self.max, self.max_drop, self.max_relative_drop)):
+            right = "max" if self.metric in METRICS and not METRICS[self.metric].larger_is_better else "min"
             raise ValueError(f"give at least one limit: {right}, max_drop or max_relative_drop")
         return self
+
+    def _check_built_in(self) -> None:
+        built_in = METRICS[self.metric]
+        arguments_of(self.metric, self.arguments)
+        self.check_direction(self.metric, larger_is_better=built_in.larger_is_better)
+        if self.larger_is_better is not None:
+            raise ValueError(f"larger_is_better is for metrics of your own: {self.metric} says it itself")
+        if self.outputs is not None and len(self.outputs) > built_in.most_outputs:
+            most = "one output" if built_in.most_outputs == 1 else f"up to {built_in.most_outputs} outputs"
+            raise ValueError(f"{self.metric} sees {most}, not {len(self.outputs)}: give a gate to each")
+
+    def check_direction(self, name: str, *, larger_is_better: bool) -> None:
+        """Check that the limit on the score is on the right side.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        wrong, right = ("max", "min") if larger_is_better else ("min", "max")
+        if getattr(self, wrong) is not None:
+            raise ValueError(f"{wrong} makes no sense for {name}: use {right}")
+
+    def spec(self, ensemble_outputs: Sequence[str]) -> MetricSpec:
+        """Return the metric that is asked for."""
+        return spec_of(
+            self.metric, ensemble_outputs, outputs=self.outputs, arguments=self.arguments,
+            larger_is_better=self.larger_is_better,
+        )  # fmt: skip
+
+
+def opened(options: Options, ensemble_outputs: Sequence[str], root: Path) -> TaskMetric:
+    """Make the metric ready to score.
+
+    Raises:
+        MetricError: If it cannot be loaded, or is limited on the wrong side.
+    """
+    metric = open_metric(options.spec(ensemble_outputs), root)
+    try:
+        options.check_direction(metric.name, larger_is_better=metric.larger_is_better)
+    except ValueError as error:
+        raise MetricError(f"the accuracy gate: {error}") from error
+    return metric
 
 
 def check(options: Options, evidence: Evidence) -> GateResult:
@@ -83,170 +139,93 @@ def check(options: Options, evidence: Evidence) -> GateResult:
 
     Raises:
         DataError: If there are no samples, no labels, or labels that the metric cannot take.
+        MetricError: If the metric cannot be loaded, fails, or gives something that is no score.
     """
-    import numpy as np
-
     ask.sample_count(evidence)
-    if evidence.labels is None:
+    labels = evidence.labels
+    if labels is None:
         raise DataError(
             f"the accuracy gate ({options.metric}) needs labels, but the evaluation data has none",
             hint="let the callable that data.evaluation names give a label with each sample",
         )
-    output = evidence.ensemble_outputs[0]
-    original, labels = evidence.original[output], np.asarray(evidence.labels)
-    scores.check_labels(options.metric, original, labels)
-    answered = _answers(evidence.candidate, "candidate", output, evidence)
+    metric = opened(options, evidence.ensemble_outputs, evidence.root)
+    original = metric.scored(evidence.original, labels)
+    answered = _answers(evidence.candidate, "candidate", metric, evidence)
     if isinstance(answered, str):
-        name, limit = options.metric, _all_limits(options)
+        name, limit = metric.name, _all_limits(options)
         return GateResult("accuracy", (Check(name, None, limit, Verdict.FAIL, note=answered),))
-    comparison = _Comparison(
-        scores.scored(options.metric, answered, labels),
-        scores.scored(options.metric, original, labels),
-        lower_is_better=options.metric in scores.ERRORS, counts=options.metric in scores.GUESSES_BY_METRIC,
-        samples=len(labels), confidence=options.confidence, seed=evidence.seed,
-    )  # fmt: skip
-    details = comparison.to_json() | {"metric": options.metric, "rule": options.rule}
-    served_reference = _answers(evidence.reference, "reference", output, evidence)
+    candidate = metric.scored(answered, labels)
+    comparison = Comparison(candidate, original, metric.larger_is_better, options.confidence, evidence.seed)
+    details = comparison.to_json() | {
+        "metric": metric.name, "larger_is_better": metric.larger_is_better, "source": options.metric,
+        "outputs": list(metric.outputs), "arguments": options.arguments, "rule": options.rule,
+    }  # fmt: skip
+    served_reference = _answers(evidence.reference, "reference", metric, evidence)
     if isinstance(served_reference, str):
         details["reference_problem"] = served_reference
     else:
-        details["scores"]["reference"] = scores.scored(options.metric, served_reference, labels).score
-    return GateResult("accuracy", tuple(_checks(comparison, options)), details)
+        details["scores"]["reference"] = metric.scored(served_reference, labels).score
+    return GateResult("accuracy", tuple(_checks(comparison, metric, options)), details)
 
 
-def _answers(deployment: Deployment, side: str, output: str, evidence: Evidence) -> Array | str:
+def _answers(deployment: Deployment, side: str, metric: TaskMetric, evidence: Evidence) -> dict[str, Array] | str:
     """Return what a deployment answers, or what is wrong with it."""
-    import numpy as np
-
-    expected = evidence.original[output]
     try:
-        answered = ask.answers(
+        found = ask.answers(
             deployment, None, evidence.feeds, max_batch_size=evidence.max_batch_size,
             progress=evidence.progress, what=f"accuracy: {side}",
-        ).get(output)  # fmt: skip
+        )  # fmt: skip
     except InferenceError as error:
         return f"the {side} did not answer: {error.message}"
-    if answered is None:
-        return f"the {side}'s answer lacks the output {output!r}"
-    if answered.shape != expected.shape:
-        return f"the {side} answers {list(answered.shape[1:])} a sample, the original {list(expected.shape[1:])}"
-    broken = int((~np.isfinite(answered.astype(np.float64))).reshape(len(answered), -1).any(axis=1).sum())
-    return f"{broken} of the {side}'s {len(answered)} answers hold NaN or Inf" if broken else answered
+    for output in metric.outputs:
+        wrong = answers.problem(evidence.original[output], found.get(output), output, side)
+        if wrong:
+            return wrong
+    return {output: found[output] for output in metric.outputs}
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """Candidate against original on the same samples; ``counts`` says the metric counts correct answers."""
-
-    candidate: scores.Scored
-    original: scores.Scored
-    lower_is_better: bool
-    counts: bool
-    samples: int
-    confidence: float
-    seed: int
-
-    @property
-    def drop(self) -> float:
-        """The loss of quality, in the metric's unit."""
-        if self.counts:
-            lost, won = self.discordant
-            return (lost - won) / self.samples
-        return self._sign * (self.original.score - self.candidate.score)
-
-    @property
-    def discordant(self) -> tuple[int, int]:
-        """How many samples only the original, and only the candidate, answered correctly."""
-        original, candidate = self.original.per_sample, self.candidate.per_sample
-        if original is None or candidate is None:
-            return (0, 0)
-        return (int((original > candidate).sum()), int((candidate > original).sum()))
-
-    @property
-    def _sign(self) -> int:
-        return -1 if self.lower_is_better else 1
-
-    @functools.cached_property
-    def drop_interval(self) -> metrics.Interval:
-        """The interval of the drop, from the paired comparison."""
-        if self.counts:
-            lost, won = self.discordant
-            return metrics.paired_proportion_interval(lost, won, self.samples, confidence=self.confidence)
-        return self._bootstrap(lambda drawn: self._sign * (self.original.of(drawn) - self.candidate.of(drawn)))
-
-    @functools.cached_property
-    def score_interval(self) -> metrics.Interval:
-        """The interval of the candidate's score."""
-        if self.counts and self.candidate.per_sample is not None:
-            right = int(self.candidate.per_sample.sum())
-            return metrics.proportion_interval(right, self.samples, confidence=self.confidence)
-        return self._bootstrap(self.candidate.of)
-
-    def _bootstrap(self, statistic: Callable[[npt.NDArray[np.intp]], FloatArray]) -> metrics.Interval:
-        method: Literal["BCa", "percentile"] = "percentile" if self.candidate.per_sample is None else "BCa"
-        return metrics.bootstrap_interval(
-            statistic,
-            self.samples,
-            confidence=self.confidence,
-            seed=self.seed,
-            resamples=_RESAMPLES,
-            method=method,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures for reports and plots."""
-        figures: dict[str, Any] = {
-            "samples": self.samples,
-            "scores": {"original": self.original.score, "reference": None, "candidate": self.candidate.score},
-            "drop": self.drop,
-            "score_interval": list(self.score_interval),
-            "drop_interval": list(self.drop_interval),
-            "confidence": self.confidence,
-        }
-        if self.counts:
-            lost, won = self.discordant
-            figures |= {"lost": lost, "won": won, "mcnemar_p_value": metrics.mcnemar_exact(lost, won)}
-        return figures
-
-
-def _checks(comparison: _Comparison, options: Options) -> Iterator[Check]:
-    metric, drop = options.metric, comparison.drop
-    if options.min is not None:
-        yield _judged(metric, comparison.candidate.score, comparison.score_interval, options, at_least=options.min)
-    if options.max is not None:
-        yield _judged(metric, comparison.candidate.score, comparison.score_interval, options, at_most=options.max)
+def _checks(comparison: Comparison, metric: TaskMetric, options: Options) -> Iterator[Check]:
+    name, drop, found = metric.name, comparison.drop, comparison.candidate
+    limit = {"at_least": options.min} if options.min is not None else {"at_most": options.max}
+    if options.min is not None or options.max is not None:
+        yield _judged(name, found.score, comparison.score_interval, options, note=found.note, **limit)
     if options.max_drop is None and options.max_relative_drop is None:
         return
     interval = comparison.drop_interval
     if options.max_drop is not None:
-        yield _judged(f"{metric} drop", drop, interval, options, at_most=options.max_drop)
+        yield _judged(f"{name} drop", drop, interval, options, note=found.note, at_most=options.max_drop)
     if options.max_relative_drop is not None:
-        name, scale = f"{metric} relative drop", abs(comparison.original.score)
+        relative_name, scale = f"{name} relative drop", abs(comparison.original.score)
         if scale == 0.0:
-            limit, note = limits.in_words(at_most=options.max_relative_drop), "the original scores 0"
-            yield Check(name, None, limit, Verdict.INCONCLUSIVE, note=note)
+            words, note = limits.in_words(at_most=options.max_relative_drop), "the original scores 0"
+            yield Check(relative_name, None, words, Verdict.INCONCLUSIVE, note=note)
         else:
-            relative = (interval[0] / scale, interval[1] / scale)
-            yield _judged(name, drop / scale, relative, options, at_most=options.max_relative_drop)
+            relative = None if interval is None else (interval[0] / scale, interval[1] / scale)
+            yield _judged(relative_name, drop / scale, relative, options, at_most=options.max_relative_drop)
 
 
-def _judged(name: str, value: float, interval: metrics.Interval, options: Options, **limit: float) -> Check:
+def _judged(
+    name: str, value: float, interval: Interval | None, options: Options, *, note: str = "", **limit: float | None
+) -> Check:
     """Judge a figure by the rule of the options; ``limit`` is ``at_least`` or ``at_most``."""
     import numpy as np
 
-    by_interval = limits.decided(interval, **limit)
-    note = ""
+    by_interval = Verdict.INCONCLUSIVE if interval is None else limits.decided(interval, **limit)
+    doubt = ""
     if options.rule == "interval":
         verdict = by_interval
         if verdict is Verdict.INCONCLUSIVE:
-            note = "the interval includes the limit: only more samples can decide"
+            doubt = "the interval includes the limit: only more samples can decide"
     else:
-        verdict = limits.within(value, **limit, slack=_SLACK)
+        verdict = limits.within(value, **limit, slack=SLACK)
         if by_interval is Verdict.INCONCLUSIVE:
-            note = "the interval includes the limit: other samples could have decided otherwise"
-    finite = all(np.isfinite(interval))
+            doubt = "the interval includes the limit: other samples could have decided otherwise"
+    if interval is None:
+        doubt = "no interval: the metric could not be computed on enough resamples of the samples"
+    finite = interval is not None and all(np.isfinite(interval))
     words = limits.in_words(at_least=limit.get("at_least"), at_most=limit.get("at_most"))
-    return Check(name, value, words, verdict, interval if finite else None, note=note)
+    notes = "; ".join(part for part in (note, doubt) if part)
+    return Check(name, value, words, verdict, interval if finite else None, note=notes)
 
 
 def _all_limits(options: Options) -> str:

@@ -83,7 +83,7 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         return _judge(measured, confidence, options, absolute=binding, seed=evidence.seed)
 
     with load.SideBySide(evidence, evidence.feeds, options, clock=clock) as pair:
-        checks = looks.until_decided(pair, options, evidence, what="latency", judge=judge)
+        checks = looks.until_decided(pair, options, evidence, what="latency", decide=judge)
     details = looks.figures(pair.measured, options) | {"percentile": options.percentile}
     if options.max_ms is not None and not binding:
         details["not_binding"] = note = _not_binding(options, evidence)
@@ -134,7 +134,7 @@ def _component_latencies(evidence: Evidence, clock: load.Clock) -> dict[str, Any
                 alone,
                 evidence,
                 what=f"latency of {component.name}",
-                judge=lambda measured, confidence: [],
+                decide=lambda measured, confidence: [],
             )
         refusal = checks[0].note if checks else None
         figures[component.name] = {"problem": refusal} if refusal else looks.figures(pair.measured, alone)

@@ -72,7 +72,7 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         return _judge(measured, confidence, options, absolute=binding, seed=evidence.seed)
 
     with load.SideBySide(evidence, evidence.feeds, options, clock=clock) as pair:
-        checks = looks.until_decided(pair, options, evidence, what="throughput", judge=judge)
+        checks = looks.until_decided(pair, options, evidence, what="throughput", decide=judge)
     details = looks.figures(pair.measured, options)
     if options.min_per_second is not None and not binding:
         machine = ", ".join((evidence.hardware.cpu, *evidence.hardware.gpus))

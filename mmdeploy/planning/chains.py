@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mmdeploy import engines, prune, quantize, recover
+from mmdeploy.choice.options import MustPay
 from mmdeploy.core.contracts import Encoding, MethodOptions, Pass, Variant, method_of
+from mmdeploy.gates import accuracy
 from mmdeploy.planning.kinds import EXPORT, PRUNE, RECOVER, TRAIN, StepKind
+from mmdeploy.recipe.wiring import upstream
+from mmdeploy.scoring.evaluations import DEFAULT_MAX_DROP
+from mmdeploy.scoring.metric_spec import MetricSpec, spec_of
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Component, Recipe
+
+OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 
 
 def candidates(recipe: Recipe, component: str) -> Iterator[Variant]:
@@ -77,13 +84,53 @@ def full_precision(engine: MethodOptions) -> MethodOptions:
     return engine.model_copy(update={"precision": "fp32"} if "precision" in type(engine).model_fields else {})
 
 
-def budget(recipe: Recipe) -> float | None:
-    """Return the drop of the metric that the recipe's accuracy gate allows; None without such a limit."""
-    drops = [getattr(gate, "max_drop", None) for gate in recipe.gates if method_of(gate) == "accuracy"]
-    return next((drop for drop in drops if drop is not None), None)
+@dataclass(frozen=True)
+class Yardstick:
+    """What a component is scored by where a search or training decides: one metric, with its own gate's budget.
+
+    Attributes:
+        metric: What is scored.
+        max_drop: The loss that the gate allows; None where it names none.
+    """
+
+    metric: MetricSpec
+    max_drop: float | None = None
 
 
-def metric(recipe: Recipe) -> str:
-    """Return the metric of the recipe's accuracy gate, or ``top1``."""
-    named = [str(getattr(gate, "metric", "top1")) for gate in recipe.gates if method_of(gate) == "accuracy"]
-    return named[0] if named else "top1"
+def yardstick(recipe: Recipe, component: str) -> Yardstick:
+    """Return the metric and the budget of one accuracy gate.
+
+    It is the first with a ``max_drop`` of those whose metric sees an output that the component feeds; else the first
+    of these; else the first with a ``max_drop``, or the first of all. Without an accuracy gate it is ``top1`` of the
+    first output, without a budget.
+    """
+    found = [
+        Yardstick(gate.spec(tuple(recipe.outputs)), gate.max_drop)
+        for gate in recipe.gates
+        if isinstance(gate, accuracy.Options)
+    ]
+    fed = fed_outputs(recipe, component)
+    ranked = sorted(found, key=lambda one: (not fed & {*one.metric.outputs}, one.max_drop is None))
+    return ranked[0] if ranked else Yardstick(spec_of("top1", tuple(recipe.outputs)))
+
+
+def budgeted(options: OptionsT, recipe: Recipe, component: str) -> OptionsT:
+    """Fill in what a search may lose, where its section leaves it open: the budget of the gate whose metric it is.
+
+    Without one a search has a default, and what only must pay leaves accuracy to the gates.
+    """
+    if getattr(options, "max_drop", 0.0) is not None:
+        return options
+    drop = yardstick(recipe, component).max_drop
+    if drop is None and not isinstance(options, MustPay):
+        drop = DEFAULT_MAX_DROP
+    return options.model_copy(update={"max_drop": drop})
+
+
+def fed_outputs(recipe: Recipe, component: str) -> frozenset[str]:
+    """Return the ensemble's outputs that depend on a component."""
+    reached = {
+        name for name in recipe.components if name == component or component in upstream(recipe.components, name)
+    }
+    written = {wire.tensor for name in reached for wire in recipe.components[name].outputs.values()}
+    return frozenset(written & set(recipe.outputs))

@@ -22,11 +22,12 @@ from mmdeploy.core.contracts import Pass, method_of
 from mmdeploy.core.errors import UsageError
 from mmdeploy.core.target import this_hardware
 from mmdeploy.model.sources import source_files
-from mmdeploy.planning.chains import candidates
+from mmdeploy.planning.chains import candidates, yardstick
 from mmdeploy.planning.steps import Fingerprints, digest, options_key
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
+    from mmdeploy.scoring.metric_spec import MetricSpec
 
 _NOT_DATA = {".py", ".pyc", ".yaml", ".yml", ".md"}
 _ALWAYS = ("torch", "numpy")
@@ -56,6 +57,7 @@ def take_fingerprints(recipe: Recipe) -> Fingerprints:
         unrunnable=unrunnable(recipe),
         unavailable=_unavailable(recipe),
         machine=_machine(),
+        metrics={name: _metric_digest(yardstick(recipe, name).metric, root) for name in recipe.components},
     )
 
 
@@ -117,6 +119,17 @@ def _source(reference: str, root: Path) -> str:
 
 def _data_digest(reference: str | None, root: Path, data_files: str) -> str:
     return digest([_source(reference, root), data_files]) if reference else ""
+
+
+def _metric_digest(metric: MetricSpec, root: Path) -> str:
+    """Digest the code behind a metric and the files that its arguments name."""
+    if metric.is_built_in:
+        code = [_own_code("mmdeploy.scoring.builtin"), version_of("torchmetrics")]
+    elif metric.metric.startswith("torchmetrics."):
+        code = [_own_code("mmdeploy.scoring.torchmetrics_class"), version_of("torchmetrics")]
+    else:
+        code = [_own_code("mmdeploy.scoring.task_metric"), _source(metric.metric, root)]
+    return digest([*code, _digest_files([root / file for file in metric.files], root)])
 
 
 @functools.cache

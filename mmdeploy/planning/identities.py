@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmdeploy.planning.chains import metric
+from mmdeploy.planning.chains import yardstick
 from mmdeploy.planning.steps import Fingerprints, digest, options_json
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Identities:
 
     def validation(self, name: str) -> dict[str, str]:
         """Name what is judged in the ensemble: components with the same surroundings share no result."""
-        scored = {"metric": metric(self._recipe), "scored output": next(iter(self._recipe.outputs), "")}
+        code = self._fingerprints.metrics.get(name)
+        scored = yardstick(self._recipe, name).metric.identity() | ({"metric code": code} if code else {})
         return self.data("validation") | scored | {"component": name}
 
     def timing(self, name: str) -> dict[str, str]:

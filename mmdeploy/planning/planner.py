@@ -24,7 +24,7 @@ from mmdeploy.core.contracts import Encoding, MethodOptions, Rewriter, Variant, 
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.planning.chains import (
     TorchSection,
-    budget,
+    budgeted,
     candidates,
     encoding_of,
     float_graphs,
@@ -100,9 +100,10 @@ class _Planner:
     def add_quantize(self, name: str) -> None:
         """Add the steps that write a component's INT8 graphs, one an encoding that an engine wants."""
         self.shipped[name] = f"{name}/export"
-        options = self.recipe.components[name].quantize
-        if options is None:
+        section = self.recipe.components[name].quantize
+        if section is None:
             return
+        options = budgeted(section, self.recipe, name)
         for index, encoding in enumerate(self._encodings(name)):
             step_id = f"{name}/quantize" if index == 0 else f"{name}/quantize.{encoding}"
             self._add_quantize(step_id, name, options, encoding)
@@ -157,7 +158,8 @@ class _Planner:
         self._add(Step(ORIGINAL, "original", OUTPUTS.name, "torch", {}, (), identity))
 
     def _add_torch(self, name: str, section: TorchSection, before: tuple[str, ...]) -> None:
-        kind, module, options = section.kind, section.module, section.options
+        kind, module = section.kind, section.module
+        options = budgeted(section.options, self.recipe, name)
         uses: dict[str, dict[str, str]] = {}
         wanted = module.data_needs(options)
         if wanted:
@@ -232,7 +234,7 @@ class _Planner:
         self._add(Step(step_id, name, kind.name, method_of(options), options_json(options), (graph,), identity))
 
     def _add_select(self, name: str, found: list[_Candidate]) -> None:
-        rules = self.recipe.automatic_engine(name) or MustPay(max_drop=budget(self.recipe))
+        rules = budgeted(self.recipe.automatic_engine(name) or MustPay(), self.recipe, name)
         uses = self._around(name) if self.recipe.data.validation else {"shipped": self._upstream_shipped(name)}
         needs = (*(one.step for one in found), *used_by(uses))
         options = {

@@ -42,6 +42,7 @@ class Fingerprints:
         unrunnable: Why a component's engine cannot run on this machine, by component.
         unavailable: Why a candidate of ``engine: auto`` cannot run on this machine, by `options_key`.
         machine: What timings depend on: processor, instruction sets, cores, GPUs.
+        metrics: Digest of the code and the files of the metric that each component is scored with, by component.
     """
 
     model_source: str
@@ -52,6 +53,7 @@ class Fingerprints:
     unrunnable: Mapping[str, str]
     unavailable: Mapping[str, str] = field(default_factory=dict)
     machine: str = ""
+    metrics: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

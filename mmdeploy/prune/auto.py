@@ -34,8 +34,17 @@ from mmdeploy.core.contracts import LatencyEstimate, StepContext
 from mmdeploy.core.errors import BudgetError, PruneError
 from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component
 from mmdeploy.prune import structured
-from mmdeploy.prune.judge import ModuleJudge
-from mmdeploy.scoring.evaluations import HELD_BACK, SEARCHED, Budget, Evaluations, Journal, Outcome, number_text
+from mmdeploy.prune.module_scorer import ModuleScorer
+from mmdeploy.scoring.evaluations import (
+    DEFAULT_MAX_DROP,
+    HELD_BACK,
+    SEARCHED,
+    Budget,
+    Evaluations,
+    Journal,
+    ScoredDrop,
+    number_text,
+)
 from mmdeploy.training.loop import fit
 from mmdeploy.training.options import TrainingOptions
 
@@ -65,6 +74,7 @@ class Options(structured.Cut):
     Attributes:
         method: ``auto``.
         max_drop: Largest loss of the task's metric at the ensemble's output against the original, in its unit.
+            Null takes that of the accuracy gate whose metric it is, or 0.01.
         ratios: The ladder: shares of the channels, MLP units and heads that go.
         recovery: How each candidate is trained before it is judged; null judges it as pruning left it.
         rule: Whether the estimate of the loss on the samples held back must keep ``max_drop``, or its whole interval.
@@ -73,7 +83,7 @@ class Options(structured.Cut):
     """
 
     method: Literal["auto"] = "auto"
-    max_drop: Annotated[float, Field(ge=0.0)] = 0.01
+    max_drop: Annotated[float, Field(ge=0.0)] | None = None
     ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     recovery: Recovery | None = None
     rule: Literal["estimate", "interval"] = "estimate"
@@ -124,8 +134,8 @@ class _Rung:
 
     ratio: float
     pruned: Artifact
-    searched: Outcome
-    held_back: Outcome
+    searched: ScoredDrop
+    held_back: ScoredDrop
 
     @property
     def label(self) -> str:
@@ -150,9 +160,11 @@ class _Run:
         self._started = time.perf_counter()
         self._source, self._options, self._context = artifact, options, context
         self._journal = Journal(context.scratch / "evaluations.jsonl" if context.scratch else None)
-        self._judge = ModuleJudge(context.training)
-        self._evaluations = Evaluations(self._judge, self._journal, confidence=options.confidence, seed=context.seed)
-        self._budget = Budget(options.max_drop, by_interval=options.rule == "interval")
+        self._scorer = ModuleScorer(context.training)
+        self._evaluations = Evaluations(self._scorer, self._journal, confidence=options.confidence, seed=context.seed)
+        self._budget = Budget(
+            DEFAULT_MAX_DROP if options.max_drop is None else options.max_drop, by_interval=options.rule == "interval"
+        )
         self._decisions: list[dict[str, str]] = []
         self._latencies: dict[str, LatencyEstimate] = {}
 
@@ -201,8 +213,8 @@ class _Run:
                 modules.append(self._recovered(pruned, ratio))
             return modules[0]
 
-        searched = self._evaluations.outcome(f"ratio {ratio:g}", module, SEARCHED)
-        held_back = self._evaluations.outcome(f"ratio {ratio:g}", module, HELD_BACK)
+        searched = self._evaluations.drop_of(f"ratio {ratio:g}", module, SEARCHED)
+        held_back = self._evaluations.drop_of(f"ratio {ratio:g}", module, HELD_BACK)
         return _Rung(ratio, pruned, searched, held_back)
 
     def _pruned(self, ratio: float, folder: str) -> Artifact:
@@ -265,8 +277,8 @@ class _Run:
             "result": f"structured pruning with {chosen.label}",
             "searched": chosen.searched.to_metadata(),
             "held_back": chosen.held_back.to_metadata(),
-            "metric": self._judge.metric,
-            "max_drop": self._options.max_drop,
+            "metric": self._scorer.metric,
+            "max_drop": self._budget.max_drop,
             "evaluations": evaluations.count,
             "evaluation_seconds": evaluations.seconds,
             "seconds": time.perf_counter() - self._started,
@@ -310,7 +322,7 @@ class _Run:
         worst = max(best.searched, best.held_back, key=lambda found: found.drop)
         return BudgetError(
             f"{self._context.component}: no pruning ratio of the ladder keeps max_drop"
-            f" {number_text(self._options.max_drop)} of {self._judge.metric}; the best found is {best.label}, which"
+            f" {number_text(self._budget.max_drop)} of {self._scorer.metric}; the best found is {best.label}, which"
             f" loses {number_text(worst.drop)}{worst.range_text} on {worst.score.samples} samples",
             hint="try smaller ratios, give `recovery` more epochs, raise max_drop, or drop `prune`",
             best=self._row(best),

@@ -39,6 +39,7 @@ from mmdeploy.model.torch_model import torch_threads
 from mmdeploy.prune import attention, groups, importance, product, shares, surgery, tracing, weights
 from mmdeploy.prune.groups import Group, Refused
 from mmdeploy.prune.surgery import Removal
+from mmdeploy.training.processes import labels_on
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -196,7 +197,7 @@ def _losses(module: nn.Module, options: Options, context: StepContext) -> Iterat
         context.progress(done, options.taylor_batches, "importance on training batches")
         given = {name: torch.from_numpy(value) for name, value in feeds.items()}
         with torch.enable_grad():
-            yield setup.task_loss(network(given), torch.from_numpy(labels)), len(labels)
+            yield setup.task_loss(network(given), labels_on(labels, torch.device("cpu"))), len(labels)
 
 
 def _cut(subject: tracing.Subject, removals: Sequence[Removal]) -> None:

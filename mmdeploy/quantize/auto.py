@@ -35,7 +35,7 @@ from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import sensitivity, speed, static
 from mmdeploy.quantize.partial import PartialGraphs, PartialOptions
 from mmdeploy.quantize.search import Search
-from mmdeploy.scoring.evaluations import HELD_BACK, SEARCHED, Budget, Evaluations, Outcome
+from mmdeploy.scoring.evaluations import DEFAULT_MAX_DROP, HELD_BACK, SEARCHED, Budget, Evaluations, ScoredDrop
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"
@@ -54,14 +54,14 @@ class Options(PartialOptions):
     Attributes:
         method: ``auto``.
         max_drop: Largest loss of the task's metric at the ensemble's output against the FP32 original, in the metric's
-            unit.
+            unit. Null takes that of the accuracy gate whose metric it is, or 0.01.
         rule: Whether the estimate of the loss on the samples held back must keep ``max_drop``, or its whole interval.
         confidence: Of the intervals.
         must_pay: Give groups back whose INT8 is not measurably faster; false keeps them, for their size.
     """
 
     method: Literal["auto"] = "auto"
-    max_drop: Annotated[float, Field(ge=0.0)] = 0.01
+    max_drop: Annotated[float, Field(ge=0.0)] | None = None
     rule: Literal["estimate", "interval"] = "estimate"
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     must_pay: bool = True
@@ -126,8 +126,10 @@ class _Run:
         self._journal = sensitivity.journal_of(context)
         self._evaluations = Evaluations(fused, self._journal, confidence=options.confidence, seed=context.seed)
         self._graphs = PartialGraphs(artifact, options, context)
-        budget = Budget(options.max_drop, by_interval=options.rule == "interval")
-        self._search = Search(self._graphs, self._evaluations, budget, context)
+        self._budget = Budget(
+            DEFAULT_MAX_DROP if options.max_drop is None else options.max_drop, by_interval=options.rule == "interval"
+        )
+        self._search = Search(self._graphs, self._evaluations, self._budget, context)
         self._watch: speed.Stopwatch | None = None
         if context.timed is not None and options.must_pay:
             self._watch = speed.Stopwatch(self._graphs, artifact.path, context, self._journal)
@@ -136,7 +138,7 @@ class _Run:
 
     def artifact(self) -> Artifact:
         """Search and return the result, its files in the step's folder."""
-        as_float = self._evaluations.outcome("FP32", lambda: self._float.path, SEARCHED)
+        as_float = self._evaluations.drop_of("FP32", lambda: self._float.path, SEARCHED)
         self._search.find(as_float, self._watch)
         held_back = self._search.verify(self._build)
         product = self._product
@@ -148,7 +150,7 @@ class _Run:
         metadata = {**product.metadata, **self._found(held_back)}
         return replace(product, path=path, sha256=file_sha256(path), produced_by="auto", metadata=metadata)
 
-    def _build(self, kept: tuple[str, ...]) -> Outcome:
+    def _build(self, kept: tuple[str, ...]) -> ScoredDrop:
         """Build what would ship, as its plain section does, and score it on the samples held back."""
         folder = self._context.workdir / f"product{self._looks}"
         folder.mkdir()
@@ -158,7 +160,7 @@ class _Run:
         if self._product is not None:
             shutil.rmtree(self._product.path.parent)
         self._product = product
-        return self._evaluations.outcome(f"product {sorted(kept)}", lambda: product.path, HELD_BACK)
+        return self._evaluations.drop_of(f"product {sorted(kept)}", lambda: product.path, HELD_BACK)
 
     def _plain(self, kept: tuple[str, ...]) -> dict[str, Any]:
         return self._graphs.excluding([group.name for group in self._graphs.groups if group.name not in kept])
@@ -172,9 +174,9 @@ class _Run:
         found = self._watch.compare(kept, {"FP32": [], "all in INT8": everything})
         return {f"{label} to the result": asdict(one) for label, one in found.items() if label != speed.ALL}
 
-    def _found(self, held_back: Outcome) -> Mapping[str, Any]:
+    def _found(self, held_back: ScoredDrop) -> Mapping[str, Any]:
         search, evaluations = self._search, self._evaluations
-        searched = sensitivity.outcome(self._graphs, evaluations, search.kept, part=SEARCHED, context=self._context)
+        searched = sensitivity.together(self._graphs, evaluations, search.kept, part=SEARCHED, context=self._context)
         return {
             "plain": self._plain(search.kept),
             "decisions": search.decisions,
@@ -184,8 +186,8 @@ class _Run:
             "held_back_looks": self._looks,
             "int8_groups": list(search.kept),
             "float_groups": [group.name for group in self._graphs.groups if group.name not in search.kept],
-            "metric": evaluations.judge.metric,
-            "max_drop": self._options.max_drop,
+            "metric": evaluations.scorer.metric,
+            "max_drop": self._budget.max_drop,
             "latency": self._latency(),
             "evaluations": evaluations.count,
             "evaluation_seconds": evaluations.seconds,

@@ -18,8 +18,8 @@ from mmdeploy.core.errors import BudgetError
 from mmdeploy.quantize import speed
 from mmdeploy.quantize.layer_groups import LayerGroup
 from mmdeploy.quantize.partial import PartialGraphs
-from mmdeploy.quantize.sensitivity import judge, outcome
-from mmdeploy.scoring.evaluations import SEARCHED, Budget, Evaluations, Outcome, number_text
+from mmdeploy.quantize.sensitivity import each_alone, together
+from mmdeploy.scoring.evaluations import SEARCHED, Budget, Evaluations, ScoredDrop, number_text
 
 #: A gain that could not be measured, or not be told from nothing, counts as this share of the latency.
 _SMALLEST_GAIN = 1e-3
@@ -48,29 +48,29 @@ class Search:
     context: StepContext
     kept: tuple[str, ...] = ()
     decisions: list[dict[str, Any]] = field(default_factory=list)
-    ranked: list[tuple[LayerGroup, Outcome]] = field(default_factory=list)
+    ranked: list[tuple[LayerGroup, ScoredDrop]] = field(default_factory=list)
     gains: speed.Gains | None = None
-    _tried: list[tuple[tuple[str, ...], Outcome]] = field(default_factory=list)
-    _last: Outcome | None = None
+    _tried: list[tuple[tuple[str, ...], ScoredDrop]] = field(default_factory=list)
+    _last: ScoredDrop | None = None
 
-    def find(self, float_outcome: Outcome, watch: speed.Stopwatch | None) -> None:
+    def find(self, as_float: ScoredDrop, watch: speed.Stopwatch | None) -> None:
         """Choose the groups in INT8 by the samples searched.
 
         Args:
-            float_outcome: Of the component in FP32, what feeds it as it ships.
+            as_float: Of the component in FP32, what feeds it as it ships.
             watch: Times graphs on the engine; None decides by accuracy alone.
 
         Raises:
             BudgetError: If the budget is broken with no group, or with any one of them, in INT8.
         """
         self.kept = tuple(group.name for group in self.graphs.groups)
-        if not self.budget.kept(float_outcome):
+        if not self.budget.kept(as_float):
             raise self._unmeetable(
                 "is lost before it: with the component in FP32 the ensemble already loses"
-                f" {number_text(float_outcome.drop)} by what feeds it",
+                f" {number_text(as_float.drop)} by what feeds it",
                 hint="compress less what lies upstream of it, or raise max_drop",
             )
-        self.ranked = judge(self.graphs, self.evaluations, SEARCHED, self.context)
+        self.ranked = each_alone(self.graphs, self.evaluations, SEARCHED, self.context)
         if watch is not None:
             self._give_back_what_brings_no_speed(watch)
         given = []
@@ -79,7 +79,7 @@ class Search:
         for name in reversed(given[:-1]):
             self._try_again(name)
 
-    def verify(self, build: Callable[[tuple[str, ...]], Outcome]) -> Outcome:
+    def verify(self, build: Callable[[tuple[str, ...]], ScoredDrop]) -> ScoredDrop:
         """Judge the result on the samples held back; give back more groups until it keeps the budget there.
 
         Args:
@@ -143,9 +143,9 @@ class Search:
         else:
             self.kept, self._last = kept, last
 
-    def _now(self) -> Outcome:
+    def _now(self) -> ScoredDrop:
         """Score the groups in INT8 now on the samples searched."""
-        found = outcome(self.graphs, self.evaluations, self.kept, part=SEARCHED, context=self.context)
+        found = together(self.graphs, self.evaluations, self.kept, part=SEARCHED, context=self.context)
         self._last = found
         self._tried.append((self.kept, found))
         left = len(self.graphs.groups) - len(self.kept)
@@ -171,7 +171,7 @@ class Search:
         return f"{found.ratio:.3g} times the latency without its INT8 ({low:.3g} to {high:.3g})"
 
     def _unmeetable(self, why: str, *, hint: str = _SPEND_ELSEWHERE) -> BudgetError:
-        fused, limit = self.evaluations.judge, self.budget.max_drop
+        fused, limit = self.evaluations.scorer, self.budget.max_drop
         message = f"{self.context.component}: the budget, max_drop {number_text(limit)} of {fused.metric}, {why}"
         best: dict[str, Any] = {}
         if self._tried:

@@ -24,7 +24,7 @@ from mmdeploy.core.contracts import FusedOutput, MethodOptions, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize.layer_groups import LayerGroup
 from mmdeploy.quantize.partial import PartialGraphs, PartialOptions
-from mmdeploy.scoring.evaluations import Evaluations, Journal, Outcome
+from mmdeploy.scoring.evaluations import Evaluations, Journal, ScoredDrop
 
 CONSUMES = "onnx"
 PRODUCES = "sensitivity"
@@ -78,16 +78,16 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     graphs = PartialGraphs(artifact, options, context)
     evaluations = Evaluations(fused, journal_of(context), confidence=options.confidence, seed=context.seed)
     everything = slice(None)
-    ranked = judge(graphs, evaluations, everything, context)
+    ranked = each_alone(graphs, evaluations, everything, context)
     whole = tuple(group.name for group in graphs.groups)
-    together = outcome(graphs, evaluations, whole, part=everything, context=context)
+    whole_drop = together(graphs, evaluations, whole, part=everything, context=context)
     content: dict[str, Any] = {
         "component": context.component,
         "metric": fused.metric,
         "larger_is_better": fused.larger_is_better,
         "samples": fused.samples,
         "original": evaluations.original(everything).metric,
-        "whole": together.to_metadata(),
+        "whole": whole_drop.to_metadata(),
         "sensitivity": [described(group, found) for group, found in ranked],
         "evaluations": evaluations.count,
         "evaluation_seconds": evaluations.seconds,
@@ -118,31 +118,31 @@ def journal_of(context: StepContext) -> Journal:
     return Journal(context.scratch / JOURNAL if context.scratch else None)
 
 
-def judge(
+def each_alone(
     graphs: PartialGraphs, evaluations: Evaluations, part: slice, context: StepContext
-) -> list[tuple[LayerGroup, Outcome]]:
+) -> list[tuple[LayerGroup, ScoredDrop]]:
     """Score each layer group alone in INT8; return them with the worst first."""
     found = []
     for done, group in enumerate(graphs.groups):
         context.progress(done, len(graphs.groups), "layer groups judged at the fused output")
-        found.append((group, outcome(graphs, evaluations, (group.name,), part=part, context=context)))
+        found.append((group, together(graphs, evaluations, (group.name,), part=part, context=context)))
     context.progress(len(found), len(found), "layer groups judged at the fused output")
     return sorted(found, key=lambda one: (-one[1].drop, one[1].score.sqnr_db))
 
 
-def outcome(
+def together(
     graphs: PartialGraphs, evaluations: Evaluations, names: tuple[str, ...], *, part: slice, context: StepContext
-) -> Outcome:
+) -> ScoredDrop:
     """Score the graph with the named groups in INT8."""
     path = context.workdir / "candidate.onnx"
     try:
-        return evaluations.outcome(f"INT8 {json.dumps(sorted(names))}", lambda: graphs.write(names, path), part)
+        return evaluations.drop_of(f"INT8 {json.dumps(sorted(names))}", lambda: graphs.write(names, path), part)
     finally:
         for file in context.workdir.glob(f"{path.name}*"):
             file.unlink()
 
 
-def described(group: LayerGroup, found: Outcome) -> dict[str, Any]:
+def described(group: LayerGroup, found: ScoredDrop) -> dict[str, Any]:
     """Return a group's figures as JSON values."""
     return {
         "group": group.name, "nodes": list(group.nodes), "globs": list(group.globs), "weights": group.weights,

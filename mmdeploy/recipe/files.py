@@ -5,12 +5,14 @@ Python files are parsed and not run: validating a recipe executes none of its co
 
 from __future__ import annotations
 
+import importlib.util
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdeploy.core.errors import nearest
+from mmdeploy.core.errors import did_you_mean, nearest
+from mmdeploy.gates import accuracy
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.wiring import Finding
 from mmdeploy.recipe.yaml_tree import Keys
@@ -33,12 +35,18 @@ def check_files(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> list[Findi
 
 
 def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:
+    outputs = tuple(recipe.outputs)
+    metrics = {
+        index: gate.spec(outputs) for index, gate in enumerate(recipe.gates) if isinstance(gate, accuracy.Options)
+    }
     references: dict[Keys, str | None] = {
         ("model", "factory"): recipe.model.factory,
         **{("data", key): getattr(recipe.data, key) for key in _DATA},
+        **{("gates", index, "metric"): spec.metric for index, spec in metrics.items() if not spec.is_built_in},
     }
     files: dict[Keys, Path | None] = {("model", "weights"): recipe.model.weights}
     files |= {("outputs", name, "labels"): output.labels for name, output in recipe.outputs.items()}
+    files |= {("gates", index, "arguments"): file for index, spec in metrics.items() for file in spec.files}
     for path, reference in references.items():
         if reference is not None and (problem := _reference_problem(reference, folder_at(path))):
             yield Finding(path, problem)
@@ -86,30 +94,55 @@ def _glob_problem(pattern: str, root: Path) -> str | None:
 
 
 def _reference_problem(reference: str, root: Path) -> str | None:
-    """Check ``path.py:callable``; a ``package.module:callable`` is looked for when it is imported."""
+    """Check ``path.py:callable``; a ``package.module:callable`` is looked for when it is imported.
+
+    Those of torchmetrics are looked for in its files, if it is installed.
+    """
     file, _, name = reference.rpartition(":")
+    if file.split(".")[0] == "torchmetrics":
+        return _torchmetrics_problem(file, name)
     if not file.endswith(".py"):
         return None
     if problem := file_problem(file, root):
         return problem
+    return _name_problem(file, name, root)
+
+
+def _torchmetrics_problem(module: str, name: str) -> str | None:
+    """Check ``torchmetrics.module:Class`` without importing it."""
+    spec = importlib.util.find_spec("torchmetrics")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        return None
+    place = Path(folders[0]).joinpath(*module.split(".")[1:])
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    if not file.is_file():
+        there = {one.stem for one in place.parent.iterdir() if one.suffix in ("", ".py") and one.name[0] != "_"}
+        return f"there is no module {module!r}; {did_you_mean(module, [f'torchmetrics.{one}' for one in there])}"
+    return _name_problem(file.name, name, file.parent, shown=module)
+
+
+def _name_problem(file: str, name: str, root: Path, *, shown: str | None = None) -> str | None:
+    """Check that a Python file defines a name."""
+    shown = shown or file
     import ast
 
     try:
         module = ast.parse((root / file).read_bytes(), file)
     except OSError as error:
-        return f"{file} cannot be read: {error.strerror}"
+        return f"{shown} cannot be read: {error.strerror}"
     except SyntaxError as error:
         return f"{file}{f':{error.lineno}' if error.lineno else ''} is not Python: {error.msg}"
     except (ValueError, RecursionError, MemoryError) as error:
-        return f"{file} is not Python: {error or 'nested too deeply'}"
+        return f"{shown} is not Python: {error or 'nested too deeply'}"
     names = _names(module)
     first = name.partition(".")[0]
     if names is None or first in names:
         return None
     defined = [node.name for node in module.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     if guess := nearest(first, names):
-        return f"{file} defines no {first!r}; did you mean {guess!r}?"
-    return f"{file} defines no {first!r}; it defines {', '.join(defined[:_SHOWN_NAMES]) or 'nothing'}"
+        return f"{shown} defines no {first!r}; did you mean {guess!r}?"
+    return f"{shown} defines no {first!r}; it defines {', '.join(defined[:_SHOWN_NAMES]) or 'nothing'}"
 
 
 def _names(module: ast.Module) -> set[str] | None:

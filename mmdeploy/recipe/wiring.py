@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from mmdeploy import prune, quantize, recover
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import did_you_mean
+from mmdeploy.gates import parity
 from mmdeploy.recipe.schema import Component, Recipe, Wire
 from mmdeploy.recipe.yaml_tree import Keys
 
@@ -62,6 +63,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_clashes(tensors),
         *_batch_sizes(recipe),
         *_data(recipe),
+        *_judged_outputs(recipe),
     ]
 
 
@@ -270,6 +272,19 @@ def _data(recipe: Recipe) -> Iterator[Finding]:
                 "nothing about samples that the model has not seen; name another split"
             )
             yield Finding(("data", key), message, involves=(("data", "evaluation"),))
+
+
+def _judged_outputs(recipe: Recipe) -> Iterator[Finding]:
+    """Find outputs that a gate names and that there are not."""
+    written = {wire.tensor for part in recipe.components.values() for wire in part.outputs.values()}
+    for index, gate in enumerate(recipe.gates):
+        inner = isinstance(gate, parity.Options)
+        accepted = written if inner else set(recipe.outputs)
+        for place, name in enumerate(getattr(gate, "outputs", None) or ()):
+            if name not in accepted:
+                what = "no component writes the tensor" if inner else "the ensemble has no output"
+                message = f"{what} {name!r}; {did_you_mean(name, accepted)}"
+                yield Finding(("gates", index, "outputs", place), message, needs_all=True)
 
 
 _DATA_USES = {

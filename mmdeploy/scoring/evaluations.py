@@ -17,21 +17,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mmdeploy.core.contracts import FusedScore
 from mmdeploy.scoring import metrics
+from mmdeploy.scoring.comparison import drop_interval
 
 if TYPE_CHECKING:
-    from mmdeploy.scoring.metrics import FloatArray, Interval
+    from mmdeploy.scoring.metrics import Interval
 
-#: What stands for an infinite SQNR: FP32 cannot tell more apart.
-_LARGEST_DB = 150.0
-_RESAMPLES = 1000
-#: Scores are sums of floats: a drop of 0.01 must keep a budget of 0.01.
-_SLACK = 1e-6
+#: What a search may lose where neither its section nor the gate whose metric it scores with says it.
+DEFAULT_MAX_DROP = 0.01
 #: Validation samples that a search decides on, and those that it is verified on: every other one, so that samples
 #: in the order of their classes are split evenly.
 SEARCHED, HELD_BACK = slice(0, None, 2), slice(1, None, 2)
 
 
-class Judge(Protocol):
+class Scorer(Protocol):
     """What scores candidates: `mmdeploy.core.contracts.FusedOutput` for graphs, or another for modules."""
 
     @property
@@ -86,7 +84,7 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ScoredDrop:
     """A candidate's score against that of the FP32 original on the same samples.
 
     Attributes:
@@ -111,7 +109,7 @@ class Outcome:
             "metric": self.score.metric,
             "drop": self.drop,
             "drop_interval": list(self.interval) if self.interval else None,
-            "sqnr_db": None if unchanged else max(-_LARGEST_DB, self.score.sqnr_db),
+            "sqnr_db": None if unchanged else max(-metrics.UNCHANGED_DB, self.score.sqnr_db),
             "cosine": self.score.cosine,
             "samples": self.score.samples,
         }
@@ -129,14 +127,14 @@ class Budget:
     max_drop: float
     by_interval: bool = False
 
-    def kept(self, found: Outcome) -> bool:
+    def kept(self, found: ScoredDrop) -> bool:
         """Say whether the estimate of a drop is within the budget."""
-        return found.drop <= self.max_drop + _SLACK
+        return found.drop <= self.max_drop + metrics.SLACK
 
-    def proven(self, found: Outcome) -> bool:
+    def proven(self, found: ScoredDrop) -> bool:
         """Say whether a drop on the samples held back is within the budget."""
         if self.by_interval and found.interval is not None:
-            return found.interval[1] <= self.max_drop + _SLACK
+            return found.interval[1] <= self.max_drop + metrics.SLACK
         return self.kept(found)
 
 
@@ -148,35 +146,35 @@ class Evaluations:
         seconds: Time that they took, that of the earlier run included.
     """
 
-    def __init__(self, judge: Judge, journal: Journal, *, confidence: float, seed: int) -> None:
+    def __init__(self, scorer: Scorer, journal: Journal, *, confidence: float, seed: int) -> None:
         """Start counting.
 
         Args:
-            judge: Scores candidates.
+            scorer: Scores candidates.
             journal: Where scores are written down.
             confidence: Of the intervals, such as 0.95.
             seed: For intervals that are resampled.
         """
-        self.judge, self._journal, self._confidence, self._seed = judge, journal, confidence, seed
+        self.scorer, self._journal, self._confidence, self._seed = scorer, journal, confidence, seed
         self.count, self.seconds = 0, 0.0
         self._counted: set[str] = set()
 
     def original(self, part: slice) -> FusedScore:
         """Score the FP32 original."""
-        return self._score("original", part, lambda: self.judge.original(part))
+        return self._score("original", part, lambda: self.scorer.original(part))
 
-    def outcome(self, name: str, make: Callable[[], Any], part: slice) -> Outcome:
+    def drop_of(self, name: str, make: Callable[[], Any], part: slice) -> ScoredDrop:
         """Score a candidate.
 
         Args:
             name: What tells it from all others of the step.
-            make: Gives it to the judge; not called when the score is known.
+            make: Gives it to the scorer; not called when the score is known.
             part: Of the validation samples.
         """
-        score = self._score(name, part, lambda: self.judge.score(make(), part))
+        score = self._score(name, part, lambda: self.scorer.score(make(), part))
         original = self.original(part)
-        drop = original.metric - score.metric if self.judge.larger_is_better else score.metric - original.metric
-        return Outcome(score, drop, self._interval(original, score))
+        drop = original.metric - score.metric if self.scorer.larger_is_better else score.metric - original.metric
+        return ScoredDrop(score, drop, self._interval(original, score))
 
     def _score(self, name: str, part: slice, make: Callable[[], FusedScore]) -> FusedScore:
         key = f"{name} [{part.start}:{part.stop}:{part.step}]"
@@ -195,27 +193,15 @@ class Evaluations:
     def _interval(self, original: FusedScore, score: FusedScore) -> Interval | None:
         if original.per_sample is None or score.per_sample is None:
             return None
-        sign = 1.0 if self.judge.larger_is_better else -1.0
-        lost = sign * (original.per_sample - score.per_sample)
-        if set(original.per_sample.tolist()) | set(score.per_sample.tolist()) <= {0.0, 1.0}:
-            return metrics.paired_proportion_interval(
-                int((lost > 0).sum()), int((lost < 0).sum()), len(lost), confidence=self._confidence
-            )
-        return _mean_interval(lost, confidence=self._confidence, seed=self._seed)
+        return drop_interval(
+            original.per_sample, score.per_sample, larger_is_better=self.scorer.larger_is_better,
+            confidence=self._confidence, seed=self._seed,
+        )  # fmt: skip
 
 
 def number_text(value: float) -> str:
     """Return a figure of a metric for a sentence."""
     return f"{value:.4g}"
-
-
-def _mean_interval(values: FloatArray, *, confidence: float, seed: int) -> Interval:
-    import numpy as np
-
-    return metrics.bootstrap_interval(
-        lambda draws: np.asarray(values[draws].mean(axis=1)), len(values),
-        confidence=confidence, seed=seed, resamples=_RESAMPLES, method="BCa",
-    )  # fmt: skip
 
 
 def _to_json(score: FusedScore) -> dict[str, Any]:

@@ -23,11 +23,12 @@ SERVING_SPREAD = 0.02
 #: Data doubles from look to look, so this is 64 times the first look.
 MAX_LOOKS = 7
 
-Judge = Callable[[Measurement, float], list[Check]]
+#: Turns a measurement into checks, with intervals of the given confidence.
+Decide = Callable[[Measurement, float], list[Check]]
 
 
 def until_decided(
-    pair: SideBySide, options: LoadOptions, evidence: Evidence, *, what: str, judge: Judge
+    pair: SideBySide, options: LoadOptions, evidence: Evidence, *, what: str, decide: Decide
 ) -> list[Check]:
     """Measure until no check is inconclusive, or the time is up.
 
@@ -36,7 +37,7 @@ def until_decided(
         options: Requests before the first look, seconds at most, confidence.
         evidence: Its progress is told the requests done.
         what: What progress calls it.
-        judge: Turns a measurement into checks, with intervals of the given confidence.
+        decide: Turns a measurement into checks, with intervals of the given confidence.
     """
     deadline = pair.clock() + options.max_seconds
     pair.warm_up()
@@ -51,7 +52,9 @@ def until_decided(
             break
         measured.looks = look
         last, confidence = pair.clock() >= deadline, 1.0 - (1.0 - options.confidence) / 2.0**look
-        checks = _confirmed(judge(measured, confidence), measured, judge, confidence, too_early=look == 1 and not last)
+        checks = _confirmed(
+            decide(measured, confidence), measured, decide, confidence, too_early=look == 1 and not last
+        )
         if last or Verdict.of_all([check.verdict for check in checks]) is not Verdict.INCONCLUSIVE:
             break
         target *= 2
@@ -61,7 +64,7 @@ def until_decided(
 
 
 def _confirmed(
-    checks: list[Check], measured: Measurement, judge: Judge, confidence: float, *, too_early: bool
+    checks: list[Check], measured: Measurement, decide: Decide, confidence: float, *, too_early: bool
 ) -> list[Check]:
     """Let a failure stand only if each half of the rounds shows it alone, and not on the first look while time is left.
 
@@ -70,7 +73,7 @@ def _confirmed(
     failed = [check.verdict is Verdict.FAIL for check in checks]
     if not any(failed):
         return checks
-    halves = [judge(half, confidence) for half in measured.halves()]
+    halves = [decide(half, confidence) for half in measured.halves()]
     note = "beyond the limit over all rounds, but not in the earlier and in the later half of them alone"
     return [
         replace(check, verdict=Verdict.INCONCLUSIVE, note=note)

@@ -10,13 +10,18 @@ Intervals are two-sided. Resampling is seeded: the same data and seed give the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+
+#: Scores are sums of floats: a drop of 0.01 must keep a limit of 0.01.
+SLACK = 1e-6
+#: SQNR of a sample that did not change among samples that did: beyond what FP32's 24 bits can tell apart.
+UNCHANGED_DB = 150.0
 
 Array: TypeAlias = "npt.NDArray[Any]"
 FloatArray: TypeAlias = "npt.NDArray[np.float64]"
@@ -92,6 +97,32 @@ def sqnr_db(reference: Array, candidate: Array) -> float:
 def max_abs_error(reference: Array, candidate: Array) -> float:
     """Return the largest absolute difference, in the tensor's own unit."""
     return float(per_sample_max_abs_error(_one_row(reference), _one_row(candidate))[0])
+
+
+def output_noise(
+    original: Mapping[str, Array], candidate: Mapping[str, Array], broken: npt.NDArray[np.bool_] | None = None
+) -> tuple[float, float]:
+    """Return the means over samples of SQNR in dB and of cosine, of the first output of floating point that changed.
+
+    Args:
+        original: Outputs by name.
+        candidate: The same outputs; finite.
+        broken: Samples that count as having no signal.
+
+    Returns:
+        ``inf`` and 1.0 where no sample changed; else each sample's SQNR is at most `UNCHANGED_DB`.
+    """
+    import numpy as np
+
+    floats = [name for name, array in original.items() if array.dtype.kind == "f"] or list(original)
+    name = next((name for name in floats if not np.array_equal(original[name], candidate[name])), floats[0])
+    sqnr_db = per_sample_sqnr_db(original[name], candidate[name])
+    cosines = per_sample_cosine(original[name], candidate[name])
+    if broken is not None:
+        sqnr_db, cosines = np.where(broken, -np.inf, sqnr_db), np.where(broken, 0.0, cosines)
+    if not np.isposinf(sqnr_db).all():
+        sqnr_db = np.minimum(sqnr_db, UNCHANGED_DB)
+    return float(sqnr_db.mean()), float(cosines.mean())
 
 
 def mcnemar_exact(only_reference: int, only_candidate: int) -> float:
@@ -189,6 +220,17 @@ def bootstrap_interval(
         if math.isfinite(low) and math.isfinite(high):
             return (low, high)
     return interval("percentile", _expanded(confidence, units))
+
+
+def percentile_interval_of(drawn: FloatArray, units: int, *, confidence: float) -> Interval:
+    """Return the percentile interval (expanded, see `_expanded`) of resamples of so many units."""
+    import numpy as np
+
+    if units == 1:
+        return (-math.inf, math.inf)
+    beyond = (1.0 - _expanded(confidence, units)) / 2.0
+    low, high = np.quantile(drawn, [beyond, 1.0 - beyond])
+    return (float(low), float(high))
 
 
 def percentile_ratio_interval(

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 
 from mmdeploy.core.contracts import Array, StepContext, TrainingSetup
 from mmdeploy.core.errors import DataError, TrainingError, did_you_mean
+from mmdeploy.core.labels import Labels
 from mmdeploy.model.torch_model import torch_threads
 from mmdeploy.training import checkpoint
 from mmdeploy.training.losses import loss
 from mmdeploy.training.optimizer import learning_rate, optimizer
 from mmdeploy.training.options import TrainingOptions
-from mmdeploy.training.processes import Batch, Part, accelerator, random_state_kept, seed, share
+from mmdeploy.training.processes import Batch, Part, accelerator, labels_on, random_state_kept, seed, share
 from mmdeploy.training.record import EpochRecord, TrainingRecord
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ class _Training:
         self.module.eval()
         feeds, labels = self.validation
         total, size = len(labels), self.options.batch_size
-        parts: list[tuple[int, Array, float]] = []
+        parts: list[tuple[int, dict[str, Array], float]] = []
         with torch.no_grad():
             for number, start in enumerate(range(0, total, size)):
                 if number % self.accelerator.num_processes == self.accelerator.process_index:
@@ -261,23 +262,26 @@ class _Training:
         parts = sorted(gather_object(parts), key=lambda part: part[0])
         found: list[float | None] = [None, None]
         if self.accelerator.is_main_process:
-            outputs = np.concatenate([answers for _, answers, _ in parts])
-            value = float(sum(part_loss * len(answers) for _, answers, part_loss in parts) / total)
-            finite = bool(np.isfinite(outputs).all())
-            score = self.setup.score({self.setup.ensemble_outputs[0]: outputs}, labels) if finite else math.nan
+            outputs = {
+                name: np.concatenate([answers[name] for _, answers, _ in parts]) for name in self.setup.scored_outputs
+            }
+            weights = [len(next(iter(answers.values()))) / total for _, answers, _ in parts]
+            value = sum(part_loss * weight for (_, _, part_loss), weight in zip(parts, weights, strict=True))
+            finite = all(bool(np.isfinite(array).all()) for array in outputs.values())
+            score = self.setup.score(outputs, labels).score if finite else math.nan
             found = [score if math.isfinite(score) else None, value if math.isfinite(value) else None]
         broadcast_object_list(found)
         return found[0], found[1]
 
-    def _answers(self, feeds: Mapping[str, Array], labels: Array, part: slice) -> tuple[Array, float]:
+    def _answers(self, feeds: Mapping[str, Array], labels: Labels, part: slice) -> tuple[dict[str, Array], float]:
         import torch
 
         device = self.accelerator.device
         given = {name: torch.as_tensor(array[part]).to(device) for name, array in feeds.items()}
         outputs = self.plain_network(given)
-        wanted = torch.as_tensor(labels[part]).to(device)
+        wanted = labels_on(labels[part], device)
         value = loss(outputs, given, wanted, setup=self.setup, options=self.options)
-        return outputs[self.setup.ensemble_outputs[0]].cpu().numpy(), float(value)
+        return {name: outputs[name].cpu().numpy() for name in self.setup.scored_outputs}, float(value)
 
     def _count_batches(self) -> int:
         """Read one epoch to know its length, so that bad data is found before anything is trained."""

@@ -9,7 +9,7 @@ original's square. All are means over samples, so that the loss of a batch is th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.contracts import TrainingSetup
 from mmdeploy.core.errors import DataError, TrainingError
@@ -25,7 +25,7 @@ _TINY = 1e-12
 def loss(
     outputs: Mapping[str, Tensor],
     feeds: Mapping[str, Tensor],
-    labels: Tensor | None,
+    labels: Any,
     *,
     setup: TrainingSetup,
     options: TrainingOptions,
@@ -35,7 +35,7 @@ def loss(
     Args:
         outputs: What the network gave for ``feeds``, by ensemble tensor.
         feeds: The ensemble's inputs.
-        labels: One a sample, or None.
+        labels: One a sample, as `mmdeploy.training.processes.labels_on` gives them, or None.
         setup: The model around the component.
         options: Of training.
 
@@ -79,11 +79,11 @@ def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
 def _distillation(
     outputs: Mapping[str, Tensor], teacher: Mapping[str, Tensor], setup: TrainingSetup, options: TrainingOptions
 ) -> Tensor:
-    scored = setup.ensemble_outputs[0]
+    scored = setup.scored_outputs[0]
     parts: list[Tensor] = []
     if options.logits_weight:
         student, wanted = _pair(scored, outputs, teacher)
-        are_scores = setup.larger_is_better and student.ndim > 1 and student.shape[-1] > 1
+        are_scores = setup.compares_scores and student.ndim > 1 and student.shape[-1] > 1
         distance = divergence(student, wanted, options.temperature) if are_scores else relative_error(student, wanted)
         parts.append(options.logits_weight * distance)
     if options.embedding_weight:

@@ -6,17 +6,19 @@ import contextlib
 import os
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import EnvironmentUnfitError
+from mmdeploy.core.labels import Labels, Ragged, Table, Texts
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch import Tensor
+    from torch import Tensor, device
 
-Batch: TypeAlias = "tuple[dict[str, Array], Array | None]"
-Part: TypeAlias = "tuple[dict[str, Tensor], Tensor | None]"
+Batch: TypeAlias = "tuple[dict[str, Array], Labels | None]"
+#: Feeds and labels on the device; see `labels_on`.
+Part: TypeAlias = "tuple[dict[str, Tensor], Any]"
 
 
 def accelerator() -> Accelerator:
@@ -58,8 +60,23 @@ def share(batch: Batch, engine: Accelerator) -> tuple[Part, int, float]:
     start, stop = samples * index // processes, samples * (index + 1) // processes
     rows = slice(start, stop) if stop > start else slice(0, 1)
     given = {name: torch.as_tensor(array[rows]).to(engine.device) for name, array in feeds.items()}
-    wanted = None if labels is None else torch.as_tensor(labels[rows]).to(engine.device)
+    wanted = None if labels is None else labels_on(labels[rows], engine.device)
     return (given, wanted), samples, (stop - start) * processes / samples
+
+
+def labels_on(labels: Labels, place: device) -> Any:
+    """Return labels as a loss takes them: numbers as a tensor on a device, text as it is.
+
+    Returns:
+        A tensor; a list of strings, of lists of strings or of tensors, one a sample; or a dict of these by name.
+    """
+    import torch
+
+    if isinstance(labels, Table):
+        return {name: labels_on(column, place) for name, column in labels.columns.items()}
+    if isinstance(labels, Ragged) and not isinstance(labels.values, Texts):
+        return [torch.as_tensor(array).to(place) for array in labels]
+    return list(labels) if isinstance(labels, Texts | Ragged) else torch.as_tensor(labels).to(place)
 
 
 def seed(*numbers: int) -> None:

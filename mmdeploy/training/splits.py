@@ -17,10 +17,12 @@ import numpy as np
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import DataError
+from mmdeploy.core.labels import Labels
 from mmdeploy.data import samples as data
+from mmdeploy.data.labels import stacked_labels
 
 Sample: TypeAlias = tuple[data.Feed, Any]
-Batch: TypeAlias = "tuple[data.Feed, Array | None]"
+Batch: TypeAlias = "tuple[data.Feed, Labels | None]"
 
 _KEPT_BYTES = 256 * 2**20
 _BUFFER_BYTES = 64 * 2**20
@@ -126,9 +128,7 @@ class Split:
         unlabelled = [label is None for label in labels]
         if any(unlabelled) and not all(unlabelled):
             raise DataError(f"{self.reference}: some samples have a label and others have none")
-        return data.stacked(feeds, self.reference, 0), None if unlabelled[0] else data.label_array(
-            labels, self.reference
-        )
+        return data.stacked(feeds, self.reference, 0), None if unlabelled[0] else stacked_labels(labels, self.reference)
 
     def _refuse_shared(self, feed: data.Feed, index: int, other: SeenSamples) -> None:
         twin = other.find(feed)

@@ -14,15 +14,19 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import Array, FusedScore, Runner
 from mmdeploy.core.errors import DataError, EngineError, InferenceError
+from mmdeploy.core.labels import Labels
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.data import samples as data
+from mmdeploy.planning.chains import fed_outputs, yardstick
 from mmdeploy.recipe.wiring import topological_order, upstream
-from mmdeploy.scoring import metrics, scores
+from mmdeploy.scoring import metrics
+from mmdeploy.scoring.scored import Scored
+from mmdeploy.scoring.task_metric import TaskMetric, open_metric
 from mmdeploy.training.splits import SeenSamples
 
 if TYPE_CHECKING:
@@ -36,8 +40,6 @@ if TYPE_CHECKING:
 _BATCH = 32
 #: Tensors larger than this are kept in files.
 _IN_MEMORY_BYTES = 64 * 2**20
-#: SQNR of a sample that did not change among samples that did: beyond what FP32's 24 bits can tell apart.
-_UNCHANGED_DB = 150.0
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,12 @@ class Samples:
 
     Attributes:
         feeds: Arrays by ensemble input, samples stacked along axis 0.
-        labels: One label a sample along axis 0, or None when the split has none.
+        labels: One a sample, or None when the split has none.
         source: The callable that gave them, for messages.
     """
 
     feeds: Mapping[str, Array]
-    labels: npt.NDArray[Any] | None
+    labels: Labels | None
     source: str = "data.validation"
 
 
@@ -85,30 +87,29 @@ class FusedEnsemble:
         self._recipe, self._component, self._graphs = recipe, component, graphs
         self._feeds, self._labels = samples.feeds, samples.labels
         self._parameters = {"intra_op_thread_count": str(threads)}
-        self._output = next(iter(recipe.outputs))
-        self._metric = metric_of(recipe)
-        self._before, self._after = upstream(recipe.components, component), _followers(recipe, component)
-        written = {
-            wire.tensor for name in (component, *self._after) for wire in recipe.components[name].outputs.values()
-        }
-        if self._output not in written:
+        self._metric = open_metric(yardstick(recipe, component).metric, recipe.root)
+        self._outputs = self._metric.outputs
+        if not fed_outputs(recipe, component) & {*self._outputs}:
+            seen = " and ".join(map(repr, self._outputs))
             raise DataError(
-                f"{component} does not feed {self._output!r}, the ensemble's first output, which is the one scored",
-                hint="list an output that depends on it first under `outputs`",
+                f"{component} does not feed {seen}, which is what {self._metric.name} scores",
+                hint="add an accuracy gate whose metric sees an output that depends on it",
             )
+        self._before = upstream(recipe.components, component)
+        self._after = _followers(recipe, component, self._outputs)
         self._runners: dict[Path, Runner] = {}
         self._around: dict[str, Array] | None = None
-        self._originals: Array | None = None
+        self._originals: dict[str, Array] | None = None
 
     @property
     def metric(self) -> str:
-        """Name of the task's metric: that of the recipe's accuracy gate, or ``top1``."""
-        return self._metric
+        """Name of the task's metric: see `planning.chains.yardstick`."""
+        return self._metric.name
 
     @property
     def larger_is_better(self) -> bool:
         """Whether a larger metric is better."""
-        return self._metric not in scores.ERRORS
+        return self._metric.larger_is_better
 
     @property
     def samples(self) -> int:
@@ -124,7 +125,7 @@ class FusedEnsemble:
             InferenceError: If one does not run.
         """
         chosen = part or slice(None)
-        return self._scored(self._original_answers()[chosen], chosen)
+        return self._scored(_part(self._original_answers(), chosen), chosen)
 
     def score(self, graph: Path | Runner, part: slice | None = None) -> FusedScore:
         """Score a graph in the component's place, on all samples or a slice of them.
@@ -152,30 +153,32 @@ class FusedEnsemble:
         finally:
             candidate.close()
 
-    def _answers_with(self, candidate: Runner, tensors: Mapping[str, Array], batch_size: int) -> Array:
+    def _answers_with(self, candidate: Runner, tensors: Mapping[str, Array], batch_size: int) -> dict[str, Array]:
         runners = {self._component: candidate} | {name: self._exported(name) for name in self._after}
-        return self._through(runners, tensors, keep=(self._output,), batch_size=batch_size)[self._output]
+        return self._through(runners, tensors, keep=self._outputs, batch_size=batch_size)
 
     @property
     def _largest_batch(self) -> int:
         """What an engine may be asked at once."""
         return min(_BATCH, max(1, self._recipe.components[self._component].serving.max_batch_size))
 
-    def _scored(self, answers: Array, part: slice) -> FusedScore:
+    def _scored(self, answers: Mapping[str, Array], part: slice) -> FusedScore:
         import numpy as np
 
-        reference, labels = self._original_answers()[part], self._labels[part]
-        scores.check_labels(self._metric, reference, labels)
-        broken = ~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)
-        answers = np.where(broken.reshape(-1, *[1] * (answers.ndim - 1)), np.zeros_like(answers), answers)
-        metric, per_sample = _metric_with(broken, scores.scored(self._metric, answers, labels), self._metric)
-        sqnr_db = np.where(broken, -np.inf, metrics.per_sample_sqnr_db(reference, answers))
-        if not np.isposinf(sqnr_db).all():
-            sqnr_db = np.minimum(sqnr_db, _UNCHANGED_DB)
-        cosine = np.where(broken, 0.0, metrics.per_sample_cosine(reference, answers))
-        return FusedScore(metric, per_sample, float(sqnr_db.mean()), float(cosine.mean()), len(labels))
+        reference, labels = _part(self._original_answers(), part), self._labels[part]
+        broken = np.zeros(len(labels), dtype=bool)
+        for array in answers.values():
+            if array.dtype.kind == "f":
+                broken |= ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        finite = {
+            name: np.where(broken.reshape(-1, *[1] * (array.ndim - 1)), np.zeros_like(array), array)
+            for name, array in answers.items()
+        }
+        metric, per_sample = _metric_with(broken, self._metric.scored(finite, labels), self._metric)
+        sqnr_db, cosine = metrics.output_noise(reference, finite, broken)
+        return FusedScore(metric, per_sample, sqnr_db, cosine, len(labels))
 
-    def _original_answers(self) -> Array:
+    def _original_answers(self) -> dict[str, Array]:
         if self._originals is None:
             exported = self._graphs.exported
             if all(self._graphs.shipped[name] == exported[name] for name in self._before):  # it is computed anyway
@@ -183,7 +186,7 @@ class FusedEnsemble:
             else:
                 rest, tensors = topological_order(self._recipe.components), dict(self._feeds)
             runners = {name: self._exported(name) for name in rest}
-            self._originals = self._through(runners, tensors, keep=(self._output,))[self._output]
+            self._originals = self._through(runners, tensors, keep=self._outputs)
         return self._originals
 
     def _fixed(self) -> dict[str, Array]:
@@ -197,7 +200,7 @@ class FusedEnsemble:
             readers = (self._component, *self._after)
             read = {wire.tensor for name in readers for wire in self._recipe.components[name].inputs.values()}
             written = {wire.tensor for name in readers for wire in self._recipe.components[name].outputs.values()}
-            self._around = self._through(runners, self._feeds, keep=sorted(read - written))
+            self._around = self._through(runners, self._feeds, keep=sorted({*read, *self._outputs} - written))
         return self._around
 
     def _through(
@@ -265,19 +268,14 @@ def validation_samples(recipe: Recipe) -> Samples:
     return Samples(feeds, labels, source=reference)
 
 
-def metric_of(recipe: Recipe) -> str:
-    """Return the task's metric: that of the recipe's accuracy gate, or ``top1``."""
-    named = (getattr(gate, "metric", None) for gate in recipe.gates)
-    return next((str(metric) for metric in named if metric), "top1")
-
-
-def _followers(recipe: Recipe, component: str) -> tuple[str, ...]:
-    """Return the components that depend on one and that the ensemble's first output depends on, in order."""
-    output = next(iter(recipe.outputs))
-    writer = next(
-        name for name, part in recipe.components.items() if output in (wire.tensor for wire in part.outputs.values())
-    )
-    wanted = {*upstream(recipe.components, writer), writer}
+def _followers(recipe: Recipe, component: str, outputs: Sequence[str]) -> tuple[str, ...]:
+    """Return the components that depend on one and that one of the outputs depends on, in order."""
+    writers = [
+        name
+        for name, part in recipe.components.items()
+        if any(wire.tensor in outputs for wire in part.outputs.values())
+    ]
+    wanted = {*writers, *(name for writer in writers for name in upstream(recipe.components, writer))}
     return tuple(
         name
         for name in topological_order(recipe.components)
@@ -285,16 +283,19 @@ def _followers(recipe: Recipe, component: str) -> tuple[str, ...]:
     )
 
 
-def _metric_with(broken: npt.NDArray[np.bool_], scored: scores.Scored, metric: str) -> tuple[float, FloatArray | None]:
+def _part(answers: Mapping[str, Array], part: slice) -> dict[str, Array]:
+    return {name: array[part] for name, array in answers.items()}
+
+
+def _metric_with(broken: npt.NDArray[np.bool_], found: Scored, metric: TaskMetric) -> tuple[float, FloatArray | None]:
     """Return the metric and that of each sample, with samples whose answer is not finite as bad as can be."""
     import numpy as np
 
     if not broken.any():
-        return scored.score, scored.per_sample
-    worst = np.inf if metric in scores.ERRORS else 0.0
-    if scored.per_sample is None:
-        return worst, None
-    per_sample = np.where(broken, worst, scored.per_sample)
+        return found.score, found.per_unit
+    if found.per_unit is None or len(found.per_unit) != len(broken):
+        return metric.worst, None
+    per_sample = np.where(broken, metric.worst, found.per_unit)
     return float(per_sample.mean()), per_sample
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from mmdeploy import gates
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Progress, method_of
 from mmdeploy.core.errors import DataError
+from mmdeploy.core.labels import Labels, written
 from mmdeploy.data import samples as data
 from mmdeploy.model import torch_model
 from mmdeploy.recipe.wiring import topological_order
@@ -44,10 +46,13 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
                 if tensor not in recipe.inputs:
                     parts.setdefault(tensor, []).append(array)
             progress(min(total, start + _ORIGINAL_BATCH), total, "samples through the PyTorch model")
+    tensors = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    if labels is not None:
+        _try_metrics(recipe, tensors, labels)
     index = {
         "feeds": _save(workdir, "feeds", feeds),
-        "labels": _save(workdir, "labels", {} if labels is None else {"label": labels}),
-        "tensors": _save(workdir, "tensors", {name: np.concatenate(arrays) for name, arrays in parts.items()}),
+        "labels": None if labels is None else _save_labels(workdir, labels),
+        "tensors": _save(workdir, "tensors", tensors),
     }
     path = workdir / "index.json"
     path.write_text(json.dumps(index, indent=1))
@@ -70,6 +75,30 @@ def _refuse_unlabelled(recipe: Recipe) -> None:
                 f"the {method_of(gate)} gate needs labels, but {recipe.data.evaluation} gives none",
                 hint="yield (feed, label) for each sample, or take the gate out of the recipe",
             )
+
+
+def _try_metrics(recipe: Recipe, tensors: Mapping[str, Array], labels: Labels) -> None:
+    """Score the original by every accuracy gate's metric, for the same reason.
+
+    Raises:
+        DataError: If labels or outputs are not what a metric takes.
+        MetricError: If one cannot be loaded, or fails.
+    """
+    for gate in recipe.gates:
+        if isinstance(gate, gates.accuracy.Options):
+            gates.accuracy.opened(gate, tuple(recipe.outputs), recipe.root).scored(tensors, labels)
+
+
+def _save_labels(workdir: Path, labels: Labels) -> Any:
+    """Save labels in numbered files; the result says what each is."""
+    numbers = itertools.count()
+
+    def save(array: Array) -> str:
+        name = f"labels-{next(numbers)}.npy"
+        np.save(workdir / name, array, allow_pickle=False)
+        return name
+
+    return written(labels, save)
 
 
 def _save(workdir: Path, group: str, arrays: Mapping[str, Array]) -> dict[str, str]:

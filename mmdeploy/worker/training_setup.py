@@ -7,15 +7,18 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.artifact import Artifact, TensorSpec
-from mmdeploy.core.contracts import Array, Network
+from mmdeploy.core.contracts import Array, MetricScore, Network
 from mmdeploy.core.errors import DataError, MmdeployError, TrainingError
+from mmdeploy.core.labels import Labels
 from mmdeploy.data import samples as data
+from mmdeploy.data.labels import stacked_labels
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.torch_component import load_component
 from mmdeploy.model.torch_model import call_module, load_model, submodule
-from mmdeploy.planning.chains import metric
+from mmdeploy.planning.chains import yardstick
 from mmdeploy.recipe.wiring import topological_order
-from mmdeploy.scoring import scores
+from mmdeploy.scoring.metric_spec import MetricSpec
+from mmdeploy.scoring.task_metric import TaskMetric, open_metric
 from mmdeploy.training.splits import SeenSamples, Split
 
 if TYPE_CHECKING:
@@ -61,18 +64,28 @@ class RecipeTrainingSetup:
 
     @property
     def ensemble_outputs(self) -> tuple[str, ...]:
-        """The ensemble's outputs; the first is the one scored."""
+        """The ensemble's outputs."""
         return tuple(self._recipe.outputs)
 
     @property
+    def scored_outputs(self) -> tuple[str, ...]:
+        """The ensemble's outputs that the metric sees."""
+        return self._spec.outputs
+
+    @property
+    def compares_scores(self) -> bool:
+        """Whether the first output scored is one score a class, as far as the metric tells; else it is values."""
+        return (self._spec.compares or ("scores" if self.larger_is_better else "values")) == "scores"
+
+    @property
     def metric(self) -> str:
-        """The metric of the recipe's accuracy gate, or ``top1``."""
-        return metric(self._recipe)
+        """Name of the metric: see `planning.chains.yardstick`."""
+        return self._metric.name
 
     @property
     def larger_is_better(self) -> bool:
         """Whether a larger metric is better."""
-        return self.metric not in scores.ERRORS
+        return self._metric.larger_is_better
 
     def network(self, module: nn.Module) -> Network:
         """Put a module in the component's place; the returned function runs every component in order."""
@@ -98,7 +111,7 @@ class RecipeTrainingSetup:
         with torch.no_grad():
             return self._run(self._originals, feeds, dict(known), set())
 
-    def training(self, epoch: int, batch_size: int) -> Iterator[tuple[dict[str, Array], Array | None]]:
+    def training(self, epoch: int, batch_size: int) -> Iterator[tuple[dict[str, Array], Labels | None]]:
         """Iterate over one epoch of the training split in batches, shuffled by the recipe's seed and the epoch.
 
         Raises:
@@ -106,7 +119,7 @@ class RecipeTrainingSetup:
         """
         return self._training.batches(epoch, batch_size, self._recipe.seed)
 
-    def validation(self) -> tuple[dict[str, Array], Array]:
+    def validation(self) -> tuple[dict[str, Array], Labels]:
         """Return the whole validation split: feeds stacked along axis 0, and labels.
 
         Raises:
@@ -114,10 +127,10 @@ class RecipeTrainingSetup:
         """
         return self._validation
 
-    def task_loss(self, outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    def task_loss(self, outputs: Mapping[str, Tensor], labels: Any) -> Tensor:
         """Return the mean loss of a batch.
 
-        It is what the recipe's ``data.loss`` gives; without one, cross-entropy of the first ensemble output for
+        It is what the recipe's ``data.loss`` gives; without one, cross-entropy of the first output that is scored for
         integer labels, and the mean squared error for others and where the metric is an error.
 
         Raises:
@@ -127,10 +140,16 @@ class RecipeTrainingSetup:
         reference = self._recipe.data.loss
         if reference is not None:
             return self._own_loss(reference, outputs, labels)
+        import torch
         from torch.nn import functional
 
-        answers = outputs[self.ensemble_outputs[0]]
-        if labels.is_floating_point() or not self.larger_is_better:
+        if not isinstance(labels, torch.Tensor):
+            raise DataError(
+                f"labels that are a {type(labels).__name__} have no loss of their own",
+                hint="name a callable under data.loss: it gets the outputs by name, and numbers as tensors",
+            )
+        answers = outputs[self.scored_outputs[0]]
+        if labels.is_floating_point() or self._spec.metric in ("mse", "mae"):
             if answers.shape != labels.shape:
                 raise DataError(
                     f"labels are {list(labels.shape)}, the model answers {list(answers.shape)}: no squared error",
@@ -146,15 +165,23 @@ class RecipeTrainingSetup:
                 hint="give one class id a sample, from 0, or a loss under data.loss",
             ) from cause
 
-    def score(self, outputs: Mapping[str, Array], labels: Array) -> float:
-        """Return the task's metric of ensemble outputs.
+    def score(self, outputs: Mapping[str, Array], labels: Labels) -> MetricScore:
+        """Score ensemble outputs by the task's metric.
 
         Raises:
             DataError: If the metric cannot take these labels.
+            MetricError: If it fails.
         """
-        answers = outputs[self.ensemble_outputs[0]]
-        scores.check_labels(self.metric, answers, labels)
-        return scores.scored(self.metric, answers, labels).score
+        found = self._metric.scored(outputs, labels)
+        return MetricScore(found.score, found.per_unit)
+
+    @functools.cached_property
+    def _spec(self) -> MetricSpec:
+        return yardstick(self._recipe, self._component).metric
+
+    @functools.cached_property
+    def _metric(self) -> TaskMetric:
+        return open_metric(self._spec, self._recipe.root)
 
     @functools.cached_property
     def _originals(self) -> dict[str, nn.Module]:
@@ -171,7 +198,7 @@ class RecipeTrainingSetup:
         return self._split(self._recipe.data.training, [*self._judged, self._validation_samples])
 
     @functools.cached_property
-    def _validation(self) -> tuple[dict[str, Array], Array]:
+    def _validation(self) -> tuple[dict[str, Array], Labels]:
         reference = self._recipe.data.validation
         assert reference is not None
         samples = list(self._split(reference, self._judged).samples(0))
@@ -184,7 +211,7 @@ class RecipeTrainingSetup:
                 hint="yield (feed, label) for each sample: the best epoch is chosen by the task's metric",
             )
         feeds, labels = [feed for feed, _ in samples], [label for _, label in samples]
-        return data.stacked(feeds, reference, 0), data.label_array(labels, reference)
+        return data.stacked(feeds, reference, 0), stacked_labels(labels, reference)
 
     @functools.cached_property
     def _judged(self) -> list[SeenSamples]:
@@ -241,7 +268,7 @@ class RecipeTrainingSetup:
                 common |= {tensor: tensors[tensor] for tensor in written}
         return {name: tensor for name, tensor in tensors.items() if name not in feeds}
 
-    def _own_loss(self, reference: str, outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    def _own_loss(self, reference: str, outputs: Mapping[str, Tensor], labels: Any) -> Tensor:
         """Call the recipe's loss and translate what goes wrong in it."""
         import torch
 

@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import DataError, InferenceError
 from mmdeploy.gates import accuracy
-from mmdeploy.scoring import scores
+from mmdeploy.scoring import class_scores
 
 
 def options(metric="top1", **given):
@@ -146,7 +146,7 @@ def test_auroc_leaves_out_classes_that_do_not_occur_without_a_warning():
     outputs = rng.normal(size=(40, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = scores.scored("auroc", outputs, labels)
+        found = class_scores.auroc(outputs, labels)
     probabilities = softmax(outputs)
     expected = np.mean([sk.roc_auc_score(labels == name, probabilities[:, name]) for name in (0, 1)])
     assert found.score == pytest.approx(expected)
@@ -180,16 +180,16 @@ def test_no_labels_is_a_data_error_that_says_what_to_do():
     ],
 )
 def test_labels_that_the_metric_cannot_take(metric, labels, message):
-    limit = {"max": 1.0} if metric in scores.ERRORS else {"min": 0.5}
+    limit = {"max": 1.0} if metric in ("mse", "mae") else {"min": 0.5}
     with pytest.raises(DataError, match=message):
         accuracy.check(options(metric, **limit), evidence(labels=labels))
 
 
 def test_metrics_that_the_output_cannot_carry():
     with pytest.raises(DataError, match=r"one score a class, shape \[samples, classes\], found \[4\]"):
-        scores.check_labels("top1", np.zeros(4), np.zeros(4, int))
+        class_scores.top_k("top1", np.zeros(4), np.zeros(4, int), 1)
     with pytest.raises(DataError, match="top5 needs at least 5 classes, the model has 3"):
-        scores.check_labels("top5", np.zeros((4, 3)), np.zeros(4, int))
+        class_scores.top_k("top5", np.zeros((4, 3)), np.zeros(4, int), 5)
 
 
 def test_refusals_and_broken_answers_fail_with_the_reason():

@@ -9,7 +9,7 @@ from mmdeploy.core.contracts import LatencyEstimate
 from mmdeploy.core.errors import BudgetError, PruneError
 from mmdeploy.model.torch_component import load_component
 from mmdeploy.prune import auto, structured
-from mmdeploy.prune.judge import ModuleJudge
+from mmdeploy.prune.module_scorer import ModuleScorer
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +158,9 @@ def test_data_is_asked_for_by_name(recipe, context_of):
 
 
 def test_a_module_that_answers_nan_is_as_bad_as_can_be(recipe):
-    judge = ModuleJudge(prune_auto_setup.RecipeTrainingSetup(recipe, "tower", {}))
+    scorer = ModuleScorer(prune_auto_setup.RecipeTrainingSetup(recipe, "tower", {}))
     module = load_component(prune_auto_setup.source(recipe))
     with torch.no_grad():
         module.up.weight.fill_(float("nan"))
-    assert judge.score(module).metric == 0
-    assert judge.original().metric == 1
+    assert scorer.score(module).metric == 0
+    assert scorer.original().metric == 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.core.artifact import Artifact, TensorSpec
-from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.contracts import Encoding, MetricScore, StepContext
 from mmdeploy.core.target import Target
 from mmdeploy.export import onnx_dynamo
 from mmdeploy.quantize import qat
@@ -197,7 +197,8 @@ def build(name: str) -> nn.Module:
 class Network:
     """`TrainingSetup` in which the component is all there is: class ids that the original gives."""
 
-    component_outputs = ensemble_outputs = ("logits",)
+    component_outputs = ensemble_outputs = scored_outputs = ("logits",)
+    compares_scores = True
     metric = "top1"
     larger_is_better = True
 
@@ -229,8 +230,9 @@ class Network:
     def task_loss(self, outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs["logits"], labels)
 
-    def score(self, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
-        return float((outputs["logits"].argmax(axis=1) == labels).mean())
+    def score(self, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> MetricScore:
+        right = (outputs["logits"].argmax(axis=1) == labels).astype(np.float64)
+        return MetricScore(float(right.mean()), right)
 
 
 def component(name: str, folder: Path, **metadata: Any) -> Artifact:

@@ -52,7 +52,7 @@ def test_drops_and_intervals_of_correct_answers():
     judge = Judge([1] * 40)
     judge.table["worse"] = np.array([0] * 6 + [1] * 34, float)
     evaluations = Evaluations(judge, Journal(None), confidence=0.95, seed=0)
-    found = evaluations.outcome("worse", lambda: Path("worse"), slice(None))
+    found = evaluations.drop_of("worse", lambda: Path("worse"), slice(None))
     lost, won, half = 7 / 42, 1 / 42, 1.959964
     half *= np.sqrt((lost + won - (lost - won) ** 2) / 42)
     assert found.drop == pytest.approx(0.15)
@@ -65,7 +65,7 @@ def test_an_error_drops_when_it_grows():
     before = random.gamma(2.0, size=40)
     judge = Judge(before, larger_is_better=False)
     judge.table["worse"] = after = before + random.gamma(1.0, 0.2, size=40)
-    found = Evaluations(judge, Journal(None), confidence=0.9, seed=0).outcome(
+    found = Evaluations(judge, Journal(None), confidence=0.9, seed=0).drop_of(
         "worse", lambda: Path("worse"), slice(None)
     )
     assert found.drop == pytest.approx((after - before).mean())
@@ -84,12 +84,12 @@ def test_a_killed_search_asks_only_for_what_is_missing(tmp_path):
     for judge in (first, second):
         judge.table |= {"a": np.ones(40), "b": np.zeros(40)}
     before = Evaluations(first, Journal(path), confidence=0.95, seed=0)
-    outcome = before.outcome("a", lambda: Path("a"), SEARCHED)
+    outcome = before.drop_of("a", lambda: Path("a"), SEARCHED)
     after = Evaluations(second, Journal(path), confidence=0.95, seed=0)
-    again = after.outcome("a", lambda: pytest.fail("written again"), SEARCHED)
+    again = after.drop_of("a", lambda: pytest.fail("written again"), SEARCHED)
     assert (again.drop, again.interval, again.to_metadata()) == (
         outcome.drop, outcome.interval, outcome.to_metadata(),
     )  # fmt: skip
-    after.outcome("b", lambda: Path("b"), SEARCHED)
+    after.drop_of("b", lambda: Path("b"), SEARCHED)
     assert second.calls == ["b"]
     assert after.count == 3

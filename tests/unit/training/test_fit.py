@@ -9,6 +9,7 @@ import tiny_setup
 import torch
 from torch import nn
 
+from mmdeploy.core.contracts import MetricScore
 from mmdeploy.core.errors import DataError, TrainingError
 from mmdeploy.training.loop import fit
 from mmdeploy.training.options import TrainingOptions
@@ -35,7 +36,7 @@ def test_training_improves_the_metric_and_keeps_the_best_epoch(tmp_path):
     feeds, labels = setup.validation()
     with torch.no_grad():
         logits = setup.network(module)({"values": torch.from_numpy(feeds["values"])})["logits"]
-    assert setup.score({"logits": logits.numpy()}, labels) == record.best.metric
+    assert setup.score({"logits": logits.numpy()}, labels).score == record.best.metric
     assert not module.training
     assert all(parameter.grad is None for parameter in module.parameters())
     assert TrainingRecord.from_metadata(record.to_metadata()) == record
@@ -124,7 +125,7 @@ def test_patience_ends_training_and_its_absence_does_not(tmp_path):
 
 def test_equal_metrics_are_told_apart_by_the_validation_loss(tmp_path):
     setup = tiny_setup.TinySetup()
-    setup.score = lambda outputs, labels: 0.5
+    setup.score = lambda outputs, labels: MetricScore(0.5, None)
     _, record = train(tmp_path, setup=setup, patience=None)
     losses = [epoch.validation_loss for epoch in record.epochs]
     assert record.best.validation_loss == min(losses) and record.best.epoch > 0
@@ -134,7 +135,7 @@ def test_a_smaller_error_is_better_when_the_metric_is_an_error(tmp_path):
     setup = tiny_setup.TinySetup()
     setup.larger_is_better = False
     setup.metric = "mse"
-    setup.score = lambda outputs, labels: float((outputs["logits"].argmax(axis=1) != labels).mean())
+    setup.score = lambda outputs, labels: MetricScore(float((outputs["logits"].argmax(axis=1) != labels).mean()), None)
     _, record = train(tmp_path, setup=setup)
     assert record.best.metric == min(epoch.metric for epoch in record.epochs) < record.epochs[0].metric
 

@@ -62,11 +62,11 @@ def test_the_loss_of_a_batch_is_the_weighted_mean_of_its_parts(cut):
         assert whole.item() == pytest.approx(parts.item() / 10, rel=1e-4)
 
 
-def setup(teacher, *, larger_is_better=True):
+def setup(teacher, *, compares_scores=True):
     return SimpleNamespace(
-        ensemble_outputs=("logits",),
+        scored_outputs=("logits",),
         component_outputs=("embedding",),
-        larger_is_better=larger_is_better,
+        compares_scores=compares_scores,
         teacher=lambda feeds: teacher,
         task_loss=lambda outputs, labels: torch.tensor(10.0),
     )
@@ -93,7 +93,7 @@ def test_the_terms_that_the_recipe_asks_for_are_added(kind, terms):
 def test_regression_outputs_are_compared_by_their_relative_error():
     student, teacher = tensors(1), tensors(2)
     options = TrainingOptions(loss="distill", embedding_weight=0)
-    value = loss(student, {}, None, setup=setup(teacher, larger_is_better=False), options=options)
+    value = loss(student, {}, None, setup=setup(teacher, compares_scores=False), options=options)
     assert value.item() == pytest.approx(relative_error(student["logits"], teacher["logits"]).item())
 
 

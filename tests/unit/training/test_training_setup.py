@@ -106,7 +106,7 @@ def test_the_splits_are_read_with_their_labels(tiny_recipe):
     batches = list(setup.training(1, 32))
     assert [len(labels) for _, labels in batches] == [32] * 6
     logits = setup.teacher({name: torch.from_numpy(array) for name, array in feeds.items()})["logits"]
-    assert setup.score({"logits": logits.numpy()}, labels) == 1.0
+    assert setup.score({"logits": logits.numpy()}, labels).score == 1.0
 
 
 @pytest.mark.parametrize(
@@ -188,4 +188,4 @@ def test_the_metric_is_that_of_the_accuracy_gate(tiny_recipe):
     setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe, validation="data.py:regression"), "left", {})
     assert (setup.metric, setup.larger_is_better) == ("mse", False)
     answers = np.full((5, 4), 0.5, np.float32)
-    assert setup.score({"logits": answers}, setup.validation()[1]) == pytest.approx(0.25)
+    assert setup.score({"logits": answers}, setup.validation()[1]).score == pytest.approx(0.25)

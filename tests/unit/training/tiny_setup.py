@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.contracts import Encoding, MetricScore, StepContext
 from mmdeploy.core.target import Target
 
 Arrays = dict[str, np.ndarray]
@@ -37,7 +37,8 @@ class TinySetup:
     """`TrainingSetup` over random samples that the teacher labels."""
 
     component_outputs = ("embedding",)
-    ensemble_outputs = ("logits",)
+    ensemble_outputs = scored_outputs = ("logits",)
+    compares_scores = True
     metric = "top1"
     larger_is_better = True
 
@@ -79,8 +80,9 @@ class TinySetup:
     def task_loss(self, outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs["logits"], labels)
 
-    def score(self, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
-        return float((outputs["logits"].argmax(axis=1) == labels).mean())
+    def score(self, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> MetricScore:
+        right = (outputs["logits"].argmax(axis=1) == labels).astype(np.float64)
+        return MetricScore(float(right.mean()), right)
 
 
 def context(setup: Any, folder: Path, **changes: Any) -> StepContext:

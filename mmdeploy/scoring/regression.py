@@ -1,0 +1,29 @@
+"""Errors of outputs that are values: mse and mae, against labels of the output's shape."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mmdeploy.core.artifact import Array
+from mmdeploy.core.errors import DataError
+from mmdeploy.core.labels import Labels, kind
+from mmdeploy.scoring.scored import Scored, mean_of
+
+
+def error(metric: Literal["mse", "mae"], outputs: Array, labels: Labels) -> Scored:
+    """Score the mean squared or absolute error of each sample."""
+    import numpy as np
+    import torch
+    from torchmetrics.functional import mean_absolute_error, mean_squared_error
+
+    if not isinstance(labels, np.ndarray) or labels.shape != outputs.shape:
+        found = labels.shape if isinstance(labels, np.ndarray) else kind(labels)
+        raise DataError(f"{metric} takes labels of the output's shape {outputs.shape}, found {found}")
+    if not np.isfinite(labels.astype(np.float64)).all():
+        raise DataError(f"{metric}: the labels hold NaN or Inf")
+    compute = {"mse": mean_squared_error, "mae": mean_absolute_error}[metric]
+    samples = len(outputs)  # torchmetrics gives one figure a column: a column a sample
+    rows = [
+        torch.from_numpy(array.astype(np.float64)).reshape(samples, -1).T.contiguous() for array in (outputs, labels)
+    ]
+    return mean_of(np.asarray(compute(*rows, num_outputs=samples).reshape(samples).numpy(), dtype=np.float64))

@@ -24,8 +24,9 @@ from mmdeploy.core.contracts import (
 )
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.store import Store
+from mmdeploy.engines.built_from import graph_path
 from mmdeploy.model.torch_component import ComponentFacts
-from mmdeploy.worker.feeds import Examples, calibration, graph_path
+from mmdeploy.worker.feeds import Examples, calibration
 from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, validation_samples
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.training_setup import RecipeTrainingSetup

@@ -30,10 +30,12 @@ from clip_variants import BASELINE, GRAPHS, S8, SHARES, U8, VARIANTS, Variant
 
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Target, this_hardware
 from mmdeploy.engines import METHODS as ENGINES
 from mmdeploy.engines import onnxruntime, openvino
 from mmdeploy.export import onnx_dynamo, simplify
+from mmdeploy.model.torch_component import ComponentFacts
 from mmdeploy.quantize import dynamic, static
 
 HERE = Path(__file__).parent
@@ -128,11 +130,8 @@ def exported(tower: str, work: Path, *, as_exported: bool) -> Artifact:
     import clip_pair
 
     name, output = clip_pair.TOWERS[tower]
-    metadata = {
-        "factory": "clip_pair.py:build", "root": str(HERE), "weights": None, "module": tower, "inputs": [name],
-        "outputs": [output], "allow_pickle": False,
-    }  # fmt: skip
-    source = Artifact("torch", HERE / "clip_pair.py", "", (), (), "recipe", metadata=metadata)
+    facts = ComponentFacts("clip_pair.py:build", HERE, None, tower, (name,), (output,))
+    source = Artifact("torch", HERE / "clip_pair.py", "", (), (), "recipe", as_metadata(facts))
     options = onnx_dynamo.Options(parity_batch_sizes=(1, 2), atol=1e-3)
     written = simplify.simplify
     if as_exported:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.model.torch_component import load_component
+from mmdeploy.core.facts import as_metadata
+from mmdeploy.model.torch_component import ComponentFacts, load_component
 from mmdeploy.quantize import qat_layers, qat_modelopt
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "spoken_digits"
@@ -74,11 +75,8 @@ def measure(name: str, *, steps: int, batch_size: int) -> tuple[int, dict[str, n
 
 def prepare(name: str, kind: str, feed: dict[str, Tensor]) -> qat_layers.Prepared:
     """Load a component and give it quantizers, as the pass does."""
-    facts = {
-        "factory": "model.py:build", "root": str(RECIPE), "weights": "weights.safetensors", "module": name,
-        "allow_pickle": False,
-    }  # fmt: skip
-    artifact = Artifact("torch", RECIPE / "model.py", "", (), (), "recipe", facts)
+    facts = ComponentFacts("model.py:build", RECIPE, Path("weights.safetensors"), name, tuple(feed), ("output",))
+    artifact = Artifact("torch", RECIPE / "model.py", "", (), (), "recipe", as_metadata(facts))
 
     def forward(module: nn.Module) -> dict[str, Tensor]:
         with torch.no_grad():

@@ -26,6 +26,7 @@ from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, 
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.labels import Labels, read
 from mmdeploy.core.target import Target, this_hardware, usable_cores
+from mmdeploy.engines.built_from import graph_path
 from mmdeploy.planning.chains import original_graph
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.record.build_report import gate_record
@@ -145,7 +146,7 @@ def substitute_ensemble(
 
 
 def _graph_of(engine: Artifact) -> Artifact:
-    path = engine.path.with_name(str(engine.metadata["graph"]))
+    path = graph_path(engine)
     return replace(engine, format="onnx", path=path, sha256=file_sha256(path), beside=())
 
 

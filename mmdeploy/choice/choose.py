@@ -18,9 +18,11 @@ from mmdeploy.choice import rules, wording
 from mmdeploy.choice.candidates import Candidate
 from mmdeploy.choice.measure import THIS_MACHINE, Bench, Race, Timings
 from mmdeploy.choice.options import AutoEngine, MustPay
+from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, FusedScore, StepContext, method_of
 from mmdeploy.core.errors import DataError, EngineError, InferenceError
+from mmdeploy.engines.built_from import BuiltFrom
 from mmdeploy.scoring.comparison import drop_interval
 
 logger = logging.getLogger(__name__)
@@ -248,7 +250,8 @@ def _sliced(feeds: Mapping[str, Array], batch: int) -> Iterator[dict[str, Array]
 def _copied(winner: Candidate, record: Mapping[str, Any], context: StepContext) -> Artifact:
     """Copy the winner's files; never by a hard link, which ONNX refuses for external data."""
     source = winner.artifact
-    graph = source.path.with_name(str(source.metadata.get("graph", source.path.name)))
+    built_from = facts.find(BuiltFrom, source.metadata)
+    graph = source.path.with_name(built_from.graph if built_from else source.path.name)
     data = graph.with_name(graph.name + ".data")
     for file in dict.fromkeys([*source.files, graph, *([data] if data.exists() else [])]):
         shutil.copyfile(file, context.workdir / file.name)

@@ -70,7 +70,8 @@ class Artifact:
         inputs: Tensors that it takes.
         outputs: Tensors that it gives.
         produced_by: Name of the pass or engine.
-        metadata: JSON-able facts for reports and later steps: sizes, parity, ranges, timings.
+        metadata: JSON-able facts for reports and later steps; those that another module reads are dataclasses, see
+            `mmdeploy.core.facts`.
         beside: Names of files in the same folder that the main file is served with, such as ``model.bin`` with
             ``model.xml``. ONNX external data, ``<name>.data``, is found without being named.
     """

@@ -12,16 +12,17 @@ no such key and spins when a session has more than one thread. Judge where you s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding, MethodOptions, Runner, StepContext, Variant
-from mmdeploy.core.errors import EngineError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.sessions import CPU, CUDA, GRAPH_LEVEL, SessionRunner, open_session, providers_available
 from mmdeploy.core.target import Target, gpu_names, usable_cores
+from mmdeploy.engines.built_from import BuiltFrom, check_tensors
 from mmdeploy.engines.graph_files import copy_graph
 
 CONSUMES = "onnx"
@@ -120,7 +121,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     providers = CPU if unavailable(options) else _providers(options)
     session = open_session(path, serving(options), providers=providers)
     runner = SessionRunner(session)
-    _check_specs(artifact, runner, context.component)
+    check_tensors(context.component, artifact, inputs=runner.inputs, outputs=runner.outputs)
     runner.infer(context.examples(1))
     context.progress(1, 1, "opening an ONNX Runtime session")
     import onnxruntime
@@ -136,7 +137,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
             "onnxruntime_version": onnxruntime.__version__,
             "provider": options.provider,
             "verified_with": providers[0],
-            "graph": FILENAME,
+            **as_metadata(BuiltFrom(FILENAME)),
         },
     )
 
@@ -175,20 +176,3 @@ def candidates(target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
 
 def _providers(options: Options) -> tuple[str, ...]:
     return CPU if options.provider == "cpu" else CUDA
-
-
-def _check_specs(artifact: Artifact, runner: Runner, component: str) -> None:
-    for side, told, found in (
-        ("inputs", artifact.inputs, runner.inputs),
-        ("outputs", artifact.outputs, runner.outputs),
-    ):
-        if _signature(told) != _signature(found):
-            raise EngineError(
-                f"{component}: the graph's {side} are {', '.join(map(str, found))}, the step before said"
-                f" {', '.join(map(str, told))}",
-                hint="the graph was changed after it was exported: build again with an empty store",
-            )
-
-
-def _signature(specs: Sequence[TensorSpec]) -> set[tuple[str, str]]:
-    return {(spec.name, spec.dtype) for spec in specs}

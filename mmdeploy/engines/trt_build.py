@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import Progress, StepContext
 from mmdeploy.core.errors import EngineError, EnvironmentUnfitError
+from mmdeploy.core.facts import as_metadata
+from mmdeploy.engines.built_from import BuiltFrom, Warned, check_tensors
 from mmdeploy.engines.fp16 import to_fp16
 from mmdeploy.engines.fp16_emulation import emulate_fp16
 from mmdeploy.engines.graph_files import copy_graph, load_graph, save_graph
@@ -25,7 +27,7 @@ from mmdeploy.engines.trt_options import InputProfile, TensorRTOptions, resolve_
 Configured = Callable[[Any, Any], AbstractContextManager[Mapping[str, Any]]]
 #: The graph that TensorRT parsed, kept beside the plan.
 GRAPH_FILENAME = "graph.onnx"
-#: With FP16, what stands in for it where the engine cannot run; ``metadata["graph"]`` names the one to take.
+#: With FP16, what stands in for it where the engine cannot run.
 EMULATION_FILENAME = "graph_fp16_emulated.onnx"
 PLAN_FILENAME = "model.plan"
 
@@ -45,6 +47,13 @@ class Flavor:
     distribution: str
     extra: str
     product: str
+
+
+@dataclass(frozen=True)
+class BuiltBy:
+    """What an engine's artifact says of the library that built it."""
+
+    tensorrt_version: str
 
 
 def import_tensorrt(flavor: Flavor) -> Any:
@@ -73,9 +82,8 @@ def build_engine(
 ) -> Artifact:
     """Build an engine from an ONNX artifact.
 
-    Beside the plan lie the graph that was parsed (``metadata["parsed_graph"]``) and, where the engine cannot run,
-    the one to serve through ONNX Runtime in its stead (``metadata["graph"]``; with FP16 it is another, see
-    `fp16_emulation`).
+    Beside the plan lie the graph that was parsed, named in the metadata as ``parsed_graph``, and the one to serve
+    through ONNX Runtime where the engine cannot run (`BuiltFrom`; with FP16 it is another, see `fp16_emulation`).
 
     Args:
         artifact: The ONNX graph, Q/DQ pairs included where it is INT8.
@@ -110,12 +118,12 @@ def build_engine(
             plan = build.builder.build_serialized_network(network, config)
             if plan is None:
                 raise builder_error(messages, component=context.component)
-        facts |= {"network_layers": network.num_layers, "warnings": list(messages.warnings), **flavor_facts}
+        facts |= {"network_layers": network.num_layers, **as_metadata(Warned(tuple(messages.warnings))), **flavor_facts}
         path.write_bytes(plan)
         del parser  # it owns weights that the network refers to: it must outlive the build
     facts |= {
+        **as_metadata(BuiltBy(str(trt.__version__))),
         "precision": options.precision,
-        "tensorrt_version": str(trt.__version__),
         "build_s": round(time.perf_counter() - started, 3),
         "engine_bytes": path.stat().st_size,
         "optimization_profile": {name: vars(shapes) for name, shapes in profile.items()},
@@ -145,7 +153,7 @@ def _write_graph(artifact: Artifact, options: TensorRTOptions, path: Path, compo
     """Write the graph that TensorRT will parse, and return what was changed in it."""
     skeleton = load_graph(artifact.path, weights=False)
     cast_inputs = cast_uint8_inputs(skeleton)
-    facts: dict[str, Any] = {"parsed_graph": path.name, "graph": path.name}
+    facts: dict[str, Any] = {"parsed_graph": path.name, **as_metadata(BuiltFrom(path.name))}
     if options.precision == "fp32" and not cast_inputs:
         copy_graph(artifact.path, path)
         return facts
@@ -154,7 +162,7 @@ def _write_graph(artifact: Artifact, options: TensorRTOptions, path: Path, compo
     facts |= {"cast_inputs": list(cast_inputs)} if cast_inputs else {}
     if options.precision == "fp16":
         model, kept = to_fp16(model, options.keep_fp32, component=component)
-        facts |= {"kept_fp32": list(kept), "graph": EMULATION_FILENAME}
+        facts |= {"kept_fp32": list(kept), **as_metadata(BuiltFrom(EMULATION_FILENAME))}
     save_graph(model, path)
     if options.precision == "fp16":
         save_graph(emulate_fp16(model), path.with_name(EMULATION_FILENAME))
@@ -173,17 +181,20 @@ def _parse(build: _Build, path: Path) -> tuple[Any, Any]:
 
 def _check_tensors(build: _Build, network: Any, artifact: Artifact) -> None:
     """Refuse a network whose inputs and outputs are not what the ensemble will send and read."""
-    for side, specs, count, tensor in (
-        ("inputs", artifact.inputs, network.num_inputs, network.get_input),
-        ("outputs", artifact.outputs, network.num_outputs, network.get_output),
-    ):
-        found = {tensor(index).name: _dtype(build.trt, tensor(index).dtype) for index in range(count)}
-        told = {spec.name: spec.dtype for spec in specs}
-        if found != told:
-            raise EngineError(
-                f"{build.context.component}: TensorRT's network has the {side} {found}, the component {told}",
-                hint="an input that the graph does not use is dropped: remove it from the component",
-            )
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    check_tensors(
+        build.context.component,
+        artifact,
+        inputs=[_spec(build.trt, tensor) for tensor in inputs],
+        outputs=[_spec(build.trt, tensor) for tensor in outputs],
+        whose="the TensorRT network's",
+        hint="an input that the graph does not use is dropped: remove it from the component",
+    )
+
+
+def _spec(trt: Any, tensor: Any) -> TensorSpec:
+    return TensorSpec(tensor.name, _dtype(trt, tensor.dtype), tuple(tensor.shape)[1:])
 
 
 def _dtype(trt: Any, dtype: Any) -> str:

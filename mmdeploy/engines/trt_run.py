@@ -7,10 +7,11 @@ import subprocess
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.errors import EngineError, EnvironmentUnfitError, InferenceError
 from mmdeploy.core.sessions import misfit
-from mmdeploy.engines.trt_build import Flavor, import_tensorrt
+from mmdeploy.engines.trt_build import BuiltBy, Flavor, import_tensorrt
 from mmdeploy.engines.trt_messages import Messages, collecting
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def verify_engine(artifact: Artifact, *, flavor: Flavor) -> None:
 
 
 def _check_version(artifact: Artifact, trt: Any, version_compatible: bool) -> None:
-    built_by = artifact.metadata.get("tensorrt_version")
+    found = facts.find(BuiltBy, artifact.metadata)
+    built_by = found.tensorrt_version if found else "of a version that it does not say"
     if built_by != str(trt.__version__) and not version_compatible:
         raise EngineError(
             f"{artifact.path.name} was built by TensorRT {built_by}; this is {trt.__version__}",

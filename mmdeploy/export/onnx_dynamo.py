@@ -35,7 +35,7 @@ from mmdeploy.core.errors import ExportError
 from mmdeploy.core.sessions import open_session, specs
 from mmdeploy.export import naming, parity, simplify, trace
 from mmdeploy.model import costs
-from mmdeploy.model.torch_component import load_component
+from mmdeploy.model.torch_component import component_facts, load_component
 from mmdeploy.model.torch_model import torch_threads
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     """Export one component.
 
     Args:
-        artifact: Format ``torch``; its metadata name the ``factory``, ``root``, ``weights``, ``module``,
-            ``inputs``, ``outputs`` and ``allow_pickle`` of the recipe. Inputs in ``artifact.inputs`` with a
-            size of -1 keep that axis dynamic, as the batch always is.
+        artifact: Format ``torch``, with `mmdeploy.model.torch_component.ComponentFacts`. Inputs in
+            ``artifact.inputs`` with a size of -1 keep that axis dynamic, as the batch always is.
         options: Of this pass.
         context: Of the step; ``examples`` gives the inputs that are traced and compared.
 
@@ -98,7 +97,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         ModelError: When the module cannot be loaded or called.
         ExportError: When it cannot be exported, or the graph answers differently.
     """
-    facts = artifact.metadata
+    of = component_facts(artifact)
     with torch_threads(context.threads):
         context.progress(0, 3, "loading the model")
         module = load_component(artifact)
@@ -108,8 +107,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         _save(proto, path)
         context.progress(2, 3, "comparing with PyTorch")
         session = open_session(path, {"intra_op_thread_count": str(context.threads)})
-        pair = parity.Pair(context.component, module, session, tuple(facts["outputs"]))
-        compared = _compare(pair, facts["inputs"], options, context)
+        pair = parity.Pair(context.component, module, session, of.outputs)
+        compared = _compare(pair, of.inputs, options, context)
     inputs, outputs = specs(session)
     context.progress(3, 3, "comparing with PyTorch")
     return Artifact(
@@ -119,13 +118,13 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         inputs=inputs,
         outputs=outputs,
         produced_by="onnx",
-        metadata=_figures(proto, path, options) | {"parity": compared} | _costs(module, facts["inputs"], context),
+        metadata=_figures(proto, path, options) | {"parity": compared} | _costs(module, of.inputs, context),
     )
 
 
 def _export(module: nn.Module, artifact: Artifact, options: Options, context: StepContext) -> Any:
-    facts = artifact.metadata
-    order = tuple(facts["inputs"])
+    of = component_facts(artifact)
+    order = of.inputs
     feed = context.examples(_TRACED_BATCH)
     missing = [name for name in order if name not in feed]
     if missing:
@@ -134,12 +133,12 @@ def _export(module: nn.Module, artifact: Artifact, options: Options, context: St
         component=context.component,
         module=module,
         feed={name: feed[name] for name in order},
-        outputs=tuple(facts["outputs"]),
+        outputs=of.outputs,
         dynamic_axes={
             spec.name: tuple(axis + 1 for axis, size in enumerate(spec.shape) if size == -1) for spec in artifact.inputs
         },
         opset=options.opset,
-        root=Path(facts["root"]),
+        root=of.root,
     )
     proto = trace.to_onnx(request)
     simplify.simplify(proto)

@@ -9,10 +9,11 @@ Loading it builds the original, resizes it and loads the state: code is only eve
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.errors import ModelError
 from mmdeploy.model.torch_model import load_model, submodule
@@ -20,14 +21,42 @@ from mmdeploy.model.torch_model import load_model, submodule
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Size: TypeAlias = int | Sequence[int]
+Size: TypeAlias = int | tuple[int, ...]
 
 FORMAT = "torch"
 FILENAME = "module.safetensors"
-#: Metadata of an artifact that a pass made: integer attributes that changed, by submodule path.
-_RESIZED = "resized"
-#: Metadata: names of the parameters whose zeros later training must keep.
-SPARSE_PARAMETERS = "sparse_parameters"
+
+
+@dataclass(frozen=True)
+class ComponentFacts:
+    """What an artifact of format ``torch`` says of its module; every pass on it hands this on.
+
+    Attributes:
+        factory: The recipe's ``path:callable``.
+        root: The recipe's folder.
+        weights: The recipe's weights, relative to ``root``; None where the factory loads them.
+        module: Attribute path of the component in the model.
+        inputs: Names of its inputs.
+        outputs: Names of its outputs.
+        allow_pickle: Whether the weights may be a pickle.
+        resized: Integer attributes that passes changed, by submodule path; None for the factory's own module.
+        sparse_parameters: Names of the parameters whose zeros later training must keep.
+    """
+
+    factory: str
+    root: Path
+    weights: Path | None
+    module: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    allow_pickle: bool = False
+    resized: Mapping[str, Mapping[str, Size]] | None = None
+    sparse_parameters: tuple[str, ...] = ()
+
+
+def component_facts(artifact: Artifact) -> ComponentFacts:
+    """Return what an artifact of format ``torch`` says of its module."""
+    return facts.read(ComponentFacts, artifact)
 
 
 def load_component(artifact: Artifact) -> nn.Module:
@@ -39,30 +68,31 @@ def load_component(artifact: Artifact) -> nn.Module:
     Raises:
         ModelError: When the recipe's model cannot be built, or does not fit what passes made of it.
     """
-    facts = artifact.metadata
+    resized = component_facts(artifact).resized
     module = original_component(artifact)
-    if _RESIZED not in facts:
+    if resized is None:
         return module
     from safetensors.torch import load_file
 
-    _resize(module, facts[_RESIZED], load_file(artifact.path))
+    _resize(module, resized, load_file(artifact.path))
     return module.eval()
 
 
 def original_component(artifact: Artifact) -> nn.Module:
     """Build the module of a component as the recipe's factory and weights give it, whatever passes did since."""
-    facts = artifact.metadata
-    model = load_model(
-        facts["factory"],
-        root=Path(facts["root"]),
-        weights=Path(facts["weights"]) if facts["weights"] else None,
-        allow_pickle=bool(facts.get("allow_pickle", False)),
-    )
-    return submodule(model, facts["module"])
+    of = component_facts(artifact)
+    model = load_model(of.factory, root=of.root, weights=of.weights, allow_pickle=of.allow_pickle)
+    return submodule(model, of.module)
 
 
 def save_component(
-    module: nn.Module, *, before: Artifact, folder: Path, produced_by: str, metadata: Mapping[str, Any] | None = None
+    module: nn.Module,
+    *,
+    before: Artifact,
+    folder: Path,
+    produced_by: str,
+    zeroed: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Write a module that a pass changed.
 
@@ -72,6 +102,7 @@ def save_component(
         before: The artifact that the pass took.
         folder: Where to write; the step's ``workdir``.
         produced_by: Name of the pass.
+        zeroed: Names of parameters whose zeros later training must keep, besides those of ``before``.
         metadata: Facts to add to, or to replace in, those of ``before``.
 
     Raises:
@@ -83,8 +114,16 @@ def save_component(
     resized = _changed_attributes(original, module)
     path = folder / FILENAME
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in _state(module).items()}, path)
-    facts = {**before.metadata, **(metadata or {}), _RESIZED: resized}
-    return replace(before, path=path, sha256=file_sha256(path), produced_by=produced_by, metadata=facts)
+    known = component_facts(before)
+    kept = tuple(sorted({*known.sparse_parameters, *zeroed}))
+    now = facts.as_metadata(replace(known, resized=resized, sparse_parameters=kept))
+    return replace(
+        before,
+        path=path,
+        sha256=file_sha256(path),
+        produced_by=produced_by,
+        metadata={**before.metadata, **(metadata or {}), **now},
+    )
 
 
 def _changed_attributes(original: nn.Module, module: nn.Module) -> dict[str, dict[str, Size]]:
@@ -117,7 +156,7 @@ def _resize(module: nn.Module, attributes: Mapping[str, Mapping[str, Size]], sta
     parts = dict(module.named_modules())
     for name, values in attributes.items():
         for key, value in values.items():
-            setattr(parts[name], key, value if isinstance(value, int) else tuple(value))  # JSON has no tuples
+            setattr(parts[name], key, value)
     known = _state(module)
     if missing := sorted(set(known).symmetric_difference(state)):
         raise ModelError(

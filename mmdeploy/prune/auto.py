@@ -32,7 +32,7 @@ from pydantic import Field
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import LatencyEstimate, StepContext
 from mmdeploy.core.errors import BudgetError, PruneError
-from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component
+from mmdeploy.model.torch_component import component_facts, load_component
 from mmdeploy.prune import structured
 from mmdeploy.prune.module_scorer import ModuleScorer
 from mmdeploy.scoring.evaluations import (
@@ -231,7 +231,7 @@ class _Run:
         if scratch is not None:
             scratch.mkdir(exist_ok=True)
         context = replace(self._context, scratch=scratch)
-        fit(module, self._options.recovery, context, sparse=pruned.metadata.get(SPARSE_PARAMETERS, ()))
+        fit(module, self._options.recovery, context, sparse=component_facts(pruned).sparse_parameters)
         return module
 
     def _by_speed(self, within: list[_Rung]) -> list[_Rung]:

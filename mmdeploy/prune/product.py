@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import StepContext
 from mmdeploy.model import costs
-from mmdeploy.model.torch_component import SPARSE_PARAMETERS, save_component
+from mmdeploy.model.torch_component import component_facts, save_component
 from mmdeploy.prune.weights import Weight
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def examples(artifact: Artifact, context: StepContext, batch: int) -> dict[str, 
     import torch
 
     feed = context.examples(batch)
-    return {name: torch.from_numpy(np.array(feed[name])) for name in artifact.metadata["inputs"]}
+    return {name: torch.from_numpy(np.array(feed[name])) for name in component_facts(artifact).inputs}
 
 
 def finish(
@@ -45,11 +45,11 @@ def finish(
     """
     after = costs.measure(module, examples(artifact, context, 1))
     compared = {"before": before.to_metadata(), "after": after.to_metadata()}
-    sparse = sorted({*artifact.metadata.get(SPARSE_PARAMETERS, ()), *(weight.name for weight in zeroed)})
     return save_component(
         module,
         before=artifact,
         folder=context.workdir,
         produced_by=facts["method"],
-        metadata={"costs": compared, "pruning": dict(facts), SPARSE_PARAMETERS: sparse},
+        zeroed=[weight.name for weight in zeroed],
+        metadata={"costs": compared, "pruning": dict(facts)},
     )

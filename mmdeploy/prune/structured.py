@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -34,7 +33,7 @@ from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import MethodOptions, StepContext
 from mmdeploy.core.errors import PruneError
 from mmdeploy.model import costs
-from mmdeploy.model.torch_component import load_component
+from mmdeploy.model.torch_component import component_facts, load_component
 from mmdeploy.model.torch_model import torch_threads
 from mmdeploy.prune import attention, groups, importance, product, shares, surgery, tracing, weights
 from mmdeploy.prune.groups import Group, Refused
@@ -118,9 +117,10 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         module = load_component(artifact)
         before = costs.measure(module, product.examples(artifact, context, 1))
         weights.check_globs(module, exclude=options.exclude)
+        of = component_facts(artifact)
         subject = tracing.Subject(
             context.component, module, product.examples(artifact, context, _BATCH),
-            tuple(artifact.metadata["outputs"]), Path(artifact.metadata["root"]), options.exclude,
+            of.outputs, of.root, options.exclude,
         )  # fmt: skip
         chosen, refused = _prunable(subject, options, context)
         scores = _scores(chosen, module, options, context)

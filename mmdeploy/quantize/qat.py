@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, StepContext, TrainingSetup
 from mmdeploy.core.errors import QuantizeError
-from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component, save_component
+from mmdeploy.model.torch_component import component_facts, load_component, save_component
 from mmdeploy.model.torch_model import call_module, torch_threads
 from mmdeploy.quantize import qat_layers, qat_modelopt, qat_selection
 from mmdeploy.quantize.qat_options import Options as Options
@@ -86,8 +86,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         prepared = qat_layers.prepare(lambda: load_component(artifact), network.first)
         chosen = qat_selection.choose(prepared, options, context.component)
         _quantize(prepared.module, chosen, options, network)
-        sparse = artifact.metadata.get(SPARSE_PARAMETERS, ())
-        sparse = [own for name in sparse for own in qat_layers.parameters_of(prepared, name)]
+        zeroed = component_facts(artifact).sparse_parameters
+        sparse = [own for name in zeroed for own in qat_layers.parameters_of(prepared, name)]
         record = fit(prepared.module, options, context, sparse=sparse)
         scales = [qat_modelopt.scales(module) for module in chosen.modules]
         plain = _plain(prepared, chosen, scales, load_component(artifact))
@@ -124,7 +124,7 @@ class _Network:
     """Passes calibration data through the component: its own inputs, or the training split through the network."""
 
     def __init__(self, artifact: Artifact, options: Options, context: StepContext, setup: TrainingSetup) -> None:
-        self._facts, self._options, self._context, self._setup = artifact.metadata, options, context, setup
+        self._artifact, self._options, self._context, self._setup = artifact, options, context, setup
         self.samples = 0
 
     def first(self, module: nn.Module) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ class _Network:
         import torch
 
         network, left = self._setup.network(module), self._options.samples
-        outputs = tuple(self._facts["outputs"])
+        outputs = component_facts(self._artifact).outputs
         for feed in self._feeds():
             given = {name: torch.as_tensor(array[:left]) for name, array in feed.items()}
             left -= len(next(iter(given.values())))

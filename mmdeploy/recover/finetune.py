@@ -26,7 +26,7 @@ from typing import Literal
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import StepContext
-from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component, save_component
+from mmdeploy.model.torch_component import component_facts, load_component, save_component
 from mmdeploy.training.loop import fit, required_setup
 from mmdeploy.training.options import TrainingOptions
 
@@ -66,7 +66,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     """
     required_setup(context)
     module = load_component(artifact)
-    record = fit(module, options, context, sparse=artifact.metadata.get(SPARSE_PARAMETERS, ()))
+    record = fit(module, options, context, sparse=component_facts(artifact).sparse_parameters)
     return save_component(
         module,
         before=artifact,

@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Collection
 from pathlib import Path
 
+from mmdeploy.core import facts
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import EXIT_INTERRUPTED
+from mmdeploy.engines.built_from import Warned
 from mmdeploy.record.build_report import BuildReport, SizeRecord, StepRecord
 from mmdeploy.report.units import figure_text
 
@@ -69,8 +71,8 @@ def repository(report: BuildReport) -> tuple[str, Path | None]:
 
 def warned_text(step: StepRecord) -> str:
     """Return `` (2 warnings)`` for a step whose tool warned, else nothing."""
-    warnings = step.metadata.get("warnings")
-    count = len(warnings) if isinstance(warnings, list) else 0
+    found = facts.find(Warned, step.metadata)
+    count = len(found.warnings) if found else 0
     return f" ({count} warning{'s' if count > 1 else ''})" if count else ""
 
 

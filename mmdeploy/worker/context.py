@@ -22,8 +22,11 @@ from mmdeploy.core.contracts import (
     TrainingSetup,
     method_of,
 )
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.store import Store
-from mmdeploy.worker.feeds import Examples, calibration, graph_path
+from mmdeploy.engines.built_from import graph_path
+from mmdeploy.model.torch_component import ComponentFacts
+from mmdeploy.worker.feeds import Examples, calibration
 from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, validation_samples
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.training_setup import RecipeTrainingSetup
@@ -110,15 +113,17 @@ def recipe_module(task: Task) -> Artifact:
         inputs=_declared(task.recipe, component.inputs),
         outputs=_declared(task.recipe, component.outputs),
         produced_by="recipe",
-        metadata={
-            "factory": model.factory,
-            "root": str(task.recipe.root),
-            "weights": str(model.weights) if model.weights else None,
-            "module": component.module,
-            "inputs": list(component.inputs),
-            "outputs": list(component.outputs),
-            "allow_pickle": model.allow_pickle,
-        },
+        metadata=as_metadata(
+            ComponentFacts(
+                factory=model.factory,
+                root=task.recipe.root,
+                weights=model.weights,
+                module=component.module,
+                inputs=tuple(component.inputs),
+                outputs=tuple(component.outputs),
+                allow_pickle=model.allow_pickle,
+            )
+        ),
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Array, Artifact, TensorSpec
+from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Array, TensorSpec
 from mmdeploy.core.sessions import open_session
 from mmdeploy.data import samples as data
+from mmdeploy.engines.built_from import graph_path
 from mmdeploy.model import torch_model
 from mmdeploy.model.torch_component import load_component
 from mmdeploy.recipe.wiring import upstream
@@ -28,13 +28,6 @@ _DYNAMIC_SIZE = 16
 _CALIBRATION_BATCH = 16
 #: Calibration batches kept for the next pass over them, so that they are made once; what is beyond is made again.
 _KEPT_BYTES = 64 * 2**20
-
-
-def graph_path(artifact: Artifact) -> Path:
-    """Return the ONNX file of a graph, or the one that an engine was built from."""
-    if artifact.format == "onnx":
-        return artifact.path
-    return artifact.path.with_name(str(artifact.metadata["graph"]))
 
 
 class Examples:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import tempfile
 from pathlib import Path
 
-from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Progress, Rewriter
 from mmdeploy.core.errors import EngineError, ExportError, StepError
 from mmdeploy.core.store import Store, translated
-from mmdeploy.planning.steps import REFUSED
 from mmdeploy.worker.context import recipe_module, step_context
+from mmdeploy.worker.refusal import refusal
 from mmdeploy.worker.task import Task
-
-logger = logging.getLogger(__name__)
 
 
 def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
@@ -112,16 +109,7 @@ def _done(task: Task, source: Artifact, workdir: Path, progress: Progress) -> Ar
     except EngineError as error:
         if not step.optional:
             raise
-        return _refusal(source, workdir, error)
-
-
-def _refusal(source: Artifact, workdir: Path, error: EngineError) -> Artifact:
-    """Write down why an engine does not take a graph: of several engines to choose from, that is no failure."""
-    logger.info("refused: %s", error)
-    path = workdir / "refused.txt"
-    path.write_text(f"{error}\n")
-    facts = {"reason": error.message}
-    return Artifact(REFUSED, path, file_sha256(path), source.inputs, source.outputs, source.produced_by, facts)
+        return refusal(source, workdir, error)
 
 
 def _check_declared(task: Task, source: Artifact, graph: Artifact) -> None:

@@ -11,8 +11,8 @@ from mmdeploy.choice.candidates import Candidate
 from mmdeploy.choice.options import AutoEngine, MustPay
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Progress
-from mmdeploy.planning.steps import REFUSED
 from mmdeploy.worker.context import step_context
+from mmdeploy.worker.refusal import reason
 from mmdeploy.worker.task import Task
 
 
@@ -22,7 +22,7 @@ def select(task: Task, workdir: Path, progress: Progress) -> Artifact:
     rules_class = AutoEngine if task.step.method == "auto" else MustPay
     rules = rules_class.model_validate_json(json.dumps(options["rules"]))
     built = {one["label"]: task.artifacts[one["step"]] for one in options["candidates"]}
-    refused = {label: str(one.metadata["reason"]) for label, one in built.items() if one.format == REFUSED}
+    refused = {label: why for label, one in built.items() if (why := reason(one)) is not None}
     found = [
         Candidate(
             label=one["label"],

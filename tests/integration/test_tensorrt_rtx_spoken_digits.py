@@ -17,9 +17,11 @@ from mmdeploy import engines, export, quantize
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec
 from mmdeploy.core.contracts import Encoding, StepContext
 from mmdeploy.core.errors import DataError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.core.target import Target
 from mmdeploy.model.sources import resolve_callable
+from mmdeploy.model.torch_component import ComponentFacts
 from mmdeploy.model.torch_model import TorchChain, WiredModule, load_model
 
 pytestmark = pytest.mark.slow
@@ -87,16 +89,10 @@ def component(request: pytest.FixtureRequest, tensors: Feed, tmp_path_factory: A
             calibration_batches=3,
         )
 
-    facts = {
-        "factory": "model.py:build",
-        "root": str(ROOT),
-        "weights": WEIGHTS,
-        "module": wired.module,
-        "inputs": list(wired.inputs),
-        "outputs": list(wired.outputs),
-        "allow_pickle": False,
-    }
-    torch = Artifact("torch", ROOT / WEIGHTS, "", inputs, (), "recipe", facts)
+    facts = ComponentFacts(
+        "model.py:build", ROOT, Path(WEIGHTS), wired.module, tuple(wired.inputs), tuple(wired.outputs)
+    )
+    torch = Artifact("torch", ROOT / WEIGHTS, "", inputs, (), "recipe", as_metadata(facts))
     exporter = export.METHODS["onnx"]
     return Built(exporter.run(torch, exporter.Options(), context("export")), context)
 

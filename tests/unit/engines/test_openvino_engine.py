@@ -194,7 +194,7 @@ def test_a_graph_that_is_not_what_the_artifact_says_is_refused(make_onnx, make_c
     renamed = Artifact(
         source.format, source.path, source.sha256, (TensorSpec("pixels", "FP32", (64,)),), source.outputs, "test"
     )
-    with pytest.raises(EngineError, match=r"encoder: the model's inputs are x: FP32 \[64\], .* said pixels"):
+    with pytest.raises(EngineError, match=r"encoder: the graph's inputs are x: FP32 \[64\], .* said pixels"):
         engine.run(renamed, engine.Options(), make_context(source))
 
 

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from mmdeploy.core.artifact import Artifact, TensorSpec
 from mmdeploy.core.contracts import Encoding, StepContext
 from mmdeploy.core.errors import ExportError, ModelError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Target
 from mmdeploy.export import onnx_dynamo
+from mmdeploy.model.torch_component import ComponentFacts
 
 HEAD = "import torch\nfrom torch import nn\n\n"
 
@@ -61,10 +63,7 @@ def export(tmp_path: Path, source: str, feeds, *, module="encoder", outputs=("y"
     names = list(feeds(1))
     artifact = Artifact(
         "torch", recipe / "model.py", "", tuple(specs), (), "recipe",
-        metadata={
-            "factory": "model.py:build", "root": str(recipe), "weights": None, "module": module,
-            "inputs": names, "outputs": list(outputs), "allow_pickle": False,
-        },
+        as_metadata(ComponentFacts("model.py:build", recipe, None, module, tuple(names), tuple(outputs))),
     )  # fmt: skip
     context = StepContext(
         component=module or "model", workdir=work, target=Target.CPU, encoding=Encoding.UINT8_ASYMMETRIC,

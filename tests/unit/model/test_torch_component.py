@@ -7,7 +7,8 @@ import torch
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.errors import ModelError
-from mmdeploy.model.torch_component import load_component, original_component, save_component
+from mmdeploy.core.facts import as_metadata
+from mmdeploy.model.torch_component import ComponentFacts, load_component, original_component, save_component
 
 SOURCE = """
 import torch
@@ -41,15 +42,8 @@ def build():
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
     (tmp_path / "model.py").write_text(SOURCE)
-    facts = {
-        "factory": "model.py:build",
-        "root": str(tmp_path),
-        "weights": None,
-        "module": "part",
-        "inputs": ["x"],
-        "outputs": ["y"],
-    }
-    return Artifact("torch", tmp_path / "model.py", "", (), (), "recipe", facts)
+    facts = ComponentFacts("model.py:build", tmp_path, None, "part", ("x",), ("y",))
+    return Artifact("torch", tmp_path / "model.py", "", (), (), "recipe", as_metadata(facts))
 
 
 def halve(module: torch.nn.Module) -> None:

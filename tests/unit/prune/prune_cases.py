@@ -9,9 +9,10 @@ import torch
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Encoding, StepContext, TrainingSetup
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Target
 from mmdeploy.export import onnx_dynamo
-from mmdeploy.model.torch_component import load_component
+from mmdeploy.model.torch_component import ComponentFacts, load_component
 
 HEAD = "import torch\nfrom torch import nn\n\n"
 
@@ -30,11 +31,8 @@ def component(folder: Path, source: str, *inputs: str, outputs: tuple[str, ...] 
     recipe = folder / "recipe"
     recipe.mkdir(parents=True, exist_ok=True)
     (recipe / "model.py").write_text(source)
-    facts = {
-        "factory": "model.py:build", "root": str(recipe), "weights": None, "module": module,
-        "inputs": list(inputs), "outputs": list(outputs), "allow_pickle": False,
-    }  # fmt: skip
-    return Artifact("torch", recipe / "model.py", "", (), (), "recipe", facts)
+    facts = ComponentFacts("model.py:build", recipe, None, module, tuple(inputs), tuple(outputs))
+    return Artifact("torch", recipe / "model.py", "", (), (), "recipe", as_metadata(facts))
 
 
 def normal(**shapes: tuple[int, ...]) -> Callable[[int], dict[str, Any]]:

@@ -8,7 +8,9 @@ from float_graphs import batches_of, context_of
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, Encoding, StepContext
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.export import onnx_dynamo
+from mmdeploy.model.torch_component import ComponentFacts
 
 
 def export(folder: Path, source: str, module: str, feed: Mapping[str, Array], output: str = "y") -> Artifact:
@@ -23,11 +25,8 @@ def export(folder: Path, source: str, module: str, feed: Mapping[str, Array], ou
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.py").write_text(source)
-    metadata = {
-        "factory": "model.py:build", "root": str(folder), "weights": None, "module": module,
-        "inputs": list(feed), "outputs": [output], "allow_pickle": False,
-    }  # fmt: skip
-    artifact = Artifact("torch", folder / "model.py", "", (), (), "recipe", metadata=metadata)
+    facts = ComponentFacts("model.py:build", folder, None, module, tuple(feed), (output,))
+    artifact = Artifact("torch", folder / "model.py", "", (), (), "recipe", as_metadata(facts))
     return onnx_dynamo.run(artifact, onnx_dynamo.Options(), context_for(folder / "onnx", feed))
 
 

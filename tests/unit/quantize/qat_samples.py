@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from mmdeploy.core.artifact import Artifact, TensorSpec
 from mmdeploy.core.contracts import Encoding, MetricScore, StepContext
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Target
 from mmdeploy.export import onnx_dynamo
+from mmdeploy.model.torch_component import ComponentFacts
 from mmdeploy.quantize import qat
 
 WIDTH, TOKENS, CLASSES = 16, 6, 3
@@ -240,13 +242,10 @@ def component(name: str, folder: Path, **metadata: Any) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
     factory = folder / "model.py"
     factory.write_text(f"from qat_samples import build as make\n\ndef build():\n    return make({name!r})\n")
-    facts = {
-        "factory": "model.py:build", "root": str(folder), "weights": None, "module": "", "allow_pickle": False,
-        "inputs": ["values"], "outputs": ["logits"],
-    }  # fmt: skip
+    facts = ComponentFacts("model.py:build", folder, None, "", ("values",), ("logits",))
     inputs = (TensorSpec("values", "FP32", (TOKENS, WIDTH)),)
     outputs = (TensorSpec("logits", "FP32", (CLASSES,)),)
-    return Artifact("torch", factory, "", inputs, outputs, "recipe", facts | metadata)
+    return Artifact("torch", factory, "", inputs, outputs, "recipe", as_metadata(facts) | metadata)
 
 
 def feeds(count: int = 4, seed: int = 3, batch: int = 16) -> Iterator[Arrays]:

@@ -18,7 +18,7 @@ from torch import nn
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Encoding
 from mmdeploy.core.errors import DataError, QuantizeError
-from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component, save_component
+from mmdeploy.model.torch_component import load_component, save_component
 from mmdeploy.quantize import qat, static
 
 each_style = pytest.mark.parametrize("style", [style.__name__ for style in qat_samples.STYLES])
@@ -227,9 +227,7 @@ def test_pruned_zeros_are_zero_in_int8(tmp_path, style):
             lines = weight.view(-1, 4)
             lines.scatter_(1, lines.abs().argsort(dim=1)[:, :2], 0.0)
             zeros[name] = (weight == 0).numpy()
-    pruned = save_component(
-        module, before=source, folder=tmp_path / "source", produced_by="n_m", metadata={SPARSE_PARAMETERS: names}
-    )
+    pruned = save_component(module, before=source, folder=tmp_path / "source", produced_by="n_m", zeroed=names)
     part = Built(style, tmp_path, source=pruned, epochs=2, learning_rate=1e-2)
     assert part.trained.metadata["training"]["improved"] or part.trained.metadata["training"]["best_epoch"] == 0
     model = onnx.load(part.write().path)

@@ -10,8 +10,9 @@ from mmdeploy import recover
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Encoding, StepContext
 from mmdeploy.core.errors import DataError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Target
-from mmdeploy.model.torch_component import SPARSE_PARAMETERS, load_component, save_component
+from mmdeploy.model.torch_component import ComponentFacts, component_facts, load_component, save_component
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recover import finetune
 from mmdeploy.worker.training_setup import RecipeTrainingSetup
@@ -48,8 +49,8 @@ def recipe(tiny_recipe):
 @pytest.fixture
 def pruned(recipe, tmp_path) -> Artifact:
     """The left tower with half of its weights set to zero, and an offset that fine-tuning can take back."""
-    facts = {"factory": "model.py:build", "root": str(recipe.root), "weights": None, "module": "left"}
-    before = Artifact("torch", recipe.root / "model.py", "", (), (), "recipe", facts)
+    facts = ComponentFacts("model.py:build", recipe.root, None, "left", ("x",), ("left",))
+    before = Artifact("torch", recipe.root / "model.py", "", (), (), "recipe", as_metadata(facts))
     module = load_component(before)
     with torch.no_grad():
         weight = module.project.weight
@@ -58,7 +59,7 @@ def pruned(recipe, tmp_path) -> Artifact:
     (tmp_path / "pruned").mkdir()
     return save_component(
         module, before=before, folder=tmp_path / "pruned", produced_by="magnitude",
-        metadata={SPARSE_PARAMETERS: ["project.weight"], "costs": {"kept": True}},
+        zeroed=["project.weight"], metadata={"costs": {"kept": True}},
     )  # fmt: skip
 
 
@@ -82,7 +83,9 @@ def test_a_pruned_component_gets_its_accuracy_back_and_keeps_its_zeros(pruned, c
     before, after = load_component(pruned).project.weight, load_component(artifact).project.weight
     assert torch.equal(after == 0, before == 0) and not torch.equal(after, before)
     assert artifact.format == "torch" and artifact.produced_by == "finetune"
-    assert artifact.metadata[SPARSE_PARAMETERS] == ["project.weight"] and artifact.metadata["costs"] == {"kept": True}
+    assert component_facts(artifact).sparse_parameters == ("project.weight",) and artifact.metadata["costs"] == {
+        "kept": True
+    }
     assert Artifact.from_json(artifact.to_json(), artifact.path.parent) == artifact
     json.dumps(training, allow_nan=False)
 

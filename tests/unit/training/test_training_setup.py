@@ -7,20 +7,17 @@ from training_recipes import recipe_that_trains
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.errors import DataError, TrainingError
-from mmdeploy.model.torch_component import load_component, save_component
+from mmdeploy.core.facts import as_metadata
+from mmdeploy.model.torch_component import ComponentFacts, load_component, save_component
 from mmdeploy.model.torch_model import load_model
 from mmdeploy.worker.training_setup import RecipeTrainingSetup
 
 
 def original(recipe, component: str) -> Artifact:
     """The artifact from which a component's chain starts."""
-    facts = {
-        "factory": recipe.model.factory,
-        "root": str(recipe.root),
-        "weights": None,
-        "module": recipe.components[component].module,
-    }
-    return Artifact("torch", recipe.root / "model.py", "", (), (), "recipe", facts)
+    one = recipe.components[component]
+    facts = ComponentFacts(recipe.model.factory, recipe.root, None, one.module, tuple(one.inputs), tuple(one.outputs))
+    return Artifact("torch", recipe.root / "model.py", "", (), (), "recipe", as_metadata(facts))
 
 
 def doubled(recipe, component: str, folder) -> Artifact:

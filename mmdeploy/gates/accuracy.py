@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Array, Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
 from mmdeploy.core.errors import DataError, InferenceError
-from mmdeploy.gates import limits
+from mmdeploy.gates import advising, limits
 from mmdeploy.scoring import ask, metrics, scores
 from mmdeploy.scoring.metrics import FloatArray
 
@@ -112,6 +112,11 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     else:
         details["scores"]["reference"] = scores.scored(options.metric, served_reference, labels).score
     return GateResult("accuracy", tuple(_checks(comparison, options)), details)
+
+
+def advice(options: Options, result: GateResult) -> str | None:
+    """Say what loses less, or how to decide."""
+    return advising.advised(result, failed=advising.LOSE_LESS, undecided=advising.MORE_SAMPLES)
 
 
 def _answers(deployment: Deployment, side: str, output: str, evidence: Evidence) -> Array | str:

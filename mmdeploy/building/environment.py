@@ -36,10 +36,10 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
         EnvironmentUnfitError: Naming every distribution that is missing and who needs it, or the Triton.
     """
     needs = dict.fromkeys(_REPORT, "the report")
-    for method in map(method_of, recipe.gates):
-        needs |= dict.fromkeys(gates.METHODS[method].REQUIRES, f"gate {method}")
+    for options in recipe.gates:
+        needs |= dict.fromkeys(gates.METHODS.of(options).REQUIRES, f"gate {method_of(options)}")
     for step in steps:
-        required = step.sort.requires_of(step.method)
+        required = step.sort.requires_of(step.sort.module(step.method, recipe.root))
         needs |= dict.fromkeys(required, step.id)
     missing = {name: who for name, who in needs.items() if importlib.util.find_spec(name) is None}
     if missing:

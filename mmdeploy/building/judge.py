@@ -22,7 +22,7 @@ import numpy as np
 
 from mmdeploy import engines, gates
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
+from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.labels import Labels, read
 from mmdeploy.core.target import Target, this_hardware, usable_cores
@@ -115,7 +115,7 @@ def shipped_engine(recipe: Recipe, component: str, artifact: Artifact) -> Method
     chosen = artifact.metadata.get("engine")
     if not isinstance(chosen, Mapping):
         return recipe.engine_options(component)
-    return engines.METHODS[str(chosen["method"])].Options.model_validate_json(json.dumps(dict(chosen)))
+    return engines.METHODS.read(chosen, recipe.root)
 
 
 def reference_ensemble(
@@ -176,7 +176,7 @@ def _ensemble(
 
 
 def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOptions) -> ServedComponent:
-    component, module = recipe.components[name], engines.METHODS[method_of(engine)]
+    component, module = recipe.components[name], engines.METHODS.of(engine)
     inputs = {key: wire.tensor for key, wire in component.inputs.items()}
     outputs = {key: wire.tensor for key, wire in component.outputs.items()}
     return ServedComponent(

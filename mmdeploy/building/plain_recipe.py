@@ -7,7 +7,6 @@ gives way to the section without a search that it wrote into its artifact's meta
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -22,6 +21,7 @@ from mmdeploy.core.contracts import MethodOptions, method_of
 from mmdeploy.core.store import translated
 from mmdeploy.core.version import __version__
 from mmdeploy.planning.chains import full_precision, lowers_precision, torch_sections
+from mmdeploy.plugins.registry import Registry
 from mmdeploy.recipe.schema import Component, Recipe, Section
 from mmdeploy.recipe.wiring import upstream
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 FILENAME = "plain_recipe.yaml"
 
 _COMPRESSING = ("prune", "recover", "quantize")
-_SEARCHED: Mapping[str, Mapping[str, Any]] = {"prune": prune.METHODS, "quantize": quantize.METHODS}
+_SEARCHED: Mapping[str, Registry[Any]] = {"prune": prune.METHODS, "quantize": quantize.METHODS}
 #: Sections whose values are long.
 _IN_BLOCKS = ("model", "data")
 _WIDTH = 110
@@ -87,12 +87,12 @@ def plain_component(recipe: Recipe, name: str, artifacts: Mapping[str, Artifact]
         artifact = artifacts.get(f"{name}/{key}")
         if key in fields and artifact is not None and "plain" in artifact.metadata:
             plain = artifact.metadata["plain"]
-            fields[key] = _shown(_options(methods, plain)) if plain else None
+            fields[key] = _shown(methods.read(plain, recipe.root)) if plain else None
             came_to = plain["method"] if plain else "nothing"
             found.append(f"{key}: {method_of(getattr(component, key))} came to {came_to}")
     choice = _choice(name, artifacts)
     if choice is not None:
-        won = _options(engines.METHODS, choice["engine"])
+        won = engines.METHODS.read(choice["engine"], recipe.root)
         if component.engine is not None or won != recipe.engine_options(name):
             fields["engine"] = _shown(won)
         without = f", without {' and '.join(dropped)}" if dropped else ""
@@ -127,11 +127,6 @@ def _component_fields(component: Component) -> dict[str, Any]:
         wires = fields[side]
         fields[side] = {tensor: wire["tensor"] if list(wire) == ["tensor"] else wire for tensor, wire in wires.items()}
     return {key: value for key, value in fields.items() if value is not None}
-
-
-def _options(methods: Mapping[str, Any], section: Mapping[str, Any]) -> MethodOptions:
-    options: MethodOptions = methods[section["method"]].Options.model_validate_json(json.dumps(dict(section)))
-    return options
 
 
 def _shown(options: MethodOptions) -> dict[str, Any]:
@@ -200,7 +195,7 @@ def _cautions(recipe: Recipe, components: Mapping[str, PlainComponent]) -> Itera
     for name, plain in components.items():
         section = plain.fields.get("engine")
         if section is not None and recipe.automatic_engine(name) is not None and recipe.gates:
-            reference = full_precision(_options(engines.METHODS, section))
+            reference = full_precision(engines.METHODS.read(section, recipe.root))
             if reference != full_precision(recipe.engine_options(name)):
                 yield (
                     f"The gates compare {name} with FP32 on {method_of(reference)} now, no longer on "
@@ -211,14 +206,16 @@ def _cautions(recipe: Recipe, components: Mapping[str, PlainComponent]) -> Itera
         for name, component in recipe.components.items()
         if any(section.kind.trains for section in torch_sections(component))
     }
-    for name in trained & {name for name, plain in components.items() if _trains(plain)}:
+    for name in trained & {name for name, plain in components.items() if _trains(recipe, plain)}:
         gone = [other for other in upstream(recipe.components, name) if _lost_weights(recipe, other, components[other])]
         if gone:
             yield f"{name} is trained behind {' and '.join(gone)} as shipped now: its weights come out otherwise."
 
 
-def _trains(plain: PlainComponent) -> bool:
-    return "recover" in plain.fields or plain.fields.get("quantize", {}).get("method") == "qat"
+def _trains(recipe: Recipe, plain: PlainComponent) -> bool:
+    method = (plain.fields.get("quantize") or {}).get("method")
+    trained = method is not None and quantize.METHODS.find(method, recipe.root).CONSUMES == "torch"
+    return trained or "recover" in plain.fields
 
 
 def _lost_weights(recipe: Recipe, name: str, plain: PlainComponent) -> bool:

@@ -43,12 +43,12 @@ def label(variant: Variant, *, pruned: bool = False) -> str:
     fields = options.model_dump(mode="json")
     precision = str(fields.get("precision", "fp32"))
     if variant.graph == "quantized":
-        encoding = engines.METHODS[method_of(options)].encoding(options)
+        encoding = engines.METHODS.of(options).encoding(options)
         parts = [f"INT8 {encoding}", *([precision.upper()] if precision != "fp32" else [])]
     else:
         parts = [precision.upper()]
-    default = type(options)().model_dump(mode="json")
-    changed = {name: value for name, value in fields.items() if name not in _SAID_OTHERWISE and value != default[name]}
+    plain = options.model_dump(mode="json", exclude_defaults=True)
+    changed = {name: value for name, value in plain.items() if name not in _SAID_OTHERWISE}
     parts += [f"{value} threads" if name in _THREADS else f"{name} {value}" for name, value in changed.items()]
     return f"{method_of(options)} {', '.join([*parts, *(['pruned'] if pruned else [])])}"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmdeploy import engines
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Array, FeedDict, MethodOptions, Runner, method_of
+from mmdeploy.core.contracts import Array, FeedDict, MethodOptions, Runner
 from mmdeploy.core.errors import EngineError, MmdeployError
 
 _PR_SET_PDEATHSIG = 1
@@ -41,7 +41,7 @@ class Server:
 
     def load(self, artifact: Artifact, options: MethodOptions, requests: tuple[FeedDict, ...]) -> Any:
         """Load an engine, answer one request, and return the engine's inputs and outputs."""
-        self._runner = engines.METHODS[method_of(options)].load(artifact, options)
+        self._runner = engines.METHODS.of(options).load(artifact, options)
         self._requests = requests
         self.runner.infer(requests[0])
         return self.runner.inputs, self.runner.outputs

@@ -12,7 +12,7 @@ from mmdeploy import engines
 from mmdeploy.choice.choose import requests_of
 from mmdeploy.choice.measure import THIS_MACHINE, Bench, Race, Timings
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import LatencyEstimate, MethodOptions, StepContext, method_of
+from mmdeploy.core.contracts import LatencyEstimate, MethodOptions, StepContext
 from mmdeploy.core.errors import EngineError
 from mmdeploy.core.sessions import open_session, specs
 
@@ -24,12 +24,17 @@ _NEARLY_EQUAL = 0.06
 
 
 def timed(
-    graphs: Mapping[str, Path], engine: MethodOptions, context: StepContext, *, bench: Bench = THIS_MACHINE
+    graphs: Mapping[str, Path | Artifact],
+    engine: MethodOptions,
+    context: StepContext,
+    *,
+    bench: Bench = THIS_MACHINE,
 ) -> dict[str, LatencyEstimate]:
     """Build an engine from each graph and time them in turns, each in a process of its own, one sample a request.
 
     Args:
-        graphs: ONNX files by label; the first is what the others are compared with.
+        graphs: ONNX files, or artifacts that the engine consumes, by label; the first is what the others are compared
+            with.
         engine: Options of the engine.
         context: Of the step that asks.
         bench: What measures.
@@ -53,11 +58,15 @@ def timed(
     return {label: _estimate(timings, label, first) for label in graphs}
 
 
-def _built(graph: Path, engine: MethodOptions, context: StepContext, folder: Path) -> Artifact:
+def _built(graph: Path | Artifact, engine: MethodOptions, context: StepContext, folder: Path) -> Artifact:
     folder.mkdir()
+    source = graph if isinstance(graph, Artifact) else _artifact(graph)
+    return engines.METHODS.of(engine).run(source, engine, dataclasses.replace(context, workdir=folder))
+
+
+def _artifact(graph: Path) -> Artifact:
     inputs, outputs = specs(open_session(graph, {"intra_op_thread_count": "1"}))
-    source = Artifact("onnx", graph, file_sha256(graph), inputs, outputs, "search")
-    return engines.METHODS[method_of(engine)].run(source, engine, dataclasses.replace(context, workdir=folder))
+    return Artifact("onnx", graph, file_sha256(graph), inputs, outputs, "search")
 
 
 def _open(timings: Timings, first: str) -> list[str]:

@@ -8,12 +8,17 @@ from pydantic import AfterValidator, Field
 
 from mmdeploy import engines
 from mmdeploy.core.contracts import MethodOptions
-from mmdeploy.core.errors import did_you_mean
+from mmdeploy.core.errors import PluginError, did_you_mean
+from mmdeploy.plugins.registry import is_reference
 
 
 def _known_engine(name: str) -> str:
-    if name not in engines.METHODS:
-        raise ValueError(f"no engine is called {name!r}: {did_you_mean(name, engines.METHODS)}")
+    try:
+        engines.METHODS.find(name)
+    except PluginError as error:
+        known = is_reference(name) or name in engines.METHODS  # and it cannot be loaded
+        message = f"no engine is called {name!r}: {did_you_mean(name, engines.METHODS)}"
+        raise ValueError(error.message if known else message) from error
     return name
 
 
@@ -51,6 +56,13 @@ class AutoEngine(Measuring):
     max_drop: float | None = Field(default=None, ge=0.0)
     engines: Annotated[tuple[EngineName, ...], Field(min_length=1)] | None = None
     threads: int = Field(default=1, ge=1, le=1024)
+
+    def in_order(self) -> tuple[str, ...]:
+        """Return the engines to try: the built-in ones in the order of their simplicity, then the others as given."""
+        if self.engines is None:
+            return tuple(engines.METHODS)
+        built_in = [name for name in engines.METHODS.built_in if name in self.engines]
+        return (*built_in, *(name for name in self.engines if name not in built_in))
 
 
 class MustPay(Measuring):

@@ -176,6 +176,13 @@ class Engine(Pass, Protocol):
     BACKEND: str
     FILENAME: str
 
+    @property
+    def STAND_IN(self) -> Path | None:  # noqa: N802 - a constant of the module
+        """Folder with a ``model.py``, a Python-based backend; None where mmdeploy has one, or needs none.
+
+        It stands in for the native backend where the server has only the one for Python, and is named as it.
+        """
+
     def encoding(self, options: Any) -> Encoding:
         """Say how this engine wants INT8 written."""
 
@@ -245,11 +252,13 @@ class GateResult:
         gate: The gate's method, such as ``accuracy``.
         checks: Every comparison it made; its verdict is the worst of them.
         details: JSON-able figures for reports and plots.
+        advice: What to do where it is no pass; `mmdeploy.gates.run_all` asks the gate for it.
     """
 
     gate: str
     checks: tuple[Check, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
+    advice: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -341,3 +350,6 @@ class Gate(Protocol):
 
     def check(self, options: Any, evidence: Evidence) -> GateResult:
         """Measure and compare. A "no" is a result; only broken tools raise."""
+
+    def advice(self, options: Any, result: GateResult) -> str | None:
+        """Say what to do about a result that is no pass; None where its checks say everything."""

@@ -6,6 +6,7 @@ here is a broken recipe, tool or environment::
     MmdeployError
     ├── UsageError                 2   the command line is wrong
     ├── RecipeError                2   the recipe is wrong; carries every Problem found
+    ├── PluginError                2   a pass, an engine or a gate from outside cannot be used
     ├── StepError                  3   a step of the build failed; carries the step and the log
     │   ├── ModelError             3   the factory, its weights or a submodule
     │   ├── DataError              3   samples that the recipe's data callables gave
@@ -94,6 +95,12 @@ class RecipeError(MmdeployError):
         count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
         super().__init__(f"{count} in the recipe\n" + "\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+
+class PluginError(MmdeployError):
+    """A pass, an engine or a gate from outside cannot be loaded, or is none."""
+
+    exit_code = EXIT_USAGE
 
 
 class StepError(MmdeployError):

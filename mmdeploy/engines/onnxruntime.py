@@ -31,6 +31,7 @@ REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
 MEASURES = False
 BACKEND = "onnxruntime"
 FILENAME = "model.onnx"
+STAND_IN = None
 
 _LEVELS = {"all": "0", "extended": "1", "basic": "-1", "disabled": "2"}
 

@@ -39,6 +39,7 @@ REQUIRES: tuple[str, ...] = ("onnx", "openvino")
 MEASURES = False
 BACKEND = "openvino"
 FILENAME = "model.xml"
+STAND_IN = None
 _WEIGHTS = "model.bin"
 _GRAPH = "model.onnx"
 _BF16 = frozenset({"avx512_bf16", "amx_bf16"})

@@ -33,6 +33,7 @@ REQUIRES: tuple[str, ...] = ("onnx", "tensorrt")
 MEASURES = False
 BACKEND = "tensorrt"
 FILENAME = PLAN_FILENAME
+STAND_IN = None
 FLAVOR = Flavor(module="tensorrt", distribution="tensorrt", extra="gpu", product=PRODUCES)
 
 logger = logging.getLogger(__name__)

@@ -33,6 +33,7 @@ REQUIRES: tuple[str, ...] = ("onnx", "tensorrt_rtx")
 MEASURES = False
 BACKEND = "tensorrt_rtx"
 FILENAME = PLAN_FILENAME
+STAND_IN = None
 FLAVOR = Flavor(module="tensorrt_rtx", distribution="tensorrt-rtx", extra="cpu", product=PRODUCES)
 
 ComputeCapability = Literal["SM75", "SM80", "SM86", "SM89", "SM120", "SM121"]

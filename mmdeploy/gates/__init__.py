@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from mmdeploy.core.contracts import Evidence, Gate, GateResult, MethodOptions, Verdict, method_of
+from mmdeploy.core.errors import StepError
 from mmdeploy.gates import accuracy, latency, memory, parity, size, throughput
+from mmdeploy.plugins.contract import GATE
+from mmdeploy.plugins.registry import Registry
 
-METHODS: Mapping[str, Gate] = {
-    "parity": parity,
-    "accuracy": accuracy,
-    "latency": latency,
-    "throughput": throughput,
-    "size": size,
-    "memory": memory,
-}
+METHODS: Registry[Gate] = Registry(
+    __name__,
+    GATE,
+    {
+        "parity": parity,
+        "accuracy": accuracy,
+        "latency": latency,
+        "throughput": throughput,
+        "size": size,
+        "memory": memory,
+    },
+)
 
 
 def run_all(
@@ -41,6 +49,16 @@ def run_all(
     for options in gates:
         method, since = method_of(options), time.monotonic()
         started(method)
-        results.append(METHODS[method].check(options, evidence))
+        results.append(_checked(options, evidence))
         finished(results[-1], time.monotonic() - since)
     return tuple(results), Verdict.of_all([result.verdict for result in results])
+
+
+def _checked(options: MethodOptions, evidence: Evidence) -> GateResult:
+    """Return what a gate found, under the name that the recipe gives it."""
+    method, gate = method_of(options), METHODS.of(options)
+    result: object = gate.check(options, evidence)
+    if not isinstance(result, GateResult):
+        raise StepError(f"the gate {method} returned {type(result).__name__}, expected a GateResult", step=method)
+    advice = None if result.verdict is Verdict.PASS else gate.advice(options, result)
+    return replace(result, gate=method, advice=advice or "")

@@ -38,7 +38,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from mmdeploy.core.contracts import Array, Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
 from mmdeploy.core.errors import DataError, InferenceError, MetricError
-from mmdeploy.gates import answers, limits
+from mmdeploy.gates import advising, answers, limits
 from mmdeploy.scoring import ask
 from mmdeploy.scoring.builtin import METRICS
 from mmdeploy.scoring.comparison import Comparison
@@ -166,6 +166,11 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     else:
         details["scores"]["reference"] = metric.scored(served_reference, labels).score
     return GateResult("accuracy", tuple(_checks(comparison, metric, options)), details)
+
+
+def advice(options: Options, result: GateResult) -> str | None:
+    """Say what loses less, or how to decide."""
+    return advising.advised(result, failed=advising.LOSE_LESS, undecided=advising.MORE_SAMPLES)
 
 
 def _answers(deployment: Deployment, side: str, metric: TaskMetric, evidence: Evidence) -> dict[str, Array] | str:

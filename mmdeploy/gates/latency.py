@@ -25,7 +25,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Check, Evidence, GateResult, Verdict
-from mmdeploy.gates import limits
+from mmdeploy.gates import advising, limits
 from mmdeploy.scoring import ask, load, looks, metrics
 
 REQUIRES: tuple[str, ...] = ("scipy",)
@@ -92,6 +92,11 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
     if options.per_component and pair.measured.refusal is None:
         details["components"] = _component_latencies(evidence, clock)
     return GateResult("latency", tuple(checks), details)
+
+
+def advice(options: Options, result: GateResult) -> str | None:
+    """Say what is faster, or how to decide."""
+    return advising.advised(result, failed=advising.PAY_OR_LEAVE, undecided=advising.MEASURE_AGAIN)
 
 
 def _judge(

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
 from mmdeploy.core.errors import InferenceError
-from mmdeploy.gates import limits
+from mmdeploy.gates import advising, limits
 from mmdeploy.scoring import ask, load, looks
 
 REQUIRES: tuple[str, ...] = ()
@@ -92,6 +92,15 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         "concurrency": options.concurrency, "seconds": options.seconds,
     }  # fmt: skip
     return GateResult("memory", tuple(checks), details)
+
+
+def advice(options: Options, result: GateResult) -> str | None:
+    """Say what takes less, or how to decide."""
+    return advising.advised(
+        result,
+        failed="serve fewer instances or smaller batches: serving.instance_group, serving.max_batch_size",
+        undecided=advising.MEASURE_AGAIN,
+    )
 
 
 def _peak_bytes(deployment: Deployment, options: Options, evidence: Evidence, *, clock: load.Clock) -> int:

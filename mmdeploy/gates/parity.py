@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Array, Check, Evidence, FeedDict, GateResult, MethodOptions, Verdict
 from mmdeploy.core.errors import InferenceError
-from mmdeploy.gates import limits
+from mmdeploy.gates import advising, limits
 from mmdeploy.scoring import ask, metrics
 
 REQUIRES: tuple[str, ...] = ()
@@ -101,6 +101,11 @@ def check(options: Options, evidence: Evidence) -> GateResult:
             tensors[label] = figures
     details = {"samples": len(chosen), "statistic": options.statistic, "tensors": tensors}
     return GateResult("parity", tuple(checks), details)
+
+
+def advice(options: Options, result: GateResult) -> str | None:
+    """Say what loses less."""
+    return advising.advised(result, failed=advising.LOSE_LESS)
 
 
 def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:

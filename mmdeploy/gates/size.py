@@ -16,7 +16,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Check, Evidence, GateResult, MethodOptions, Verdict
-from mmdeploy.gates import limits
+from mmdeploy.gates import advising, limits
 
 REQUIRES: tuple[str, ...] = ()
 NEEDS_LABELS = False
@@ -65,3 +65,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     }
     details = {"candidate_bytes": total, "reference_bytes": reference_total, "components": components}
     return GateResult("size", tuple(checks), details)
+
+
+def advice(options: Options, result: GateResult) -> str | None:
+    """Say where to look."""
+    return advising.advised(result, failed="its checks and the sizes below say which component is over")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Check, Evidence, GateResult, Verdict
-from mmdeploy.gates import limits
+from mmdeploy.gates import advising, limits
 from mmdeploy.scoring import ask, load, looks, metrics
 
 if TYPE_CHECKING:
@@ -85,6 +85,11 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
             name, limit = _name(options, "samples/s"), _all_limits(options)
             checks = [Check(name, None, limit, Verdict.INCONCLUSIVE, note=note)]
     return GateResult("throughput", tuple(checks), details)
+
+
+def advice(options: Options, result: GateResult) -> str | None:
+    """Say what is faster, or how to decide."""
+    return advising.advised(result, failed=advising.PAY_OR_LEAVE, undecided=advising.MEASURE_AGAIN)
 
 
 def _judge(

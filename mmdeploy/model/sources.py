@@ -53,16 +53,7 @@ def resolve_callable(reference: str, root: Path, *, error: type[StepError]) -> C
         StepError: Of the class ``error``: the file, the module or the name is missing, or importing it fails.
     """
     place, name = split_reference(reference, error)
-    with importing_from(root):
-        try:
-            module = _import_file(place, root, error) if place.endswith(".py") else _import_module(place)
-        except StepError:
-            raise
-        except Exception as cause:
-            absent = cause.name if isinstance(cause, ModuleNotFoundError) else None
-            if absent and not place.endswith(".py") and (place + ".").startswith(f"{absent}."):
-                raise error(f"{reference}: there is no module {absent!r}") from cause
-            raise error(f"importing {place} failed: {describe(cause, root)}") from cause
+    module = import_place(place, root, error=error)
     found = getattr(module, name, None)
     if found is None:
         defined = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -70,6 +61,24 @@ def resolve_callable(reference: str, root: Path, *, error: type[StepError]) -> C
     if not callable(found):
         raise error(f"{reference} is {_a(found)}, not a callable")
     return found  # type: ignore[no-any-return]
+
+
+def import_place(place: str, root: Path, *, error: type[StepError]) -> ModuleType:
+    """Import the module that a reference names before its colon: a file relative to ``root``, or a dotted name.
+
+    Raises:
+        StepError: Of the class ``error``: there is no such file or module, or importing it fails.
+    """
+    with importing_from(root):
+        try:
+            return _import_file(place, root, error) if place.endswith(".py") else _import_module(place)
+        except StepError:
+            raise
+        except Exception as cause:
+            absent = cause.name if isinstance(cause, ModuleNotFoundError) else None
+            if absent and not place.endswith(".py") and (place + ".").startswith(f"{absent}."):
+                raise error(f"{place}: there is no module {absent!r}") from cause
+            raise error(f"importing {place} failed: {describe(cause, root)}") from cause
 
 
 @contextlib.contextmanager
@@ -229,6 +238,7 @@ def source_files(reference: str, root: Path) -> tuple[Path, ...]:
         return _closure([start], [root.resolve(), start.parent], within=None)
     top = place.split(".")[0]
     spec = importlib.machinery.PathFinder.find_spec(top, [str(root.resolve()), *sys.path])
+    spec = spec or importlib.util.find_spec(top)  # installed in place by a finder of its own
     if spec is None:
         raise StepError(f"{reference}: there is no package {top!r}")
     if spec.origin is None or not spec.origin.endswith(".py"):

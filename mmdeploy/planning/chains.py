@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mmdeploy import engines, prune, quantize, recover
 from mmdeploy.choice.options import MustPay
-from mmdeploy.core.contracts import Encoding, MethodOptions, Pass, Variant, method_of
+from mmdeploy.core.contracts import Encoding, MethodOptions, Pass, Variant
 from mmdeploy.gates import accuracy
 from mmdeploy.planning.kinds import EXPORT, PRUNE, RECOVER, TRAIN, StepKind
 from mmdeploy.recipe.wiring import upstream
@@ -26,9 +26,8 @@ def candidates(recipe: Recipe, component: str) -> Iterator[Variant]:
     auto = recipe.automatic_engine(component)
     if auto is None:
         return
-    for method, module in engines.METHODS.items():
-        if auto.engines is None or method in auto.engines:
-            yield from module.candidates(recipe.target, threads=auto.threads)
+    for method in auto.in_order():
+        yield from engines.METHODS.find(method, recipe.root).candidates(recipe.target, threads=auto.threads)
 
 
 def original_graph(recipe: Recipe, component: str) -> str:
@@ -49,11 +48,11 @@ def torch_sections(component: Component) -> list[TorchSection]:
     """Return the passes on a component's PyTorch module, in their order."""
     found = []
     if component.prune is not None:
-        found.append(TorchSection(PRUNE, prune.METHODS[method_of(component.prune)], component.prune))
+        found.append(TorchSection(PRUNE, prune.METHODS.of(component.prune), component.prune))
     if component.recover is not None:
-        found.append(TorchSection(RECOVER, recover.METHODS[method_of(component.recover)], component.recover))
+        found.append(TorchSection(RECOVER, recover.METHODS.of(component.recover), component.recover))
     if component.quantize is not None:
-        module = quantize.METHODS[method_of(component.quantize)]
+        module = quantize.METHODS.of(component.quantize)
         if module.CONSUMES == "torch":
             found.append(TorchSection(TRAIN, module, component.quantize))
     return found
@@ -71,7 +70,7 @@ def float_graphs(recipe: Recipe, component: str) -> tuple[str, ...]:
 
 def encoding_of(engine: MethodOptions) -> Encoding:
     """Return how an engine wants INT8 written."""
-    return engines.METHODS[method_of(engine)].encoding(engine)
+    return engines.METHODS.of(engine).encoding(engine)
 
 
 def lowers_precision(engine: MethodOptions) -> bool:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 from mmdeploy import engines, export, prune, quantize, recover
 from mmdeploy.core.artifact import file_sha256
-from mmdeploy.core.contracts import Pass, method_of
+from mmdeploy.core.contracts import Pass
 from mmdeploy.core.errors import UsageError
 from mmdeploy.core.target import this_hardware
 from mmdeploy.model.sources import source_files
 from mmdeploy.planning.chains import candidates, yardstick
 from mmdeploy.planning.steps import Fingerprints, digest, options_key
+from mmdeploy.plugins.loading import Plugin
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -52,7 +53,7 @@ def take_fingerprints(recipe: Recipe) -> Fingerprints:
         data={
             key: _data_digest(reference, root, data_files) for key in _DATA if (reference := getattr(recipe.data, key))
         },
-        code={name: _own_code(name) for name in {*_OWN, *(module.__name__ for module in used)}},
+        code={name: _own_code(name) for name in _OWN} | {module.__name__: _code_of(module) for module in used},
         versions={name: version_of(name) for name in {*distributions, *_ALWAYS}},
         unrunnable=unrunnable(recipe),
         unavailable=_unavailable(recipe),
@@ -79,7 +80,7 @@ def unrunnable(recipe: Recipe) -> dict[str, str]:
     reasons = {}
     for name in recipe.components:
         options = recipe.engine_options(name)
-        reason = engines.METHODS[method_of(options)].unavailable(options)
+        reason = engines.METHODS.of(options).unavailable(options)
         if reason:
             reasons[name] = reason
     return reasons
@@ -88,7 +89,7 @@ def unrunnable(recipe: Recipe) -> dict[str, str]:
 def _unavailable(recipe: Recipe) -> dict[str, str]:
     """Say why candidates of ``engine: auto`` cannot run on this machine, by their `options_key`."""
     variants = [variant.options for name in recipe.components for variant in candidates(recipe, name)]
-    reasons = {options_key(options): engines.METHODS[method_of(options)].unavailable(options) for options in variants}
+    reasons = {options_key(options): engines.METHODS.of(options).unavailable(options) for options in variants}
     return {key: reason for key, reason in reasons.items() if reason}
 
 
@@ -101,15 +102,15 @@ def _machine() -> str:
 def _used_methods(recipe: Recipe) -> list[Pass]:
     used: list[Pass] = []
     for name, component in recipe.components.items():
-        used.append(export.METHODS[method_of(component.export)])
-        used.append(engines.METHODS[method_of(recipe.engine_options(name))])
-        used.extend(engines.METHODS[method_of(variant.options)] for variant in candidates(recipe, name))
+        used.append(export.METHODS.of(component.export))
+        used.append(engines.METHODS.of(recipe.engine_options(name)))
+        used.extend(engines.METHODS.of(variant.options) for variant in candidates(recipe, name))
         if component.prune is not None:
-            used.append(prune.METHODS[method_of(component.prune)])
+            used.append(prune.METHODS.of(component.prune))
         if component.recover is not None:
-            used.append(recover.METHODS[method_of(component.recover)])
+            used.append(recover.METHODS.of(component.recover))
         if component.quantize is not None:
-            used.append(quantize.METHODS[method_of(component.quantize)])
+            used.append(quantize.METHODS.of(component.quantize))
     return used
 
 
@@ -130,6 +131,10 @@ def _metric_digest(metric: MetricSpec, root: Path) -> str:
     else:
         code = [_own_code("mmdeploy.scoring.task_metric"), _source(metric.metric, root)]
     return digest([*code, _digest_files([root / file for file in metric.files], root)])
+
+
+def _code_of(module: Pass) -> str:
+    return module.digest() if isinstance(module, Plugin) else _own_code(module.__name__)
 
 
 @functools.cache

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from mmdeploy.planning.chains import yardstick
 from mmdeploy.planning.steps import Fingerprints, digest, options_json
+from mmdeploy.plugins.loading import Plugin
 
 if TYPE_CHECKING:
+    from mmdeploy.core.contracts import Pass
     from mmdeploy.planning.kinds import StepKind
     from mmdeploy.recipe.schema import Recipe
 
@@ -22,10 +24,11 @@ class Identities:
         """Take the recipe and the fingerprints of what surrounds it."""
         self._recipe, self._fingerprints = recipe, fingerprints
 
-    def made_by(self, kind: StepKind, method: str) -> dict[str, str]:
-        """Name the code and the libraries that a step of a kind and a method runs."""
-        versions = {f"library {name}": self._fingerprints.versions.get(name, "") for name in kind.requires_of(method)}
-        return {"mmdeploy's own code": self._fingerprints.code[kind.code_of(method)], **versions}
+    def made_by(self, kind: StepKind, module: Pass | None = None) -> dict[str, str]:
+        """Name the code and the libraries of a kind of step; ``module`` is what does it, where there are several."""
+        versions = {f"library {name}": self._fingerprints.versions.get(name, "") for name in kind.requires_of(module)}
+        whose = "the plug-in's code" if isinstance(module, Plugin) else "mmdeploy's own code"
+        return {whose: self._fingerprints.code[kind.code_of(module)], **versions}
 
     def model(self) -> dict[str, str]:
         """Name the PyTorch model and what clients send to it."""

@@ -7,10 +7,14 @@ kind's entries does it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from mmdeploy import engines, export, prune, quantize, recover
 from mmdeploy.core.contracts import Pass
+from mmdeploy.plugins.contract import Contract
+from mmdeploy.plugins.registry import Registry
 
 _METHOD_STEP = "mmdeploy.worker.run_step:run_method"
 #: What the first export in a process would import lazily, 0.8 s a step, lies below ``torch`` and ``onnxscript``.
@@ -31,7 +35,7 @@ class StepKind:
 
     Attributes:
         name: Of the kind; part of a step's id.
-        methods: What can do it, by method; empty where one module does.
+        methods: What can do it, by method; None where one module does.
         preload: What the fork server imports for it; a name that is missing is passed over by multiprocessing.
         runs: The function of the step's process that does it, ``package.module:function``; it takes task, folder,
             progress and gives the artifact.
@@ -42,7 +46,7 @@ class StepKind:
     """
 
     name: str
-    methods: Mapping[str, Pass] = field(default_factory=dict)
+    methods: Registry[Any] | None = None
     preload: tuple[str, ...] = _RUNNING
     runs: str = _METHOD_STEP
     code: str = ""
@@ -50,13 +54,25 @@ class StepKind:
     on_module: bool = False
     trains: bool = False
 
-    def code_of(self, method: str) -> str:
-        """Return the module whose code decides what a step of a method gives, as a dotted name."""
-        return self.code or self.methods[method].__name__
+    def module(self, method: str, root: Path) -> Pass | None:
+        """Return what does it by a method; None where that is always the same.
 
-    def requires_of(self, method: str) -> tuple[str, ...]:
-        """Return the imports that a step of a method needs."""
-        return self.requires or self.methods[method].REQUIRES
+        Args:
+            method: As the recipe writes it.
+            root: Folder of the recipe.
+        """
+        if self.methods is None or self.code:
+            return None
+        module: Pass = self.methods.find(method, root)
+        return module
+
+    def code_of(self, module: Pass | None) -> str:
+        """Return the name of what decides by its code what a step gives: a dotted name, or a plug-in's."""
+        return module.__name__ if module is not None else self.code
+
+    def requires_of(self, module: Pass | None) -> tuple[str, ...]:
+        """Return the imports that a step needs."""
+        return module.REQUIRES if module is not None else self.requires
 
 
 PRUNE = StepKind("prune", prune.METHODS, _TRAINING, on_module=True)
@@ -65,7 +81,9 @@ RECOVER = StepKind("recover", recover.METHODS, _TRAINING, on_module=True, trains
 TRAIN = StepKind("train", quantize.METHODS, _TRAINING, on_module=True, trains=True)
 EXPORT = StepKind("export", export.METHODS, _EXPORTING, runs="mmdeploy.worker.run_step:run_export")
 QUANTIZE = StepKind("quantize", quantize.METHODS, _QUANTIZING)
-SENSITIVITY = StepKind("sensitivity", {"sensitivity": quantize.sensitivity}, _QUANTIZING)
+SENSITIVITY = StepKind(
+    "sensitivity", Registry(__name__, Contract("measurement", ""), {"sensitivity": quantize.sensitivity}), _QUANTIZING
+)
 #: What the PyTorch model answers on the evaluation data.
 OUTPUTS = StepKind(
     "outputs", preload=("torch",), runs="mmdeploy.worker.original_outputs:record_original",

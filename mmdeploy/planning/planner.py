@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy import quantize
+from mmdeploy import engines, export, quantize
 from mmdeploy.choice.candidates import GraphKind, label, slug
 from mmdeploy.choice.options import MustPay
 from mmdeploy.core.contracts import Encoding, MethodOptions, Rewriter, Variant, method_of
@@ -140,7 +140,7 @@ class _Planner:
             "encoding": str(encoding),
             **options_identity(options),
             **self._inputs(needs),
-            **self.identities.made_by(SENSITIVITY, SENSITIVITY.name),
+            **self.identities.made_by(SENSITIVITY, quantize.sensitivity),
         }
         step = Step(
             f"{name}/sensitivity", name, SENSITIVITY.name, SENSITIVITY.name, options_json(options), needs, identity
@@ -153,7 +153,7 @@ class _Planner:
             **self.identities.model(),
             **self.identities.data("evaluation"),
             "wiring": self.identities.wiring(*self.recipe.components),
-            **self.identities.made_by(OUTPUTS, "torch"),
+            **self.identities.made_by(OUTPUTS),
         }
         self._add(Step(ORIGINAL, "original", OUTPUTS.name, "torch", {}, (), identity))
 
@@ -177,7 +177,7 @@ class _Planner:
             **(self.identities.validation(name) if "validation" in wanted else {}),
             **options_identity(options),
             **self._inputs(needs),
-            **self.identities.made_by(kind, method_of(options)),
+            **self.identities.made_by(kind, module),
         }
         if module.MEASURES:
             identity |= self.identities.timing(name)
@@ -194,12 +194,12 @@ class _Planner:
             "seed": str(self.recipe.seed),
             **options_identity(options),
             **self._inputs(before),
-            **self.identities.made_by(EXPORT, method_of(options)),
+            **self.identities.made_by(EXPORT, export.METHODS.of(options)),
         }
         self._add(Step(step_id, name, EXPORT.name, method_of(options), options_json(options), before, identity))
 
     def _add_quantize(self, step_id: str, name: str, options: MethodOptions, encoding: Encoding) -> None:
-        module = quantize.METHODS[method_of(options)]
+        module = quantize.METHODS.of(options)
         wanted = module.data_needs(options)
         uses = self._around(name) if "validation" in wanted else {"shipped": self._upstream_shipped(name)}
         made = f"{name}/train" if module.CONSUMES == "torch" else f"{name}/quantize"
@@ -214,7 +214,7 @@ class _Planner:
             **(self.identities.validation(name) if "validation" in wanted else {}),
             **options_identity(options),
             **self._inputs(needs),
-            **self.identities.made_by(QUANTIZE, method_of(options)),
+            **self.identities.made_by(QUANTIZE, module),
         }
         exclusive = not writes and module.MEASURES
         if exclusive:
@@ -224,14 +224,21 @@ class _Planner:
 
     def _add_engine(self, step_id: str, name: str, options: MethodOptions, graph: str) -> None:
         kind = REFERENCE if step_id == f"{name}/{REFERENCE.name}" else ENGINE
+        module = engines.METHODS.of(options)
+        needs: tuple[str, ...] = (graph,)
+        uses: dict[str, dict[str, str]] = {}
+        if module.CONSUMES == "torch":
+            last = self._last_torch(name) if graph != original_graph(self.recipe, name) else None
+            needs, uses = (*([last] if last else []), graph), {"graph": {name: graph}}
         identity = {
             "target": str(self.recipe.target),
             "max_batch_size": str(self.recipe.components[name].serving.max_batch_size),
             **options_identity(options),
-            **self._inputs((graph,)),
-            **self.identities.made_by(kind, method_of(options)),
+            **self._inputs(needs),
+            **self.identities.made_by(kind, module),
         }
-        self._add(Step(step_id, name, kind.name, method_of(options), options_json(options), (graph,), identity))
+        step = Step(step_id, name, kind.name, method_of(options), options_json(options), needs, identity)
+        self._add(replace(step, uses=uses))
 
     def _add_select(self, name: str, found: list[_Candidate]) -> None:
         rules = budgeted(self.recipe.automatic_engine(name) or MustPay(), self.recipe, name)
@@ -250,7 +257,7 @@ class _Planner:
             **self.identities.validation(name),
             "seed": str(self.recipe.seed),
             **self._inputs(needs),
-            **self.identities.made_by(SELECT, method_of(rules)),
+            **self.identities.made_by(SELECT),
         }
         step = Step(f"{name}/engine", name, SELECT.name, method_of(rules), options, needs, identity)
         self._add(replace(step, uses=uses, exclusive=True))

@@ -70,7 +70,8 @@ class Step:
         identity: Everything that decides the result, by a label that a person understands.
         uses: What the other artifacts are to it: role, then component, to step id. ``shipped``: what upstream
             components ship; ``original``: FP32 graphs of all; ``torch``: upstream components as their torch passes
-            left them; ``made``: the step of the same component whose numbers it writes.
+            left them; ``made``: the step of the same component whose numbers it writes; ``graph``: the export that
+            goes with an engine which is made of the PyTorch module.
         encoding: How INT8 is written.
         exclusive: Whether it measures time, so that nothing may run beside it.
         optional: Whether it is one of several to choose from, so that an engine's refusal of the graph is a result.
@@ -101,7 +102,8 @@ class Step:
     @property
     def source(self) -> str | None:
         """Id of the step whose artifact it transforms: of the same component. None where it starts from the recipe."""
-        first = self.needs[0] if self.needs else ""
+        beside = self.uses.get("graph", {}).values()
+        first = next((need for need in self.needs if need not in beside), "")
         return first if first.startswith(f"{self.component}/") else None
 
 

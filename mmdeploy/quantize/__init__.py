@@ -3,10 +3,10 @@
 `sensitivity` measures what that costs; it is no section of a recipe, ``mmdeploy sensitivity`` runs it.
 """
 
-from collections.abc import Mapping
-
 from mmdeploy.core.contracts import Pass
+from mmdeploy.plugins.contract import QUANTIZE
+from mmdeploy.plugins.registry import Registry
 from mmdeploy.quantize import auto, dynamic, qat, static
 from mmdeploy.quantize import sensitivity as sensitivity
 
-METHODS: Mapping[str, Pass] = {"static": static, "dynamic": dynamic, "qat": qat, "auto": auto}
+METHODS: Registry[Pass] = Registry(__name__, QUANTIZE, {"static": static, "dynamic": dynamic, "qat": qat, "auto": auto})

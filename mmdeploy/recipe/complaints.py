@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from mmdeploy.core.errors import did_you_mean, nearest
+from mmdeploy.recipe.methods import PLUGGED_IN
 from mmdeploy.recipe.schema import PATTERN_MEANINGS
 from mmdeploy.recipe.sections import annotation_at, described, members, methods, models, places_of, section_at, value_at
 from mmdeploy.recipe.yaml_tree import Keys, Node
@@ -115,7 +116,7 @@ def _is_meant(place: Keys, alternative: str | int, data: Any) -> bool:
     section = section_at(data, place)
     if section is None or not isinstance(value_at(data, place), dict):
         return True
-    return alternative in (section.__name__, *methods(section), "wire", "spec", "[key]")
+    return alternative in (section.__name__, *methods(section), PLUGGED_IN, "wire", "spec", "[key]")
 
 
 def _path(loc: Sequence[str | int], tree: Node) -> tuple[Keys, list[tuple[Keys, str | int]]]:
@@ -150,6 +151,8 @@ def _complaint(detail: Any, data: Any) -> Complaint:
         case "union_tag_not_found":
             accepted = ", ".join(_methods_at(data, path))
             return Complaint((*path, "method"), f"missing; accepted: {accepted}", missing=True)
+        case "plug-in":
+            return Complaint((*path, "method"), str(detail["ctx"]["told"]))
         case "literal_error" | "enum" if path and path[-1] == "method":
             return _unknown_method(data, path[:-1], value)
     return Complaint(path, _value_message(detail, data))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmdeploy.core.errors import Problem, RecipeError
+from mmdeploy.plugins.registry import beside
 from mmdeploy.recipe.files import check_files
 from mmdeploy.recipe.mending import Mended, mended
 from mmdeploy.recipe.schema import Origin, Recipe, folder_of_paths
@@ -39,7 +40,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         from mmdeploy.recipe.overrides import apply_override
 
         problems += apply_override(tree, override)
-    result = mended(tree)
+    with beside(_folder(path, tree)):
+        result = mended(tree)
     unreadable = [f"{problem.where}." for problem in problems]
     problems += [
         problem for problem in result.problems if not any(place.startswith(f"{problem.where}.") for place in unreadable)
@@ -81,6 +83,13 @@ def _told_from_its_base(recipe: Recipe, tree: Node, base: Base, origin: Origin) 
     placed = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
     placed._origin = origin
     return placed
+
+
+def _folder(path: Path, tree: Node) -> Path:
+    """Return the folder that the recipe's references are relative to, before it is known to be a recipe."""
+    folder = tree.child("folder")
+    own = path.absolute().parent
+    return (own / folder.value).resolve() if folder is not None and isinstance(folder.value, str) else own
 
 
 def _stands(finding: Finding, result: Mended) -> bool:

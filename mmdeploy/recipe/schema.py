@@ -1,15 +1,13 @@
 """The recipe: its schema (pydantic, frozen, no extra keys).
 
 Options of passes, engines and gates are the ``Options`` classes of their modules, told apart by ``method``;
-the unions below are made from the literal dicts of the packages, so a new module is in the schema by its
-entry. A section that is missing means "not done", but for two that every component needs: ``export`` and
-``engine``.
+the unions below are made from the registries of the packages, so a new module is in the schema by its entry, and what
+others plug in is found when it is read (`mmdeploy.recipe.methods`). A section that is missing means "not done", but for
+two that every component needs: ``export`` and ``engine``.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from mmdeploy import engines, export, gates, prune, quantize, recover
 from mmdeploy.choice.options import AutoEngine
 from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.core.target import Target
+from mmdeploy.recipe.methods import union_of
 from mmdeploy.triton.options import Serving
 
 REFERENCE_PATTERN = r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_.]*$"
@@ -52,14 +51,6 @@ TensorName = Annotated[str, Field(min_length=1)]
 Glob = Annotated[str, "glob"]
 
 
-def union_of(methods: Mapping[str, Any]) -> Any:
-    """Return the annotation of a section that holds the options of one of ``methods``."""
-    options = [module.Options for module in methods.values()]
-    if len(options) == 1:
-        return options[0]
-    return Annotated[functools.reduce(operator.or_, options), Field(discriminator="method")]
-
-
 def _default(methods: Mapping[str, Any]) -> MethodOptions:
     method, module = next(iter(methods.items()))
     options: MethodOptions = module.Options(method=method)
@@ -80,11 +71,7 @@ else:
     QuantizeOptions = union_of(quantize.METHODS)
     EngineOptions = Annotated[
         Annotated[Literal["auto"], AfterValidator(lambda _: AutoEngine()), Tag("word")]
-        | Annotated[
-            functools.reduce(operator.or_, [AutoEngine, *(module.Options for module in engines.METHODS.values())]),
-            Field(discriminator="method"),
-            Tag("section"),
-        ],
+        | Annotated[union_of(engines.METHODS, AutoEngine), Tag("section")],
         Discriminator(lambda value: "word" if isinstance(value, str) else "section"),
     ]
     GateOptions = union_of(gates.METHODS)
@@ -210,7 +197,7 @@ class Component(Section):
         examples=[{"embedding": "image_embedding"}],
     )
     export: ExportOptions = Field(
-        default_factory=lambda: _default(export.METHODS),
+        default_factory=lambda: _default(export.METHODS.built_in),
         description="From PyTorch to a graph. Always done; the defaults where the section is missing.",
     )
     prune: PruneOptions | None = Field(None, description="Fewer weights. Not done where the section is missing.")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from mmdeploy.core.errors import nearest
+from mmdeploy.recipe.methods import PluggedIn
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.yaml_tree import Keys
 
@@ -37,6 +38,8 @@ def models(annotation: Any) -> list[type[BaseModel]]:
 
 def methods(model: type[BaseModel]) -> tuple[str, ...]:
     """Return the values of ``method`` that a section's class stands for; none for a plain section."""
+    if issubclass(model, PluggedIn):
+        return tuple(model.registry.installed())
     field = model.model_fields.get("method")
     if field is None or get_origin(field.annotation) is not Literal:
         return ()
@@ -115,8 +118,14 @@ def _chosen(candidates: list[type[BaseModel]], data: Any) -> type[BaseModel] | N
     """Choose the section's class by ``method``, or else by the keys that are there."""
     method = _value(data, "method")
     for candidate in candidates:
-        if method in methods(candidate):
+        if issubclass(candidate, PluggedIn):
+            if (plugged_in := candidate.options_of(method)) is not None:
+                return plugged_in
+        elif method in methods(candidate):
             return candidate
+    candidates = [candidate for candidate in candidates if not issubclass(candidate, PluggedIn)]
+    if method is not None and any(map(methods, candidates)):
+        return None
     if len(candidates) <= 1 or any(map(methods, candidates)):
         return candidates[0] if len(candidates) == 1 else None
     keys = list(data) if isinstance(data, dict) else []

@@ -301,7 +301,6 @@ def _data_wanted(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], frozenset[st
         for key, methods in (("prune", prune.METHODS), ("recover", recover.METHODS), ("quantize", quantize.METHODS)):
             options = getattr(component, key)
             if options is not None:
-                method = method_of(options)
-                yield ("components", name, key), methods[method].data_needs(options), f"{key} {method}"
+                yield ("components", name, key), methods.of(options).data_needs(options), f"{key} {method_of(options)}"
         if recipe.automatic_engine(name) is not None:
             yield ("components", name, "engine"), frozenset({"validation"}), "engine auto"

@@ -2,8 +2,8 @@
 
 ``BuildReport.model_json_schema()`` is the schema of ``report.json``. A change that an existing reader would
 misread, or refuse, makes a new ``SCHEMA_VERSION``: also a new field, since readers refuse what they do not know.
-Version 2 added ``costs`` and ``plain_recipe``; `mmdeploy.record.report_file` reads a report of version 1 as one of
-version 2 without them.
+Version 2 added ``costs`` and ``plain_recipe``, version 3 a gate's ``advice``; `mmdeploy.record.report_file` reads an
+older report as one of this version without them.
 
 Numbers that JSON cannot hold are written as the strings
 ``"Infinity"``, ``"-Infinity"`` and ``"NaN"``: the SQNR of two equal tensors is infinite, and ``null`` there
@@ -35,7 +35,7 @@ from mmdeploy.core.errors import EXIT_PASS
 from mmdeploy.core.target import Hardware, Target
 from mmdeploy.core.version import __version__
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILENAME = "report.json"
 
 _NON_FINITE = ["Infinity", "-Infinity", "NaN"]
@@ -147,6 +147,7 @@ class GateRecord(_Record):
         checks: Every comparison it made.
         details: JSON-able figures behind the checks.
         seconds: Time the gate took, or None when it was not taken.
+        advice: What the gate says to do about it; empty where it passed, or has nothing to say.
     """
 
     gate: str
@@ -154,6 +155,7 @@ class GateRecord(_Record):
     checks: tuple[CheckRecord, ...]
     details: Facts = Field(default_factory=dict)
     seconds: Seconds | None = None
+    advice: str = ""
 
 
 class Stage(_Record):
@@ -300,7 +302,7 @@ class BuildReport(_Record):
         failure: Set when a step failed or the build was interrupted.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     mmdeploy_version: str = __version__
     recipe: RecipeRecord
     target: Target
@@ -359,5 +361,10 @@ def gate_record(result: GateResult, *, seconds: float | None = None) -> GateReco
         for check in result.checks
     )
     return GateRecord(
-        gate=result.gate, verdict=result.verdict, checks=checks, details=dict(result.details), seconds=seconds
+        gate=result.gate,
+        verdict=result.verdict,
+        checks=checks,
+        details=dict(result.details),
+        seconds=seconds,
+        advice=result.advice,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
 from pathlib import Path
 
 from mmdeploy.core import facts
@@ -17,8 +16,8 @@ END_TO_END = "end to end"
 TOTAL = "total"
 PLAIN_RECIPE = "The same without searching and measuring"
 SUBSTITUTE = "SUBSTITUTE, not the real engine"
-_ACCURACY = ("parity", "accuracy")
-_SPEED = ("latency", "throughput")
+#: Details of a gate that compares answers: scores against the original's, and tensors against the original's.
+_OF_ANSWERS = {"scores", "tensors"}
 
 
 def outcome(report: BuildReport) -> str:
@@ -98,32 +97,18 @@ def next_steps(report: BuildReport) -> list[str]:
     return _advice_on_failed(report) + _advice_on_undecided(report)
 
 
-def _named(report: BuildReport, verdict: Verdict, among: Collection[str] | None = None) -> str:
-    gates = [gate.gate for gate in report.gates if gate.verdict is verdict]
-    return ", ".join(dict.fromkeys(gate for gate in gates if among is None or gate in among))
+def _named(report: BuildReport, verdict: Verdict) -> str:
+    return ", ".join(dict.fromkeys(gate.gate for gate in report.gates if gate.verdict is verdict))
 
 
 def _advice_on_failed(report: BuildReport) -> list[str]:
+    """Return what the failed gates advise; of answers that differ, where they came to differ goes before it."""
+    where = "; ".join(part for part in (largest_loss(report), weakest_component(report)) if part)
     advice = []
-    if lossy := _named(report, Verdict.FAIL, _ACCURACY):
-        found = "; ".join(part for part in (largest_loss(report), weakest_component(report)) if part)
-        advice.append(f"{lossy}: {found + '. There, try' if found else 'try'} {_gentler(report)}")
-    if slow := _named(report, Verdict.FAIL, _SPEED):
-        advice.append(f"{slow}: leave a component unquantized whose INT8 is not faster than its FP32")
-    others = {gate.gate for gate in report.gates}.difference(_ACCURACY, _SPEED)
-    if big := _named(report, Verdict.FAIL, others):
-        advice.append(f"{big}: its checks and the sizes below say which component is over")
+    for (text, lossy), names in _grouped(report, Verdict.FAIL).items():
+        told = text or "its checks say what is over"
+        advice.append(f"{names}: {where}. {told}" if lossy and where else f"{names}: {told}")
     return advice
-
-
-def _gentler(report: BuildReport) -> str:
-    """Say what loses less than what was done."""
-    kinds = {step.kind for step in report.steps}
-    ways = ["less pruning"] if "prune" in kinds else []
-    ways += ["longer training"] if kinds & {"recover", "train"} else ["training afterwards (recover)"] if ways else []
-    if "quantize" in kinds or not ways:
-        ways += ["another calibrator", "more samples", "leaving out the most sensitive nodes"]
-    return ", ".join(ways[:-1]) + f"{', or ' if ways[2:] else ' or '}{ways[-1]}"
 
 
 def _advice_on_undecided(report: BuildReport) -> list[str]:
@@ -132,13 +117,17 @@ def _advice_on_undecided(report: BuildReport) -> list[str]:
         unsafe = ", or publish it without that: mmdeploy build --publish-unverified"
         failed = Verdict.FAIL in {gate.verdict for gate in report.gates}
         return [judge if failed or report.published else judge + unsafe]
-    advice = []
-    if few := _named(report, Verdict.INCONCLUSIVE, _ACCURACY):
-        advice.append(f"{few}: the interval straddles the limit; give more evaluation samples")
-    others = {gate.gate for gate in report.gates}.difference(_ACCURACY)
-    if noisy := _named(report, Verdict.INCONCLUSIVE, others):
-        advice.append(f"{noisy}: run again on a quiet machine, or measure longer")
-    return advice
+    undecided = _grouped(report, Verdict.INCONCLUSIVE).items()
+    return [f"{names}: {text or 'its checks say what is missing'}" for (text, _), names in undecided]
+
+
+def _grouped(report: BuildReport, verdict: Verdict) -> dict[tuple[str, bool], str]:
+    """Return the names of the gates with a verdict, by their advice and by whether they compare answers."""
+    found: dict[tuple[str, bool], list[str]] = {}
+    for gate in report.gates:
+        if gate.verdict is verdict:
+            found.setdefault((gate.advice, bool(_OF_ANSWERS & gate.details.keys())), []).append(gate.gate)
+    return {key: ", ".join(dict.fromkeys(names)) for key, names in found.items()}
 
 
 def largest_loss(report: BuildReport) -> str | None:

@@ -20,7 +20,6 @@ from mmdeploy.core.contracts import (
     StepContext,
     Timed,
     TrainingSetup,
-    method_of,
 )
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.store import Store
@@ -57,29 +56,38 @@ def step_context(task: Task, workdir: Path, progress: Progress, *, needs: frozen
         fused=_fused(task) if "validation" in needs and not task.step.sort.on_module else None,
     )
     engine = recipe.engine_options(name)
-    if not task.step.exclusive or engines.METHODS[method_of(engine)].unavailable(engine):
+    if not task.step.exclusive or engines.METHODS.of(engine).unavailable(engine):
         return context
     return dataclasses.replace(context, timed=_timer(task, engine, context))
 
 
 def _timer(task: Task, engine: MethodOptions, context: StepContext) -> Timed:
-    """Return what times graphs of a component; PyTorch modules are exported first."""
+    """Return what times graphs of a component; PyTorch modules are exported first, unless the engine takes them."""
     options = task.recipe.components[task.step.component].export
+    takes_modules = engines.METHODS.of(engine).CONSUMES == "torch"
 
-    def exported(artifact: Artifact, folder: Path) -> Path:
+    def consumed(graph: Path | Artifact, folder: Path) -> Path | Artifact:
+        if isinstance(graph, Path):
+            return graph
         folder.mkdir()
-        module: Pass = export.METHODS[method_of(options)]
-        return module.run(artifact, options, dataclasses.replace(context, workdir=folder)).path
+        module: Pass = export.METHODS.of(options)
+        exported = module.run(graph, options, dataclasses.replace(context, workdir=folder))
+        return with_specs(graph, exported) if takes_modules else exported.path
 
     def measure(graphs: Mapping[str, Path | Artifact]) -> Mapping[str, LatencyEstimate]:
         with tempfile.TemporaryDirectory(prefix="mmdeploy-timed-") as folder:
             paths = {
-                label: graph if isinstance(graph, Path) else exported(graph, Path(folder) / str(number))
+                label: consumed(graph, Path(folder) / str(number))
                 for number, (label, graph) in enumerate(graphs.items())
             }
             return timed(paths, engine, context)
 
     return measure
+
+
+def with_specs(module: Artifact, exported: Artifact) -> Artifact:
+    """Return a PyTorch module with the tensors of its graph: a recipe need not declare them."""
+    return dataclasses.replace(module, inputs=exported.inputs, outputs=exported.outputs)
 
 
 def _training(task: Task) -> TrainingSetup | None:

@@ -70,7 +70,7 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
 def _refuse_unlabelled(recipe: Recipe) -> None:
     """Say it now and not when everything has been built and is served."""
     for gate in recipe.gates:
-        if gates.METHODS[method_of(gate)].NEEDS_LABELS:
+        if gates.METHODS.of(gate).NEEDS_LABELS:
             raise DataError(
                 f"the {method_of(gate)} gate needs labels, but {recipe.data.evaluation} gives none",
                 hint="yield (feed, label) for each sample, or take the gate out of the recipe",

@@ -9,15 +9,22 @@ from __future__ import annotations
 import importlib
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Progress, Rewriter
+from mmdeploy import engines
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import Pass, Progress, Rewriter
 from mmdeploy.core.errors import EngineError, ExportError, StepError
 from mmdeploy.core.store import Store, translated
-from mmdeploy.worker.context import recipe_module, step_context
-from mmdeploy.worker.refusal import refusal
+from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.plugins.loading import Plugin
+from mmdeploy.worker.context import recipe_module, step_context, with_specs
+from mmdeploy.worker.refusal import reason, refusal
 from mmdeploy.worker.task import Task
+
+#: Name of the graph beside an engine that is not made of one.
+_GRAPH = "exported.onnx"
 
 
 def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
@@ -80,7 +87,11 @@ def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
 
 def run_method(task: Task, workdir: Path, progress: Progress) -> Artifact:
     """Run a pass or an engine; an engine that is one of several to choose from may refuse the graph."""
-    return _done(task, _source(task), workdir, progress)
+    source, exported = _source(task), _exported(task)
+    if exported is not None:
+        return _with_graph(_done(task, with_specs(source, exported), workdir, progress), exported)
+    made = _done(task, source, workdir, progress)
+    return _with_graph(made, source) if task.step.sort.methods is engines.METHODS else made
 
 
 def run_export(task: Task, workdir: Path, progress: Progress) -> Artifact:
@@ -95,21 +106,60 @@ def _source(task: Task) -> Artifact:
     return task.artifacts[task.step.source] if task.step.source else recipe_module(task)
 
 
+def _exported(task: Task) -> Artifact | None:
+    """Return the graph that goes with an engine which is made of the PyTorch module; None for any other step."""
+    step_id = task.step.uses.get("graph", {}).get(task.step.component)
+    return task.artifacts[step_id] if step_id is not None else None
+
+
+def _with_graph(engine: Artifact, graph: Artifact) -> Artifact:
+    """Put a copy of the graph beside an engine that has none: calibration downstream, and substitutes, take that."""
+    if reason(engine) is not None or "graph" in engine.metadata:
+        return engine
+    path = engine.path.with_name(_GRAPH)
+    copy_graph(graph.path, path)
+    return replace(engine, metadata={**engine.metadata, "graph": path.name})
+
+
 def _done(task: Task, source: Artifact, workdir: Path, progress: Progress) -> Artifact:
     step = task.step
-    module = step.sort.methods[step.method]
+    module = step.sort.module(step.method, task.recipe.root)
+    assert module is not None
     options = module.Options.model_validate_json(json.dumps(dict(step.options)))
     context = step_context(task, workdir, progress, needs=module.data_needs(options))
     made = step.uses.get("made")
     try:
         if made is not None:
             assert isinstance(module, Rewriter)
-            return module.write(source, task.artifacts[made[step.component]], options, context)
-        return module.run(source, options, context)
+            return _whole(module.write(source, task.artifacts[made[step.component]], options, context), module, workdir)
+        return _whole(module.run(source, options, context), module, workdir)
     except EngineError as error:
         if not step.optional:
             raise
         return refusal(source, workdir, error)
+
+
+def _whole(made: object, module: Pass, workdir: Path) -> Artifact:
+    """Return what a method made; what a plug-in made only if it is what it says.
+
+    Raises:
+        StepError: If it is no artifact, of another format, not in the step's folder, or changed after its digest was
+            taken.
+    """
+    if not isinstance(made, Artifact):
+        raise StepError(f"{module.__name__} returned {type(made).__name__}, expected an Artifact")
+    if not isinstance(module, Plugin):
+        return made
+    wrong = ""
+    if made.format != module.PRODUCES:
+        wrong = f"its format is {made.format!r}, and PRODUCES is {module.PRODUCES!r}"
+    elif made.path.parent.resolve() != workdir.resolve() or not made.path.is_file():
+        wrong = f"{made.path} is no file in context.workdir, {workdir}"
+    elif made.sha256 != file_sha256(made.path):
+        wrong = f"the SHA-256 of {made.path.name} is not the one that it says"
+    if wrong:
+        raise StepError(f"{module.__name__} returned an artifact that cannot be taken: {wrong}")
+    return made
 
 
 def _check_declared(task: Task, source: Artifact, graph: Artifact) -> None:

@@ -11,6 +11,7 @@ from mmdeploy.choice.candidates import Candidate
 from mmdeploy.choice.options import AutoEngine, MustPay
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Progress
+from mmdeploy.plugins.registry import beside
 from mmdeploy.worker.context import step_context
 from mmdeploy.worker.refusal import reason
 from mmdeploy.worker.task import Task
@@ -20,14 +21,15 @@ def select(task: Task, workdir: Path, progress: Progress) -> Artifact:
     """Measure the candidates and take the winner."""
     options = task.step.options
     rules_class = AutoEngine if task.step.method == "auto" else MustPay
-    rules = rules_class.model_validate_json(json.dumps(options["rules"]))
+    with beside(task.recipe.root):
+        rules = rules_class.model_validate_json(json.dumps(options["rules"]))
     built = {one["label"]: task.artifacts[one["step"]] for one in options["candidates"]}
     refused = {label: why for label, one in built.items() if (why := reason(one)) is not None}
     found = [
         Candidate(
             label=one["label"],
             artifact=built[one["label"]],
-            engine=engines.METHODS[one["engine"]["method"]].Options.model_validate_json(json.dumps(one["engine"])),
+            engine=engines.METHODS.read(one["engine"], task.recipe.root),
             graph=one["graph"],
             compressed=one["compressed"],
             simplicity=rank,

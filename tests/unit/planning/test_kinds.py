@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -10,14 +11,15 @@ from mmdeploy.planning.kinds import KINDS, STARTING_ORDER, StepKind
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_a_kind_names_what_is_there(kind: StepKind) -> None:
+def test_a_kind_names_what_is_there(kind: StepKind, tmp_path: Path) -> None:
     module, _, function = kind.runs.partition(":")
     run = getattr(importlib.import_module(module), function)
     assert [*inspect.signature(run).parameters] == ["task", "workdir", "progress"]
     assert kind.methods or (kind.code and kind.requires)
-    for method in kind.methods or ("any",):
-        assert find_spec(kind.code_of(method)) is not None
-        assert all(name.isidentifier() for name in kind.requires_of(method))
+    for method in kind.methods.built_in if kind.methods else ("any",):
+        done_by = kind.module(method, tmp_path)
+        assert find_spec(kind.code_of(done_by)) is not None
+        assert all(name.isidentifier() for name in kind.requires_of(done_by))
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

@@ -54,8 +54,8 @@ def test_a_folder_is_read_by_the_report_in_it(tmp_path):
     ("change", "message", "hint"),
     [
         (
-            {"schema_version": 3},
-            r"schema version 3, written by a newer mmdeploy \(9\.9\)",
+            {"schema_version": 4},
+            r"schema version 4, written by a newer mmdeploy \(9\.9\)",
             "newer multimodal",
         ),
         ({"schema_version": 0}, r"schema version 0, written by an older mmdeploy", "build again"),

@@ -1,0 +1,142 @@
+"""The methods of a section: a literal dict of modules, and what others plug in.
+
+A registry is a mapping of the built-in methods and of the installed ones, by name. References beside a recipe
+(``gates.py:calibration_error``) are no keys of it: they mean something in one folder only, and are found with `find`.
+Nothing is looked up, and nothing of a plug-in is imported, before it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from mmdeploy.core.contracts import MethodOptions, method_of
+from mmdeploy.core.errors import PluginError, did_you_mean
+from mmdeploy.plugins.contract import Contract
+from mmdeploy.plugins.installed import installed
+from mmdeploy.plugins.loading import OutsideOptions, Plugin, Source, load_plugin
+
+#: Folders that references are relative to while a recipe is read, the first that has the file; see `beside`.
+_beside: ContextVar[tuple[Path, ...]] = ContextVar("_beside", default=())
+
+
+class Method(Protocol):
+    """What every method has."""
+
+    @property
+    def Options(self) -> type[MethodOptions]:  # noqa: N802 - as the protocols of contracts have it
+        """The class of the method's options."""
+
+
+MethodT = TypeVar("MethodT", bound=Method)
+
+
+@contextlib.contextmanager
+def beside(*folders: Path) -> Iterator[None]:
+    """Let references be relative to the folder of a recipe that is being read, as long as the context is open."""
+    token = _beside.set(folders)
+    try:
+        yield
+    finally:
+        _beside.reset(token)
+
+
+def is_reference(method: object) -> bool:
+    """Say whether a method names code, as ``path.py:name``, ``path.py`` or ``package.module:name``."""
+    return isinstance(method, str) and (":" in method or method.endswith(".py"))
+
+
+class Registry(Mapping[str, MethodT], Generic[MethodT]):
+    """Methods by name, open for those of others."""
+
+    def __init__(self, home: str, contract: Contract, built_in: Mapping[str, MethodT]) -> None:
+        """Take the built-in methods.
+
+        Args:
+            home: Module whose ``METHODS`` this is: how other processes find it.
+            contract: What is asked of a plug-in.
+            built_in: Modules by name.
+        """
+        self.home, self.contract, self.built_in = home, contract, built_in
+        self.loaded: dict[Source, Plugin] = {}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_registry_of, (self.home,))
+
+    def __getitem__(self, method: str) -> MethodT:
+        if method in self.built_in:
+            return self.built_in[method]
+        return self._plugged(self.installed()[method])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.built_in, *self.installed()])
+
+    def __len__(self) -> int:
+        return len(self.built_in) + len(self.installed())
+
+    def __contains__(self, method: object) -> bool:
+        return method in self.built_in or method in self.installed()
+
+    def installed(self) -> Mapping[str, Source]:
+        """Return what installed distributions plug in, by name; nothing of it is imported.
+
+        Raises:
+            PluginError: If one has the name of a built-in method, or two have the same name.
+        """
+        found = installed(self.contract)
+        for name in self.built_in.keys() & found.keys():
+            raise PluginError(
+                f"{found[name]} calls itself {name!r}, as the built-in {self.contract.noun} {name!r} of {self.home}",
+                hint="uninstall it, or ask its author for another name; by reference it can be used beside that one",
+            )
+        return found
+
+    def find(self, method: str, root: Path | None = None) -> MethodT:
+        """Return a method by its name or by its reference.
+
+        Args:
+            method: As a recipe writes it.
+            root: Folder of the recipe, for a reference to a file; while a recipe is read that is known without.
+
+        Raises:
+            PluginError: If there is none, or it cannot be loaded.
+        """
+        if method in self.built_in:
+            return self.built_in[method]
+        if is_reference(method) and self.contract.group:
+            return self._plugged(Source(method, method, _folder(method, root)))
+        if method not in self.installed():
+            raise PluginError(f"unknown {self.contract.noun} {method!r}; {did_you_mean(method, self)}")
+        return self[method]
+
+    def of(self, options: MethodOptions) -> MethodT:
+        """Return the method that options belong to."""
+        if isinstance(options, OutsideOptions):
+            return cast(MethodT, options.plugin)
+        return self.built_in[method_of(options)]
+
+    def read(self, section: Mapping[str, Any], root: Path | None = None) -> MethodOptions:
+        """Return options from JSON-able values with a ``method`` among them; arguments as of `find`."""
+        return self.find(str(section["method"]), root).Options.model_validate_json(json.dumps(dict(section)))
+
+    def _plugged(self, source: Source) -> MethodT:
+        return cast(MethodT, load_plugin(source, self))
+
+
+def _folder(reference: str, root: Path | None) -> Path:
+    """Return the folder that a reference is relative to."""
+    folders = (root,) if root is not None else _beside.get()
+    if not folders:
+        raise PluginError(f"{reference!r} is relative to a recipe's folder, and this recipe was not read from a file")
+    place = reference.partition(":")[0]
+    return next((folder for folder in folders if (folder / place).is_file()), folders[0]).absolute()
+
+
+def _registry_of(home: str) -> Registry[Any]:
+    registry: Registry[Any] = importlib.import_module(home).METHODS
+    return registry

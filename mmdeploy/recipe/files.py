@@ -20,6 +20,8 @@ from mmdeploy.recipe.yaml_tree import Keys
 if TYPE_CHECKING:
     import ast
 
+    from mmdeploy.scoring.metric_spec import MetricSpec
+
 _SHOWN_NAMES = 8
 _DATA = ("calibration", "evaluation", "training", "validation", "loss")
 
@@ -34,19 +36,30 @@ def check_files(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> list[Findi
     return list(_findings(recipe, folder_at))
 
 
-def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:
-    outputs = tuple(recipe.outputs)
-    metrics = {
-        index: gate.spec(outputs) for index, gate in enumerate(recipe.gates) if isinstance(gate, accuracy.Options)
+def argument_files(recipe: Recipe) -> dict[Keys, Path]:
+    """Return the files that arguments of metrics name, by their place: the schema of a recipe does not know them."""
+    return {
+        ("gates", index, "arguments", key): Path(value)
+        for index, spec in _metrics(recipe).items()
+        for key, value in spec.arguments.items()
+        if isinstance(value, str) and Path(value) in spec.files
     }
+
+
+def _metrics(recipe: Recipe) -> dict[int, MetricSpec]:
+    outputs = tuple(recipe.outputs)
+    return {index: gate.spec(outputs) for index, gate in enumerate(recipe.gates) if isinstance(gate, accuracy.Options)}
+
+
+def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:
     references: dict[Keys, str | None] = {
         ("model", "factory"): recipe.model.factory,
         **{("data", key): getattr(recipe.data, key) for key in _DATA},
-        **{("gates", index, "metric"): spec.metric for index, spec in metrics.items() if not spec.is_built_in},
+        **{("gates", index, "metric"): spec.metric for index, spec in _metrics(recipe).items() if not spec.is_built_in},
     }
     files: dict[Keys, Path | None] = {("model", "weights"): recipe.model.weights}
     files |= {("outputs", name, "labels"): output.labels for name, output in recipe.outputs.items()}
-    files |= {("gates", index, "arguments"): file for index, spec in metrics.items() for file in spec.files}
+    files |= argument_files(recipe)
     for path, reference in references.items():
         if reference is not None and (problem := _reference_problem(reference, folder_at(path))):
             yield Finding(path, problem)

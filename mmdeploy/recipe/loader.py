@@ -78,7 +78,7 @@ def _wrong_files(recipe: Recipe, tree: Node, path: Path, base: Base | None) -> l
 def _told_from_its_base(recipe: Recipe, tree: Node, base: Base, origin: Origin) -> Recipe:
     from mmdeploy.recipe.placing import place_in_base
 
-    if problems := place_in_base(tree, base, folder_of_paths(origin.path, recipe.folder), origin.path):
+    if problems := place_in_base(tree, recipe, base, origin.path):
         raise RecipeError(_in_order(problems, origin.path))
     placed = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
     placed._origin = origin

@@ -1,17 +1,19 @@
 """The paths of a variant, told from its own folder, rewritten to be told from the folder of its base.
 
-A path is what the schema calls a `Path` or a `Glob`, and the file of any ``path.py:callable``.
+A path is what the schema calls a `Path` or a `Glob`, a file that the arguments of a metric name, and the file of any
+``path.py:callable``.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePath
 
 from mmdeploy.core.errors import Problem
-from mmdeploy.recipe.schema import Glob
+from mmdeploy.recipe.files import argument_files
+from mmdeploy.recipe.schema import Glob, Recipe, folder_of_paths
 from mmdeploy.recipe.sections import annotation_at, members
 from mmdeploy.recipe.variants import Base
 from mmdeploy.recipe.yaml_tree import Keys, Node, where
@@ -19,21 +21,21 @@ from mmdeploy.recipe.yaml_tree import Keys, Node, where
 _FILE_REFERENCE = re.compile(r"[^:]+\.py:[A-Za-z_][A-Za-z0-9_.]*")
 
 
-def place_in_base(tree: Node, base: Base, own: Path, file: Path) -> list[Problem]:
+def place_in_base(tree: Node, recipe: Recipe, base: Base, file: Path) -> list[Problem]:
     """Make every path of a merged tree relative to the folder of the base, and say so in its key ``folder``.
 
     Args:
         tree: Changed in place.
+        recipe: What the tree was read as.
         base: What it was laid over.
-        own: The folder that paths not written in the base are relative to.
         file: The variant's.
 
     Returns:
         Paths that cannot be told from there.
     """
     assert isinstance(tree.value, dict)
-    problems = []
-    for place, node in _paths(tree):
+    problems, own, arguments = [], folder_of_paths(file, recipe.folder), argument_files(recipe)
+    for place, node in _paths(tree, arguments.keys()):
         if base.wrote(node):
             continue
         written = str(node.value)
@@ -79,7 +81,7 @@ def _split(written: str) -> tuple[str, str, str]:
     return written.rpartition(":") if _FILE_REFERENCE.fullmatch(written) else (written, "", "")
 
 
-def _paths(tree: Node) -> Iterator[tuple[Keys, Node]]:
+def _paths(tree: Node, known: Collection[Keys]) -> Iterator[tuple[Keys, Node]]:
     """Give each value that is a path or a reference to a file, but for those that say what paths are relative to."""
     data = tree.plain()
     waiting: list[tuple[Keys, Node]] = [((), tree)]
@@ -89,7 +91,9 @@ def _paths(tree: Node) -> Iterator[tuple[Keys, Node]]:
             waiting += [((*place, key), below) for key, below in node.value.items()]
         elif isinstance(node.value, list):
             waiting += [((*place, index), below) for index, below in enumerate(node.value)]
-        elif isinstance(node.value, str) and place != ("folder",) and _is_path(node.value, annotation_at(data, place)):
+        elif isinstance(node.value, str) and (
+            place in known or (place != ("folder",) and _is_path(node.value, annotation_at(data, place)))
+        ):
             yield place, node
 
 

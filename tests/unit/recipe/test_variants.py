@@ -248,6 +248,22 @@ def test_a_reference_through_a_folder_with_a_colon_is_refused(sample, tmp_path, 
     ]
 
 
+def test_what_a_gate_reads_is_told_from_the_file_too(sample, variant, problems):
+    text = "gates:\n  - {method: accuracy, metric: own.py:build, min: 0.5}\n"
+    path = variant(f"{text}  - {{method: accuracy, metric: wer, arguments: {{vocabulary: own.txt}}, max: 0.5}}\n")
+    assert [where for where, _ in problems(path)] == [
+        "variants/variant.yaml:3 gates.0.metric",
+        "variants/variant.yaml:4 gates.1.arguments.vocabulary",
+    ]
+    write_own_files(path.parent)
+    mine, words = load_recipe(path).gates
+    assert mine.metric == "variants/own.py:build"
+    assert words.arguments == {"vocabulary": "variants/own.txt"}
+    Path("other.txt").write_text("")
+    words = load_recipe(path, ["gates.1.arguments.vocabulary=../other.txt"]).gates[1]
+    assert words.arguments == {"vocabulary": "other.txt"}
+
+
 # What is wrong, and where
 
 

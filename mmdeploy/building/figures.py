@@ -24,16 +24,18 @@ def stages(recipe: Recipe, artifacts: Mapping[str, Artifact], results: Sequence[
     validation split; and its noise.
     """
     series = [_score_series(result.details) for result in results if result.gate == "accuracy"]
-    tensors: Mapping[str, Any] = next(
-        (result.details.get("tensors", {}) for result in results if result.gate == "parity"), {}
-    )
+    tensors: dict[str, Any] = {}
+    for result in results:
+        if result.gate == "parity":  # what an earlier gate judged stays
+            tensors = {**result.details.get("tensors", {}), **tensors}
     for name in recipe.components:
         series += _validation_series(name, artifacts)
         found = tuple(_component_stages(name, artifacts, tensors))
         if found:
             series.append(StageSeries(component=name, metric="SQNR", unit="dB", stages=found))
-    if "end to end" in tensors:
-        last = (Stage(label="served", value=_sqnr_db(tensors["end to end"])),)
+    whole = [_sqnr_db(figures) for label, figures in tensors.items() if label.split(".")[0] == "end to end"]
+    if whole:
+        last = (Stage(label="served", value=min((one for one in whole if one is not None), default=None)),)
         series.append(StageSeries(component=None, metric="SQNR", unit="dB", stages=last))
     return tuple(one for one in series if one is not None)
 

@@ -42,7 +42,7 @@ from mmdeploy.gates import advising, answers, limits
 from mmdeploy.scoring import ask
 from mmdeploy.scoring.builtin import METRICS
 from mmdeploy.scoring.comparison import Comparison
-from mmdeploy.scoring.metric_spec import MetricSpec, arguments_of, check_metric, spec_of
+from mmdeploy.scoring.metric_spec import REFERENCE, MetricSpec, arguments_of, check_metric, spec_of
 from mmdeploy.scoring.metrics import SLACK, Interval
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
 
@@ -70,7 +70,7 @@ class Options(MethodOptions):
     """
 
     method: Literal["accuracy"] = "accuracy"
-    metric: Metric = Field(json_schema_extra={"examples": [*METRICS, "metrics.py:wer"]})
+    metric: Metric = Field(json_schema_extra={"anyOf": [{"enum": [*METRICS]}, {"pattern": REFERENCE}]})
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     outputs: tuple[str, ...] | None = Field(default=None, min_length=1)
     larger_is_better: bool | None = None

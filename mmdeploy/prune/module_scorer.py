@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.contracts import Array, FusedScore, TrainingSetup
-from mmdeploy.scoring import metrics
+from mmdeploy.scoring import closeness
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,7 +81,7 @@ class ModuleScorer:
         original, labels = _part(self._original_answers(), part), self._labels[part]
         if not all(np.isfinite(array).all() for array in answers.values()):
             return FusedScore(0.0 if self.larger_is_better else math.inf, None, -math.inf, 0.0, len(labels))
-        found, (sqnr_db, cosine) = self._setup.score(answers, labels), metrics.output_noise(original, answers)
+        found, (sqnr_db, cosine) = self._setup.score(answers, labels), closeness.output_noise(original, answers)
         return FusedScore(found.score, found.per_sample, sqnr_db, cosine, len(labels))
 
 

@@ -15,7 +15,8 @@ from mmdeploy.core.errors import did_you_mean
 from mmdeploy.scoring.arguments import Arguments
 from mmdeploy.scoring.builtin import METRICS
 
-_REFERENCE = re.compile(r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_]*$")
+#: What names a metric that is not built in.
+REFERENCE = r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_]*$"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def check_metric(metric: str) -> str:
     Raises:
         ValueError: If it is neither.
     """
-    if metric in METRICS or _REFERENCE.match(metric):
+    if metric in METRICS or re.match(REFERENCE, metric):
         return metric
     raise ValueError(
         f"no metric is called {metric!r}; {did_you_mean(metric, METRICS)}; or name one of your own as "

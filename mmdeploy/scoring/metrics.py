@@ -10,7 +10,7 @@ Intervals are two-sided. Resampling is seeded: the same data and seed give the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def per_sample_cosine(reference: Array, candidate: Array) -> FloatArray:
     """
     import numpy as np
 
-    ref, cand = _rows(reference), _rows(candidate)
-    ref_unit, ref_log = _unit_rows(ref)
-    cand_unit, cand_log = _unit_rows(cand)
+    ref, cand = rows_of(reference), rows_of(candidate)
+    ref_unit, ref_log = unit_rows(ref)
+    cand_unit, cand_log = unit_rows(cand)
     similarity = np.clip(np.einsum("ij,ij->i", ref_unit, cand_unit), -1.0, 1.0)
     both_zero = np.isneginf(ref_log) & np.isneginf(cand_log)
     return np.where(both_zero, 1.0, similarity)
@@ -58,11 +58,11 @@ def per_sample_sqnr_db(reference: Array, candidate: Array) -> FloatArray:
     """
     import numpy as np
 
-    ref, cand = _rows(reference), _rows(candidate)
+    ref, cand = rows_of(reference), rows_of(candidate)
     with np.errstate(invalid="ignore", over="ignore"):
         noise = ref - cand
-    _, ref_log = _unit_rows(ref)
-    _, noise_log = _unit_rows(noise)
+    _, ref_log = unit_rows(ref)
+    _, noise_log = unit_rows(noise)
     with np.errstate(invalid="ignore"):
         ratio = 20.0 * (ref_log - noise_log)
     return np.where(np.isneginf(noise_log), np.inf, ratio)
@@ -78,7 +78,7 @@ def per_sample_max_abs_error(reference: Array, candidate: Array) -> FloatArray:
     import numpy as np
 
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(np.abs(_rows(reference) - _rows(candidate)).max(axis=1), dtype=np.float64)
+        return np.asarray(np.abs(rows_of(reference) - rows_of(candidate)).max(axis=1), dtype=np.float64)
 
 
 def cosine(reference: Array, candidate: Array) -> float:
@@ -97,32 +97,6 @@ def sqnr_db(reference: Array, candidate: Array) -> float:
 def max_abs_error(reference: Array, candidate: Array) -> float:
     """Return the largest absolute difference, in the tensor's own unit."""
     return float(per_sample_max_abs_error(_one_row(reference), _one_row(candidate))[0])
-
-
-def output_noise(
-    original: Mapping[str, Array], candidate: Mapping[str, Array], broken: npt.NDArray[np.bool_] | None = None
-) -> tuple[float, float]:
-    """Return the means over samples of SQNR in dB and of cosine, of the first output of floating point that changed.
-
-    Args:
-        original: Outputs by name.
-        candidate: The same outputs; finite.
-        broken: Samples that count as having no signal.
-
-    Returns:
-        ``inf`` and 1.0 where no sample changed; else each sample's SQNR is at most `UNCHANGED_DB`.
-    """
-    import numpy as np
-
-    floats = [name for name, array in original.items() if array.dtype.kind == "f"] or list(original)
-    name = next((name for name in floats if not np.array_equal(original[name], candidate[name])), floats[0])
-    sqnr_db = per_sample_sqnr_db(original[name], candidate[name])
-    cosines = per_sample_cosine(original[name], candidate[name])
-    if broken is not None:
-        sqnr_db, cosines = np.where(broken, -np.inf, sqnr_db), np.where(broken, 0.0, cosines)
-    if not np.isposinf(sqnr_db).all():
-        sqnr_db = np.minimum(sqnr_db, UNCHANGED_DB)
-    return float(sqnr_db.mean()), float(cosines.mean())
 
 
 def mcnemar_exact(only_reference: int, only_candidate: int) -> float:
@@ -323,7 +297,8 @@ def _z(confidence: float) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2.0)
 
 
-def _rows(array: Array) -> FloatArray:
+def rows_of(array: Array) -> FloatArray:
+    """Return one row of numbers a sample."""
     import numpy as np
 
     samples = np.asarray(array)
@@ -336,7 +311,7 @@ def _one_row(array: Array) -> Array:
     return np.asarray(array).reshape(1, -1)
 
 
-def _unit_rows(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+def unit_rows(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return rows scaled to length 1, and log10 of their lengths, without overflow or underflow."""
     import numpy as np
 

@@ -6,7 +6,8 @@ the parameter of its name), the second the labels; labels that are dicts go to t
 The classes of ``torchmetrics.retrieval`` group documents by query. They are served in three ways: two outputs, such as
 an image and a text embedding, whose cosine similarities rank every sample's second output for its first (labels say
 what a sample shows); one output [samples, documents], a label naming a sample's document; or one score a sample, a
-sample being a query and a document, with labels ``{"target": 0 or 1, "indexes": number of the query}``.
+sample being a query and a document, with labels ``{"target": 0 or 1, "indexes": number of the query}``: there, as in
+torchmetrics, a score of 0 or below is a document that was not found.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _queries(name: str, outputs: Sequence[Array], labels: Labels) -> list[Query]
                 f"{name} takes two embeddings of one shape, found {list(outputs[0].shape)} and {list(outputs[1].shape)}"
             )
         rows = (row for similarity, _ in retrieval.similarities(*outputs) for row in similarity)
-        return [(row, ids == own) for row, own in zip(rows, ids, strict=True)]
+        return [(_ranks(row), ids == own) for row, own in zip(rows, ids, strict=True)]
     if len(outputs) != 1:
         raise DataError(f"{name} takes one output or two, found {len(outputs)}", hint="name them under `outputs`")
     if isinstance(labels, Table):
@@ -149,7 +150,19 @@ def _queries(name: str, outputs: Sequence[Array], labels: Labels) -> list[Query]
             hint="yield ({...}, {'target': 0 or 1, 'indexes': number of the query}) for each sample; or name the two "
             "embeddings to compare under `outputs`",
         )
-    return list(zip(outputs[0], retrieval.relevance(outputs[0], labels), strict=True))
+    relevant = retrieval.relevance(outputs[0], labels)
+    return [(_ranks(row), belongs) for row, belongs in zip(outputs[0], relevant, strict=True)]
+
+
+def _ranks(scores: Array) -> Array:
+    """Return the ranks of scores, from 1, equal where they are.
+
+    A retrieval is a matter of order, but torchmetrics takes a score of 0 or below for a document that was not found,
+    and similarities may be negative.
+    """
+    import numpy as np
+
+    return np.asarray(np.unique(scores, return_inverse=True)[1] + 1)
 
 
 def _grouped(name: str, output: Array, labels: Table) -> list[Query]:

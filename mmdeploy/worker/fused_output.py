@@ -24,7 +24,7 @@ from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.data import samples as data
 from mmdeploy.planning.chains import fed_outputs, yardstick
 from mmdeploy.recipe.wiring import topological_order, upstream
-from mmdeploy.scoring import metrics
+from mmdeploy.scoring import closeness
 from mmdeploy.scoring.scored import Scored
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
 from mmdeploy.training.splits import SeenSamples
@@ -175,7 +175,7 @@ class FusedEnsemble:
             for name, array in answers.items()
         }
         metric, per_sample = _metric_with(broken, self._metric.scored(finite, labels), self._metric)
-        sqnr_db, cosine = metrics.output_noise(reference, finite, broken)
+        sqnr_db, cosine = closeness.output_noise(reference, finite, broken)
         return FusedScore(metric, per_sample, sqnr_db, cosine, len(labels))
 
     def _original_answers(self) -> dict[str, Array]:

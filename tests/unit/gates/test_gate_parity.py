@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from gate_evidence import SAMPLES, deployment, evidence, fusion, image_encoder
+from gate_evidence import SAMPLES, audio_encoder, deployment, evidence, fusion, image_encoder
 from pydantic import ValidationError
 
 from mmdeploy.core.contracts import Verdict
@@ -79,7 +79,7 @@ def test_a_refused_request_is_a_failed_check_and_the_others_are_still_judged():
     ("answer", "note"),
     [
         (lambda logits: np.where(logits > 20, np.nan, logits), "answers hold NaN or Inf"),
-        (lambda logits: logits[:, :-1], "shape [5], the original [6]"),
+        (lambda logits: logits[:, :-1], "answers [5] a sample, the original [6]"),
         (lambda logits: logits[:-1], "of 16 samples has shape [15, 6]"),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_missing_output_fails():
     candidate = deployment({"fusion": lambda image, audio: {"energy": fusion(image, audio)["logits"]}})
     result = parity.check(options(min_cosine=0.0, scope="components"), evidence(candidate=candidate))
     check = next(check for check in result.checks if check.name.startswith("fusion"))
-    assert (check.verdict, check.note) == (Verdict.FAIL, "the candidate's answer lacks this output")
+    assert (check.verdict, check.note) == (Verdict.FAIL, "the candidate's answer lacks the output 'logits'")
 
 
 def test_requests_are_as_large_as_the_ensemble_takes_and_no_larger():
@@ -163,3 +163,69 @@ def test_details_hold_what_reports_plot():
         "image_encoder", "audio_encoder.embedding", "audio_encoder.energy", "fusion", "end to end",
     ]  # fmt: skip
     assert tensors["fusion"]["sqnr_db"] == {"worst": parity.SQNR_EXACT_DB, "mean": parity.SQNR_EXACT_DB}
+
+
+def ids(change=lambda found: found):
+    """An ensemble whose head gives the classes in the order of their scores, as ids."""
+
+    def ranked(image, audio):
+        return {"logits": change(np.argsort(-fusion(image, audio)["logits"], axis=1).astype(np.int64))}
+
+    return deployment({"fusion": ranked})
+
+
+def of_ids(candidate):
+    given = evidence()
+    ranked = np.argsort(-given.original["logits"], axis=1).astype(np.int64)
+    return evidence(candidate=candidate, original={**given.original, "logits": ranked})
+
+
+def test_ids_are_judged_by_exact_match_and_by_overlap():
+    def first_two_swapped_in_the_first_request(found):
+        return found[:, [1, 0, 2, 3, 4, 5]] if len(found) == 16 and not seen else found
+
+    seen = []
+    given = of_ids(ids(lambda found: (first_two_swapped_in_the_first_request(found), seen.append(1))[0]))
+    wanted = options(outputs=["logits"], scope="end_to_end", min_exact_match=0.9, min_overlap_at_k=1.0, k=2)
+    exact, overlap = parity.check(wanted, given).checks
+    assert (exact.name, exact.measured, exact.verdict) == ("end to end: exact match", 80 / 96, Verdict.FAIL)
+    assert (overlap.name, overlap.measured, overlap.verdict) == ("end to end: worst overlap at k", 1.0, Verdict.PASS)
+    seen.clear()
+    first = options(outputs=["logits"], scope="end_to_end", min_overlap_at_k=0.9, k=1, statistic="mean")
+    assert parity.check(first, given).checks[0].measured == pytest.approx(80 / 96)
+
+
+def test_scale_sees_what_cosine_does_not():
+    def larger(waveform):
+        found = audio_encoder(waveform)
+        return found | {"embedding": found["embedding"] * np.float32(1.2)}
+
+    given = evidence(candidate=deployment({"audio_encoder": larger}))
+    result = parity.check(options(outputs=["audio_embedding"], min_cosine=0.999, max_scale_error=0.1), given)
+    cosine, scale = result.checks
+    assert cosine.verdict is Verdict.PASS
+    assert (scale.name, scale.verdict) == ("audio_encoder.embedding: worst scale error", Verdict.FAIL)
+    assert scale.measured == pytest.approx(0.2, abs=1e-5)
+
+
+def test_only_the_tensors_that_are_named_are_judged():
+    given = evidence()
+    assert [check.name for check in parity.check(options(outputs=["energy"], max_abs_error=0.0), given).checks] == [
+        "audio_encoder.energy: largest error"
+    ]
+    names = {
+        check.name.partition(":")[0]
+        for check in parity.check(options(outputs=["logits"], min_cosine=0.9), given).checks
+    }
+    assert names == {"fusion", "end to end"}
+    with pytest.raises(DataError, match="judges energy, which nothing in its scope writes"):
+        parity.check(options(outputs=["energy"], max_abs_error=0.0, scope="end_to_end"), given)
+
+
+def test_the_overlap_of_scores_needs_a_k():
+    with pytest.raises(DataError, match="'logits' holds scores") as caught:
+        parity.check(options(outputs=["logits"], min_overlap_at_k=0.9), evidence())
+    assert "`k`" in caught.value.hint
+    assert parity.check(options(outputs=["logits"], min_overlap_at_k=1.0, k=3), evidence()).verdict is Verdict.PASS
+    with pytest.raises(ValidationError, match="k belongs to min_overlap_at_k"):
+        options(k=3, min_cosine=0.9)

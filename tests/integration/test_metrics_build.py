@@ -1,0 +1,106 @@
+"""Gates whose metrics are not built in, on outputs that are not the first, judged on a real Triton."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmdeploy.building.builder import Settings, run_build
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import MetricError
+from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.record.observer import Silent
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
+
+METRICS = '''
+import numpy as np
+
+
+def margin(outputs, labels):
+    """How far the right class is above the mean of all: one score a sample."""
+    logits = outputs["logits"]
+    return logits[np.arange(len(labels["class"])), labels["class"]] - logits.mean(axis=1)
+
+
+margin.larger_is_better = True
+
+
+def spread(outputs, labels, power=2):
+    """How far apart the embeddings lie: one score for all; the labels hold text, too."""
+    assert labels["caption"][0].startswith("sample ")
+    return float((outputs["left_embedding"].std(axis=0) ** power).mean())
+
+
+spread.larger_is_better = True
+spread.range = (0, None)
+'''
+LABELLED = '''
+
+def captioned():
+    """Yield samples whose labels are a class and a text."""
+    for index, (feed, label) in enumerate(evaluation()):
+        yield feed, {"class": label, "caption": f"sample {index}"}
+'''
+GATES = """gates:
+  - {method: accuracy, metric: metrics.py:margin, outputs: [logits], max_drop: 0.05}
+  - {method: accuracy, metric: metrics.py:spread, arguments: {power: 1}, min: 0.1, max_drop: 0.05}
+  - {method: parity, outputs: [left_embedding], max_scale_error: 0.2}
+  - {method: parity, outputs: [logits], min_overlap_at_k: 0.5, k: 2, statistic: mean}
+"""
+
+
+def edited(recipe: Path, gates: str = GATES, *, labels: str = "captioned") -> Path:
+    recipe.with_name("metrics.py").write_text(METRICS)
+    data = recipe.with_name("data.py")
+    data.write_text(data.read_text() + LABELLED)
+    text = recipe.read_text().replace("evaluation: data.py:evaluation", f"evaluation: data.py:{labels}")
+    text = text.replace("outputs: {logits: {}}", "outputs: {left_embedding: {}, logits: {}}")
+    recipe.write_text(text[: text.index("gates:")] + gates)
+    return recipe
+
+
+def build(recipe: Path, workdir: Path):
+    return run_build(load_recipe(recipe), Settings(workdir=workdir, destination=workdir / "published"), Silent())
+
+
+def test_metrics_from_a_file_judge_the_outputs_that_they_are_given(tiny_recipe, tmp_path):
+    outcome = build(edited(tiny_recipe), tmp_path / "work")
+    assert outcome.error is None and outcome.report.verdict is Verdict.PASS
+    margin, spread, scale, overlap = outcome.report.gates
+    assert (margin.details["metric"], margin.details["outputs"]) == ("margin of logits", ["logits"])
+    assert margin.details["larger_is_better"] is True
+    assert [check.name for check in spread.checks] == ["spread(power=1)", "spread(power=1) drop"]
+    assert spread.checks[0].interval is not None and spread.details["resamples"] == 1000
+    (logits,) = (found for path in (tmp_path / "work").rglob("tensors-*.npy") if (found := np.load(path)).shape[1] == 4)
+    right = logits.max(axis=1)  # the label of a sample is what the model answers
+    wanted = right - logits.mean(axis=1)
+    assert margin.details["scores"]["original"] == pytest.approx(wanted.mean(), rel=1e-5)
+    assert [check.name for check in scale.checks] == [
+        "left: worst scale error", "end to end.left_embedding: worst scale error",
+    ]  # fmt: skip
+    assert [check.name for check in overlap.checks] == [
+        "fusion: mean overlap at k", "end to end.logits: mean overlap at k",
+    ]  # fmt: skip
+
+
+def test_torchmetrics_by_name_judges_and_one_of_two_gates_fails(tiny_recipe, tmp_path):
+    gates = """gates:
+  - {method: accuracy, metric: torchmetrics.retrieval:RetrievalRecall, outputs: [logits], \
+arguments: {top_k: 2}, min: 0.9}
+  - {method: accuracy, metric: torchmetrics.classification:MulticlassRecall, outputs: [logits], \
+arguments: {num_classes: 4}, min: 1.01}
+"""
+    outcome = build(edited(tiny_recipe, gates, labels="evaluation"), tmp_path / "work")
+    assert [gate.verdict for gate in outcome.report.gates] == [Verdict.PASS, Verdict.FAIL]
+    assert outcome.report.gates[0].details["metric"] == "RetrievalRecall(top_k=2) of logits"
+
+
+def test_a_metric_that_fails_is_told_before_anything_is_served(tiny_recipe, tmp_path):
+    recipe = edited(
+        tiny_recipe, "gates:\n  - {method: accuracy, metric: metrics.py:margin, min: 0.1}\n", labels="evaluation"
+    )
+    outcome = build(recipe, tmp_path / "work")
+    assert isinstance(outcome.error, MetricError) and outcome.error.exit_code == 3
+    assert outcome.error.step == "original/outputs"
+    assert "metrics.py:margin failed: IndexError at metrics.py:" in outcome.error.message

@@ -92,7 +92,7 @@ class Contract:
         *positional, last = (*self.functions.get(name, ()), *self.optional.get(name, ()))
         try:
             if last.startswith("*"):
-                signature.bind(*positional, **{last.strip("* ").partition("=")[0]: 1})
+                signature.bind(*positional, **{last.rpartition(" ")[2].partition("=")[0]: 1})
             else:
                 signature.bind(*positional, last)
         except TypeError:

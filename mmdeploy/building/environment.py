@@ -6,8 +6,8 @@ Triton is after every step.
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from mmdeploy import gates
@@ -15,6 +15,7 @@ from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.core.target import Target
 from mmdeploy.planning.fingerprints import distribution_of
+from mmdeploy.plugins.loading import Plugin
 from mmdeploy.triton.install import find_installation
 
 if TYPE_CHECKING:
@@ -35,18 +36,24 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
     Raises:
         EnvironmentUnfitError: Naming every distribution that is missing and who needs it, or the Triton.
     """
-    needs = dict.fromkeys(_REPORT, "the report")
+    asked: list[tuple[Iterable[str], str, object]] = [(_REPORT, "the report", None)]
     for options in recipe.gates:
-        needs |= dict.fromkeys(gates.METHODS.of(options).REQUIRES, f"gate {method_of(options)}")
+        gate = gates.METHODS.of(options)
+        asked.append((gate.REQUIRES, f"gate {method_of(options)}", gate))
     for step in steps:
-        required = step.sort.requires_of(step.sort.module(step.method, recipe.root))
-        needs |= dict.fromkeys(required, step.id)
-    missing = {name: who for name, who in needs.items() if importlib.util.find_spec(name) is None}
+        module = step.sort.module(step.method, recipe.root)
+        asked.append((step.sort.requires_of(module), step.id, module))
+    missing = {name: (who, module) for names, who, module in asked for name in names if find_spec(name) is None}
     if missing:
-        listed = ", ".join(f"{distribution_of(name)} (for {who})" for name, who in missing.items())
-        extra = "gpu" if recipe.target in (Target.CUDA, Target.TENSORRT) else "cpu"
-        raise EnvironmentUnfitError(
-            f"not installed in this environment: {listed}", hint=f"pip install 'multimodal-deploy[{extra}]'"
-        )
+        listed = ", ".join(f"{distribution_of(name)} (for {who})" for name, (who, _) in missing.items())
+        raise EnvironmentUnfitError(f"not installed in this environment: {listed}", hint=_hint(recipe, missing))
     if recipe.gates:
         find_installation()
+
+
+def _hint(recipe: Recipe, missing: Mapping[str, tuple[str, object]]) -> str:
+    """Say what to install: our own extra, and by name what only plug-ins need."""
+    others = [distribution_of(name) for name, (_, module) in missing.items() if isinstance(module, Plugin)]
+    extra = "gpu" if recipe.target in (Target.CUDA, Target.TENSORRT) else "cpu"
+    own = [f"'multimodal-deploy[{extra}]'"] if len(others) < len(missing) else []
+    return f"pip install {' '.join([*own, *others])}"

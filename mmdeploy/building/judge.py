@@ -27,13 +27,14 @@ from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.labels import Labels, read
 from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.engines.built_from import graph_path
-from mmdeploy.planning.chains import original_graph
+from mmdeploy.planning.chains import candidates, original_graph
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.record.build_report import gate_record
 from mmdeploy.record.observer import Observer
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
+from mmdeploy.triton.install import stand_in_of
 from mmdeploy.triton.options import InstanceGroup, Serving
 from mmdeploy.triton.repository import StagedRepository, stage
 
@@ -214,6 +215,16 @@ def _labels(recipe: Recipe, outputs: Mapping[str, str]) -> Iterator[tuple[str, P
             yield key, labels
 
 
+def stand_ins(recipe: Recipe) -> dict[str, Path]:
+    """Return the Python-based backends that a recipe's engines bring for a server without their own."""
+    used = [recipe.engine_options(name) for name in recipe.components]
+    used += [variant.options for name in recipe.components for variant in candidates(recipe, name)]
+    found: dict[str, Path] = {}
+    for options in used:
+        found |= stand_in_of(engines.METHODS.of(options))
+    return found
+
+
 def judge(
     recipe: Recipe,
     candidate: Staged,
@@ -240,6 +251,7 @@ def judge(
                 [staged.repository.path],
                 log=logs / f"triton-{role}.log",
                 response_cache_bytes=_NO_CACHE_BYTES,
+                stand_ins=stand_ins(recipe),
             )
             for role, staged in (("candidate", candidate), ("reference", reference))
         ]

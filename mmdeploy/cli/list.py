@@ -5,16 +5,20 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmdeploy.cli.text import wrapped
-from mmdeploy.core.errors import UsageError, did_you_mean
+from mmdeploy.core.errors import PluginError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from mmdeploy.plugins.loading import Plugin
+    from mmdeploy.plugins.registry import Registry
 
 _SECTIONS = {
     "prune": "components.<name>.prune: fewer weights",
@@ -32,13 +36,20 @@ _SECTIONS = {
 def command(name: str | None) -> None:
     """List passes, engines, serving and gates with their options; with a NAME, all that is known of it.
 
-    NAME is a section (prune, recover, export, quantize, engines, serving, gates) or one entry of it.
+    NAME is a section (prune, recover, export, quantize, engines, serving, gates) or one entry of it; or the reference
+    of a plug-in beside the current folder's recipe, which is then imported. What is installed is among the others.
 
     \b
     Example:
       mmdeploy list
       mmdeploy list quantize.static
+      mmdeploy list gates.py:calibration_error
     """  # noqa: D301
+    from mmdeploy.plugins.registry import is_reference
+
+    if is_reference(name):
+        click.echo(_whole(str(name), _referred(str(name))))
+        return
     entries = _entries()
     if name == "serving":
         click.echo(_whole(name, entries[name]))
@@ -55,10 +66,21 @@ def command(name: str | None) -> None:
 
 def _entries() -> dict[str, Any]:
     """Return every module by ``section.method``, and the one section without methods by its name."""
-    from mmdeploy import engines, export, gates, prune, quantize, recover
     from mmdeploy.triton import options
 
-    registries: dict[str, Mapping[str, Any]] = {
+    serving = SimpleNamespace(__doc__=options.__doc__, Options=options.Serving)
+    methods = {
+        f"{section}.{method}": _loaded(registry, method)
+        for section, registry in _registries().items()
+        for method in registry
+    }
+    return {"serving": serving} | methods
+
+
+def _registries() -> dict[str, Registry[Any]]:
+    from mmdeploy import engines, export, gates, prune, quantize, recover
+
+    return {
         "prune": prune.METHODS,
         "recover": recover.METHODS,
         "export": export.METHODS,
@@ -66,11 +88,44 @@ def _entries() -> dict[str, Any]:
         "engines": engines.METHODS,
         "gates": gates.METHODS,
     }
-    serving = SimpleNamespace(__doc__=options.__doc__, Options=options.Serving)
-    methods = {
-        f"{section}.{method}": module for section, modules in registries.items() for method, module in modules.items()
-    }
-    return {"serving": serving} | methods
+
+
+def _loaded(registry: Registry[Any], method: str) -> Any:
+    """Return a method; where an installed one cannot be loaded, what says so in its place."""
+    try:
+        return registry[method]
+    except PluginError as error:
+        return SimpleNamespace(__doc__=f"CANNOT BE USED: {error.message}", Options=None)
+
+
+def _referred(reference: str) -> Plugin:
+    """Return the plug-in that a reference names, as what it has the members of.
+
+    Raises:
+        PluginError: If it cannot be loaded, or is neither a pass, nor an engine, nor a gate.
+    """
+    from mmdeploy.plugins.loading import Source, imported
+
+    registries, here = _registries(), Path.cwd()
+    found = imported(Source(reference, reference, here))
+    if not any(hasattr(found, member) for member in ("check", "load", "run")):
+        raise PluginError(f"{reference} is neither a pass, nor an engine, nor a gate: it has no run, load or check")
+    formats = (getattr(found, "CONSUMES", None), getattr(found, "PRODUCES", None))
+    if hasattr(found, "check"):
+        section = "gates"
+    elif hasattr(found, "BACKEND") or hasattr(found, "load"):
+        section = "engines"
+    else:
+        fitting = (name for name, registry in registries.items() if formats in registry.contract.formats)
+        section = next(fitting, "quantize")
+    plugin: Plugin = registries[section].find(reference, here)
+    return plugin
+
+
+def _origin(module: Any) -> str:
+    """Say who brings a plug-in; empty for what is built in, or lies beside a recipe."""
+    source = getattr(module, "source", None)
+    return f"Brought by {source.distribution}." if source is not None and source.distribution else ""
 
 
 def _section(section: str, entries: Mapping[str, Any]) -> str:
@@ -78,22 +133,25 @@ def _section(section: str, entries: Mapping[str, Any]) -> str:
     for name, module in entries.items():
         if name == section or name.startswith(f"{section}."):
             first = inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0]
-            lines += ["", f"  {name}", wrapped(first, "    ")]
+            lines += ["", f"  {name}", wrapped(f"{first} {_origin(module)}", "    ")]
             lines += [f"      {signature}" for signature, _ in _options(module.Options)]
     return "\n".join(lines)
 
 
 def _whole(name: str, module: Any) -> str:
-    lines = [name, "", inspect.cleandoc(module.__doc__ or ""), "", "options:"]
+    origin = [_origin(module), ""] if _origin(module) else []
+    lines = [name, "", inspect.cleandoc(module.__doc__ or ""), "", *origin, "options:"]
     for signature, text in _options(module.Options):
         lines += [f"  {signature}"] + ([wrapped(text, "      ")] if text else [])
     return "\n".join(lines)
 
 
-def _options(options: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _options(options: type[BaseModel] | None, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Give ``name: type = default`` and what it does for each option; those of a section within, dotted."""
     from mmdeploy.recipe.sections import described, models
 
+    if options is None:
+        return
     schema = options.model_json_schema()
     texts = described(options)
     for name, field in options.model_fields.items():

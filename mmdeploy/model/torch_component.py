@@ -9,7 +9,7 @@ Loading it builds the original, resizes it and loads the state: code is only eve
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -106,10 +106,13 @@ def save_component(
         metadata: Facts to add to, or to replace in, those of ``before``.
 
     Raises:
-        ModelError: If submodules were added or removed: that cannot be told from the factory's code again.
+        ModelError: If submodules were added or removed: that cannot be told from the factory's code again; or if
+            ``metadata`` would replace what the module is loaded by.
     """
     from safetensors.torch import save_file
 
+    if taken := sorted({one.name for one in fields(ComponentFacts)} & set(metadata or {})):
+        raise ModelError(f"metadata {taken[0]!r} of {produced_by} would hide what the module is loaded by: rename it")
     original = original_component(before)
     resized = _changed_attributes(original, module)
     path = folder / FILENAME

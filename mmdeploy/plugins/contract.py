@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mmdeploy.core import contracts
 from mmdeploy.core.contracts import Encoding, MethodOptions
 from mmdeploy.core.errors import nearest
 
@@ -91,7 +92,7 @@ class Contract:
         *positional, last = (*self.functions.get(name, ()), *self.optional.get(name, ()))
         try:
             if last.startswith("*"):
-                signature.bind(*positional, **{last.strip("* ").partition("=")[0]: 1})
+                signature.bind(*positional, **{last.rpartition(" ")[2].partition("=")[0]: 1})
             else:
                 signature.bind(*positional, last)
         except TypeError:
@@ -114,7 +115,7 @@ class Contract:
 
 
 def _misspelt(name: str, found: object) -> str:
-    there = [other for other in dir(found) if not other.startswith("_")]
+    there = [other for other in dir(found) if not other.startswith("_") and not hasattr(contracts, other)]
     guess = nearest(name, there) or next((other for other in there if other.lower() == name.lower()), None)
     return f" (it has {guess})" if guess else ""
 

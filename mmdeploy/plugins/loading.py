@@ -16,20 +16,21 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import create_model
 
 from mmdeploy.core.artifact import file_sha256
-from mmdeploy.core.contracts import MethodOptions
+from mmdeploy.core.contracts import MethodOptions, Variant
 from mmdeploy.core.errors import MmdeployError, PluginError, StepError, did_you_mean
 from mmdeploy.model.sources import describe, import_place, importing_from, source_files
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from mmdeploy.core.target import Target
     from mmdeploy.plugins.contract import Contract
     from mmdeploy.plugins.registry import Registry
 
@@ -98,6 +99,16 @@ class Plugin:
         self.__name__ = source.method
         self.found, self.source, self.registry = found, source, registry
         self.Options = _bound(found, self)
+        if "candidates" in contract.defaults:
+            self.candidates = functools.partial(self._own_candidates, self.__dict__["candidates"])
+
+    def _own_candidates(self, asked: Callable[..., Sequence[Variant]], target: Target, *, threads: int = 1) -> Any:
+        """Return the candidates that an author names, with options that know whose they are."""
+        found = []
+        for variant in asked(target, threads=threads):
+            fields = variant.options.model_dump_json(exclude={"method"}, exclude_unset=True)
+            found.append(replace(variant, options=self.Options.model_validate_json(fields)))
+        return tuple(found)
 
     def digest(self) -> str:
         """Return what its results depend on: the content of its Python files, and the version that is installed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import operator
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
@@ -18,6 +19,8 @@ from pydantic_core import PydanticCustomError, core_schema
 from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.core.errors import PluginError
 from mmdeploy.plugins.registry import Registry, is_reference
+
+logger = logging.getLogger(__name__)
 
 #: Tag of the alternative; also the kind of pydantic's errors about a plug-in as such.
 PLUGGED_IN = "plug-in"
@@ -65,7 +68,12 @@ class PluggedIn(MethodOptions):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Any:
         """Tell the installed ones with their options; of a reference, that it is one."""
-        known = [handler(cls.registry[name].Options.__pydantic_core_schema__) for name in cls.registry.installed()]
+        known = []
+        for name in cls.registry.installed():
+            try:
+                known.append(handler(cls.registry[name].Options.__pydantic_core_schema__))
+            except PluginError as error:
+                logger.warning("the schema lacks %s: %s", name, error.message)
         reference = {
             "title": "by reference",
             "description": f"A {cls.registry.contract.noun} beside the recipe or in a package, with its own options.",

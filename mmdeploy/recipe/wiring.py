@@ -10,7 +10,7 @@ import graphlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from mmdeploy import prune, quantize, recover
+from mmdeploy import engines, prune, quantize, recover
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.gates import parity
@@ -64,6 +64,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_batch_sizes(recipe),
         *_data(recipe),
         *_judged_outputs(recipe),
+        *_graphless_engines(recipe),
     ]
 
 
@@ -285,6 +286,21 @@ def _judged_outputs(recipe: Recipe) -> Iterator[Finding]:
                 what = "no component writes the tensor" if inner else "the ensemble has no output"
                 message = f"{what} {name!r}; {did_you_mean(name, accepted)}"
                 yield Finding(("gates", index, "outputs", place), message, needs_all=True)
+
+
+def _graphless_engines(recipe: Recipe) -> Iterator[Finding]:
+    """Find components whose INT8 graph nothing would take: their engine is made of the PyTorch module."""
+    for name, component in recipe.components.items():
+        if component.quantize is None or recipe.automatic_engine(name) is not None:
+            continue
+        engine = recipe.engine_options(name)
+        if engines.METHODS.of(engine).CONSUMES != "onnx":
+            takers = [method for method, module in engines.METHODS.built_in.items() if module.CONSUMES == "onnx"]
+            message = (
+                f"the engine {method_of(engine)} is made of the PyTorch module, not of the graph that quantize writes: "
+                f"take quantize out, or name an engine that takes the graph ({', '.join(takers)})"
+            )
+            yield Finding(("components", name, "quantize"), message, involves=(("components", name, "engine"),))
 
 
 _DATA_USES = {

@@ -3,21 +3,29 @@
 Three places are tried, in this order: a binary that the caller names, ``tritonserver`` on PATH (a release
 container or a native installation, with its own backends), and the binary in the ``nvidia-pytriton`` wheel.
 The wheel has no ONNX Runtime or TensorRT backend, so there the Python-based backends in
-`mmdeploy.triton.backends` stand in for them: the same repository serves in both.
+`mmdeploy.triton.backends` stand in for them, and those that plugged-in engines bring: the same repository serves in
+both.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
-from mmdeploy.core.errors import EnvironmentUnfitError
+from mmdeploy import engines
+from mmdeploy.core.contracts import Engine
+from mmdeploy.core.errors import EnvironmentUnfitError, PluginError
+
+logger = logging.getLogger(__name__)
 
 #: The stub's file name; it lies beside the python backend's shared library.
 STUB = "triton_python_backend_stub"
@@ -70,7 +78,9 @@ def find_installation(binary: Path | None = None) -> Installation:
     return Installation(root / "bin" / "tritonserver", root)
 
 
-def assemble_backends(installation: Installation, folder: Path) -> Path | None:
+def assemble_backends(
+    installation: Installation, folder: Path, stand_ins: Mapping[str, Path] = MappingProxyType({})
+) -> Path | None:
     """Make the backend directory of the wheel's server.
 
     The python backend is copied (3 MB), as Triton refuses a library that a link takes out of its folder.
@@ -78,6 +88,7 @@ def assemble_backends(installation: Installation, folder: Path) -> Path | None:
     Args:
         installation: What `find_installation` gave.
         folder: A folder that does not exist yet, to make it in.
+        stand_ins: Folders of Python-based backends besides our own, by the backend's name.
 
     Returns:
         The directory for ``--backend-directory``; None for a native installation, which has its own.
@@ -91,10 +102,35 @@ def assemble_backends(installation: Installation, folder: Path) -> Path | None:
         if file.is_file():
             shutil.copy(file, python)
     shutil.copy(_stub(installation.root), python)
-    for stand_in in _STAND_INS.iterdir():
-        if (stand_in / "model.py").is_file():
-            (folder / stand_in.name).symlink_to(stand_in)
+    own = {stand_in.name: stand_in for stand_in in _STAND_INS.iterdir() if (stand_in / "model.py").is_file()}
+    for name, stand_in in (dict(stand_ins) | own).items():
+        (folder / name).symlink_to(stand_in.resolve())
     return folder
+
+
+def installed_stand_ins() -> dict[str, Path]:
+    """Return the stand-ins that installed engines bring, by backend; an engine that cannot be loaded has none."""
+    found: dict[str, Path] = {}
+    for method in engines.METHODS.installed():
+        try:
+            found |= stand_in_of(engines.METHODS[method])
+        except PluginError as error:
+            logger.warning("the engine %s cannot be used: %s", method, error.message)
+    return found
+
+
+def stand_in_of(engine: Engine) -> dict[str, Path]:
+    """Return an engine's stand-in by its backend; nothing where it needs none.
+
+    Raises:
+        PluginError: If its folder has no model.py.
+    """
+    if engine.STAND_IN is None:
+        return {}
+    folder = Path(engine.STAND_IN)
+    if not (folder / "model.py").is_file():
+        raise PluginError(f"{engine.__name__}: its STAND_IN, {folder}, is no folder with a model.py")
+    return {engine.BACKEND: folder}
 
 
 def server_environment(installation: Installation) -> dict[str, str]:

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.triton.install import Installation, assemble_backends, link_package, server_environment
@@ -95,13 +96,20 @@ class Processes:
             region.unlink(missing_ok=True)
 
 
-def launch(installation: Installation, options: Sequence[str], *, log: Path, response_cache_bytes: int) -> Processes:
+def launch(
+    installation: Installation,
+    options: Sequence[str],
+    *,
+    log: Path,
+    response_cache_bytes: int,
+    stand_ins: Mapping[str, Path] = MappingProxyType({}),
+) -> Processes:
     """Start the server under a supervisor, both in a session of their own, the log emptied first."""
     folder = Path(tempfile.mkdtemp(prefix="mmdeploy-triton-"))
     shm_prefix = f"mmdeploy_{uuid.uuid4().hex[:12]}_"
     command = [str(installation.binary), *options, f"--exit-timeout-secs={GRACE_S}"]
     command.append(f"--backend-config=python,shm-region-prefix-name={shm_prefix}")
-    backends = assemble_backends(installation, folder / "backends")
+    backends = assemble_backends(installation, folder / "backends", stand_ins)
     if backends is not None:
         command.append(f"--backend-directory={backends}")
     if response_cache_bytes:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError, ServerError, UsageError
 from mmdeploy.triton import server_log
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.http import ask_json
-from mmdeploy.triton.install import find_installation, is_complete
+from mmdeploy.triton.install import find_installation, installed_stand_ins, is_complete
 from mmdeploy.triton.launch import Ports, Processes, launch
 from mmdeploy.triton.probe import probe_models
 
@@ -161,7 +162,7 @@ class Server:
         refused = {} if self.server_version else server_log.refusals(text)
         if refused:
             reasons = "".join(f"\n  {model}: {reason}" for model, reason in sorted(refused.items()))
-            raise ServerError(f"Triton refused to load:{reasons}", log=self._log_name)
+            raise ServerError(f"Triton refused to load:{reasons}", hint=_hint(reasons), log=self._log_name)
         raise ServerError(f"Triton ended (exit code {code}): {server_log.last_words(text)}", log=self._log_name)
 
     def _is_ready(self, path: str) -> bool:
@@ -188,6 +189,15 @@ class Server:
             raise ServerError(f"cannot {action} {model!r}: {error.message}", log=self._log_name) from error
 
 
+def _hint(reasons: str) -> str | None:
+    if "unable to find backend library" not in reasons:
+        return None
+    return (
+        "this Triton has no such backend: serve with a release container, or install the plug-in whose engine brings a "
+        "stand-in for it"
+    )
+
+
 def start(
     repositories: Sequence[Path],
     *,
@@ -201,6 +211,7 @@ def start(
     response_cache_bytes: int = 0,
     model_control: Literal["none", "explicit"] = "none",
     load: Sequence[str] = (),
+    stand_ins: Mapping[str, Path] = MappingProxyType({}),
 ) -> Server:
     """Start a server on model repositories and wait until every model answers.
 
@@ -216,6 +227,8 @@ def start(
         response_cache_bytes: Size of the cache that models with ``response_cache`` share; 0 for none.
         model_control: ``explicit`` when models are to be loaded and unloaded later.
         load: Models to load at the start under explicit control; ``("*",)`` for all.
+        stand_ins: Folders of Python-based backends, by the backend's name, for a server that has only the python
+            backend: besides our own and those that installed engines bring.
 
     Returns:
         The server; use it as a context manager.
@@ -233,10 +246,15 @@ def start(
     if installation.embedded and all(map(is_complete, repositories)):
         options.append("--disable-auto-complete-config")
     log.parent.mkdir(parents=True, exist_ok=True)
+    backends = installed_stand_ins() | dict(stand_ins) if installation.embedded else {}
     for attempt in range(_PORT_ATTEMPTS):
         ports = Ports.choose(host, http_port, grpc_port, metrics_port)
         processes = launch(
-            installation, [*options, *ports.options()], log=log, response_cache_bytes=response_cache_bytes
+            installation,
+            [*options, *ports.options()],
+            log=log,
+            response_cache_bytes=response_cache_bytes,
+            stand_ins=backends,
         )
         http_url, grpc_url = f"http://{ports.address}:{ports.http}", f"{ports.address}:{ports.grpc}"
         server = Server(

@@ -1,0 +1,83 @@
+"""A small served ensemble, in process, and the evidence that gates are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mmdeploy.core.artifact import Array, TensorSpec
+from mmdeploy.core.contracts import Deployment, Evidence, FeedDict, Runner, WiredComponent
+from mmdeploy.core.errors import InferenceError
+from mmdeploy.core.target import this_hardware
+from mmdeploy.gates.in_process import InProcessDeployment
+
+CLASSES = 10
+REFUSAL = "this model answers nothing"
+ABSENCE = "unknown model"
+_PART = WiredComponent("only", {"pixels": "image"}, {"logits": "scores"})
+_BYTES = 1000
+
+
+class _Classifier:
+    """Classes by the nearest corner, or what an ``answer`` makes of it."""
+
+    inputs = (TensorSpec("pixels", "FP32", (CLASSES,)),)
+    outputs = (TensorSpec("logits", "FP32", (CLASSES,)),)
+
+    def __init__(self, answer: Callable[[Array], Array] | None, *, refuses: bool) -> None:
+        self._answer, self._refuses = answer, refuses
+
+    def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
+        if self._refuses:
+            raise InferenceError(REFUSAL)
+        logits = feed_dict["pixels"] * 2
+        return {"logits": self._answer(logits) if self._answer else logits}
+
+    def close(self) -> None:
+        pass
+
+
+class _Absent(InProcessDeployment):
+    def runner(self, model: str | None = None) -> Runner:
+        raise InferenceError(ABSENCE)
+
+
+def deployment(answer: Callable[[Array], Array] | None = None, *, refuses: bool = False) -> Deployment:
+    """Serve a classifier of ten classes: ensemble input ``image``, output ``scores``, one component ``only``.
+
+    Args:
+        answer: Changes its logits, such as ``lambda logits: logits + noise``; None leaves them.
+        refuses: Answer every request with an `InferenceError`.
+    """
+    return InProcessDeployment(
+        (_PART,), {"only": lambda: _Classifier(answer, refuses=refuses)}, ("scores",), {"only": _BYTES}
+    )
+
+
+def absent() -> Deployment:
+    """Return a deployment that serves no model at all."""
+    return _Absent((), {}, (), {"only": _BYTES})
+
+
+def evidence(**changes: Any) -> Evidence:
+    """Return evidence on which candidate, reference and original are equal; ``changes`` replace its fields.
+
+    Forty labelled samples; the original is right on all of them.
+    """
+    labels = np.arange(40) % CLASSES
+    noise = np.random.default_rng(0).normal(0, 0.1, (len(labels), CLASSES))
+    image = np.eye(CLASSES, dtype=np.float32)[labels] + noise.astype(np.float32)
+    fields: dict[str, Any] = {
+        "candidate": deployment(),
+        "reference": deployment(),
+        "components": (_PART,),
+        "ensemble_outputs": ("scores",),
+        "feeds": {"image": image},
+        "labels": labels,
+        "original": {"scores": image * 2},
+        "hardware": this_hardware(),
+        "max_batch_size": 8,
+    }
+    return Evidence(**(fields | changes))

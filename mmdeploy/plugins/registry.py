@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from mmdeploy.core.contracts import MethodOptions, method_of
@@ -21,8 +22,8 @@ from mmdeploy.plugins.contract import Contract
 from mmdeploy.plugins.installed import installed
 from mmdeploy.plugins.loading import OutsideOptions, Plugin, Source, load_plugin
 
-#: Folders that references are relative to while a recipe is read, the first that has the file; see `beside`.
-_beside: ContextVar[tuple[Path, ...]] = ContextVar("_beside", default=())
+#: Gives the folder that a reference is relative to while a recipe is read; see `beside`.
+_beside: ContextVar[Callable[[str], Path] | None] = ContextVar("_beside", default=None)
 
 
 class Method(Protocol):
@@ -37,9 +38,14 @@ MethodT = TypeVar("MethodT", bound=Method)
 
 
 @contextlib.contextmanager
-def beside(*folders: Path) -> Iterator[None]:
-    """Let references be relative to the folder of a recipe that is being read, as long as the context is open."""
-    token = _beside.set(folders)
+def beside(folder: Path, written: Mapping[str, Path] = MappingProxyType({})) -> Iterator[None]:
+    """Let references be relative to the folder of a recipe that is being read, as long as the context is open.
+
+    Args:
+        folder: The recipe's.
+        written: Other folders by reference: of those that another file than the recipe's says.
+    """
+    token = _beside.set(lambda reference: written.get(reference, folder))
     try:
         yield
     finally:
@@ -130,11 +136,12 @@ class Registry(Mapping[str, MethodT], Generic[MethodT]):
 
 def _folder(reference: str, root: Path | None) -> Path:
     """Return the folder that a reference is relative to."""
-    folders = (root,) if root is not None else _beside.get()
-    if not folders:
+    if root is not None:
+        return root.absolute()
+    known = _beside.get()
+    if known is None:
         raise PluginError(f"{reference!r} is relative to a recipe's folder, and this recipe was not read from a file")
-    place = reference.partition(":")[0]
-    return next((folder for folder in folders if (folder / place).is_file()), folders[0]).absolute()
+    return known(reference).absolute()
 
 
 def _registry_of(home: str) -> Registry[Any]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmdeploy.core.errors import Problem, RecipeError
-from mmdeploy.plugins.registry import beside
+from mmdeploy.plugins.registry import beside, is_reference
 from mmdeploy.recipe.files import check_files
 from mmdeploy.recipe.mending import Mended, mended
 from mmdeploy.recipe.schema import Origin, Recipe, folder_of_paths
@@ -40,7 +40,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         from mmdeploy.recipe.overrides import apply_override
 
         problems += apply_override(tree, override)
-    with beside(_folder(path, tree)):
+    with beside(_folder(path, tree), _written_in(base, tree)):
         result = mended(tree)
     unreadable = [f"{problem.where}." for problem in problems]
     problems += [
@@ -80,7 +80,8 @@ def _told_from_its_base(recipe: Recipe, tree: Node, base: Base, origin: Origin) 
 
     if problems := place_in_base(tree, recipe, base, origin.path):
         raise RecipeError(_in_order(problems, origin.path))
-    placed = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
+    with beside(base.root):
+        placed = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
     placed._origin = origin
     return placed
 
@@ -88,8 +89,23 @@ def _told_from_its_base(recipe: Recipe, tree: Node, base: Base, origin: Origin) 
 def _folder(path: Path, tree: Node) -> Path:
     """Return the folder that the recipe's references are relative to, before it is known to be a recipe."""
     folder = tree.child("folder")
-    own = path.absolute().parent
-    return (own / folder.value).resolve() if folder is not None and isinstance(folder.value, str) else own
+    return folder_of_paths(path, Path(folder.value) if folder is not None and isinstance(folder.value, str) else None)
+
+
+def _written_in(base: Base | None, tree: Node) -> dict[str, Path]:
+    """Return the base's folder for each reference to a plug-in that was written there."""
+    if base is None:
+        return {}
+    found, waiting = dict[str, Path](), [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node.value, dict):
+            waiting += node.value.values()
+        elif isinstance(node.value, list):
+            waiting += node.value
+        elif isinstance(node.value, str) and is_reference(node.value) and base.wrote(node):
+            found[node.value] = base.root
+    return found
 
 
 def _stands(finding: Finding, result: Mended) -> bool:

@@ -1,7 +1,7 @@
 """The paths of a variant, told from its own folder, rewritten to be told from the folder of its base.
 
 A path is what the schema calls a `Path` or a `Glob`, a file that the arguments of a metric name, and the file of any
-``path.py:callable``.
+``path.py:callable`` or of a method that is plugged in.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def _paths(tree: Node, known: Collection[Keys]) -> Iterator[tuple[Keys, Node]]:
         elif isinstance(node.value, list):
             waiting += [((*place, index), below) for index, below in enumerate(node.value)]
         elif isinstance(node.value, str) and (
-            place in known or (place != ("folder",) and _is_path(node.value, annotation_at(data, place)))
+            place in known
+            or (place[-1:] == ("method",) and node.value.partition(":")[0].endswith(".py"))
+            or (place != ("folder",) and _is_path(node.value, annotation_at(data, place)))
         ):
             yield place, node
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from mmdeploy import engines
+from mmdeploy.core import facts
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding, Runner
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.core.target import Target
+from mmdeploy.engines.built_from import BuiltFrom, graph_path
 from mmdeploy.testing import steps
 from mmdeploy.testing.expectations import expect, options_of, plugged
 from mmdeploy.testing.passes import expect_artifact, expect_requirements, expect_tensors
@@ -60,8 +62,8 @@ def check_engine(found: object, options: Mapping[str, Any]) -> str | None:
         again = Artifact.from_json(built.to_json(), folder / "work")
         expect(again.files == built.files, "its files are others after a way through JSON")
         wanted = _wanted(source)
-        if "graph" in built.metadata:
-            _expect_parity(SessionRunner(open_session(built.path.with_name(built.metadata["graph"]), {})), wanted)
+        if facts.find(BuiltFrom, built.metadata) is not None:
+            _expect_parity(SessionRunner(open_session(graph_path(built), {})), wanted)
         if reason:
             return str(reason)
         runner = method.load(built, given)

@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmdeploy import engines
+from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Pass, Progress, Rewriter
 from mmdeploy.core.errors import EngineError, ExportError, StepError
 from mmdeploy.core.store import Store, translated
+from mmdeploy.engines.built_from import BuiltFrom
 from mmdeploy.engines.graph_files import copy_graph
 from mmdeploy.plugins.loading import Plugin
 from mmdeploy.worker.context import recipe_module, step_context, with_specs
@@ -114,11 +116,11 @@ def _exported(task: Task) -> Artifact | None:
 
 def _with_graph(engine: Artifact, graph: Artifact) -> Artifact:
     """Put a copy of the graph beside an engine that has none: calibration downstream, and substitutes, take that."""
-    if reason(engine) is not None or "graph" in engine.metadata:
+    if reason(engine) is not None or facts.find(BuiltFrom, engine.metadata) is not None:
         return engine
     path = engine.path.with_name(_GRAPH)
     copy_graph(graph.path, path)
-    return replace(engine, metadata={**engine.metadata, "graph": path.name})
+    return replace(engine, metadata={**engine.metadata, **facts.as_metadata(BuiltFrom(path.name))})
 
 
 def _done(task: Task, source: Artifact, workdir: Path, progress: Progress) -> Artifact:

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from mmdeploy_example import calibration_error, near_zero, torchscript
 
 from mmdeploy import testing
-from mmdeploy_example import calibration_error, near_zero, torchscript
 
 
 def test_calibration_error_is_a_gate() -> None:
@@ -55,7 +55,9 @@ def test_small_weights_and_no_others_become_zero(tmp_path) -> None:
 def test_entry_points_name_what_is_there() -> None:
     from importlib.metadata import entry_points
 
-    found = {point.name: point.load() for group in ("gates", "passes", "engines") for point in _ours(entry_points, group)}
+    found = {
+        point.name: point.load() for group in ("gates", "passes", "engines") for point in _ours(entry_points, group)
+    }
     assert found == {
         "calibration_error": calibration_error, "prune.near_zero": near_zero, "torchscript": torchscript,
     }  # fmt: skip

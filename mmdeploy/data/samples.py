@@ -1,7 +1,7 @@
 """Samples that the recipe's data callables give: streamed, checked one by one, batched.
 
 A data callable takes no arguments and returns an iterable of samples. A sample is a feed dict, ensemble input
-name to array without a batch dimension, or a pair of a feed dict and a label.
+name to array without a batch dimension, or a pair of a feed dict and a label (see `mmdeploy.data.labels`).
 
 Quantizers take whatever they are given: constants, NaN, one sample repeated. `check_calibration` refuses such
 sets before anything is quantized. It holds one sample at a time, and 16 bytes of digest for each sample seen.

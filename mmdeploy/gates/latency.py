@@ -20,12 +20,13 @@ default confidence.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Check, Evidence, GateResult, Verdict
-from mmdeploy.gates import advising, limits
+from mmdeploy.gates import advising, limits, side_by_side
 from mmdeploy.scoring import ask, load, looks, metrics
 
 REQUIRES: tuple[str, ...] = ("scipy",)
@@ -73,25 +74,22 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
     Raises:
         DataError: If there are no evaluation samples.
     """
-    ask.sample_count(evidence)
-    unjudgeable = looks.unjudgeable("latency", _all_limits(options), options.batch, evidence)
-    if unjudgeable is not None:
-        return unjudgeable
-    binding = options.hardware is not None and limits.matches(options.hardware, evidence.hardware)
-
-    def judge(measured: load.Measurement, confidence: float) -> list[Check]:
-        return _judge(measured, confidence, options, absolute=binding, seed=evidence.seed)
-
-    with load.SideBySide(evidence, evidence.feeds, options, clock=clock) as pair:
-        checks = looks.until_decided(pair, options, evidence, what="latency", decide=judge)
-    details = looks.figures(pair.measured, options) | {"percentile": options.percentile}
-    if options.max_ms is not None and not binding:
-        details["not_binding"] = note = _not_binding(options, evidence)
-        if not checks:
-            checks = [Check(_name(options, "ms"), None, _all_limits(options), Verdict.INCONCLUSIVE, note=note)]
-    if options.per_component and pair.measured.refusal is None:
+    subject = side_by_side.Subject(
+        gate="latency",
+        limits=_all_limits(options),
+        absolute="" if options.max_ms is None else f"max_ms: {options.max_ms:g}",
+        unit=f"{options.percentile} ms",
+        decide=lambda measured, confidence, absolute: _checks(
+            measured, confidence, options, absolute=absolute, seed=evidence.seed
+        ),
+    )
+    result, measured = side_by_side.judged(subject, options, evidence, clock)
+    if not result.details:  # nothing could be measured
+        return result
+    details = {**result.details, "percentile": options.percentile}
+    if options.per_component and measured.refusal is None:
         details["components"] = _component_latencies(evidence, clock)
-    return GateResult("latency", tuple(checks), details)
+    return replace(result, details=details)
 
 
 def advice(options: Options, result: GateResult) -> str | None:
@@ -99,7 +97,7 @@ def advice(options: Options, result: GateResult) -> str | None:
     return advising.advised(result, failed=advising.PAY_OR_LEAVE, undecided=advising.MEASURE_AGAIN)
 
 
-def _judge(
+def _checks(
     measured: load.Measurement, confidence: float, options: Options, *, absolute: bool, seed: int
 ) -> list[Check]:
     import numpy as np
@@ -114,7 +112,9 @@ def _judge(
         widened = looks.lasting(interval)
         verdict = Verdict.INCONCLUSIVE if short else limits.decided(widened, at_most=limit)
         words = limits.in_words(at_most=limit, unit=unit)
-        return Check(_name(options, name), figure, words, verdict, widened, unit, short)
+        return Check(
+            side_by_side.named(f"{options.percentile} {name}", options), figure, words, verdict, widened, unit, short
+        )
 
     if options.max_ratio_to_reference is not None:
         ratio = value / float(np.percentile(reference, at))
@@ -144,15 +144,6 @@ def _component_latencies(evidence: Evidence, clock: load.Clock) -> dict[str, Any
         refusal = checks[0].note if checks else None
         figures[component.name] = {"problem": refusal} if refusal else looks.figures(pair.measured, alone)
     return figures
-
-
-def _name(options: Options, what: str) -> str:
-    return f"{options.percentile} {what} (batch {options.batch}, concurrency {options.concurrency})"
-
-
-def _not_binding(options: Options, evidence: Evidence) -> str:
-    machine = ", ".join((evidence.hardware.cpu, *evidence.hardware.gpus))
-    return f"max_ms: {options.max_ms:g} holds on {options.hardware!r} and was not judged here ({machine})"
 
 
 def _all_limits(options: Options) -> str:

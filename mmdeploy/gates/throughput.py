@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Check, Evidence, GateResult, Verdict
-from mmdeploy.gates import advising, limits
-from mmdeploy.scoring import ask, load, looks, metrics
+from mmdeploy.gates import advising, limits, side_by_side
+from mmdeploy.scoring import load, looks, metrics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,29 +62,16 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
     Raises:
         DataError: If there are no evaluation samples.
     """
-    ask.sample_count(evidence)
-    unjudgeable = looks.unjudgeable("throughput", _all_limits(options), options.batch, evidence)
-    if unjudgeable is not None:
-        return unjudgeable
-    binding = options.hardware is not None and limits.matches(options.hardware, evidence.hardware)
-
-    def judge(measured: load.Measurement, confidence: float) -> list[Check]:
-        return _judge(measured, confidence, options, absolute=binding, seed=evidence.seed)
-
-    with load.SideBySide(evidence, evidence.feeds, options, clock=clock) as pair:
-        checks = looks.until_decided(pair, options, evidence, what="throughput", decide=judge)
-    details = looks.figures(pair.measured, options)
-    if options.min_per_second is not None and not binding:
-        machine = ", ".join((evidence.hardware.cpu, *evidence.hardware.gpus))
-        note = (
-            f"min_per_second: {options.min_per_second:g} holds on {options.hardware!r} "
-            f"and was not judged here ({machine})"
-        )
-        details["not_binding"] = note
-        if not checks:
-            name, limit = _name(options, "samples/s"), _all_limits(options)
-            checks = [Check(name, None, limit, Verdict.INCONCLUSIVE, note=note)]
-    return GateResult("throughput", tuple(checks), details)
+    subject = side_by_side.Subject(
+        gate="throughput",
+        limits=_all_limits(options),
+        absolute="" if options.min_per_second is None else f"min_per_second: {options.min_per_second:g}",
+        unit="samples/s",
+        decide=lambda measured, confidence, absolute: _checks(
+            measured, confidence, options, absolute=absolute, seed=evidence.seed
+        ),
+    )
+    return side_by_side.judged(subject, options, evidence, clock)[0]
 
 
 def advice(options: Options, result: GateResult) -> str | None:
@@ -92,7 +79,7 @@ def advice(options: Options, result: GateResult) -> str | None:
     return advising.advised(result, failed=advising.PAY_OR_LEAVE, undecided=advising.MEASURE_AGAIN)
 
 
-def _judge(
+def _checks(
     measured: load.Measurement, confidence: float, options: Options, *, absolute: bool, seed: int
 ) -> list[Check]:
     import numpy as np
@@ -119,12 +106,12 @@ def _judge(
         interval = looks.lasting(drawn)
         verdict = Verdict.INCONCLUSIVE if short else limits.decided(interval, at_least=limit)
         words = limits.in_words(at_least=limit, unit=unit)
-        checks.append(Check(_name(options, name), float(statistic(everything)), words, verdict, interval, unit, short))
+        checks.append(
+            Check(
+                side_by_side.named(name, options), float(statistic(everything)), words, verdict, interval, unit, short
+            )
+        )
     return checks
-
-
-def _name(options: Options, what: str) -> str:
-    return f"{what} (batch {options.batch}, concurrency {options.concurrency})"
 
 
 def _all_limits(options: Options) -> str:

@@ -113,7 +113,8 @@ class Data(Section):
     )
     evaluation: CallableReference | None = Field(
         None,
-        description="Held-out samples that the gates judge on.",
+        description="Held-out samples that the gates judge on. A label is a number, an array, a string, a list of "
+        "strings, or a dict of these by name.",
         examples=["data.py:evaluation"],
     )
     training: CallableReference | None = Field(
@@ -129,8 +130,9 @@ class Data(Section):
     )
     loss: CallableReference | None = Field(
         None,
-        description="Takes the ensemble's outputs by name and a batch of labels, as tensors, and gives the mean loss. "
-        "Without it: cross-entropy of the first output for class ids, squared error for other labels.",
+        description="Takes the ensemble's outputs by name and a batch of labels (numbers as a tensor, text and what "
+        "varies in length in a list), and gives the mean loss. Without it: cross-entropy of the first output that is "
+        "scored for class ids, squared error for other labels.",
         examples=["model.py:loss"],
     )
     files: tuple[Glob, ...] | None = Field(
@@ -300,7 +302,7 @@ class Recipe(Section):
     )
     outputs: dict[TensorName, OutputSpecOrNothing] = Field(
         json_schema_extra=NOT_EMPTY,
-        description="What clients get, by the ensemble's tensor name. The first is the one scored.",
+        description="What clients get, by the ensemble's tensor name. Gates see the first where they name none.",
         examples=[{"logits": {}}],
     )
     gates: tuple[GateOptions, ...] = Field(

@@ -6,8 +6,8 @@ The rules, in the order in which they apply to a key that both files have:
 - A section with another ``method`` replaces the base's: options of one method mean nothing to another.
 - Mappings are merged, key by key. Anything else replaces: values, and lists as a whole.
 
-Keys keep the order of the base, and new ones follow: the first output is the one scored. A path is relative to the
-folder of the file that it is written in. The base has no base of its own.
+Keys keep the order of the base, and new ones follow: the first output is scored where a gate names none. A path is
+relative to the folder of the file that it is written in. The base has no base of its own.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class TrainingOptions(MethodOptions):
         Field(gt=0, le=100, description="Of distillation: class scores are divided by it before the softmax."),
     ] = 2.0
     logits_weight: Annotated[
-        float, Field(ge=0, le=1e6, description="Of distillation: weight of the ensemble's first output.")
+        float, Field(ge=0, le=1e6, description="Of distillation: weight of the output that is scored.")
     ] = 1.0
     embedding_weight: Annotated[
         float, Field(ge=0, le=1e6, description="Of distillation: weight of what the component itself puts out.")

@@ -195,7 +195,7 @@ class FusedEnsemble:
             runners = {
                 name: self._opened(self._graphs.shipped[name]) if name in self._before else self._exported(name)
                 for name in topological_order(self._recipe.components)
-                if name != self._component and name not in self._after
+                if name != self._component and self._component not in upstream(self._recipe.components, name)
             }
             readers = (self._component, *self._after)
             read = {wire.tensor for name in readers for wire in self._recipe.components[name].inputs.values()}

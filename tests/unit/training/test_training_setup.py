@@ -10,6 +10,8 @@ from mmdeploy.core.errors import DataError, TrainingError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.model.torch_component import ComponentFacts, load_component, save_component
 from mmdeploy.model.torch_model import load_model
+from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.training.processes import labels_on
 from mmdeploy.worker.training_setup import RecipeTrainingSetup
 
 
@@ -186,3 +188,33 @@ def test_the_metric_is_that_of_the_accuracy_gate(tiny_recipe):
     assert (setup.metric, setup.larger_is_better) == ("mse", False)
     answers = np.full((5, 4), 0.5, np.float32)
     assert setup.score({"logits": answers}, setup.validation()[1]).score == pytest.approx(0.25)
+
+
+def test_labels_of_every_kind_reach_the_recipes_loss(tiny_recipe):
+    recipe_that_trains(tiny_recipe)
+    data = tiny_recipe.with_name("data.py")
+    data.write_text(
+        data.read_text()
+        + "\n\ndef captioned():\n"
+        + "    for index, (feed, label) in enumerate(validation()):\n"
+        + "        yield feed, {'class': label, 'text': f'sample {index}', 'ids': np.arange(index % 3)}\n"
+    )
+    model = tiny_recipe.with_name("model.py")
+    model.write_text(
+        model.read_text()
+        + "\n\ndef own_loss(outputs, labels):\n"
+        + "    assert labels['text'][1] == 'sample 1' and [len(one) for one in labels['ids'][:3]] == [0, 1, 2]\n"
+        + "    return torch.nn.functional.cross_entropy(outputs['logits'], labels['class'])\n"
+    )
+    overrides = ["data.training=data.py:training", "data.validation=data.py:captioned"]
+    recipe = load_recipe(tiny_recipe, [*overrides, "data.loss=model.py:own_loss"])
+    setup = RecipeTrainingSetup(recipe, "left", {})
+    feeds, labels = setup.validation()
+    logits = setup.teacher({name: torch.from_numpy(array) for name, array in feeds.items()})["logits"]
+    given = labels_on(labels, torch.device("cpu"))
+    value = setup.task_loss({"logits": logits}, given)
+    assert value == torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels.columns["class"]))
+    without = RecipeTrainingSetup(load_recipe(tiny_recipe, overrides), "left", {})
+    with pytest.raises(DataError, match="labels that are a dict have no loss of their own") as caught:
+        without.task_loss({"logits": logits}, given)
+    assert "data.loss" in caught.value.hint

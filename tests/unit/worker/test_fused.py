@@ -142,3 +142,61 @@ def test_a_component_that_the_scored_output_does_not_depend_on_is_refused(ensemb
     recipe = ensemble.recipe.model_copy(update={"outputs": {"left_embedding": None}})
     with pytest.raises(DataError, match="fusion does not feed 'left_embedding'"):
         FusedEnsemble(recipe, "fusion", Graphs({}, ensemble.graphs), Samples(ensemble.feeds, ensemble.labels))
+
+
+def two_outputs(tmp_path, gates, outputs="{left_embedding: {}, logits: {}}"):
+    """The tiny recipe with an embedding among its outputs, and other gates."""
+    folder = tmp_path / "recipe"
+    shutil.copytree(RECIPE.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    recipe = folder / "recipe.yaml"
+    text = recipe.read_text().replace("outputs: {logits: {}}", f"outputs: {outputs}")
+    recipe.write_text(text[: text.index("gates:")] + f"gates:\n{gates}")
+    (folder / "metrics.py").write_text(
+        "import numpy as np\n\n\ndef length(outputs, labels):\n"
+        "    return np.linalg.norm(outputs['left_embedding'], axis=1)\n"
+        "\n\nlength.larger_is_better = True\n"
+    )
+    return load_recipe(recipe)
+
+
+def test_a_component_is_scored_at_the_output_that_it_feeds(tmp_path):
+    recipe = two_outputs(
+        tmp_path,
+        "  - {method: accuracy, metric: metrics.py:length, outputs: [left_embedding], max_drop: 0.1}\n"
+        "  - {method: accuracy, metric: top1, outputs: [logits], max_drop: 0.2}\n",
+    )
+    graphs = {name: exported(recipe, name, tmp_path / name).path for name in recipe.components}
+    feeds = samples_of()
+    answers = original_answers(recipe, feeds)
+    given_ = Samples(feeds, noisy_labels(answers["logits"], 5))
+    left, right = (FusedEnsemble(recipe, name, Graphs(graphs, graphs), given_) for name in ("left", "right"))
+    assert (left.metric, right.metric) == ("length of left_embedding", "top1 of logits")
+    assert right.original().metric == pytest.approx(91 / 96)
+    lengths = np.linalg.norm(answers["left_embedding"], axis=1)
+    found = left.score(graphs["left"], slice(0, 48))
+    assert found.metric == pytest.approx(lengths[:48].mean(), rel=1e-5)
+    np.testing.assert_allclose(found.per_sample, lengths[:48], rtol=1e-5)
+
+
+def test_a_component_that_no_metric_sees_is_refused(tmp_path):
+    gate = "  - {method: accuracy, metric: metrics.py:length, outputs: [left_embedding], max_drop: 1}\n"
+    recipe = two_outputs(tmp_path, gate)
+    feeds = samples_of()
+    given_ = Samples(feeds, np.zeros(96, int))
+    message = "right does not feed 'left_embedding', which is what length of left_embedding scores"
+    with pytest.raises(DataError, match=message) as caught:
+        FusedEnsemble(recipe, "right", Graphs({}, {}), given_)
+    assert "add an accuracy gate" in caught.value.hint
+
+
+def test_a_metric_of_a_pair_of_outputs_sees_the_one_that_no_candidate_changes(tmp_path):
+    gate = "  - {method: accuracy, metric: recall_at_k, outputs: [left_embedding, right_embedding], max_drop: 0.1}\n"
+    recipe = two_outputs(tmp_path, gate, "{left_embedding: {}, right_embedding: {}, logits: {}}")
+    graphs = {name: exported(recipe, name, tmp_path / name).path for name in recipe.components}
+    feeds = samples_of(24)
+    answers = original_answers(recipe, feeds)
+    left = FusedEnsemble(recipe, "left", Graphs(graphs, graphs), Samples(feeds, np.arange(24)))
+    embeddings = (answers["left_embedding"], answers["right_embedding"])
+    unit = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in embeddings]
+    wanted = (unit[0] @ unit[1].T).argmax(axis=1) == np.arange(24)
+    assert left.score(graphs["left"]).metric == pytest.approx(wanted.mean())

@@ -14,9 +14,10 @@ lies downstream then waits for the choice: it is calibrated on what really ships
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines, export, quantize
 from mmdeploy.choice.candidates import label, slug
@@ -52,6 +53,7 @@ from mmdeploy.planning.steps import (
     options_identity,
     options_json,
     options_key,
+    samples_taken,
     unrecorded,
     used_by,
 )
@@ -77,7 +79,7 @@ def make_plan(
         EnvironmentUnfitError: If engines are to be measured and none of them runs on this machine.
     """
     plan = _plan(_Planner(recipe, fingerprints, contents, None), goal)
-    wanted = [step.options.get("samples") for step in plan.steps if DATA_SETS["calibration"] in step.needs]
+    wanted = [samples_taken(step.options) for step in plan.steps if DATA_SETS["calibration"] in step.needs]
     limits = [count for count in wanted if count is not None]
     if not limits or len(limits) < len(wanted):  # nobody reads the set, or somebody reads all of it
         return plan
@@ -166,7 +168,7 @@ class _Planner:
             **self.identities.judging(name),
             "encoding": str(encoding),
             **options_identity(options),
-            **self._inputs(needs, options),
+            **self._inputs(needs, options_json(options)),
             **self.identities.made_by(SENSITIVITY, quantize.sensitivity),
         }
         step = Step(
@@ -203,7 +205,7 @@ class _Planner:
             **(self.identities.data("training") | self.identities.data("loss") if "training" in wanted else {}),
             **(self.identities.judging(name) if "validation" in wanted else {}),
             **options_identity(options),
-            **self._inputs(needs, options),
+            **self._inputs(needs, options_json(options)),
             **self.identities.made_by(kind, module),
         }
         if module.MEASURES:
@@ -240,7 +242,7 @@ class _Planner:
             "seed": str(self.recipe.seed),
             **(self.identities.judging(name) if "validation" in wanted else {}),
             **options_identity(options),
-            **self._inputs(needs, options),
+            **self._inputs(needs, options_json(options)),
             **self.identities.made_by(QUANTIZE, module),
         }
         exclusive = not writes and module.MEASURES
@@ -286,7 +288,7 @@ class _Planner:
             **self.identities.inputs(),
             **self.identities.judging(name),
             "seed": str(self.recipe.seed),
-            **self._inputs(needs, first=REQUESTS * batch),
+            **self._inputs(needs, options),
             **self.identities.made_by(SELECT),
         }
         step = Step(f"{name}/engine", name, SELECT.name, method_of(rules), options, needs, identity)
@@ -384,12 +386,9 @@ class _Planner:
         }
         self._add(Step(DATA_SETS[key], "data", SAMPLES.name, SAMPLES.name, options, needs, identity))
 
-    def _inputs(
-        self, needs: tuple[str, ...], options: MethodOptions | None = None, *, first: int | None = None
-    ) -> dict[str, str]:
-        """Name what a step takes: steps by their keys, sets of samples by what is in them."""
-        first = getattr(options, "samples", first)
-        return {f"input {step_id}": self._input(step_id, first) for step_id in needs}
+    def _inputs(self, needs: tuple[str, ...], options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]:
+        """Name what a step with options takes: steps by their keys, sets of samples by what is in them."""
+        return {f"input {step_id}": self._input(step_id, samples_taken(options)) for step_id in needs}
 
     def _input(self, step_id: str, first: int | None) -> str:
         key = self.steps[step_id].key

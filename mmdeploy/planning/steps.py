@@ -188,6 +188,12 @@ def options_identity(options: MethodOptions) -> dict[str, str]:
     return {f"option {name}": json.dumps(value, sort_keys=True) for name, value in options_json(options).items()}
 
 
+def samples_taken(options: Mapping[str, Any]) -> int | None:
+    """Return how many calibration samples a step takes, from the first; None for all."""
+    count = options.get("samples")
+    return count if isinstance(count, int) and not isinstance(count, bool) else None
+
+
 def used_by(uses: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
     """Return the ids of the steps in a `Step`'s ``uses``, each once."""
     return tuple(dict.fromkeys(step_id for role in uses.values() for step_id in role.values()))

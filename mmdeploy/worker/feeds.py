@@ -16,7 +16,7 @@ from mmdeploy.engines.built_from import graph_path
 from mmdeploy.model import torch_model
 from mmdeploy.model.torch_component import load_component
 from mmdeploy.planning.kinds import SELECT
-from mmdeploy.planning.steps import DATA_SETS
+from mmdeploy.planning.steps import DATA_SETS, samples_taken
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.task import Task
 
@@ -159,11 +159,10 @@ def calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
     samples = sample_set(task, "calibration")
     if samples is None:
         return None, 0
-    options = task.step.options
-    first = samples.first(options.get("samples"))
+    first = samples.first(samples_taken(task.step.options))
     if first is not samples and task.step.sort is not SELECT:  # which only times what it is fed
         refuse_constant(first, masks(*ensemble_inputs(task.recipe)))
-    batch_size = int(options.get("batch_size", _CALIBRATION_BATCH))
+    batch_size = int(task.step.options.get("batch_size", _CALIBRATION_BATCH))
     return _CalibrationFeeds(task, first, batch_size), math.ceil(first.count / batch_size)
 
 

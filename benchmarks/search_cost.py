@@ -102,15 +102,14 @@ def step_of(report: Any, step: str) -> dict[str, Any]:
 
 def by_hand(recipe: Any, component: str, workdir: Path, report: Any) -> tuple[float, float]:
     """Return the seconds of the whole ensemble in FP32, and of one evaluation: the median of three."""
-    from mmdeploy.core.artifact import TensorSpec
     from mmdeploy.core.sessions import open_session
     from mmdeploy.core.store import Store
-    from mmdeploy.data.samples import load_evaluation
+    from mmdeploy.data.sample_sets import SampleSet
     from mmdeploy.recipe.wiring import topological_order, upstream
 
-    specs = [TensorSpec(name, spec.dtype, spec.shape) for name, spec in recipe.inputs.items()]
-    feeds, _ = load_evaluation(str(recipe.data.validation), root=recipe.root, specs=specs)
     store = Store(workdir / "store")
+    (recorded,) = (record.key for record in report.steps if record.id == "data/validation")
+    feeds = SampleSet.open(store.entry(recorded), str(recipe.data.validation)).feeds()
     keys = {record.component: record.key for record in report.steps if record.kind == "export"}
     paths = {name: store.get(key).path for name, key in keys.items()}  # type: ignore[union-attr]
     threads = {"intra_op_thread_count": str(len(os.sched_getaffinity(0)))}

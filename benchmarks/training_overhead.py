@@ -32,12 +32,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.contracts import Encoding, StepContext, no_progress
+from mmdeploy.data.recording import Request, record
+from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.model import torch_model
 from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.recipe.schema import Recipe
 from mmdeploy.training.loop import fit
 from mmdeploy.training.options import TrainingOptions
-from mmdeploy.worker.training_setup import RecipeTrainingSetup
+from mmdeploy.worker.feeds import ensemble_inputs
+from mmdeploy.worker.training_setup import HeldOut, RecipeTrainingSetup
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "spoken_digits" / "recipe.yaml"
 SPLITS = ["data.training=data.py:training", "data.validation=data.py:validation"]
@@ -149,7 +153,7 @@ VARIANTS: dict[str, Callable[[Ground, str], list[float]]] = {"by hand": by_hand,
 def prepared(component: str) -> Ground:
     """Read the data and set the model up."""
     recipe = load_recipe(RECIPE, SPLITS)
-    setup = RecipeTrainingSetup(recipe, component, {})
+    setup = RecipeTrainingSetup(recipe, component, held_out(recipe), {})
     feeds: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
     for number, (batch, wanted) in enumerate(setup.training(0, BATCH)):
@@ -163,6 +167,17 @@ def prepared(component: str) -> Ground:
         return torch_model.load_model(recipe.model.factory, root=recipe.root, weights=recipe.model.weights)
 
     return Ground(setup, component, whole, {name: torch.cat(parts) for name, parts in feeds.items()}, torch.cat(labels))
+
+
+def held_out(recipe: Recipe) -> HeldOut:
+    """Record the splits that training is judged by, as a build does."""
+    specs, ranges = ensemble_inputs(recipe)
+    found = []
+    for reference in (str(recipe.data.validation), str(recipe.data.evaluation)):
+        with tempfile.TemporaryDirectory() as folder:  # the mapping keeps the files after they are gone
+            record(Request(reference, recipe.root, specs, ranges), Path(folder), no_progress)
+            found.append(SampleSet.open(Path(folder), reference))
+    return HeldOut(*found)
 
 
 def measure(ground: Ground, losses: str, rounds: int) -> dict[str, dict[str, float]]:

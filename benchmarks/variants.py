@@ -180,8 +180,8 @@ def _served(
     recipe = mmdeploy.load_recipe(chosen[0].path)
     assert recipe.data.evaluation is not None
     specs, ranges = ensemble_inputs(recipe)
-    feeds, _ = data.load_evaluation(recipe.data.evaluation, root=recipe.root, specs=specs, ranges=ranges)
-    requests = [{name: array[index : index + 1] for name, array in feeds.items()} for index in range(REQUESTS)]
+    samples = data.stream(recipe.data.evaluation, root=recipe.root, specs=specs, ranges=ranges, limit=REQUESTS)
+    requests = [{name: array[None] for name, array in feed.items()} for feed, _ in samples]
     measured = side_by_side(
         {label: report.published or report.staged for label, report in reports.items()},
         {label: report.recipe.name for label, report in reports.items()},

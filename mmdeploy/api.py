@@ -9,7 +9,7 @@ from mmdeploy.core.errors import UsageError, did_you_mean
 from mmdeploy.core.store import Store
 from mmdeploy.planning.fingerprints import take_fingerprints
 from mmdeploy.planning.planner import make_plan
-from mmdeploy.planning.steps import Decision, explain
+from mmdeploy.planning.steps import Decision, explain, recorded_in
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.observer import Observer, Silent
 from mmdeploy.report import write_all, write_sensitivity
@@ -17,7 +17,8 @@ from mmdeploy.report import write_all, write_sensitivity
 
 def plan(recipe: Recipe, *, workdir: Path = Path(".mmdeploy")) -> tuple[Decision, ...]:
     """Say for each step of a recipe whether a build would run or reuse it, and why."""
-    return explain(make_plan(recipe, take_fingerprints(recipe)), Store(workdir / "store"))
+    store = Store(workdir / "store")
+    return explain(make_plan(recipe, take_fingerprints(recipe), contents=recorded_in(store)), store)
 
 
 def build(recipe: Recipe, settings: Settings | None = None, observer: Observer | None = None) -> Outcome:

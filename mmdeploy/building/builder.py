@@ -11,7 +11,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from mmdeploy.building import plain_recipe
 from mmdeploy.building.environment import require_environment
 from mmdeploy.building.figures import costs, latencies, sizes, stages
 from mmdeploy.building.judge import (
+    EvaluationRecord,
     Judgement,
     Staged,
     candidate_ensemble,
@@ -29,6 +30,7 @@ from mmdeploy.building.judge import (
     substitute_ensemble,
 )
 from mmdeploy.building.scheduler import Workers
+from mmdeploy.building.turns import admitted, startable
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import (
@@ -42,10 +44,11 @@ from mmdeploy.core.errors import (
 )
 from mmdeploy.core.store import Store, translated
 from mmdeploy.core.target import this_hardware, usable_cores
+from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.planning.fingerprints import take_fingerprints
-from mmdeploy.planning.kinds import KINDS, STARTING_ORDER
+from mmdeploy.planning.kinds import KINDS, SAMPLES
 from mmdeploy.planning.planner import make_plan
-from mmdeploy.planning.steps import ORIGINAL, Decision, Goal, Step, explain
+from mmdeploy.planning.steps import DATA_SETS, ORIGINAL, Decision, Goal, Plan, Step, explain, recorded_in
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.build_report import BuildReport, Failure, RecipeRecord, StepRecord, gate_record
 from mmdeploy.record.observer import Observer
@@ -114,8 +117,7 @@ def run_build(
     Raises:
         StoreError: If the run's folder cannot be made: then there is no place for a report.
     """
-    run = _Run(recipe, settings, observer, goal)
-    run.plan = run.plan if upto is None else run.plan.upto(upto)
+    run = _Run(recipe, settings, observer, goal, upto)
     error: BaseException | None = None
     try:
         run.make_steps()
@@ -148,8 +150,8 @@ class _Progress:
 class _Run:
     """One build from its folder to its report."""
 
-    def __init__(self, recipe: Recipe, settings: Settings, observer: Observer, goal: Goal) -> None:
-        self.recipe, self.settings, self.observer, self.goal = recipe, settings, observer, goal
+    def __init__(self, recipe: Recipe, settings: Settings, observer: Observer, goal: Goal, upto: str | None) -> None:
+        self.recipe, self.settings, self.observer, self.goal, self.upto = recipe, settings, observer, goal, upto
         self.started_at, self._started = datetime.now(UTC), time.monotonic()
         self.id = f"{self.started_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         runs = recipe.name if goal == "build" else f"{recipe.name}.{goal}"
@@ -157,36 +159,39 @@ class _Run:
         self.staged_folder = self.folder / "staged"
         self.store = Store(settings.workdir / "store")
         self.fingerprints = take_fingerprints(self.recipe)
-        self.plan = make_plan(self.recipe, self.fingerprints, goal)
+        self.plan = self._planned()
         self.state = _Progress()
         self.candidate: Staged | None = None
 
     def make_steps(self) -> None:
         """Reuse what the store has; run the rest side by side, each step as soon as its inputs are there."""
-        decisions = {decision.step.id: decision for decision in explain(self.plan, self.store)}
-        waiting = [step for step in self.plan.steps if not self._reused(decisions[step.id])]
+        waiting = self._left_to_do({})
         judged = self.recipe if self.goal == "build" else self.recipe.model_copy(update={"gates": ()})
-        require_environment(judged, waiting)
+        require_environment(judged, [one.step for one in waiting])
         jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
-        kinds = [kind for kind in KINDS.values() if any(step.kind == kind.name for step in waiting)]
+        kinds = [kind for kind in KINDS.values() if any(one.step.sort is kind for one in waiting)]
         logs = self.folder / "logs"
-        running: dict[str, Step] = {}
+        running: dict[str, Decision] = {}
         with Workers(kinds, logs, self.observer.progress) as workers:
             while waiting or len(workers):
-                for step in _admitted(_startable(waiting, self.state.artifacts, running), running, jobs):
-                    waiting.remove(step)
-                    running[step.key] = step
+                for decision in admitted(startable(waiting, self.state.artifacts, running), running, jobs):
+                    waiting.remove(decision)
+                    step = decision.step
+                    running[step.key] = decision
                     self.observer.step_started(step.id)
                     alone = step.exclusive or jobs == 1
                     workers.start(self._task(step, threads=usable_cores() if alone else max(1, usable_cores() // jobs)))
                 finished = workers.wait()
-                decision = decisions[finished.step_id]
-                del running[decision.step.key]
-                why = decision.why if finished.made else "made by another build meanwhile"
-                self._record(decision.step, finished.artifact, made=finished.made, why=why, seconds=finished.seconds)
-                for twin in [step for step in waiting if step.key == decision.step.key]:
+                done = next(one for one in running.values() if one.step.id == finished.step_id)
+                del running[done.step.key]
+                why = done.why if finished.made else "made by another build meanwhile"
+                self._record(done.step, finished.artifact, made=finished.made, why=why, seconds=finished.seconds)
+                for twin in [one for one in waiting if one.step.key == done.step.key]:
                     waiting.remove(twin)
-                    self._record(twin, finished.artifact, made=False, why=f"the same as {decision.step.id}")
+                    self._record(twin.step, finished.artifact, made=False, why=f"the same as {done.step.id}")
+                if done.step.sort is SAMPLES:  # what it holds is known now, and with it the keys of those who read it
+                    self.plan = self._planned()
+                    waiting = self._left_to_do(running)
 
     def write_plain_recipe(self) -> None:
         """Write down what was found by searching and measuring, so that it can be built without."""
@@ -209,7 +214,7 @@ class _Run:
             recipe,
             served,
             reference,
-            artifacts[ORIGINAL],
+            self._evaluation_record(),
             logs=self.folder / "logs",
             substitute=substitute,
             observer=self.observer,
@@ -274,6 +279,23 @@ class _Run:
             failure=_failure(error, self.folder / "logs") if error else None,
         )
 
+    def _planned(self) -> Plan:
+        """Make the plan, as far as it is known now what the sets of samples hold."""
+        plan = make_plan(self.recipe, self.fingerprints, self.goal, contents=recorded_in(self.store))
+        return plan if self.upto is None else plan.upto(self.upto)
+
+    def _left_to_do(self, running: Container[str]) -> list[Decision]:
+        """Take from the store what it has; return the steps that are neither done nor running."""
+        left = []
+        for decision in explain(self.plan, self.store):
+            step, known = decision.step, self.state.records.get(decision.step.id)
+            if step.key in running or (known is not None and known.key == step.key):
+                continue
+            self.state.artifacts.pop(step.id, None)  # of another key: made of samples that were damaged
+            if not self._reused(decision):
+                left.append(decision)
+        return left
+
     def _reused(self, decision: Decision) -> bool:
         """Take a step's artifact from the store if it is there and whole."""
         artifact = self.store.get(decision.step.key) if decision.reuse else None
@@ -301,6 +323,10 @@ class _Run:
         self.state.records[step.id] = record
         self.observer.step_finished(record)
 
+    def _evaluation_record(self) -> EvaluationRecord:
+        folder, reference = self.state.artifacts[DATA_SETS["evaluation"]].path.parent, str(self.recipe.data.evaluation)
+        return EvaluationRecord(SampleSet.open(folder, reference), self.state.artifacts[ORIGINAL])
+
     def _task(self, step: Step, threads: int) -> Task:
         needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs}
         return Task(step, self.recipe, self.store.root, needed, threads, self.settings.processes)
@@ -318,25 +344,6 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, MmdeployError):
         return error.exit_code
     return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_BUG
-
-
-def _admitted(startable: list[Step], running: Mapping[str, Step], jobs: int) -> list[Step]:
-    """Return what to start now: steps that measure time run alone, when nothing else can be started any more."""
-    if any(step.exclusive for step in running.values()):
-        return []
-    shared = [step for step in startable if not step.exclusive]
-    if shared or running:
-        return shared[: jobs - len(running)]
-    return startable[:1]
-
-
-def _startable(waiting: list[Step], artifacts: Mapping[str, Artifact], running: Container[str]) -> list[Step]:
-    """Return the steps whose inputs are there, one of each key and none that runs: twins share a result."""
-    ready: dict[str, Step] = {}
-    for step in waiting:
-        if step.key not in running and all(need in artifacts for need in step.needs):
-            ready.setdefault(step.key, step)
-    return sorted(ready.values(), key=lambda step: STARTING_ORDER[step.kind])
 
 
 def _unfinished(step: Step, *, failed: bool) -> StepRecord:

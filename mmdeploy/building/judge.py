@@ -24,8 +24,8 @@ from mmdeploy import engines, gates
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent
 from mmdeploy.core.errors import MmdeployError
-from mmdeploy.core.labels import Labels, read
 from mmdeploy.core.target import Target, this_hardware, usable_cores
+from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.planning.chains import candidates, original_graph
 from mmdeploy.recipe.wiring import topological_order
@@ -62,6 +62,24 @@ class Judgement:
     seconds: tuple[float, ...]
     server_version: str
     substitute: str | None
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """What was recorded before anything was served.
+
+    Attributes:
+        samples: The evaluation set.
+        original: Artifact of the ``original/outputs`` step: ``index.json`` beside one ``.npy`` a tensor.
+    """
+
+    samples: SampleSet
+    original: Artifact
+
+    def answers(self) -> dict[str, Array]:
+        """Open what the PyTorch model answered, memory-mapped, by ensemble tensor."""
+        folder, index = self.original.path.parent, json.loads(self.original.path.read_text())
+        return {name: np.load(folder / file, mmap_mode="r", allow_pickle=False) for name, file in index.items()}
 
 
 class ServedDeployment:
@@ -229,7 +247,7 @@ def judge(
     recipe: Recipe,
     candidate: Staged,
     reference: Staged,
-    original: Artifact,
+    record: EvaluationRecord,
     *,
     logs: Path,
     substitute: str | None,
@@ -265,9 +283,9 @@ def judge(
                 for name, part in zip(topological_order(recipe.components), candidate.ensemble.components, strict=True)
             ),
             ensemble_outputs=tuple(recipe.outputs),
-            feeds=recorded(original, "feeds"),
-            labels=recorded_labels(original),
-            original=recorded(original, "tensors"),
+            feeds=record.samples.feeds(),
+            labels=record.samples.labels,
+            original=record.answers(),
             hardware=this_hardware(),
             max_batch_size=min(part.serving.max_batch_size for part in candidate.ensemble.components),
             substitute=substitute,
@@ -313,23 +331,3 @@ class _Watch:
     def finished(self, result: GateResult, seconds: float) -> None:
         self.seconds.append(seconds)
         self._observer.gate_finished(gate_record(result, seconds=seconds))
-
-
-def recorded(original: Artifact, group: str) -> dict[str, Array]:
-    """Open what the ``original/outputs`` step recorded, memory-mapped.
-
-    Args:
-        original: The step's artifact: ``index.json`` beside one ``.npy`` an array.
-        group: ``feeds`` or ``tensors``, by ensemble tensor name.
-    """
-    index = json.loads(original.path.read_text())
-    folder = original.path.parent
-    return {name: np.load(folder / file, mmap_mode="r", allow_pickle=False) for name, file in index[group].items()}
-
-
-def recorded_labels(original: Artifact) -> Labels | None:
-    """Open the labels that the ``original/outputs`` step recorded, memory-mapped; None where there are none."""
-    record, folder = json.loads(original.path.read_text())["labels"], original.path.parent
-    if record is None:
-        return None
-    return read(record, lambda name: np.load(folder / name, mmap_mode="r", allow_pickle=False))

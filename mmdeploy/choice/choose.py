@@ -17,7 +17,7 @@ from typing import Any
 from mmdeploy.choice import rules, wording
 from mmdeploy.choice.candidates import Candidate
 from mmdeploy.choice.measure import THIS_MACHINE, Bench, Race, Timings
-from mmdeploy.choice.options import AutoEngine, MustPay
+from mmdeploy.choice.options import REQUESTS, AutoEngine, MustPay
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, FusedScore, StepContext, method_of
@@ -27,8 +27,7 @@ from mmdeploy.scoring.comparison import drop_interval
 
 logger = logging.getLogger(__name__)
 
-#: Requests that every candidate is timed with, in a cycle.
-_REQUESTS = 32
+#: Bytes of the requests that every candidate is timed with, in a cycle, at most.
 _REQUEST_BYTES = 64 * 2**20
 
 
@@ -228,7 +227,7 @@ def requests_of(context: StepContext, batch: int) -> tuple[list[dict[str, Array]
     for feeds in context.calibration():
         for request in _sliced(feeds, batch):
             room -= sum(array.nbytes for array in request.values())
-            if requests and (room < 0 or len(requests) == _REQUESTS):
+            if requests and (room < 0 or len(requests) == REQUESTS):
                 return requests, "calibration samples"
             requests.append(request)
     if not requests:

@@ -22,6 +22,8 @@ def _known_engine(name: str) -> str:
     return name
 
 
+#: Requests that engines are timed with, at most.
+REQUESTS = 32
 EngineName = Annotated[str, AfterValidator(_known_engine)]
 
 

@@ -32,16 +32,17 @@ def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bo
     from mmdeploy.core.store import Store
     from mmdeploy.planning.fingerprints import take_fingerprints
     from mmdeploy.planning.planner import make_plan
-    from mmdeploy.planning.steps import explain
+    from mmdeploy.planning.steps import explain, recorded_in
     from mmdeploy.recipe.loader import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    plan = make_plan(loaded, take_fingerprints(loaded))
-    decisions = explain(plan, Store(workdir / "store"))
+    store = Store(workdir / "store")
+    plan = make_plan(loaded, take_fingerprints(loaded), contents=recorded_in(store))
+    decisions = explain(plan, store)
     if as_json:
         steps = {step["id"]: step for step in plan.to_json()["steps"]}
         for decision in decisions:
-            steps[decision.step.id] |= {"reuse": decision.reuse, "why": decision.why}
+            steps[decision.step.id] |= {"reuse": decision.reuse, "perhaps": decision.perhaps, "why": decision.why}
         click.echo(json.dumps({"recipe": plan.recipe, "steps": list(steps.values())}, indent=2))
     else:
         click.echo(_table(decisions))
@@ -50,10 +51,14 @@ def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bo
 def _table(decisions: tuple[Decision, ...]) -> str:
     from mmdeploy.cli.text import table
 
-    rows = [
-        (decision.step.id, decision.step.method, "reuse" if decision.reuse else "run", decision.why)
-        for decision in decisions
-    ]
-    running = sum(not decision.reuse for decision in decisions)
-    counts = f"{running} to run, {len(decisions) - running} to reuse"
+    rows = [(decision.step.id, decision.step.method, _what_to_do(decision), decision.why) for decision in decisions]
+    done = [_what_to_do(decision) for decision in decisions]
+    perhaps = f"{done.count('perhaps')} to run if the samples are others, " if "perhaps" in done else ""
+    counts = f"{done.count('run')} to run, {perhaps}{done.count('reuse')} to reuse"
     return f"{table(('step', 'method', 'do', 'why'), rows)}\n\n{counts}"
+
+
+def _what_to_do(decision: Decision) -> str:
+    if decision.reuse:
+        return "reuse"
+    return "perhaps" if decision.perhaps else "run"

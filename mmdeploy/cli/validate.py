@@ -74,7 +74,7 @@ def _summary(recipe: Recipe) -> str:
         rows.append((name, reads, writes, chain, str(component.serving.max_batch_size)))
     inputs = "\n".join(f"{name}: {spec.dtype} {list(spec.shape)}" for name, spec in recipe.inputs.items())
     gates = "\n".join(_gate(gate) for gate in recipe.gates) or "none: whatever is built is published"
-    ends = [("inputs", inputs), ("outputs", "\n".join(recipe.outputs)), ("gates", gates)]
+    ends = [("inputs", inputs), ("outputs", "\n".join(recipe.outputs)), ("data", _data(recipe)), ("gates", gates)]
     over = f" over {recipe.origin.base}" if recipe.origin.base else ""
     return "\n".join(
         (
@@ -85,6 +85,14 @@ def _summary(recipe: Recipe) -> str:
             table(("ensemble", f"max_batch_size {recipe.max_batch_size}"), ends),
         )
     )
+
+
+def _data(recipe: Recipe) -> str:
+    """List the data callables, and say which of them a build calls just once."""
+    named = {key: getattr(recipe.data, key) for key in ("calibration", "training", "validation", "evaluation", "loss")}
+    when = {"training": " (each epoch)", "loss": ""}
+    lines = [f"{key}: {name}{when.get(key, ' (once a build)')}" for key, name in named.items() if name is not None]
+    return "\n".join(lines) or "none"
 
 
 def _chain(recipe: Recipe, name: str) -> str:

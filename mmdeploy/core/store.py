@@ -57,7 +57,7 @@ class Store:
 
     def get(self, key: str) -> Artifact | None:
         """Return the verified artifact of a key; None when there is none, or when it was damaged."""
-        entry = self._entry(key)
+        entry = self.entry(key)
         if not entry.is_dir():
             return None
         problem = _damage(entry)
@@ -70,7 +70,11 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Say whether there is an entry, without verifying it."""
-        return self._entry(key).is_dir()
+        return self.entry(key).is_dir()
+
+    def entry(self, key: str) -> Path:
+        """Return where the entry of a key lies, or would: nothing is verified."""
+        return self.root / "entries" / key
 
     @contextlib.contextmanager
     def claimed(self, key: str) -> Iterator[None]:
@@ -114,7 +118,7 @@ class Store:
         Returns:
             The artifact at its place in the store.
         """
-        folder, entry = artifact.path.parent, self._entry(key)
+        folder, entry = artifact.path.parent, self.entry(key)
         with translated(self.root):
             (folder / _ARTIFACT).write_text(artifact.to_json())
             (folder / _IDENTITY).write_text(json.dumps(dict(identity), indent=1))
@@ -145,9 +149,6 @@ class Store:
             staged = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
             staged.write_text(json.dumps(dict(identity), indent=1))
             staged.replace(path)
-
-    def _entry(self, key: str) -> Path:
-        return self.root / "entries" / key
 
     def _latest(self, recipe: str, step: str) -> Path:
         return self.root / "latest" / recipe / f"{step.replace('/', '.')}.json"

@@ -1,19 +1,14 @@
-"""Samples that the recipe's data callables give: streamed, checked one by one, batched.
+"""Samples that the recipe's data callables give: streamed, checked one by one.
 
 A data callable takes no arguments and returns an iterable of samples. A sample is a feed dict, ensemble input
 name to array without a batch dimension, or a pair of a feed dict and a label (see `mmdeploy.data.labels`).
-
-Quantizers take whatever they are given: constants, NaN, one sample repeated. `check_calibration` refuses such
-sets before anything is quantized. It holds one sample at a time, and 16 bytes of digest for each sample seen.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +17,12 @@ import numpy.typing as npt
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import DataError, did_you_mean
-from mmdeploy.core.labels import Labels
-from mmdeploy.data.labels import stacked_labels
+from mmdeploy.data.contents import DIGEST_BYTES
 from mmdeploy.model.sources import describe, importing_from, on_path, resolve_callable
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
 Ranges = Mapping[str, tuple[float, float]]
-
-_DIGEST_BYTES = 16
 
 
 def stream(
@@ -76,150 +68,13 @@ def takes_epoch(reference: str, root: Path) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class InputSummary:
-    """Figures of one input over a whole set: smallest, largest and mean value."""
-
-    minimum: float
-    maximum: float
-    mean: float
-
-
-@dataclass(frozen=True)
-class CalibrationSummary:
-    """What a calibration set holds.
-
-    Attributes:
-        samples: Number of samples, after ``limit``.
-        inputs: Figures by ensemble input.
-    """
-
-    samples: int
-    inputs: Mapping[str, InputSummary]
-
-
-def check_calibration(
-    reference: str,
-    *,
-    root: Path,
-    specs: Sequence[TensorSpec],
-    ranges: Ranges | None = None,
-    limit: int | None = None,
-) -> CalibrationSummary:
-    """Read a calibration set once and refuse it where it would ruin the ranges.
-
-    Beside what `stream` checks, refused are: an empty set; an input that is zero in all of a sample (inputs
-    of one element excepted); an input that has one value in the whole set; a sample that repeats an earlier
-    one. Masks, which are Boolean inputs and integers with a declared range within [0, 1], may be constant.
-
-    Raises:
-        DataError: Naming the sample and the input.
-    """
-    census = {spec.name: _Census(spec.name, _is_mask(spec, ranges or {})) for spec in specs}
-    first_seen: dict[bytes, int] = {}
-    count = 0
-    for feed, _ in stream(reference, root=root, specs=specs, ranges=ranges, limit=limit):
-        where = f"{reference}: sample {count}"
-        for name, array in feed.items():
-            census[name].add(array, where)
-        _refuse_repeated(feed, first_seen, count, where)
-        count += 1
-    if not count:
-        raise DataError(f"{reference} gives no samples", hint="calibration needs at least one; 100 to 500 do")
-    for name, figures in census.items():
-        figures.refuse_constant(reference, count)
-        if not figures.elements:
-            raise DataError(f"{reference}: input {name!r} has no elements in any sample")
-    return CalibrationSummary(count, {name: figures.summary() for name, figures in census.items()})
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Batches of a data callable; every iteration calls it anew and streams.
-
-    Attributes:
-        reference: The data callable.
-        root: Folder of the recipe.
-        specs: The ensemble's inputs.
-        batch_size: Samples in a batch; the last may be smaller.
-        ranges: Smallest and largest value allowed, by input.
-        limit: Number of samples to take; None takes all.
-    """
-
-    reference: str
-    root: Path
-    specs: tuple[TensorSpec, ...]
-    batch_size: int
-    ranges: Ranges | None = None
-    limit: int | None = None
-
-    def __iter__(self) -> Iterator[Feed]:
-        """Yield feed dicts, batch on axis 0."""
-        waiting: list[Feed] = []
-        first = 0
-        for feed, _ in stream(self.reference, root=self.root, specs=self.specs, ranges=self.ranges, limit=self.limit):
-            waiting.append(feed)
-            if len(waiting) == self.batch_size:
-                yield stacked(waiting, self.reference, first)
-                first += len(waiting)
-                waiting = []
-        if waiting:
-            yield stacked(waiting, self.reference, first)
-
-    def count(self, samples: int) -> int:
-        """Return the number of batches that ``samples`` samples make."""
-        return math.ceil(samples / self.batch_size)
-
-
-def batches(
-    reference: str,
-    *,
-    root: Path,
-    specs: Sequence[TensorSpec],
-    batch_size: int,
-    ranges: Ranges | None = None,
-    limit: int | None = None,
-) -> Batches:
-    """Return the samples of a data callable in batches, to be iterated as often as needed."""
-    return Batches(reference, root, tuple(specs), batch_size, ranges, limit)
-
-
-def load_evaluation(
-    reference: str,
-    *,
-    root: Path,
-    specs: Sequence[TensorSpec],
-    ranges: Ranges | None = None,
-    limit: int | None = None,
-) -> tuple[Feed, Labels | None]:
-    """Read a whole evaluation set.
-
-    Returns:
-        Feeds stacked along axis 0, and the labels, or None when no sample has one.
-
-    Raises:
-        DataError: Naming the sample and the input; also when only some samples have a label.
-    """
-    feeds: list[Feed] = []
-    labels: list[Any] = []
-    for index, (feed, label) in enumerate(stream(reference, root=root, specs=specs, ranges=ranges, limit=limit)):
-        if index and (label is None) != (labels[0] is None):
-            odd = "has no label, but sample 0 has" if label is None else "has a label, but sample 0 has none"
-            raise DataError(f"{reference}: sample {index} {odd}")
-        feeds.append(feed)
-        labels.append(label)
-    if not feeds:
-        raise DataError(f"{reference} gives no samples", hint="evaluation needs samples to judge on")
-    return stacked(feeds, reference, 0), None if labels[0] is None else stacked_labels(labels, reference)
-
-
 def sample_digest(feed: Mapping[str, Array]) -> bytes:
     """Return 16 bytes that tell a sample's inputs, in the order of the specs, from all others."""
     digest = hashlib.sha256()
     for array in feed.values():
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data if array.size else b"")
-    return digest.digest()[:_DIGEST_BYTES]
+    return digest.digest()[:DIGEST_BYTES]
 
 
 def _samples(reference: str, root: Path, limit: int | None, epoch: int | None = None) -> Iterator[Any]:
@@ -308,75 +163,30 @@ def _refuse_outside(array: Array, span: tuple[float, float], where: str) -> None
         raise DataError(f"{where} holds {array[tuple(at)]} at index {at}, outside the declared range [{low}, {high}]")
 
 
-def _refuse_repeated(feed: Feed, first_seen: dict[bytes, int], index: int, where: str) -> None:
-    earlier = first_seen.setdefault(sample_digest(feed), index)
-    if earlier != index:
-        raise DataError(
-            f"{where} repeats sample {earlier}: all inputs are identical",
-            hint="repeated samples weigh the ranges towards themselves; give each sample once",
-        )
-
-
-def stacked(feeds: Sequence[Feed], reference: str, first: int) -> Feed:
-    """Stack samples along a new axis 0; ``first`` is the number of the first of them.
+def stacked(feeds: Sequence[Feed], reference: str) -> Feed:
+    """Stack samples along a new axis 0.
 
     Raises:
         DataError: If their shapes differ.
     """
     together: Feed = {}
     for name, array in feeds[0].items():
-        for offset, feed in enumerate(feeds):
+        for index, feed in enumerate(feeds):
             if feed[name].shape != array.shape:
-                raise DataError(
-                    f"{reference}: samples {first} and {first + offset} cannot be in one batch: "
-                    f"input {name!r} is {list(array.shape)} and {list(feed[name].shape)}",
-                    hint="pad the samples to one size, or use batches of 1",
-                )
+                raise unequal(reference, name, (0, array.shape), (index, feed[name].shape))
         together[name] = np.stack([feed[name] for feed in feeds])
     return together
+
+
+def unequal(reference: str, name: str, one: tuple[int, Sequence[int]], other: tuple[int, Sequence[int]]) -> DataError:
+    """Say that two samples, each given by its number and the shape of an input, cannot be in one batch."""
+    return DataError(
+        f"{reference}: samples {one[0]} and {other[0]} cannot be in one batch: "
+        f"input {name!r} is {[int(size) for size in one[1]]} and {[int(size) for size in other[1]]}",
+        hint="pad the samples to one size, or use batches of 1",
+    )
 
 
 def _a(value: object) -> str:
     kind = type(value).__name__
     return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
-
-
-def _is_mask(spec: TensorSpec, ranges: Ranges) -> bool:
-    low, high = ranges.get(spec.name, (-math.inf, math.inf))
-    return spec.dtype == "BOOL" or (spec.numpy_dtype.kind in "iu" and low >= 0 and high <= 1)
-
-
-@dataclass
-class _Census:
-    """Streaming figures of one input."""
-
-    name: str
-    mask: bool
-    elements: int = 0
-    total: float = 0.0
-    minimum: float = field(default=math.inf)
-    maximum: float = field(default=-math.inf)
-
-    def add(self, array: Array, where: str) -> None:
-        if not array.size:
-            return
-        if array.size > 1 and not self.mask and not array.any():
-            raise DataError(
-                f"{where}, input {self.name!r} is all zero",
-                hint="silence, a black image or padding teaches the ranges nothing: leave the sample out",
-            )
-        self.elements += array.size
-        self.total += float(array.sum(dtype=np.float64))
-        self.minimum = min(self.minimum, float(array.min()))
-        self.maximum = max(self.maximum, float(array.max()))
-
-    def refuse_constant(self, reference: str, samples: int) -> None:
-        if not self.mask and self.elements and self.minimum == self.maximum:
-            count = f"all {samples} samples" if samples > 1 else "its only sample"
-            raise DataError(
-                f"{reference}: input {self.name!r} is {self.minimum:g} everywhere in {count}",
-                hint="calibrate on data like that of production: a constant gives a range of nothing",
-            )
-
-    def summary(self) -> InputSummary:
-        return InputSummary(self.minimum, self.maximum, self.total / self.elements)

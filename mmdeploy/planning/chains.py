@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmdeploy import engines, prune, quantize, recover
+from mmdeploy.choice.candidates import GraphKind, label
 from mmdeploy.choice.options import MustPay
 from mmdeploy.core.contracts import Encoding, MethodOptions, Pass, Variant
 from mmdeploy.gates import accuracy
 from mmdeploy.planning.kinds import EXPORT, PRUNE, RECOVER, TRAIN, StepKind
+from mmdeploy.planning.steps import options_key
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.scoring.evaluations import DEFAULT_MAX_DROP
 from mmdeploy.scoring.metric_spec import MetricSpec, spec_of
@@ -133,3 +135,45 @@ def fed_outputs(recipe: Recipe, component: str) -> frozenset[str]:
     }
     written = {wire.tensor for name in reached for wire in recipe.components[name].outputs.values()}
     return frozenset(written & set(recipe.outputs))
+
+
+def left_out(recipe: Recipe, component: str, unavailable: Mapping[str, str]) -> dict[str, str]:
+    """Return the variants of ``engine: auto`` that cannot run here, and why.
+
+    Args:
+        recipe: The recipe.
+        component: The component.
+        unavailable: Of `Fingerprints`.
+    """
+    found = {label(one): unavailable.get(options_key(one.options)) for one in candidates(recipe, component)}
+    return {called: reason for called, reason in found.items() if reason}
+
+
+def encodings(recipe: Recipe, component: str, unavailable: Mapping[str, str]) -> list[Encoding]:
+    """Return how the component's engines want INT8 written; the first is what a search works with."""
+    own = encoding_of(recipe.engine_options(component))
+    wanted = [
+        encoding_of(variant.options)
+        for variant in candidates(recipe, component)
+        if variant.graph == "quantized" and options_key(variant.options) not in unavailable
+    ]
+    return list(dict.fromkeys(sorted(wanted, key=lambda encoding: encoding != own))) or [own]
+
+
+@dataclass(frozen=True)
+class PlannedCandidate:
+    """An engine to choose from, as the select step is told of it.
+
+    Attributes:
+        label: For people.
+        step: Id of the step that builds it.
+        graph: What it is made of.
+        engine: The engine's options as JSON-able values.
+        compressed: Whether the graph was pruned or quantized.
+    """
+
+    label: str
+    step: str
+    graph: GraphKind
+    engine: Mapping[str, Any]
+    compressed: bool

@@ -37,7 +37,12 @@ _DISTRIBUTIONS = {"modelopt": "nvidia-modelopt", "torch_pruning": "torch-pruning
 #: Data callables of a recipe.
 _DATA = ("calibration", "evaluation", "training", "validation", "loss")
 #: Code that is no entry of a registry, by dotted module name.
-_OWN = ("mmdeploy.model.torch_model", "mmdeploy.choice.choose", "mmdeploy.quantize.sensitivity")
+_OWN = (
+    "mmdeploy.data.recording",
+    "mmdeploy.model.torch_model",
+    "mmdeploy.choice.choose",
+    "mmdeploy.quantize.sensitivity",
+)
 
 
 def take_fingerprints(recipe: Recipe) -> Fingerprints:

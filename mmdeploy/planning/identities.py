@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mmdeploy import gates
 from mmdeploy.planning.chains import yardstick
 from mmdeploy.planning.steps import Fingerprints, digest, options_json
 from mmdeploy.plugins.loading import Plugin
@@ -36,23 +37,29 @@ class Identities:
             "factory": self._recipe.model.factory,
             "model source": self._fingerprints.model_source,
             "weights": self._fingerprints.weights,
-            "inputs": self._input_specs(),
+            **self.inputs(),
         }
 
     def data(self, key: str) -> dict[str, str]:
-        """Name one of the recipe's data callables and what it reads."""
+        """Name one of the recipe's callables under ``data`` and what it reads."""
         named = str(getattr(self._recipe.data, key))
         return {f"{key} data": self._fingerprints.data.get(key, ""), f"{key} callable": named}
 
-    def calibration(self) -> dict[str, str]:
-        """Name the samples that ranges are taken from."""
-        return self.data("calibration") | {"inputs": self._input_specs()}
+    def samples(self, key: str) -> dict[str, str]:
+        """Name what a set of samples is made from."""
+        needing = [gate for gate in self._recipe.gates if gates.METHODS.of(gate).NEEDS_LABELS]
+        labels = {"labels": "needed" if needing else "not needed"} if key == "evaluation" else {}
+        return self.data(key) | labels | self.inputs()
 
-    def validation(self, name: str) -> dict[str, str]:
+    def inputs(self) -> dict[str, str]:
+        """Name what clients send."""
+        return {"inputs": self._input_specs()}
+
+    def judging(self, name: str) -> dict[str, str]:
         """Name what is judged in the ensemble: components with the same surroundings share no result."""
         code = self._fingerprints.metrics.get(name)
         scored = yardstick(self._recipe, name).metric.identity() | ({"metric code": code} if code else {})
-        return self.data("validation") | scored | {"component": name}
+        return scored | {"component": name}
 
     def timing(self, name: str) -> dict[str, str]:
         """Name what timings of a component depend on."""

@@ -75,6 +75,11 @@ class StepKind:
         return module.REQUIRES if module is not None else self.requires
 
 
+#: One of the recipe's sets of samples. What its data code imports, the step imports by itself.
+SAMPLES = StepKind(
+    "samples", preload=("numpy",), runs="mmdeploy.worker.sample_steps:record_samples",
+    code="mmdeploy.data.recording", requires=("numpy",),
+)  # fmt: skip
 PRUNE = StepKind("prune", prune.METHODS, _TRAINING, on_module=True)
 RECOVER = StepKind("recover", recover.METHODS, _TRAINING, on_module=True, trains=True)
 #: Quantization-aware training: a quantization that consumes a PyTorch module.
@@ -100,6 +105,6 @@ SELECT = StepKind(
 #: By name, in the order in which steps are started when there is a choice: what the longest chains wait for first.
 KINDS: Mapping[str, StepKind] = {
     kind.name: kind
-    for kind in (PRUNE, RECOVER, TRAIN, EXPORT, QUANTIZE, SENSITIVITY, OUTPUTS, ENGINE, REFERENCE, SELECT)
+    for kind in (SAMPLES, PRUNE, RECOVER, TRAIN, EXPORT, QUANTIZE, SENSITIVITY, OUTPUTS, ENGINE, REFERENCE, SELECT)
 }
 STARTING_ORDER: Mapping[str, int] = {name: place for place, name in enumerate(KINDS)}

@@ -13,30 +13,37 @@ lies downstream then waits for the choice: it is calibrated on what really ships
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines, export, quantize
-from mmdeploy.choice.candidates import GraphKind, label, slug
-from mmdeploy.choice.options import MustPay
+from mmdeploy.choice.candidates import label, slug
+from mmdeploy.choice.options import REQUESTS, MustPay
 from mmdeploy.core.contracts import Encoding, MethodOptions, Rewriter, Variant, method_of
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.planning.chains import (
+    PlannedCandidate,
     TorchSection,
     budgeted,
     candidates,
     encoding_of,
+    encodings,
     float_graphs,
     full_precision,
+    left_out,
     lowers_precision,
     original_graph,
     torch_sections,
 )
 from mmdeploy.planning.identities import Identities
-from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SELECT, SENSITIVITY
+from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SAMPLES, SELECT, SENSITIVITY
 from mmdeploy.planning.steps import (
+    DATA_SETS,
     ORIGINAL,
+    Contents,
     Fingerprints,
     Goal,
     Plan,
@@ -46,6 +53,8 @@ from mmdeploy.planning.steps import (
     options_identity,
     options_json,
     options_key,
+    samples_taken,
+    unrecorded,
     used_by,
 )
 from mmdeploy.recipe.wiring import topological_order, upstream
@@ -54,13 +63,31 @@ if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
 
 
-def make_plan(recipe: Recipe, fingerprints: Fingerprints, goal: Goal = "build") -> Plan:
+def make_plan(
+    recipe: Recipe, fingerprints: Fingerprints, goal: Goal = "build", *, contents: Contents = unrecorded
+) -> Plan:
     """Turn a recipe into its steps.
+
+    Args:
+        recipe: What to build.
+        fingerprints: What surrounds it.
+        goal: What the plan is for.
+        contents: Tells what the sets of samples hold that have been recorded already. Steps that read one that has
+            not been have keys of no use: the plan is to be made again when it has.
 
     Raises:
         EnvironmentUnfitError: If engines are to be measured and none of them runs on this machine.
     """
-    planner = _Planner(recipe, fingerprints)
+    plan = _plan(_Planner(recipe, fingerprints, contents, None), goal)
+    wanted = [samples_taken(step.options) for step in plan.steps if DATA_SETS["calibration"] in step.needs]
+    limits = [count for count in wanted if count is not None]
+    if not limits or len(limits) < len(wanted):  # nobody reads the set, or somebody reads all of it
+        return plan
+    return _plan(_Planner(recipe, fingerprints, contents, max(limits)), goal)
+
+
+def _plan(planner: _Planner, goal: Goal) -> Plan:
+    recipe = planner.recipe
     names = topological_order(recipe.components)
     for name in names:
         planner.add_graphs(name)
@@ -72,16 +99,18 @@ def make_plan(recipe: Recipe, fingerprints: Fingerprints, goal: Goal = "build") 
             planner.add_engines(name)
     if recipe.gates and goal == "build":
         planner.add_original()
-    wanted = [step.id for step in planner.steps.values() if goal in ("build", step.kind)]
+    wanted = [step.id for step in planner.steps.values() if goal in ("build", step.kind) or step.sort is SAMPLES]
     return Plan(recipe.name, tuple(in_order(planner.steps, names, wanted)))
 
 
 class _Planner:
-    """Collects the steps of one recipe."""
+    """Collects the steps of one recipe; of the calibration samples the first ``limit`` are recorded."""
 
-    def __init__(self, recipe: Recipe, fingerprints: Fingerprints) -> None:
+    def __init__(self, recipe: Recipe, fingerprints: Fingerprints, contents: Contents, limit: int | None) -> None:
         self.recipe = recipe
         self.fingerprints = fingerprints
+        self.contents = contents
+        self.limit = limit
         self.steps: dict[str, Step] = {}
         self.shipped: dict[str, str] = {}
         self.identities = Identities(recipe, fingerprints)
@@ -104,7 +133,7 @@ class _Planner:
         if section is None:
             return
         options = budgeted(section, self.recipe, name)
-        for index, encoding in enumerate(self._encodings(name)):
+        for index, encoding in enumerate(encodings(self.recipe, name, self.fingerprints.unavailable)):
             step_id = f"{name}/quantize" if index == 0 else f"{name}/quantize.{encoding}"
             self._add_quantize(step_id, name, options, encoding)
         self.shipped[name] = f"{name}/quantize"
@@ -132,14 +161,14 @@ class _Planner:
         """Add the measurement of what quantizing each layer group alone does: upstream stays in FP32."""
         self.shipped[name] = f"{name}/export"
         options = quantize.sensitivity.options_for(self.recipe.components[name].quantize)
-        uses, encoding = self._around(name), self._encodings(name)[0]
-        needs = (f"{name}/export", *used_by(uses))
+        uses, encoding = self._around(name), encodings(self.recipe, name, self.fingerprints.unavailable)[0]
+        needs = (f"{name}/export", *used_by(uses), *self._sets({"calibration", "validation"}))
         identity = {
-            **self.identities.calibration(),
-            **self.identities.validation(name),
+            **self.identities.inputs(),
+            **self.identities.judging(name),
             "encoding": str(encoding),
             **options_identity(options),
-            **self._inputs(needs),
+            **self._inputs(needs, options_json(options)),
             **self.identities.made_by(SENSITIVITY, quantize.sensitivity),
         }
         step = Step(
@@ -149,13 +178,14 @@ class _Planner:
 
     def add_original(self) -> None:
         """Add the record of what the PyTorch model answers."""
+        needs = self._sets({"evaluation"})
         identity = {
             **self.identities.model(),
-            **self.identities.data("evaluation"),
             "wiring": self.identities.wiring(*self.recipe.components),
+            **self._inputs(needs),
             **self.identities.made_by(OUTPUTS),
         }
-        self._add(Step(ORIGINAL, "original", OUTPUTS.name, "torch", {}, (), identity))
+        self._add(Step(ORIGINAL, "original", OUTPUTS.name, "torch", {}, needs, identity))
 
     def _add_torch(self, name: str, section: TorchSection, before: tuple[str, ...]) -> None:
         kind, module = section.kind, section.module
@@ -165,18 +195,17 @@ class _Planner:
         if wanted:
             above = upstream(self.recipe.components, name)
             uses["torch"] = {other: last for other in above if (last := self._last_torch(other))}
-        needs = (*before, *used_by(uses))
+        # no sample of the gates' split may be among those that are trained on
+        held_out = {"validation", "evaluation"} if wanted - {"calibration"} else set[str]()
+        needs = (*before, *used_by(uses), *self._sets(held_out | (wanted & {"calibration"})))
         identity = {
             **self.identities.model(),
             "wiring": self.identities.wiring(*(self.recipe.components if wanted else (name,))),
             "seed": str(self.recipe.seed),
-            **(self.identities.calibration() if "calibration" in wanted else {}),
             **(self.identities.data("training") | self.identities.data("loss") if "training" in wanted else {}),
-            # no sample of it may be among the others
-            **(self.identities.data("evaluation") if wanted - {"calibration"} else {}),
-            **(self.identities.validation(name) if "validation" in wanted else {}),
+            **(self.identities.judging(name) if "validation" in wanted else {}),
             **options_identity(options),
-            **self._inputs(needs),
+            **self._inputs(needs, options_json(options)),
             **self.identities.made_by(kind, module),
         }
         if module.MEASURES:
@@ -206,14 +235,14 @@ class _Planner:
         writes = made in self.steps and isinstance(module, Rewriter)
         if writes:
             uses["made"] = {name: made}
-        needs = (f"{name}/export", *used_by(uses))
+        needs = (f"{name}/export", *used_by(uses), *self._sets(wanted))
         identity = {
             "encoding": str(encoding),
-            **self.identities.calibration(),
+            **self.identities.inputs(),
             "seed": str(self.recipe.seed),
-            **(self.identities.validation(name) if "validation" in wanted else {}),
+            **(self.identities.judging(name) if "validation" in wanted else {}),
             **options_identity(options),
-            **self._inputs(needs),
+            **self._inputs(needs, options_json(options)),
             **self.identities.made_by(QUANTIZE, module),
         }
         exclusive = not writes and module.MEASURES
@@ -240,23 +269,26 @@ class _Planner:
         step = Step(step_id, name, kind.name, method_of(options), options_json(options), needs, identity)
         self._add(replace(step, uses=uses))
 
-    def _add_select(self, name: str, found: list[_Candidate]) -> None:
+    def _add_select(self, name: str, found: list[PlannedCandidate]) -> None:
         rules = budgeted(self.recipe.automatic_engine(name) or MustPay(), self.recipe, name)
         uses = self._around(name) if self.recipe.data.validation else {"shipped": self._upstream_shipped(name)}
-        needs = (*(one.step for one in found), *used_by(uses))
+        needs = (*(one.step for one in found), *used_by(uses), *self._sets({"calibration", "validation"}))
+        batch = min(rules.batch_size, max(1, self.recipe.components[name].serving.max_batch_size))
         options = {
             "rules": options_json(rules),
             "candidates": [asdict(one) for one in found],
-            "left_out": self._left_out(name),
+            "left_out": left_out(self.recipe, name, self.fingerprints.unavailable),
+            "batch_size": batch,
+            "samples": REQUESTS * batch,
         }
         identity = {
             "machine": self.fingerprints.machine,
             **options_identity(rules),
             "candidates": digest([(one.label, one.compressed) for one in found]),
-            **self.identities.calibration(),
-            **self.identities.validation(name),
+            **self.identities.inputs(),
+            **self.identities.judging(name),
             "seed": str(self.recipe.seed),
-            **self._inputs(needs),
+            **self._inputs(needs, options),
             **self.identities.made_by(SELECT),
         }
         step = Step(f"{name}/engine", name, SELECT.name, method_of(rules), options, needs, identity)
@@ -270,7 +302,7 @@ class _Planner:
         reduced = component.compressed or lowers_precision(self.recipe.engine_options(name))
         return reduced and component.keep != "always" and runnable
 
-    def _candidates(self, name: str) -> Iterator[_Candidate]:
+    def _candidates(self, name: str) -> Iterator[PlannedCandidate]:
         """Add the engines to choose from and give them: the FP32 original first, unless its compression is kept."""
         component, original = self.recipe.components[name], original_graph(self.recipe, name)
         kept = component.compressed and component.keep == "always"
@@ -279,7 +311,9 @@ class _Planner:
             reference = self.steps[f"{name}/reference"]
             seen.add(reference.key)
             default = Variant(full_precision(self.recipe.engine_options(name)))
-            yield _Candidate(label(default), reference.id, "float", options_json(default.options), compressed=False)
+            yield PlannedCandidate(
+                label(default), reference.id, "float", options_json(default.options), compressed=False
+            )
         for variant, graph in self._variants(name):
             compressed = graph != original
             if kept and not compressed:
@@ -292,7 +326,7 @@ class _Planner:
                 del self.steps[step_id]
                 continue
             seen.add(self.steps[step_id].key)
-            yield _Candidate(called, step_id, variant.graph, options_json(variant.options), compressed=compressed)
+            yield PlannedCandidate(called, step_id, variant.graph, options_json(variant.options), compressed=compressed)
 
     def _variants(self, name: str) -> Iterator[tuple[Variant, str]]:
         """Give engine options and graph's step of each candidate but the reference, the simplest first."""
@@ -315,24 +349,6 @@ class _Planner:
             elif (encoding := encoding_of(variant.options)) in quantized:
                 yield variant, quantized[encoding]
 
-    def _left_out(self, name: str) -> dict[str, str]:
-        """Return the variants of ``engine: auto`` that cannot run here, and why."""
-        found = {
-            label(one): self.fingerprints.unavailable.get(options_key(one.options))
-            for one in candidates(self.recipe, name)
-        }
-        return {called: reason for called, reason in found.items() if reason}
-
-    def _encodings(self, name: str) -> list[Encoding]:
-        """Return how the component's engines want INT8 written; the first is what a search works with."""
-        own = encoding_of(self.recipe.engine_options(name))
-        wanted = [
-            encoding_of(variant.options)
-            for variant in candidates(self.recipe, name)
-            if variant.graph == "quantized" and options_key(variant.options) not in self.fingerprints.unavailable
-        ]
-        return list(dict.fromkeys(sorted(wanted, key=lambda encoding: encoding != own))) or [own]
-
     def _around(self, name: str) -> dict[str, dict[str, str]]:
         """Return the graphs that judging a component at the fused output takes, by role and component."""
         return {
@@ -350,24 +366,32 @@ class _Planner:
     def _add(self, step: Step) -> None:
         self.steps[step.id] = step
 
-    def _inputs(self, needs: tuple[str, ...]) -> dict[str, str]:
-        return {f"input {step_id}": self.steps[step_id].key for step_id in needs}
+    def _sets(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """Add the steps that record sets of samples, as far as the recipe names them; return their ids."""
+        named = [key for key in DATA_SETS if key in keys and getattr(self.recipe.data, key) is not None]
+        for key in named:
+            if DATA_SETS[key] not in self.steps:
+                self._add_samples(key)
+        return tuple(DATA_SETS[key] for key in named)
 
+    def _add_samples(self, key: str) -> None:
+        """Add the step that calls a data callable; what searches and training choose by is not what gates judge on."""
+        needs = self._sets({"evaluation"}) if key == "validation" else ()
+        options = {"samples": self.limit} if key == "calibration" else {}
+        identity = {
+            **self.identities.samples(key),
+            **{f"option {name}": json.dumps(value) for name, value in options.items()},
+            **self._inputs(needs),
+            **self.identities.made_by(SAMPLES),
+        }
+        self._add(Step(DATA_SETS[key], "data", SAMPLES.name, SAMPLES.name, options, needs, identity))
 
-@dataclass(frozen=True)
-class _Candidate:
-    """An engine to choose from, as the select step is told of it.
+    def _inputs(self, needs: tuple[str, ...], options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]:
+        """Name what a step with options takes: steps by their keys, sets of samples by what is in them."""
+        return {f"input {step_id}": self._input(step_id, samples_taken(options)) for step_id in needs}
 
-    Attributes:
-        label: For people.
-        step: Id of the step that builds it.
-        graph: What it is made of.
-        engine: The engine's options as JSON-able values.
-        compressed: Whether the graph was pruned or quantized.
-    """
-
-    label: str
-    step: str
-    graph: GraphKind
-    engine: Mapping[str, Any]
-    compressed: bool
+    def _input(self, step_id: str, first: int | None) -> str:
+        key = self.steps[step_id].key
+        if step_id not in DATA_SETS.values():
+            return key
+        return self.contents(key, first if step_id == DATA_SETS["calibration"] else None) or key

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mmdeploy.core.contracts import Encoding
-from mmdeploy.planning.kinds import KINDS, StepKind
+from mmdeploy.data.contents import content
+from mmdeploy.planning.kinds import KINDS, SAMPLES, StepKind
 
 if TYPE_CHECKING:
     from mmdeploy.core.contracts import MethodOptions
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 #: What is to be made of a recipe.
 Goal = Literal["build", "sensitivity"]
 ORIGINAL = "original/outputs"
+#: Ids of the steps that record a set of samples, by its key under ``data`` in the recipe.
+DATA_SETS: Mapping[str, str] = {key: f"data/{key}" for key in ("calibration", "evaluation", "validation")}
 #: Changes that are told, of a step that must run again.
 _MOST_CHANGES = 6
 #: Format of the artifact that an optional step leaves when its engine refuses the graph; ``metadata`` says why.
@@ -102,7 +105,7 @@ class Step:
     @property
     def source(self) -> str | None:
         """Id of the step whose artifact it transforms: of the same component. None where it starts from the recipe."""
-        beside = self.uses.get("graph", {}).values()
+        beside = {*self.uses.get("graph", {}).values(), *DATA_SETS.values()}  # a component may be called "data"
         first = next((need for need in self.needs if need not in beside), "")
         return first if first.startswith(f"{self.component}/") else None
 
@@ -133,11 +136,41 @@ class Plan:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a step is reused or run, and why."""
+    """Whether a step is reused or run, and why.
+
+    Attributes:
+        step: The step.
+        reuse: Whether the store has its result.
+        why: What changed, for people.
+        perhaps: Whether it is reused after all if the samples that are recorded anew turn out the same.
+    """
 
     step: Step
     reuse: bool
     why: str
+    perhaps: bool = False
+
+
+#: Tells the digest of what a samples step recorded, by its key: of all of it, or of the inputs of the first samples;
+#: None where it has not been recorded.
+Contents: TypeAlias = Callable[[str, int | None], str | None]
+
+
+def unrecorded(key: str, first: int | None) -> str | None:
+    """Know no content: no set of samples has been recorded."""
+    return None
+
+
+def recorded_in(store: Store) -> Contents:
+    """Return what tells the contents of the sets of samples in a store."""
+
+    def contents(key: str, first: int | None) -> str | None:
+        try:
+            return content(store.entry(key), first)
+        except (OSError, ValueError, KeyError):
+            return None
+
+    return contents
 
 
 def digest(value: object) -> str:
@@ -155,6 +188,12 @@ def options_identity(options: MethodOptions) -> dict[str, str]:
     return {f"option {name}": json.dumps(value, sort_keys=True) for name, value in options_json(options).items()}
 
 
+def samples_taken(options: Mapping[str, Any]) -> int | None:
+    """Return how many calibration samples a step takes, from the first; None for all."""
+    count = options.get("samples")
+    return count if isinstance(count, int) and not isinstance(count, bool) else None
+
+
 def used_by(uses: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
     """Return the ids of the steps in a `Step`'s ``uses``, each once."""
     return tuple(dict.fromkeys(step_id for role in uses.values() for step_id in role.values()))
@@ -165,8 +204,8 @@ def options_key(options: MethodOptions) -> str:
     return digest(options_json(options))
 
 
-def in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Iterable[str]) -> Iterator[Step]:
-    """Give the wanted steps and what they need, component by component, each after its needs."""
+def in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Sequence[str]) -> Iterator[Step]:
+    """Give the wanted steps and what they need, component by component, each after its needs; sets of samples first."""
     given: set[str] = set()
 
     def with_needs(step_id: str) -> Iterator[Step]:
@@ -176,23 +215,36 @@ def in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Itera
                 yield from with_needs(need)
             yield steps[step_id]
 
+    sets = [step_id for step_id in wanted if steps[step_id].sort is SAMPLES]
     rank = {name: index for index, name in enumerate(components)}
-    for step_id in sorted(wanted, key=lambda step_id: rank.get(steps[step_id].component, len(rank))):
+    chains = sorted(wanted, key=lambda step_id: rank.get(steps[step_id].component, len(rank)))
+    for step_id in (*sets, *chains):
         yield from with_needs(step_id)
 
 
 def explain(plan: Plan, store: Store) -> tuple[Decision, ...]:
     """Say for each step whether the store has its result, and what changed where it has not."""
-    reused: dict[str, bool] = {}
+    open_ends: set[str] = set()
     decisions = []
     for step in plan.steps:
-        reuse = reused[step.id] = store.has(step.key)
-        why = "nothing changed" if reuse else _why(step, store.latest_identity(plan.recipe, step.id))
-        decisions.append(Decision(step, reuse, why))
+        latest = store.latest_identity(plan.recipe, step.id)
+        if store.has(step.key):
+            decisions.append(Decision(step, True, "nothing changed"))
+            continue
+        perhaps = step.sort is not SAMPLES and latest is not None and _only_inputs(step, latest, open_ends)
+        if perhaps or step.sort is SAMPLES:
+            open_ends.add(step.id)
+        decisions.append(Decision(step, False, _why(step, latest, open_ends), perhaps))
     return tuple(decisions)
 
 
-def _why(step: Step, latest: Mapping[str, str] | None) -> str:
+def _only_inputs(step: Step, latest: Mapping[str, str], among: Container[str]) -> bool:
+    """Say whether a step differs from its latest run by nothing but the results of certain steps."""
+    changed = [label for label in {*latest, *step.identity} if latest.get(label) != step.identity.get(label)]
+    return bool(changed) and all(label.removeprefix("input ") in among for label in changed)
+
+
+def _why(step: Step, latest: Mapping[str, str] | None, open_ends: Container[str]) -> str:
     if latest is None:
         return "never built"
     methods = [identity.get("option method", "none").strip('"') for identity in (latest, step.identity)]
@@ -204,7 +256,8 @@ def _why(step: Step, latest: Mapping[str, str] | None) -> str:
         if before == after:
             continue
         if label.startswith("input "):
-            changes.append(f"{label.removeprefix('input ')} changed")
+            source = label.removeprefix("input ")
+            changes.append(f"{source} {'may change' if source in open_ends else 'changed'}")
         elif max(len(before or ""), len(after or "")) > 60 or _is_digest(after):
             changes.append(f"{label} changed")
         else:

@@ -141,6 +141,13 @@ class Data(Section):
         "that depend on it run again.",
         examples=[["digits.npz"]],
     )
+    max_gib: float = Field(
+        8.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Largest size, in GiB, of a set of samples on disk; one that is larger is refused. Calibration, "
+        "validation and evaluation sets are recorded once a build, in the store.",
+    )
 
 
 class InputSpec(Section):

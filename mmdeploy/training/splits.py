@@ -7,7 +7,7 @@ A split that fits in memory is read once and shuffled as a whole. A larger one, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,44 +15,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mmdeploy.core.artifact import TensorSpec
-from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import DataError
 from mmdeploy.core.labels import Labels
 from mmdeploy.data import samples as data
 from mmdeploy.data.labels import stacked_labels
+from mmdeploy.data.sample_sets import SeenSamples
 
 Sample: TypeAlias = tuple[data.Feed, Any]
 Batch: TypeAlias = "tuple[data.Feed, Labels | None]"
 
 _KEPT_BYTES = 256 * 2**20
 _BUFFER_BYTES = 64 * 2**20
-
-
-class SeenSamples:
-    """The samples of a split by digest, 16 bytes each, to be asked whether a sample is among them.
-
-    Digests are 8 bytes: of two splits with a million samples each, two samples look equal by chance once in ten
-    million runs. Samples count as equal when all their inputs are, to the bit.
-    """
-
-    def __init__(self, reference: str, samples: Iterable[Sample]) -> None:
-        """Read a split once.
-
-        Args:
-            reference: Its data callable, for messages.
-            samples: Its samples.
-        """
-        self.reference = reference
-        digests = np.fromiter((_number(feed) for feed, _ in samples), dtype=np.uint64)
-        self._order = np.argsort(digests, kind="stable")
-        self._digests = digests[self._order]
-
-    def find(self, feed: Mapping[str, Array]) -> int | None:
-        """Return the index of the first sample with the same inputs; None when there is none."""
-        number = np.uint64(_number(feed))
-        place = int(np.searchsorted(self._digests, number))
-        found = place < len(self._digests) and self._digests[place] == number
-        return int(self._order[place]) if found else None
 
 
 @dataclass
@@ -87,8 +60,9 @@ class Split:
         """
         stream = data.stream(self.reference, root=self.root, specs=self.specs, ranges=self.ranges, epoch=epoch)
         for index, (feed, label) in enumerate(stream):
+            digest = data.sample_digest(feed) if self.forbidden else b""
             for other in self.forbidden:
-                self._refuse_shared(feed, index, other)
+                self._refuse_shared(digest, index, other)
             yield feed, label
 
     def batches(self, epoch: int, batch_size: int, seed: int) -> Iterator[Batch]:
@@ -128,20 +102,16 @@ class Split:
         unlabelled = [label is None for label in labels]
         if any(unlabelled) and not all(unlabelled):
             raise DataError(f"{self.reference}: some samples have a label and others have none")
-        return data.stacked(feeds, self.reference, 0), None if unlabelled[0] else stacked_labels(labels, self.reference)
+        return data.stacked(feeds, self.reference), None if unlabelled[0] else stacked_labels(labels, self.reference)
 
-    def _refuse_shared(self, feed: data.Feed, index: int, other: SeenSamples) -> None:
-        twin = other.find(feed)
+    def _refuse_shared(self, digest: bytes, index: int, other: SeenSamples) -> None:
+        twin = other.find(digest)
         if twin is not None:
             raise DataError(
                 f"{self.reference}: sample {index} is also sample {twin} of {other.reference}",
                 hint="a sample that was learned from, or chosen by, proves nothing where the result is judged: "
                 "let the splits share none",
             )
-
-
-def _number(feed: Mapping[str, Array]) -> int:
-    return int.from_bytes(data.sample_digest(feed)[:8], "little")
 
 
 def _groups(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:

@@ -25,10 +25,10 @@ from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.store import Store
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.model.torch_component import ComponentFacts
-from mmdeploy.worker.feeds import Examples, calibration
-from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, validation_samples
+from mmdeploy.worker.feeds import Examples, calibration, sample_set
+from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Samples
 from mmdeploy.worker.task import Task
-from mmdeploy.worker.training_setup import RecipeTrainingSetup
+from mmdeploy.worker.training_setup import HeldOut, RecipeTrainingSetup
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe, Wire
@@ -92,22 +92,26 @@ def with_specs(module: Artifact, exported: Artifact) -> Artifact:
 
 def _training(task: Task) -> TrainingSetup | None:
     """Set the model up around the component, upstream as the torch passes there left it."""
-    if task.recipe.data.training is None or task.recipe.data.validation is None:
+    validation = sample_set(task, "validation")
+    if task.recipe.data.training is None or validation is None:
         return None
     upstream_made = {name: task.artifacts[step_id] for name, step_id in task.step.uses.get("torch", {}).items()}
-    return RecipeTrainingSetup(task.recipe, task.step.component, upstream_made)
+    held_out = HeldOut(validation, sample_set(task, "evaluation"))
+    return RecipeTrainingSetup(task.recipe, task.step.component, held_out, upstream_made)
 
 
 def _fused(task: Task) -> FusedOutput | None:
     """Open the ensemble around the component, on the validation split."""
     recipe, uses = task.recipe, task.step.uses
-    if recipe.data.validation is None:
+    validation = sample_set(task, "validation")
+    if validation is None:
         return None
     graphs = Graphs(
         shipped={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["shipped"].items()},
         exported={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["original"].items()},
     )
-    return FusedEnsemble(recipe, task.step.component, graphs, validation_samples(recipe), threads=task.threads)
+    samples = Samples(validation.feeds(), validation.labels, source=validation.reference)
+    return FusedEnsemble(recipe, task.step.component, graphs, samples, threads=task.threads)
 
 
 def recipe_module(task: Task) -> Artifact:

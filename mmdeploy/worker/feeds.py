@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -10,10 +10,13 @@ import numpy as np
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Array, TensorSpec
 from mmdeploy.core.sessions import open_session
-from mmdeploy.data import samples as data
+from mmdeploy.data.calibration import masks, refuse_constant
+from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.model import torch_model
 from mmdeploy.model.torch_component import load_component
+from mmdeploy.planning.kinds import SELECT
+from mmdeploy.planning.steps import DATA_SETS, samples_taken
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.task import Task
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 _DYNAMIC_SIZE = 16
 #: Samples a calibration batch where the pass has no ``batch_size``.
 _CALIBRATION_BATCH = 16
-#: Calibration batches kept for the next pass over them, so that they are made once; what is beyond is made again.
+#: What upstream computes on calibration batches is kept for the next pass over them; what is beyond is computed again.
 _KEPT_BYTES = 64 * 2**20
 
 
@@ -92,28 +95,32 @@ def wires(recipe: Recipe, name: str) -> tuple[dict[str, str], dict[str, str]]:
 class _CalibrationFeeds:
     """Calibration batches of a component: along the chain, through what really ships upstream.
 
-    They are read several times; the first of them, up to `_KEPT_BYTES`, are held in memory.
+    They are read several times. What upstream computes of the first of them, up to `_KEPT_BYTES`, is held in memory;
+    what clients send is memory-mapped.
     """
 
-    def __init__(self, task: Task, batches: data.Batches, count: int) -> None:
-        self._task, self._batches, self._count = task, batches, count
+    def __init__(self, task: Task, samples: SampleSet, batch_size: int) -> None:
+        self._samples, self._batch_size = samples, batch_size
+        self._inputs, _ = wires(task.recipe, task.step.component)
         self._kept: list[dict[str, Array]] = []
         self._room_bytes = _KEPT_BYTES
         self._through = _torch_upstream(task) if task.step.sort.on_module else _shipped_upstream(task)
 
     def __call__(self) -> Iterator[dict[str, Array]]:
-        yield from self._kept
-        kept = len(self._kept)
-        if kept == self._count:
-            return
-        component = self._task.recipe.components[self._task.step.component]
-        for index, feeds in enumerate(itertools.islice(self._batches, kept, None), kept):
-            tensors = self._through(feeds)
-            batch = {key: tensors[wire.tensor] for key, wire in component.inputs.items()}
-            self._room_bytes -= sum(array.nbytes for array in batch.values())
-            if self._room_bytes >= 0 and index == len(self._kept):
-                self._kept.append(batch)
-            yield batch
+        for index, feeds in enumerate(self._samples.batches(self._batch_size)):
+            computed = self._kept[index] if index < len(self._kept) else self._computed(index, feeds)
+            yield {key: computed[key] if key in computed else feeds[tensor] for key, tensor in self._inputs.items()}
+
+    def _computed(self, index: int, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return those of the component's inputs that upstream computes."""
+        if all(tensor in feeds for tensor in self._inputs.values()):
+            return {}
+        tensors = self._through(feeds)
+        computed = {key: tensors[tensor] for key, tensor in self._inputs.items() if tensor not in feeds}
+        self._room_bytes -= sum(array.nbytes for array in computed.values())
+        if self._room_bytes >= 0 and index == len(self._kept):
+            self._kept.append(computed)
+        return computed
 
 
 Upstream: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -148,23 +155,21 @@ def _torch_upstream(task: Task) -> Upstream:
 
 
 def calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
-    """Check the calibration data as a whole, then open it in batches of the component's own inputs."""
-    recipe, options = task.recipe, task.step.options
-    if recipe.data.calibration is None:
+    """Open the calibration set in batches of the component's own inputs; also give their number."""
+    samples = sample_set(task, "calibration")
+    if samples is None:
         return None, 0
-    specs, ranges = ensemble_inputs(recipe)
-    limit = options.get("samples")
-    summary = data.check_calibration(recipe.data.calibration, root=recipe.root, specs=specs, ranges=ranges, limit=limit)
-    batches = data.batches(
-        recipe.data.calibration,
-        root=recipe.root,
-        specs=specs,
-        batch_size=int(options.get("batch_size", _CALIBRATION_BATCH)),
-        ranges=ranges,
-        limit=limit,
-    )
-    count = batches.count(summary.samples)
-    return _CalibrationFeeds(task, batches, count), count
+    first = samples.first(samples_taken(task.step.options))
+    if first is not samples and task.step.sort is not SELECT:  # which only times what it is fed
+        refuse_constant(first, masks(*ensemble_inputs(task.recipe)))
+    batch_size = int(task.step.options.get("batch_size", _CALIBRATION_BATCH))
+    return _CalibrationFeeds(task, first, batch_size), math.ceil(first.count / batch_size)
+
+
+def sample_set(task: Task, key: str) -> SampleSet | None:
+    """Open one of the recipe's sets, by its key under ``data``; None where the step was given none."""
+    artifact = task.artifacts.get(DATA_SETS[key])
+    return None if artifact is None else SampleSet.open(artifact.path.parent, str(getattr(task.recipe.data, key)))
 
 
 def ensemble_inputs(recipe: Recipe) -> tuple[tuple[TensorSpec, ...], dict[str, tuple[float, float]]]:

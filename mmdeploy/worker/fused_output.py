@@ -16,18 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import Array, FusedScore, Runner
 from mmdeploy.core.errors import DataError, EngineError, InferenceError
 from mmdeploy.core.labels import Labels
 from mmdeploy.core.sessions import SessionRunner, open_session
-from mmdeploy.data import samples as data
 from mmdeploy.planning.chains import fed_outputs, yardstick
 from mmdeploy.recipe.wiring import topological_order, upstream
 from mmdeploy.scoring import closeness
 from mmdeploy.scoring.scored import Scored
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
-from mmdeploy.training.splits import SeenSamples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,30 +239,6 @@ class FusedEnsemble:
 
     def _opened(self, path: Path) -> Runner:
         return SessionRunner(open_session(path, self._parameters))
-
-
-def validation_samples(recipe: Recipe) -> Samples:
-    """Read a recipe's validation split.
-
-    Raises:
-        DataError: If the data is bad, or holds a sample of the evaluation split.
-    """
-    reference, judged_on = recipe.data.validation, recipe.data.evaluation
-    assert reference is not None
-    specs = tuple(TensorSpec(name, spec.dtype, spec.shape) for name, spec in recipe.inputs.items())
-    ranges = {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}
-    feeds, labels = data.load_evaluation(reference, root=recipe.root, specs=specs, ranges=ranges)
-    if judged_on is not None:
-        seen = SeenSamples(judged_on, data.stream(judged_on, root=recipe.root, specs=specs, ranges=ranges))
-        for index in range(len(next(iter(feeds.values())))):
-            twin = seen.find({name: array[index] for name, array in feeds.items()})
-            if twin is not None:
-                raise DataError(
-                    f"{reference}: sample {index} is also sample {twin} of {judged_on}",
-                    hint="what is chosen by samples that the gates judge on looks better than it is:"
-                    " let the splits share none",
-                )
-    return Samples(feeds, labels, source=reference)
 
 
 def _followers(recipe: Recipe, component: str, outputs: Sequence[str]) -> tuple[str, ...]:

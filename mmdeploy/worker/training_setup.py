@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, MetricScore, Network
 from mmdeploy.core.errors import DataError, MmdeployError, TrainingError
 from mmdeploy.core.labels import Labels
-from mmdeploy.data import samples as data
-from mmdeploy.data.labels import stacked_labels
+from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.torch_component import load_component
 from mmdeploy.model.torch_model import call_module, load_model, submodule
@@ -19,12 +19,26 @@ from mmdeploy.planning.chains import yardstick
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.scoring.metric_spec import MetricSpec
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
-from mmdeploy.training.splits import SeenSamples, Split
+from mmdeploy.training.splits import Split
+from mmdeploy.worker.feeds import ensemble_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
 
     from mmdeploy.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The recorded sets that training is judged by and must not learn from.
+
+    Attributes:
+        validation: The split that the best epoch is chosen by.
+        evaluation: The gates' split, if the recipe has one.
+    """
+
+    validation: SampleSet
+    evaluation: SampleSet | None = None
 
 
 class RecipeTrainingSetup:
@@ -34,25 +48,28 @@ class RecipeTrainingSetup:
     others that passes have changed, come beside it.
     """
 
-    def __init__(self, recipe: Recipe, component: str, torch_artifacts: Mapping[str, Artifact]) -> None:
+    def __init__(
+        self, recipe: Recipe, component: str, held_out: HeldOut, torch_artifacts: Mapping[str, Artifact]
+    ) -> None:
         """Set up for one component.
 
         Args:
-            recipe: The recipe, with ``data.training`` and ``data.validation``.
+            recipe: The recipe, with ``data.training``.
             component: The component that is trained.
+            held_out: The recipe's validation and evaluation sets.
             torch_artifacts: What the torch passes of *other* components made of them, of format ``torch``, by
                 component; whoever is missing is original.
 
         Raises:
-            DataError: If the recipe lacks one of the two splits.
+            DataError: If the recipe has no training data.
         """
-        for split in ("training", "validation"):
-            if getattr(recipe.data, split) is None:
-                raise DataError(
-                    f"{component}: training needs samples, but the recipe has no data.{split}",
-                    hint=f"name a callable under data.{split}",
-                )
+        if recipe.data.training is None:
+            raise DataError(
+                f"{component}: training needs samples, but the recipe has no data.training",
+                hint="name a callable under data.training",
+            )
         self._recipe, self._component, self._artifacts = recipe, component, dict(torch_artifacts)
+        self._held_out = held_out
         self._order = topological_order(recipe.components)
         #: What the last batch's network and the teacher have in common: tensors of components before any change.
         self._common: tuple[Mapping[str, Tensor], dict[str, Tensor]] | None = None
@@ -123,9 +140,15 @@ class RecipeTrainingSetup:
         """Return the whole validation split: feeds stacked along axis 0, and labels.
 
         Raises:
-            DataError: If the data is bad, has no labels, or holds a sample of the evaluation split.
+            DataError: If its samples differ in shape, or have no labels.
         """
-        return self._validation
+        samples = self._held_out.validation
+        if samples.labels is None:
+            raise DataError(
+                f"{samples.reference}: sample 0 has no label",
+                hint="yield (feed, label) for each sample: the best epoch is chosen by the task's metric",
+            )
+        return samples.feeds(), samples.labels
 
     def task_loss(self, outputs: Mapping[str, Tensor], labels: Any) -> Tensor:
         """Return the mean loss of a batch.
@@ -195,43 +218,9 @@ class RecipeTrainingSetup:
     @functools.cached_property
     def _training(self) -> Split:
         assert self._recipe.data.training is not None
-        return self._split(self._recipe.data.training, [*self._judged, self._validation_samples])
-
-    @functools.cached_property
-    def _validation(self) -> tuple[dict[str, Array], Labels]:
-        reference = self._recipe.data.validation
-        assert reference is not None
-        samples = list(self._split(reference, self._judged).samples(0))
-        if not samples:
-            raise DataError(f"{reference} gives no samples", hint="validation needs samples to choose the best epoch")
-        unlabelled = next((index for index, (_, label) in enumerate(samples) if label is None), None)
-        if unlabelled is not None:
-            raise DataError(
-                f"{reference}: sample {unlabelled} has no label",
-                hint="yield (feed, label) for each sample: the best epoch is chosen by the task's metric",
-            )
-        feeds, labels = [feed for feed, _ in samples], [label for _, label in samples]
-        return data.stacked(feeds, reference, 0), stacked_labels(labels, reference)
-
-    @functools.cached_property
-    def _judged(self) -> list[SeenSamples]:
-        """The evaluation split's samples, if the recipe has one."""
-        reference = self._recipe.data.evaluation
-        return [] if reference is None else [SeenSamples(reference, self._split(reference).samples(0))]
-
-    @functools.cached_property
-    def _validation_samples(self) -> SeenSamples:
-        reference = self._recipe.data.validation
-        assert reference is not None
-        feeds, labels = self._validation
-        rows = ({name: array[index] for name, array in feeds.items()} for index in range(len(labels)))
-        return SeenSamples(reference, ((row, None) for row in rows))
-
-    def _split(self, reference: str, forbidden: list[SeenSamples] | None = None) -> Split:
-        inputs = self._recipe.inputs
-        specs = tuple(TensorSpec(name, spec.dtype, spec.shape) for name, spec in inputs.items())
-        ranges = {name: spec.range for name, spec in inputs.items() if spec.range is not None}
-        return Split(reference, self._recipe.root, specs, ranges, forbidden or ())
+        sets = (self._held_out.evaluation, self._held_out.validation)
+        forbidden = [samples.seen for samples in sets if samples is not None]
+        return Split(self._recipe.data.training, self._recipe.root, *ensemble_inputs(self._recipe), forbidden)
 
     def _run(
         self,

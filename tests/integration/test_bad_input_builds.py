@@ -94,7 +94,8 @@ def test_calibration_data_that_would_ruin_the_ranges(refused: Callable[..., str]
         "        yield feed | {'b': np.zeros(8, np.float32)} if index == 5 else feed",
     )
     told = refused()
-    assert re.search(r"/quantize failed: data.py:calibration: sample 5, input 'b' is all zero\nhint: silence, ", told)
+    assert "step data/calibration failed: data.py:calibration: sample 5, input 'b' is all zero\nhint: silence, " in told
+    assert told.rstrip().endswith("/logs/data.calibration.log")
 
 
 def test_evaluation_without_labels_is_refused_before_anything_is_served(
@@ -102,7 +103,7 @@ def test_evaluation_without_labels_is_refused_before_anything_is_served(
 ) -> None:
     replaced(tiny_recipe.with_name("data.py"), "yield feed, int(logits.argmax())", "yield feed")
     told = refused(gates=True)
-    assert "step original/outputs failed: the accuracy gate needs labels, but data.py:evaluation gives none" in told
+    assert "step data/evaluation failed: the accuracy gate needs labels, but data.py:evaluation gives none" in told
     assert "hint: yield (feed, label) for each sample, or take the gate out of the recipe" in told
     assert list((shared_workdir / "runs" / "two_towers" / "latest" / "logs").glob("triton*")) == []
 

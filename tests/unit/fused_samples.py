@@ -1,14 +1,15 @@
 """Recipes as float graphs, with labelled samples: what the fused output is scored on."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recorded_sets import recorded_set
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Encoding, StepContext
-from mmdeploy.data import samples as data
 from mmdeploy.model import torch_model
 from mmdeploy.planning.steps import Step
 from mmdeploy.recipe.schema import Recipe
@@ -56,16 +57,16 @@ def judged(
     recipe: Recipe, component: str, graphs: dict[str, Path], shipped: dict[str, Path] | None = None
 ) -> FusedEnsemble:
     """Return the ensemble around a component, on the recipe's own validation split."""
-    specs, ranges = feeds.ensemble_inputs(recipe)
-    samples, labels = data.load_evaluation(str(recipe.data.validation), root=recipe.root, specs=specs, ranges=ranges)
-    return FusedEnsemble(recipe, component, Graphs(shipped or graphs, graphs), Samples(samples, labels))
+    with tempfile.TemporaryDirectory() as folder:  # the mapping keeps the files after they are gone
+        recorded = recorded_set(recipe, "validation", Path(folder))
+    samples = Samples(recorded.feeds(), recorded.labels)
+    return FusedEnsemble(recipe, component, Graphs(shipped or graphs, graphs), samples)
 
 
 def search_context(recipe: Recipe, component: str, folder: Path, **changes: Any) -> StepContext:
     """Return the context of a step on a component that only ensemble inputs feed, with real calibration data."""
     folder.mkdir(parents=True, exist_ok=True)
-    specs, ranges = feeds.ensemble_inputs(recipe)
-    batches = data.batches(str(recipe.data.calibration), root=recipe.root, specs=specs, batch_size=16, ranges=ranges)
+    samples = recorded_set(recipe, "calibration", folder / "sets")
     context = StepContext(
         component=component,
         workdir=folder,
@@ -74,8 +75,8 @@ def search_context(recipe: Recipe, component: str, folder: Path, **changes: Any)
         max_batch_size=8,
         seed=0,
         threads=1,
-        examples=lambda batch: next(iter(batches)),
-        calibration=lambda: iter(batches),
+        examples=lambda batch: samples.batch(0, 16),
+        calibration=lambda: samples.batches(16),
         calibration_batches=4,
     )
     return dataclasses.replace(context, **changes)

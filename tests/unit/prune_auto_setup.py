@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from fused_samples import TESTS
+from recorded_sets import training_setup
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Encoding, StepContext
@@ -15,7 +16,6 @@ from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.worker.context import recipe_module
 from mmdeploy.worker.task import Task
-from mmdeploy.worker.training_setup import RecipeTrainingSetup
 
 RECIPE = TESTS / "redundant_recipe/recipe.yaml"
 
@@ -37,7 +37,7 @@ def context(loaded: Recipe, folder: Path, **changes: Any) -> StepContext:
         "component": "tower", "workdir": folder, "target": loaded.target, "encoding": Encoding.UINT8_ASYMMETRIC,
         "max_batch_size": 8, "seed": 0, "threads": 1,
         "examples": lambda batch: {"values": np.random.default_rng(0).standard_normal((batch, 16)).astype(np.float32)},
-        "training": RecipeTrainingSetup(loaded, "tower", {}),
+        "training": training_setup(loaded, "tower"),
     }  # fmt: skip
     return StepContext(**(fields | changes))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from recorded_sets import set_artifact
 
 from mmdeploy.building.scheduler import WorkerBugError, Workers
 from mmdeploy.core.errors import DataError, StepError
@@ -71,7 +72,8 @@ def task(tmp_path: Path) -> Callable[[str], Task]:
         (folder / "recipe.yaml").write_text(RECIPE)
         recipe = load_recipe(folder / "recipe.yaml")
         step = make_plan(recipe, take_fingerprints(recipe)).step("original/outputs")
-        return Task(step, recipe, tmp_path / "store", {}, threads=1)
+        needed = {"data/evaluation": set_artifact(recipe, "evaluation", tmp_path / "sets")}
+        return Task(step, recipe, tmp_path / "store", needed, threads=1)
 
     return make
 
@@ -132,10 +134,11 @@ def test_evaluation_data_without_labels_is_refused_where_a_gate_needs_them(
 ) -> None:
     unlabelled = task("well")
     recipe = load_recipe(tmp_path / "well" / "recipe.yaml", ["gates=[{method: accuracy, metric: top1, min: 0.5}]"])
-    workers.start(Task(unlabelled.step, recipe, unlabelled.store, {}, threads=1))
+    step = make_plan(recipe, take_fingerprints(recipe)).step("data/evaluation")
+    workers.start(Task(step, recipe, unlabelled.store, {}, threads=1))
     with pytest.raises(DataError, match=r"the accuracy gate needs labels, but data.py:evaluation gives none") as caught:
         workers.wait()
-    assert caught.value.step == "original/outputs"
+    assert (caught.value.step, caught.value.log) == (step.id, str(tmp_path / "logs" / "data.evaluation.log"))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,7 @@ def test_a_bug_names_its_step_and_keeps_its_traceback(
     task: Callable[[str], Task], workers: Workers, tmp_path: Path
 ) -> None:
     broken = task("well")
-    workers.start(Task(broken.step, broken.recipe, None, {}, threads=1))  # type: ignore[arg-type]
+    workers.start(Task(broken.step, broken.recipe, None, broken.artifacts, threads=1))  # type: ignore[arg-type]
     with pytest.raises(WorkerBugError, match=r"^step original/outputs: ") as caught:
         workers.wait()
     assert (caught.value.step, caught.value.log) == ("original/outputs", str(tmp_path / "logs" / LOG))

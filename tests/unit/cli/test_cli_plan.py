@@ -12,9 +12,11 @@ from mmdeploy.cli.outcome import run
 from mmdeploy.core.store import Store
 from mmdeploy.planning.fingerprints import take_fingerprints
 from mmdeploy.planning.planner import make_plan
+from mmdeploy.planning.steps import recorded_in
 from mmdeploy.recipe.loader import load_recipe
 
 STEPS = [
+    "data/calibration", "data/evaluation",
     "left/export", "left/quantize", "left/reference", "left/engine",
     "right/export", "right/quantize", "right/reference", "right/engine",
     "fusion/export", "fusion/reference", "fusion/engine", "original/outputs",
@@ -38,7 +40,7 @@ def test_a_first_plan_runs_everything(planned: Callable[..., str]) -> None:
     assert lines[0].split() == ["step", "method", "do", "why"]
     assert [line.split()[0] for line in lines if "/" in line] == STEPS
     assert shown.count("never built") == len(STEPS)
-    assert lines[-1] == "12 to run, 0 to reuse"
+    assert lines[-1] == "14 to run, 0 to reuse"
 
 
 def test_what_the_store_has_is_reused_and_a_change_is_named(
@@ -46,13 +48,22 @@ def test_what_the_store_has_is_reused_and_a_change_is_named(
 ) -> None:
     recipe = load_recipe(tiny_recipe)
     store = Store(tmp_path / "work" / "store")
-    for step in make_plan(recipe, take_fingerprints(recipe)).steps:
-        (store.root / "entries" / step.key).mkdir(exist_ok=True)
-        store.remember("two_towers", step.id, step.identity)
-    assert planned().splitlines()[-1] == "0 to run, 12 to reuse"
+    for _ in range(2):  # the keys of those who read samples are known when these are recorded
+        for step in make_plan(recipe, take_fingerprints(recipe), contents=recorded_in(store)).steps:
+            store.entry(step.key).mkdir(exist_ok=True)
+            store.remember("two_towers", step.id, step.identity)
+            if step.component == "data":
+                (store.entry(step.key) / "samples.json").write_text('{"content": "whole"}')
+                (store.entry(step.key) / "digests.bin").write_bytes(bytes(64 * 16))
+    assert planned().splitlines()[-1] == "0 to run, 14 to reuse"
     changed = planned("--set", "components.left.quantize.samples=32")
     assert "option samples: 64 → 32" in changed
-    assert changed.splitlines()[-1] == "2 to run, 10 to reuse"
+    assert changed.splitlines()[-1] == "2 to run, 12 to reuse"
+    tiny_recipe.with_name("data.py").open("a").write("\n# said in other words\n")
+    open_end = planned()
+    assert "data/calibration  samples      run      calibration data changed" in open_end
+    assert "left/engine       onnxruntime  perhaps  left/quantize may change" in open_end
+    assert open_end.splitlines()[-1] == "2 to run, 5 to run if the samples are others, 7 to reuse"
 
 
 def test_json_holds_the_same_with_the_keys(planned: Callable[..., str]) -> None:
@@ -71,7 +82,7 @@ def test_nothing_of_the_recipe_is_executed(
             stream.write("\nraise SystemExit('executed')\n")
     done = mmdeploy_command("plan", tiny_recipe)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("12 to run, 0 to reuse\n")
+    assert done.stdout.endswith("14 to run, 0 to reuse\n")
 
 
 def test_a_wrong_recipe_is_not_planned(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

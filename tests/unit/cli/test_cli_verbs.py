@@ -81,6 +81,8 @@ ensemble  max_batch_size 8
 inputs    image: UINT8 [8, 8]
           audio: FP32 [4000]
 outputs   logits
+data      calibration: data.py:calibration (once a build)
+          evaluation: data.py:evaluation (once a build)
 gates     parity min_cosine 0.99
           size max_ratio_to_reference 0.5
 """

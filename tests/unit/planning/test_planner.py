@@ -16,7 +16,12 @@ from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
 
 TINY = Path(__file__).parents[2] / "tiny_recipe" / "recipe.yaml"
-OWN_CODE = ("mmdeploy.model.torch_model", "mmdeploy.choice.choose", "mmdeploy.quantize.sensitivity")
+OWN_CODE = (
+    "mmdeploy.data.recording",
+    "mmdeploy.model.torch_model",
+    "mmdeploy.choice.choose",
+    "mmdeploy.quantize.sensitivity",
+)
 GOLDEN = Path(__file__).parents[2] / "golden" / "plan_two_towers.json"
 
 
@@ -66,7 +71,7 @@ def test_each_step_follows_what_it_needs() -> None:
 
 def test_without_gates_nothing_is_planned_for_judging() -> None:
     kinds = {step.kind for step in plan_of("gates=[]").steps}
-    assert kinds == {"export", "quantize", "engine"}
+    assert kinds == {"samples", "export", "quantize", "engine"}
 
 
 def test_an_engine_that_cannot_run_here_gets_no_reference_engine() -> None:
@@ -89,10 +94,13 @@ def test_a_quantized_head_is_calibrated_again_when_an_encoder_changes() -> None:
 @pytest.mark.parametrize(
     ("changes", "touched"),
     [
-        ({"weights": "other"}, lambda step: True),
-        ({"model_source": "other"}, lambda step: True),
-        ({"calibration": "other"}, lambda step: step.split("/")[1] in ("quantize", "engine") and "fusion" not in step),
-        ({"evaluation": "other"}, lambda step: step == "original/outputs"),
+        ({"weights": "other"}, lambda step: not step.startswith("data/")),
+        ({"model_source": "other"}, lambda step: not step.startswith("data/")),
+        (
+            {"calibration": "other"},
+            lambda step: step.split("/")[1] in ("calibration", "quantize", "engine") and "fusion" not in step,
+        ),
+        ({"evaluation": "other"}, lambda step: step in ("data/evaluation", "original/outputs")),
     ],
 )
 def test_a_changed_file_touches_what_depends_on_it(changes: dict[str, str], touched: Callable[[str], bool]) -> None:
@@ -193,10 +201,12 @@ def test_components_that_are_judged_in_the_same_surroundings_share_no_result(sec
 def test_sensitivity_is_measured_in_the_original_ensemble_and_each_component_has_its_own() -> None:
     recipe = load_recipe(TINY, [*VALIDATED, "components.left.quantize={method: auto}"])
     plan = make_plan(recipe, fixed_fingerprints(), "sensitivity")
-    assert {step.kind for step in plan.steps} == {"export", "sensitivity"}
-    assert len({step.key for step in plan.steps}) == len(plan.steps) == 6
-    assert set(plan.step("fusion/sensitivity").needs) == {"fusion/export", "left/export", "right/export"}
+    assert {step.kind for step in plan.steps} == {"samples", "export", "sensitivity"}
+    assert len({step.key for step in plan.steps}) == len(plan.steps) == 6 + 3
+    sets = {"data/calibration", "data/validation"}
+    assert set(plan.step("fusion/sensitivity").needs) == {"fusion/export", "left/export", "right/export"} | sets
     assert [step.id for step in plan.upto("right/sensitivity").steps] == [
+        "data/calibration", "data/evaluation", "data/validation",
         "left/export", "right/export", "fusion/export", "right/sensitivity",
     ]  # fmt: skip
 

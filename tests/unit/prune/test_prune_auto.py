@@ -4,6 +4,7 @@ import numpy as np
 import prune_auto_setup
 import pytest
 import torch
+from recorded_sets import training_setup
 
 from mmdeploy.core.contracts import LatencyEstimate
 from mmdeploy.core.errors import BudgetError, PruneError
@@ -47,7 +48,7 @@ def accuracy_by_hand(recipe, module, part):
     from mmdeploy.model.torch_model import load_model
 
     model = load_model(recipe.model.factory, root=recipe.root, weights=None)
-    feeds, labels = prune_auto_setup.RecipeTrainingSetup(recipe, "tower", {}).validation()
+    feeds, labels = training_setup(recipe, "tower").validation()
     with torch.inference_mode():
         answers = model.head(module(torch.from_numpy(np.ascontiguousarray(feeds["values"][part]))))
     return float((answers.argmax(dim=1).numpy() == labels[part]).mean())
@@ -158,7 +159,7 @@ def test_data_is_asked_for_by_name(recipe, context_of):
 
 
 def test_a_module_that_answers_nan_is_as_bad_as_can_be(recipe):
-    scorer = ModuleScorer(prune_auto_setup.RecipeTrainingSetup(recipe, "tower", {}))
+    scorer = ModuleScorer(training_setup(recipe, "tower"))
     module = load_component(prune_auto_setup.source(recipe))
     with torch.no_grad():
         module.up.weight.fill_(float("nan"))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from recorded_sets import training_setup
 
 from mmdeploy import recover
 from mmdeploy.core.artifact import Artifact
@@ -15,7 +16,6 @@ from mmdeploy.core.target import Target
 from mmdeploy.model.torch_component import ComponentFacts, component_facts, load_component, save_component
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recover import finetune
-from mmdeploy.worker.training_setup import RecipeTrainingSetup
 
 DATA = """
 
@@ -69,7 +69,7 @@ def context(recipe, tmp_path) -> StepContext:
     return StepContext(
         component="left", workdir=tmp_path / "work", target=Target("cpu"), encoding=Encoding.INT8_SYMMETRIC,
         max_batch_size=8, seed=0, threads=1, examples=lambda batch: {}, scratch=tmp_path / "scratch",
-        training=RecipeTrainingSetup(recipe, "left", {}),
+        training=training_setup(recipe, "left"),
     )  # fmt: skip
 
 

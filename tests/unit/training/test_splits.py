@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import DataError
 from mmdeploy.data import samples as data
-from mmdeploy.training.splits import SeenSamples, Split
+from mmdeploy.data.sample_sets import SeenSamples
+from mmdeploy.training.splits import Split
 
 SPECS = (TensorSpec("x", "FP32", (2,)), TensorSpec("n", "INT64", (1,)))
 SOURCE = """
@@ -102,7 +103,8 @@ def test_a_callable_that_takes_the_epoch_gives_fresh_samples_in_each(tmp_path):
 
 
 def test_a_sample_of_a_forbidden_split_is_named_with_both_callables(tmp_path):
-    judged = SeenSamples("splits_data.py:evaluation", split(tmp_path, "evaluation").samples(0))
+    feeds = (feed for feed, _ in split(tmp_path, "evaluation").samples(0))
+    judged = SeenSamples("splits_data.py:evaluation", b"".join(map(data.sample_digest, feeds)))
     one = split(tmp_path, "training", forbidden=(judged,))
     with pytest.raises(DataError) as caught:
         list(one.batches(0, 8, 0))
@@ -118,9 +120,9 @@ def test_samples_that_are_half_labelled_are_refused(tmp_path):
 @given(st.lists(st.integers(-50, 50), max_size=30), st.integers(-50, 50))
 def test_seen_samples_are_found_at_their_first_place(numbers, sought):
     feeds = [{"x": np.array([number, 1], np.float32)} for number in numbers]
-    seen = SeenSamples("seen", ((feed, None) for feed in feeds))
+    seen = SeenSamples("seen", b"".join(map(data.sample_digest, feeds)))
     expected = numbers.index(sought) if sought in numbers else None
-    assert seen.find({"x": np.array([sought, 1], np.float32)}) == expected
+    assert seen.find(data.sample_digest({"x": np.array([sought, 1], np.float32)})) == expected
 
 
 def test_whether_a_callable_takes_the_epoch(tmp_path):

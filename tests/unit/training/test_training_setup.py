@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from recorded_sets import training_setup
 from training_recipes import recipe_that_trains
 
 from mmdeploy.core.artifact import Artifact
@@ -48,7 +49,7 @@ def whole(recipe, feeds, left=None):
 
 def test_network_and_teacher_are_the_model_run_as_a_whole(tiny_recipe, feeds):
     recipe = recipe_that_trains(tiny_recipe)
-    setup = RecipeTrainingSetup(recipe, "left", {})
+    setup = training_setup(recipe, "left")
     assert setup.component_outputs == ("left_embedding",) and setup.ensemble_outputs == ("logits",)
     module = load_component(original(recipe, "left"))
     with torch.no_grad():
@@ -65,7 +66,7 @@ def test_network_and_teacher_are_the_model_run_as_a_whole(tiny_recipe, feeds):
 
 def test_the_teacher_runs_only_what_the_network_did_not_know(tiny_recipe, feeds):
     recipe = recipe_that_trains(tiny_recipe)
-    setup = RecipeTrainingSetup(recipe, "left", {})
+    setup = training_setup(recipe, "left")
     network = setup.network(load_component(original(recipe, "left")))
     ran = []
     for name, module in setup._originals.items():
@@ -79,7 +80,7 @@ def test_the_teacher_runs_only_what_the_network_did_not_know(tiny_recipe, feeds)
 
 def test_gradients_reach_the_module_and_nothing_else(tiny_recipe, feeds):
     recipe = recipe_that_trains(tiny_recipe)
-    setup = RecipeTrainingSetup(recipe, "left", {})
+    setup = training_setup(recipe, "left")
     module = load_component(original(recipe, "left"))
     setup.network(module.train())(feeds)["logits"].square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
@@ -90,7 +91,7 @@ def test_gradients_reach_the_module_and_nothing_else(tiny_recipe, feeds):
 def test_upstream_is_as_its_passes_left_it_and_the_teacher_is_not(tiny_recipe, feeds, tmp_path):
     recipe = recipe_that_trains(tiny_recipe)
     artifact = doubled(recipe, "left", tmp_path / "doubled")
-    setup = RecipeTrainingSetup(recipe, "fusion", {"left": artifact})
+    setup = training_setup(recipe, "fusion", {"left": artifact})
     outputs = setup.network(load_component(original(recipe, "fusion")))(feeds)
     expected = whole(recipe, feeds, load_component(artifact))
     torch.testing.assert_close(outputs["logits"], expected["logits"])
@@ -99,7 +100,7 @@ def test_upstream_is_as_its_passes_left_it_and_the_teacher_is_not(tiny_recipe, f
 
 
 def test_the_splits_are_read_with_their_labels(tiny_recipe):
-    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe), "left", {})
+    setup = training_setup(recipe_that_trains(tiny_recipe), "left")
     feeds, labels = setup.validation()
     assert feeds["a"].shape == (100, 8) and labels.shape == (100,)
     batches = list(setup.training(1, 32))
@@ -121,21 +122,20 @@ def test_the_splits_are_read_with_their_labels(tiny_recipe):
     ],
 )
 def test_splits_that_leak_or_lack_labels_are_refused(tiny_recipe, references, message):
-    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe, **references), "left", {})
     with pytest.raises(DataError) as caught:
+        setup = training_setup(recipe_that_trains(tiny_recipe, **references), "left")
         setup.validation()
         list(setup.training(0, 8))
     assert caught.value.message == message
 
 
-@pytest.mark.parametrize("split", ["training", "validation"])
-def test_a_recipe_without_a_split_is_refused_by_its_name(tiny_recipe, split):
-    with pytest.raises(DataError, match=rf"no data\.{split}"):
-        RecipeTrainingSetup(recipe_that_trains(tiny_recipe, **{split: ""}), "left", {})
+def test_a_recipe_without_training_data_is_refused(tiny_recipe):
+    with pytest.raises(DataError, match=r"no data\.training"):
+        training_setup(recipe_that_trains(tiny_recipe, training=""), "left")
 
 
 def test_the_task_loss_is_cross_entropy_for_class_ids(tiny_recipe):
-    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe), "left", {})
+    setup = training_setup(recipe_that_trains(tiny_recipe), "left")
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
     found = setup.task_loss({"logits": logits}, labels)
     by_hand = -(logits - logits.exp().sum(dim=1, keepdim=True).log())[range(6), labels].mean()
@@ -144,14 +144,14 @@ def test_the_task_loss_is_cross_entropy_for_class_ids(tiny_recipe):
 
 
 def test_the_task_loss_is_the_squared_error_for_numbers(tiny_recipe):
-    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe), "left", {})
+    setup = training_setup(recipe_that_trains(tiny_recipe), "left")
     answers, wanted = torch.randn(6, 4), torch.randn(6, 4, dtype=torch.float64)
     found = setup.task_loss({"logits": answers}, wanted)
     torch.testing.assert_close(found, (answers - wanted.float()).square().mean())
 
 
 def test_the_recipes_own_loss_is_called(tiny_recipe):
-    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe, loss="data.py:loss"), "left", {})
+    setup = training_setup(recipe_that_trains(tiny_recipe, loss="data.py:loss"), "left")
     logits = torch.randn(6, 4, requires_grad=True)
     value = setup.task_loss({"logits": logits}, torch.zeros(6))
     torch.testing.assert_close(value, logits.mean())
@@ -174,17 +174,17 @@ def test_the_recipes_own_loss_is_called(tiny_recipe):
     ],
 )
 def test_a_loss_that_cannot_be_had_says_why(tiny_recipe, loss, labels, error, message):
-    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe, loss=loss), "left", {})
+    setup = training_setup(recipe_that_trains(tiny_recipe, loss=loss), "left")
     with pytest.raises(error, match=message):
         setup.task_loss({"logits": torch.randn(6, 4)}, labels)
 
 
 def test_the_metric_is_that_of_the_accuracy_gate(tiny_recipe):
-    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe), "left", {})
+    setup = training_setup(recipe_that_trains(tiny_recipe), "left")
     assert (setup.metric, setup.larger_is_better) == ("top1", True)
     text = tiny_recipe.read_text().replace("metric: top1, min: 0.8, max_drop: 0.2", "metric: mse, max: 1.0")
     tiny_recipe.write_text(text)
-    setup = RecipeTrainingSetup(recipe_that_trains(tiny_recipe, validation="data.py:regression"), "left", {})
+    setup = training_setup(recipe_that_trains(tiny_recipe, validation="data.py:regression"), "left")
     assert (setup.metric, setup.larger_is_better) == ("mse", False)
     answers = np.full((5, 4), 0.5, np.float32)
     assert setup.score({"logits": answers}, setup.validation()[1]).score == pytest.approx(0.25)

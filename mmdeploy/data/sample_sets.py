@@ -1,0 +1,159 @@
+"""Recorded sets of samples, memory-mapped: as many readers as there are share one copy.
+
+A set is a folder with `contents.INDEX`, an ``.npy`` file an input, digests of the samples, and its labels. Samples of
+one shape are stacked along axis 0. Where shapes differ, the file holds all values one after the other, and the index
+names a second file with the shape of each sample. Either way a batch whose samples are alike is a piece of the file:
+nothing is copied before somebody writes into it, and what is written stays in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mmdeploy.core.artifact import Array
+from mmdeploy.core.labels import Labels, read
+from mmdeploy.data.contents import DIGEST_BYTES, DIGESTS, INDEX
+from mmdeploy.data.samples import Feed, unequal
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """The samples of a set, or the first of them.
+
+    Attributes:
+        reference: The data callable that gave them, for messages.
+        count: Number of samples.
+        labels: One a sample, or None when the set has none.
+    """
+
+    reference: str
+    count: int
+    labels: Labels | None
+    _columns: Mapping[str, _Column]
+    _digests: bytes
+
+    @classmethod
+    def open(cls, folder: Path, reference: str) -> SampleSet:
+        """Open what `mmdeploy.data.recording.record` wrote."""
+        index = json.loads((folder / INDEX).read_text())
+        count = int(index["count"])
+
+        def load(name: str) -> Array:
+            return np.asarray(np.load(folder / name, mmap_mode="c", allow_pickle=False))
+
+        columns = {
+            name: _Column.of(load(entry["file"]), load(entry["shapes"]) if "shapes" in entry else None)
+            for name, entry in index["inputs"].items()
+        }
+        labels = None if index["labels"] is None else read(index["labels"], load)
+        return cls(reference, count, labels, columns, (folder / DIGESTS).read_bytes())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return tuple(self._columns)
+
+    @property
+    def seen(self) -> SeenSamples:
+        """The samples by digest, to be looked for in other sets."""
+        return SeenSamples(self.reference, self._digests[: self.count * DIGEST_BYTES])
+
+    def first(self, samples: int | None) -> SampleSet:
+        """Return the first samples; all for None, or where there are fewer."""
+        if samples is None or samples >= self.count:
+            return self
+        return replace(self, count=samples, labels=None if self.labels is None else self.labels[:samples])
+
+    def values(self, name: str) -> Array:
+        """Return the values of an input in all samples, one after the other."""
+        column = self._columns[name]
+        return column.flat[: column.offsets[self.count]]
+
+    def feeds(self) -> Feed:
+        """Return all samples stacked along axis 0.
+
+        Raises:
+            DataError: If their shapes differ.
+        """
+        return self.batch(0, self.count)
+
+    def batches(self, size: int) -> Iterator[Feed]:
+        """Yield the samples in batches of a size; the last may be smaller.
+
+        Raises:
+            DataError: If the shapes of samples of one batch differ.
+        """
+        for start in range(0, self.count, size):
+            yield self.batch(start, min(start + size, self.count))
+
+    def batch(self, start: int, stop: int) -> Feed:
+        """Return some samples, one after the other in the set, stacked along axis 0.
+
+        Raises:
+            DataError: If their shapes differ.
+        """
+        found: Feed = {}
+        for name, column in self._columns.items():
+            shapes = column.shapes[start:stop]
+            odd = np.flatnonzero((shapes != shapes[0]).any(axis=1))
+            if len(odd):
+                raise unequal(self.reference, name, (start, shapes[0]), (start + int(odd[0]), shapes[odd[0]]))
+            piece = column.flat[column.offsets[start] : column.offsets[stop]]
+            found[name] = piece.reshape(stop - start, *shapes[0])
+        return found
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One input of all samples.
+
+    Attributes:
+        flat: All values, one after the other.
+        shapes: [samples, axes].
+        offsets: Where each sample begins in ``flat``, and at last where the last ends.
+    """
+
+    flat: Array
+    shapes: Array
+    offsets: Array
+
+    @classmethod
+    def of(cls, array: Array, shapes: Array | None) -> _Column:
+        """Take a file's array, and the shape of each sample where they differ."""
+        if shapes is None:
+            sizes = np.array(array.shape[1:], dtype=np.int64)
+            shapes = np.broadcast_to(sizes, (len(array), len(sizes)))
+        offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1, dtype=np.int64))])
+        return cls(array.reshape(-1), shapes, offsets)
+
+
+class SeenSamples:
+    """The samples of a set by digest, to be asked whether a sample is among them.
+
+    Digests are 8 bytes here: of two sets with a million samples each, two samples look equal by chance once in ten
+    million runs. Samples count as equal when all their inputs are, to the bit.
+    """
+
+    def __init__(self, reference: str, digests: bytes) -> None:
+        """Take the digests of a set.
+
+        Args:
+            reference: Its data callable, for messages.
+            digests: `DIGEST_BYTES` a sample, in order.
+        """
+        self.reference = reference
+        numbers = np.frombuffer(digests, "<u8")[:: DIGEST_BYTES // 8]
+        self._order = np.argsort(numbers, kind="stable")
+        self._numbers = numbers[self._order]
+
+    def find(self, digest: bytes) -> int | None:
+        """Return the index of the first sample with a digest; None when there is none."""
+        number = np.frombuffer(digest, "<u8", count=1)[0]
+        place = int(np.searchsorted(self._numbers, number))
+        found = place < len(self._numbers) and self._numbers[place] == number
+        return int(self._order[place]) if found else None

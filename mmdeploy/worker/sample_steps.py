@@ -1,0 +1,54 @@
+"""The ``data/…`` steps: the recipe's calibration, validation and evaluation sets, each made once a build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmdeploy import gates
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import Progress, method_of
+from mmdeploy.data.contents import INDEX
+from mmdeploy.data.recording import Request, record
+from mmdeploy.planning.steps import DATA_SETS
+from mmdeploy.worker.feeds import ensemble_inputs, sample_set
+from mmdeploy.worker.task import Task
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Recipe
+
+_EMPTY_HINTS = {
+    "calibration": "calibration needs at least one; 100 to 500 do",
+    "evaluation": "evaluation needs samples to judge on",
+    "validation": "validation needs samples to choose by",
+}
+
+
+def record_samples(task: Task, workdir: Path, progress: Progress) -> Artifact:
+    """Call one of the recipe's data callables, check what it gives, and write it down."""
+    recipe = task.recipe
+    key = next(key for key, step_id in DATA_SETS.items() if step_id == task.step.id)
+    specs, ranges = ensemble_inputs(recipe)
+    judged_on = sample_set(task, "evaluation")
+    request = Request(
+        reference=str(getattr(recipe.data, key)),
+        root=recipe.root,
+        specs=specs,
+        ranges=ranges,
+        limit=task.step.options.get("samples"),
+        calibration=key == "calibration",
+        unlike=() if judged_on is None else (judged_on.seen,),
+        labels_for=_judged_by_labels(recipe) if key == "evaluation" else None,
+        empty_hint=_EMPTY_HINTS[key],
+        max_gib=recipe.data.max_gib,
+    )
+    facts = record(request, workdir, progress)
+    path = workdir / INDEX
+    beside = tuple(sorted(file.name for file in workdir.iterdir() if file != path))
+    return Artifact("samples", path, file_sha256(path), specs, (), "samples", facts, beside)
+
+
+def _judged_by_labels(recipe: Recipe) -> str | None:
+    """Name a gate that needs labels: it is said now, and not when everything has been built and is served."""
+    needing = (gate for gate in recipe.gates if gates.METHODS.of(gate).NEEDS_LABELS)
+    return next((f"the {method_of(gate)} gate" for gate in needing), None)

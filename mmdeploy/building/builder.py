@@ -291,7 +291,8 @@ class _Run:
             step, known = decision.step, self.state.records.get(decision.step.id)
             if step.key in running or (known is not None and known.key == step.key):
                 continue
-            self.state.artifacts.pop(step.id, None)  # of another key: made of samples that were damaged
+            for gone in (self.state.artifacts, self.state.records):  # of another key: made of damaged samples
+                gone.pop(step.id, None)
             if not self._reused(decision):
                 left.append(decision)
         return left

@@ -64,7 +64,8 @@ class Artifact:
     """A file that a step made, with what the next step must know of it.
 
     Attributes:
-        format: ``torch``, ``onnx``, ``onnxruntime``, ``tensorrt_plan``, ``tensorrt_rtx_plan``, ``reference``.
+        format: ``torch``, ``onnx``, ``onnxruntime``, ``tensorrt_plan``, ``tensorrt_rtx_plan``, ``reference``,
+            ``samples``.
         path: The main file. Anything beside it in the same folder belongs to the artifact.
         sha256: Digest of the main file.
         inputs: Tensors that it takes.

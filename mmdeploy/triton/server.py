@@ -7,6 +7,7 @@ means that every model has answered a probe inference (`mmdeploy.triton.probe`).
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -247,23 +248,12 @@ def start(
         options.append("--disable-auto-complete-config")
     log.parent.mkdir(parents=True, exist_ok=True)
     backends = installed_stand_ins() | dict(stand_ins) if installation.embedded else {}
+    launched = functools.partial(
+        launch, installation, log=log, response_cache_bytes=response_cache_bytes, stand_ins=backends
+    )
     for attempt in range(_PORT_ATTEMPTS):
         ports = Ports.choose(host, http_port, grpc_port, metrics_port)
-        processes = launch(
-            installation,
-            [*options, *ports.options()],
-            log=log,
-            response_cache_bytes=response_cache_bytes,
-            stand_ins=backends,
-        )
-        http_url, grpc_url = f"http://{ports.address}:{ports.http}", f"{ports.address}:{ports.grpc}"
-        server = Server(
-            http_url,
-            grpc_url,
-            f"http://{ports.address}:{ports.metrics}/metrics",
-            log=log,
-            _processes=processes,
-        )
+        server = _serving(ports, launched([*options, *ports.options()]), log)
         try:
             server._await_ready(time.monotonic() + ready_timeout_s)
         except BaseException as error:
@@ -275,6 +265,12 @@ def start(
         else:
             return server
     raise AssertionError("the last attempt returns or raises")
+
+
+def _serving(ports: Ports, processes: Processes, log: Path) -> Server:
+    metrics_url = f"http://{ports.address}:{ports.metrics}/metrics"
+    http_url, grpc_url = f"http://{ports.address}:{ports.http}", f"{ports.address}:{ports.grpc}"
+    return Server(http_url, grpc_url, metrics_url, log=log, _processes=processes)
 
 
 def attach(url: str, *, http_url: str = "", timeout_s: float = 10.0) -> Server:

@@ -5,20 +5,32 @@ from typing import Any
 
 import pytest
 
-from mmdeploy import export, prune, quantize, recover
+from mmdeploy import export, prune, quantize, recover, testing
 from mmdeploy.planning.fingerprints import version_of
 
 PASSES = {
     f"{package.__name__}.{name}": module
     for package in (prune, recover, quantize, export)
-    for name, module in package.METHODS.items()
+    for name, module in package.METHODS.built_in.items()
 }
+#: Options with which a pass can be run on a small component, by name; where it needs none, nothing.
+GIVEN: dict[str, dict[str, Any]] = {
+    "magnitude": {"sparsity": 0.5}, "structured": {"ratio": 0.5}, "static": {"batch_size": 16},
+}  # fmt: skip
 SPLITS = {"calibration", "training", "validation"}
 
 
 @pytest.fixture(params=PASSES)
 def declared(request: pytest.FixtureRequest) -> Any:
     return PASSES[request.param]
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_contract(name: str) -> None:
+    _, section, method = name.split(".")
+    reason = testing.check_pass(PASSES[name], section, GIVEN.get(method, {}))
+    if reason:
+        pytest.skip(reason)
 
 
 def test_formats_are_those_of_the_chain(declared: Any) -> None:

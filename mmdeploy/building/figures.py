@@ -47,6 +47,7 @@ def _score_series(details: Mapping[str, Any]) -> StageSeries | None:
     return StageSeries(
         component=None,
         metric=str(details["metric"]),
+        larger_is_better=bool(details.get("larger_is_better", True)),
         stages=(
             Stage(label="PyTorch FP32", value=scores.get("original")),
             Stage(label="FP32 served", value=scores.get("reference"), note=str(details.get("reference_problem", ""))),
@@ -76,7 +77,9 @@ def _validation_series(name: str, artifacts: Mapping[str, Artifact]) -> list[Sta
         note = f"{_ON_VALIDATION}; {winner['label']}, downstream in FP32"
         label = "engine" if winner["compressed"] else "engine, uncompressed"
         stages.append(Stage(label=label, value=winner["metric"], note=note))
-    return [StageSeries(component=name, metric=f"{metric} in validation", stages=tuple(stages))]
+    larger = bool(next(iter(trained.values())).get("larger_is_better", True))
+    called = f"{metric} in validation"
+    return [StageSeries(component=name, metric=called, larger_is_better=larger, stages=tuple(stages))]
 
 
 def _trained_stages(kind: str, training: Mapping[str, Any], *, pruned: bool) -> Iterator[Stage]:

@@ -181,6 +181,7 @@ class _Contest:
             "chosen": choice.winner,
             "reference": choice.reference,
             "metric": fused.metric if fused is not None and self.scores else None,
+            "larger_is_better": fused.larger_is_better if fused is not None and self.scores else None,
             "original_metric": self.original.metric if self.scores else None,
             "max_drop": self.options.max_drop,
             "confidence": self.options.confidence,

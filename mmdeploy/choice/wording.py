@@ -57,7 +57,8 @@ def decisions(record: Mapping[str, Any], *, accuracy_judged: bool) -> list[str]:
 def _shipped(winner: Mapping[str, Any], reference: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     accuracy = ""
     if winner["drop"] is not None:
-        accuracy = f"; {record['metric']} {winner['metric']:.4g}, {winner['drop']:.4g} below the FP32 original"
+        worse = "above" if record.get("larger_is_better") is False else "below"
+        accuracy = f"; {record['metric']} {winner['metric']:.4g}, {winner['drop']:.4g} {worse} the FP32 original"
     if winner is reference:
         judged = " and accurate enough" if accuracy else ""
         return f"{winner['label']} ships: nothing else is surely faster{judged}{accuracy}"

@@ -12,7 +12,7 @@ When to choose it: always, where labels exist. Metrics:
 for class scores [samples, classes] ``top1`` (also called ``accuracy``), ``top5``, ``f1_macro``, ``auroc`` (one against
 the rest, mean over the classes that occur), ``worst_class_recall`` (the worst class gates), ``map`` (a sample may be
 of several classes), ``vqa_accuracy`` (min(n / 3, 1), labels are the annotators' answers);
-for values ``mse``, ``mae``;
+for values ``mse``, ``mae``; for detected boxes ``box_map``;
 for a retrieval ``recall_at_k``: over two embeddings, the first of ``outputs`` asks and the second is searched, so that
 a gate each judges image to text and text to image; or over one output of similarities, in either ``direction``;
 for token ids, or scores of tokens, ``wer``, ``bleu``, ``rouge``; for dense outputs ``iou``;

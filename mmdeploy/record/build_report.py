@@ -181,12 +181,14 @@ class StageSeries(_Record):
         component: The component, or None for end to end.
         metric: Such as ``top1``, ``cosine``, ``SQNR``.
         unit: Such as ``dB``; empty for a ratio.
+        larger_is_better: Whether a larger figure is better.
         stages: The figures, first stage first.
     """
 
     component: str | None
     metric: str
     unit: str = ""
+    larger_is_better: bool = True
     stages: tuple[Stage, ...]
 
 

@@ -131,14 +131,16 @@ def _grouped(report: BuildReport, verdict: Verdict) -> dict[tuple[str, bool], st
 
 
 def largest_loss(report: BuildReport) -> str | None:
-    """Name the stage at which the end-to-end metric fell most, such as ``top1 fell most at INT8 (…)``."""
+    """Name the stage at which the end-to-end metric lost most, such as ``top1 fell most at INT8 (…)``."""
     for series in report.stages:
         measured = [(stage.value, stage.label) for stage in series.stages if stage.value is not None]
-        drops = [(old - new, old, new, label) for (old, _), (new, label) in itertools.pairwise(measured)]
+        sign = 1 if series.larger_is_better else -1
+        drops = [(sign * (old - new), old, new, label) for (old, _), (new, label) in itertools.pairwise(measured)]
         drop, old, new, label = max(drops, key=lambda found: found[0], default=(0.0, 0.0, 0.0, ""))
         if series.component is None and drop > 0:
             values = f"{figure_text(old, unit=series.unit)} → {figure_text(new, unit=series.unit)}"
-            return f"{series.metric} fell most at {label} ({values})"
+            moved = "fell" if series.larger_is_better else "rose"
+            return f"{series.metric} {moved} most at {label} ({values})"
     return None
 
 

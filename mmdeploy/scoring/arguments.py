@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -103,3 +103,17 @@ class Iou(Arguments):
     classes: int | None = Field(default=None, ge=2)
     ignore: int | None = None
     threshold: float | None = None
+
+
+class BoxMap(Arguments):
+    """Arguments of detection's mean average precision.
+
+    Attributes:
+        overlaps: Intersections over unions from which a box counts as found; COCO's ten by default.
+        most: Detections of a class in a sample that count, the best first.
+    """
+
+    overlaps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95), min_length=1
+    )
+    most: int = Field(default=100, ge=1)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.errors import DataError
 from mmdeploy.core.labels import Labels
-from mmdeploy.scoring import class_scores, dense, regression, retrieval, text, vqa
-from mmdeploy.scoring.arguments import Arguments, Bleu, Decoding, Iou, RecallAtK, Rouge, Vqa
+from mmdeploy.scoring import boxes, class_scores, dense, regression, retrieval, text, vqa
+from mmdeploy.scoring.arguments import Arguments, Bleu, BoxMap, Decoding, Iou, RecallAtK, Rouge, Vqa
 from mmdeploy.scoring.scored import Scored
 
 #: Takes the outputs that are scored, the labels, the arguments, and the recipe's folder.
@@ -74,6 +74,11 @@ METRICS: Mapping[str, BuiltIn] = {
     "map": BuiltIn(
         lambda outputs, labels, _, root: class_scores.mean_average_precision(outputs[0], labels),
         "mean over classes of average precision; a sample may be of several classes",
+    ),
+    "box_map": BuiltIn(
+        lambda outputs, labels, arguments, root: boxes.mean_average_precision(outputs, labels, arguments),
+        "mean average precision of detected boxes, as COCO counts it", arguments=BoxMap, most_outputs=3,
+        compares="values",
     ),
     "mse": BuiltIn(_error("mse"), "mean squared error", larger_is_better=False, compares="values"),
     "mae": BuiltIn(_error("mae"), "mean absolute error", larger_is_better=False, compares="values"),

@@ -50,7 +50,12 @@ def mean_average_precision(outputs: Sequence[Array], labels: Labels, arguments: 
     thresholds = np.array(arguments.overlaps)
     samples = [
         _matched(
-            boxes[row], scores[row], classes[row], (true_boxes[row], true_classes[row]), thresholds, arguments.most
+            boxes[row],
+            scores[row],
+            classes[row],
+            (true_boxes[row], true_classes[row]),
+            thresholds=thresholds,
+            most=arguments.most,
         )
         for row in range(len(boxes))
     ]
@@ -92,7 +97,7 @@ def _average_precision(found: Sequence[_Detections]) -> float:
 
 
 def _matched(
-    boxes: Array, scores: Array, classes: Array, truth: tuple[Array, Array], thresholds: FloatArray, most: int
+    boxes: Array, scores: Array, classes: Array, truth: tuple[Array, Array], *, thresholds: FloatArray, most: int
 ) -> dict[int, _Detections]:
     """Match the detections of one sample with its true boxes, class by class: the best first, each box once."""
     import numpy as np

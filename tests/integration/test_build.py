@@ -77,7 +77,8 @@ def test_changed_options_run_only_what_depends_on_them(tiny_recipe: Path, shared
     raise_error(build(tiny_recipe, shared_workdir))
     outcome = build(tiny_recipe, shared_workdir, "components.left.quantize.samples=48")
     ran = {step.id: step.why for step in outcome.report.steps if step.status == "ran"}
-    assert ran == {"left/quantize": "option samples: 64 → 48", "left/engine": "left/quantize changed"}
+    why = "option samples: 64 → 48; data/calibration changed"  # its first 48 samples, of the same set
+    assert ran == {"left/quantize": why, "left/engine": "left/quantize changed"}
 
 
 def test_a_changed_model_file_is_noticed(tiny_recipe: Path, shared_workdir: Path) -> None:
@@ -297,7 +298,8 @@ def test_a_full_disk_is_told_and_leaves_the_live_release(
 
 def test_a_report_is_written_for_every_end(tiny_recipe: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_recipe.parent, tmp_path / "broken")
-    replaced(tmp_path / "broken" / "model.py", "    torch.manual_seed(7)", "    raise RuntimeError('x')")
+    replaced(tmp_path / "broken" / "recipe.yaml", "factory: model.py:build", "factory: broken.py:build")
+    (tmp_path / "broken" / "broken.py").write_text("def build():\n    raise RuntimeError('x')\n")
     with pytest.raises(ModelError):
         mmdeploy.build(mmdeploy.load_recipe(tmp_path / "broken" / "recipe.yaml"), Settings(workdir=tmp_path / "work"))
     folder = tmp_path / "work" / "runs" / "two_towers" / "latest"

@@ -13,7 +13,6 @@ from mmdeploy.model.torch_component import ComponentFacts, load_component, save_
 from mmdeploy.model.torch_model import load_model
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.training.processes import labels_on
-from mmdeploy.worker.training_setup import RecipeTrainingSetup
 
 
 def original(recipe, component: str) -> Artifact:
@@ -208,13 +207,13 @@ def test_labels_of_every_kind_reach_the_recipes_loss(tiny_recipe):
     )
     overrides = ["data.training=data.py:training", "data.validation=data.py:captioned"]
     recipe = load_recipe(tiny_recipe, [*overrides, "data.loss=model.py:own_loss"])
-    setup = RecipeTrainingSetup(recipe, "left", {})
+    setup = training_setup(recipe, "left")
     feeds, labels = setup.validation()
     logits = setup.teacher({name: torch.from_numpy(array) for name, array in feeds.items()})["logits"]
     given = labels_on(labels, torch.device("cpu"))
     value = setup.task_loss({"logits": logits}, given)
     assert value == torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels.columns["class"]))
-    without = RecipeTrainingSetup(load_recipe(tiny_recipe, overrides), "left", {})
+    without = training_setup(load_recipe(tiny_recipe, overrides), "left")
     with pytest.raises(DataError, match="labels that are a dict have no loss of their own") as caught:
         without.task_loss({"logits": logits}, given)
     assert "data.loss" in caught.value.hint

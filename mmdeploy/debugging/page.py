@@ -8,7 +8,8 @@ from mmdeploy.debugging.figures import LOWEST_DB
 from mmdeploy.debugging.findings import Comparison, DebugReport, TensorFinding
 
 HEAD = ("Tensor", "Operator", "SQNR", "Alone", "Max error")
-_ROWS = 8
+#: Rows shown where something differs beyond the rounding of floats, and where nothing does.
+_ROWS, _ROWS_ALIKE = 8, 3
 _NAME_LETTERS, _OPERATOR_LETTERS = 30, 18
 
 
@@ -36,7 +37,8 @@ def _telling(comparison: Comparison) -> list[TensorFinding]:
         place = tensors.index(comparison.first)
         wanted += tensors[max(0, place - 2) : place] + tensors[place + 1 : place + 2]
     noisy = sorted((one for one in tensors if one not in wanted), key=_noise)
-    return (list(dict.fromkeys(wanted)) + noisy)[:_ROWS]
+    many = comparison.first is not None or comparison.grows_most is not None
+    return (list(dict.fromkeys(wanted)) + noisy)[: _ROWS if many else _ROWS_ALIKE]
 
 
 def _noise(one: TensorFinding) -> float:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import traceback
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy.building.builder import Outcome, Settings, run_build
-from mmdeploy.building.scheduler import redirect
+from mmdeploy.building.scheduler import WorkerBugError, redirect
 from mmdeploy.core.contracts import no_progress
-from mmdeploy.core.errors import EnvironmentUnfitError, StepError, UsageError, did_you_mean
+from mmdeploy.core.errors import EnvironmentUnfitError, MmdeployError, StepError, UsageError, did_you_mean
 from mmdeploy.core.store import translated
 from mmdeploy.core.target import usable_cores
 from mmdeploy.debugging.figures import Tolerance
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from mmdeploy.planning.steps import Plan
     from mmdeploy.recipe.schema import Recipe
     from mmdeploy.record.observer import Observer
+
+logger = logging.getLogger(__name__)
 
 JSON, MARKDOWN, LOG = "debug.json", "debug.md", "debug.log"
 #: Versions that tell what was compared, of those that a build records.
@@ -119,30 +122,53 @@ def _failed(built: Outcome, component: str) -> Mapping[str, str]:
 def _in_its_own_process(work: DebugWork, log: Path) -> DebugReport:
     """Compare where a crash of an engine, or what the recipe's code does, stays outside."""
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        try:
-            return pool.submit(_compared, work, log).result()
-        except BrokenProcessPool as error:
-            raise StepError(
-                f"the process that compares {work.component} died: an engine crashed, or memory ran out",
-                hint="see the end of its log; --samples 1 needs the least memory",
-                log=str(log),
-            ) from error
-        except StepError as error:
-            error.log = error.log or str(log)
-            raise
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_compare, args=(work, log, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        kind, content = receiver.recv()
+    except EOFError:
+        raise StepError(
+            f"the process that compares {work.component} died: an engine crashed, or memory ran out",
+            hint="see the end of its log; --samples 1 needs the least memory",
+            log=str(log),
+        ) from None
+    finally:  # Ctrl-C reaches this process alone
+        process.terminate()
+        process.join()
+        receiver.close()
+    if kind == "error":
+        if isinstance(content, StepError):
+            content.log = content.log or str(log)
+        raise content
+    if kind == "bug":
+        summary, trace = content
+        raise WorkerBugError(summary, step=f"{work.component}/debug", log=log, trace=trace)
+    assert isinstance(content, DebugReport)
+    return content
 
 
-def _compared(work: DebugWork, log: Path) -> DebugReport:
+def _compare(work: DebugWork, log: Path, sender: Connection) -> None:
+    """Run in the process: compare, and send one result."""
     from mmdeploy.debugging.stages import compare_all
 
     redirect(log)
-    samples, comparisons = compare_all(work, no_progress)
-    return DebugReport(
-        recipe=work.recipe.name,
-        component=work.component,
-        samples=samples.count,
-        source=samples.source,
-        comparisons=comparisons,
-        failed=dict(work.failed),
-    )
+    try:
+        samples, comparisons = compare_all(work, no_progress)
+    except MmdeployError as error:
+        logger.exception("%s cannot be compared", work.component)
+        sender.send(("error", error))
+    except Exception as error:
+        logger.exception("comparing %s failed unexpectedly", work.component)
+        sender.send(("bug", (traceback.format_exception_only(error)[-1].strip(), traceback.format_exc())))
+    else:
+        report = DebugReport(
+            recipe=work.recipe.name,
+            component=work.component,
+            samples=samples.count,
+            source=samples.source,
+            comparisons=comparisons,
+            failed=dict(work.failed),
+        )
+        sender.send(("report", report))

@@ -1,4 +1,4 @@
-"""The Python API: what ``mmdeploy plan``, ``mmdeploy build`` and ``mmdeploy sensitivity`` do, as functions."""
+"""The Python API: what ``mmdeploy plan``, ``build``, ``sensitivity`` and ``debug`` do, as functions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from mmdeploy.building.builder import Outcome, Settings, run_build
 from mmdeploy.core.errors import UsageError, did_you_mean
 from mmdeploy.core.store import Store
+from mmdeploy.debugging.findings import DebugReport
+from mmdeploy.debugging.run import DebugSettings, run_debug
 from mmdeploy.planning.fingerprints import take_fingerprints
 from mmdeploy.planning.planner import make_plan
 from mmdeploy.planning.steps import Decision, explain, recorded_in
@@ -67,9 +69,43 @@ def sensitivity(
             )
     if component is not None and component not in recipe.components:
         raise UsageError(f"no component is called {component!r}; {did_you_mean(component, recipe.components)}")
-    upto = f"{component}/sensitivity" if component else None
-    outcome = run_build(recipe, settings or Settings(), observer or Silent(), goal="sensitivity", upto=upto)
+    outcome = run_build(
+        recipe,
+        settings or Settings(),
+        observer or Silent(),
+        goal="sensitivity",
+        upto=None if component is None else lambda plan: (f"{component}/sensitivity",),
+    )
     if outcome.error is not None:
         raise outcome.error
     write_sensitivity(outcome.report, outcome.folder)
     return outcome
+
+
+def debug(
+    recipe: Recipe,
+    component: str,
+    settings: Settings | None = None,
+    observer: Observer | None = None,
+    *,
+    how: DebugSettings | None = None,
+) -> tuple[DebugReport, Path]:
+    """Compare a component's graphs and engines tensor by tensor; nothing is judged or published.
+
+    Args:
+        recipe: The recipe.
+        component: The component.
+        settings: How to build what is missing; what is said of publishing is of no use here.
+        observer: Who watches.
+        how: On how many samples, and what a tensor may differ by.
+
+    Returns:
+        What was found, and the folder with ``debug.json``, ``debug.md`` and, of each comparison with a tensor that
+        leaves its tolerance, the reduced graph that shows it. For scripts the same holds as for `build`.
+
+    Raises:
+        UsageError: If the recipe has no such component.
+        EnvironmentUnfitError: If Polygraphy is missing.
+        MmdeployError: If a step that is not the component's failed, or nothing can be compared.
+    """
+    return run_debug(recipe, component, settings or Settings(), observer or Silent(), how or DebugSettings())

@@ -11,10 +11,11 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from mmdeploy.building import plain_recipe
 from mmdeploy.building.environment import require_environment
@@ -62,6 +63,8 @@ _EXIT_BY_VERDICT = {
     Verdict.FAIL: EXIT_GATE_FAILED,
     Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE,
 }
+#: Gives the ids of the steps of a plan that are wanted.
+Wanted: TypeAlias = Callable[[Plan], Iterable[str]]
 #: Runs of a recipe whose folders are kept, the new one included.
 _RUNS_KEPT = 10
 
@@ -93,16 +96,25 @@ class Outcome:
     Attributes:
         report: Everything a person or a CI system needs to know.
         folder: The run's folder.
+        plan: The steps that were wanted.
+        artifacts: What they made, by step id.
         error: What stopped it, or None when the gates came to a verdict.
     """
 
     report: BuildReport
     folder: Path
+    plan: Plan
+    artifacts: Mapping[str, Artifact]
     error: BaseException | None = None
 
 
 def run_build(
-    recipe: Recipe, settings: Settings, observer: Observer, *, goal: Goal = "build", upto: str | None = None
+    recipe: Recipe,
+    settings: Settings,
+    observer: Observer,
+    *,
+    goal: Goal = "build",
+    upto: Wanted | None = None,
 ) -> Outcome:
     """Build a recipe; whatever happens, the outcome holds a report.
 
@@ -111,8 +123,8 @@ def run_build(
         settings: How.
         observer: Who watches.
         goal: What the plan is for.
-        upto: Id of the only step that is wanted; what it needs comes with it. Only a whole build is staged, judged
-            and published.
+        upto: Gives the ids of the only steps that are wanted; what they need comes with them. Only a whole build is
+            staged, judged and published.
 
     Raises:
         StoreError: If the run's folder cannot be made: then there is no place for a report.
@@ -132,7 +144,7 @@ def run_build(
             error.log = str(run.folder / "logs")
     run.store.sweep()  # steps beside one that failed were ended in the middle
     report = run.report(error)
-    return Outcome(report, run.folder, error)
+    return Outcome(report, run.folder, run.plan, run.state.artifacts, error)
 
 
 @dataclass
@@ -150,7 +162,7 @@ class _Progress:
 class _Run:
     """One build from its folder to its report."""
 
-    def __init__(self, recipe: Recipe, settings: Settings, observer: Observer, goal: Goal, upto: str | None) -> None:
+    def __init__(self, recipe: Recipe, settings: Settings, observer: Observer, goal: Goal, upto: Wanted | None) -> None:
         self.recipe, self.settings, self.observer, self.goal, self.upto = recipe, settings, observer, goal, upto
         self.started_at, self._started = datetime.now(UTC), time.monotonic()
         self.id = f"{self.started_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -282,7 +294,7 @@ class _Run:
     def _planned(self) -> Plan:
         """Make the plan, as far as it is known now what the sets of samples hold."""
         plan = make_plan(self.recipe, self.fingerprints, self.goal, contents=recorded_in(self.store))
-        return plan if self.upto is None else plan.upto(self.upto)
+        return plan if self.upto is None else plan.upto(*self.upto(plan))
 
     def _left_to_do(self, running: Container[str]) -> list[Decision]:
         """Take from the store what it has; return the steps that are neither done nor running."""

@@ -201,7 +201,7 @@ def _work(task: Task, sender: Any, log: Path) -> None:
     """Run in the forked process: do the step, send progress and then one result."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the scheduler ends us; Ctrl-C reaches the whole group
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    _redirect(log)
+    redirect(log)
     last = 0.0
 
     def progress(done: int, total: int | None, what: str) -> None:
@@ -221,7 +221,7 @@ def _work(task: Task, sender: Any, log: Path) -> None:
         sender.send(("bug", summary, traceback.format_exc()))
 
 
-def _redirect(log: Path) -> None:
+def redirect(log: Path) -> None:
     """Send everything that libraries print to the step's log."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)

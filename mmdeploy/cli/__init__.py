@@ -25,6 +25,7 @@ VERBS: Mapping[str, str] = {
     "plan": "Show what a build would run or reuse, and why.",
     "build": "Build a recipe, judge what is served, publish it if it passes.",
     "sensitivity": "Measure what INT8 costs, layer group by layer group.",
+    "debug": "Find the first tensor of a component that goes wrong on its way to the engine.",
     "serve": "Serve a model repository with Triton on this machine.",
     "infer": "Send files to a served ensemble.",
     "report": "Show the report of a build.",

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 EXIT_READER_GONE = 141
 _VERSIONS_OF = (
     "multimodal-deploy", "click", "numpy", "nvidia-pytriton", "onnx", "onnxruntime", "onnxruntime-gpu",
-    "onnxscript", "openvino", "pydantic", "tensorrt", "tensorrt-rtx", "torch", "torchmetrics", "tritonclient",
+    "onnx-ir", "onnxscript", "openvino", "polygraphy", "pydantic", "tensorrt", "tensorrt-rtx", "torch", "torchmetrics",
+    "tritonclient",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mmdeploy.core import graph_passes
 from mmdeploy.core.errors import EngineError
 
 SENSITIVE = (
@@ -56,7 +57,7 @@ def to_fp16(model: Any, keep_fp32: Sequence[str] = (), *, component: str = "") -
 
     _refuse_control_flow(model.graph, component)
     _name_nodes(model.graph.node)
-    _sort(model.graph)  # where it is not, as ONNX Runtime's quantizer leaves it, types are not inferred
+    graph_passes.sort_nodes(model)  # where it is not, types are not inferred
     del model.graph.value_info[:]  # torch lists its weights there, which the converter takes for activations
     kept = _kept(model, keep_fp32, component)
     try:
@@ -65,8 +66,9 @@ def to_fp16(model: Any, keep_fp32: Sequence[str] = (), *, component: str = "") -
             model, keep_io_types=True, op_block_list=blocked, node_block_list=sorted(kept)
         )
         _drop_repeated_casts(converted.graph)
-        _drop_cast_pairs(converted.graph)
-        _sort(converted.graph)
+        _join_kept(converted.graph)
+        graph_passes.sort_nodes(converted)  # the converter appends its casts at the end
+        graph_passes.drop_unused(converted)
         del converted.graph.value_info[:]  # types changed: infer them anew
         converted = onnx.shape_inference.infer_shapes(converted, check_type=True)
         onnx.checker.check_model(converted)
@@ -185,7 +187,7 @@ def _drop_repeated_casts(graph: Any) -> None:
     graph.node.extend(nodes)
 
 
-def _drop_cast_pairs(graph: Any) -> None:
+def _join_kept(graph: Any) -> None:
     """Join an operator kept in FP32 to the next one directly, without the rounding to FP16 in between."""
     from onnx import TensorProto
 
@@ -207,31 +209,7 @@ def _drop_cast_pairs(graph: Any) -> None:
     for node in graph.node:  # a graph output cannot be renamed: give it the exact value by name
         if node.op_type == "Cast" and node.output[0] in back and node.output[0] in outputs:
             node.input[0] = back[node.output[0]]
-    _drop_unused_casts(graph, outputs)
 
 
 def _target_type(cast: Any) -> int:
     return next(int(attribute.i) for attribute in cast.attribute if attribute.name == "to")
-
-
-def _drop_unused_casts(graph: Any, outputs: set[str]) -> None:
-    while True:
-        used = outputs | {name for node in graph.node for name in node.input}
-        idle = [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in used]
-        if not idle:
-            return
-        for node in idle:
-            graph.node.remove(node)
-
-
-def _sort(graph: Any) -> None:
-    """Put each node behind what it reads, as ONNX wants it: converters append theirs at the end."""
-    from graphlib import TopologicalSorter
-
-    producer = {output: index for index, node in enumerate(graph.node) for output in node.output}
-    order = TopologicalSorter(
-        {index: {producer[name] for name in node.input if name in producer} for index, node in enumerate(graph.node)}
-    )
-    nodes = [graph.node[index] for index in order.static_order()]
-    del graph.node[:]
-    graph.node.extend(nodes)

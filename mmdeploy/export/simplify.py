@@ -12,8 +12,10 @@ fusing the attention, and cost a fifth of an INT8 text encoder's time in OpenVIN
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from mmdeploy.core import graph_passes
 
 #: A size: known, -1, or that of an axis of the tensor in question.
 _Size = int | tuple[str, int]
@@ -31,7 +33,7 @@ def simplify(proto: Any) -> None:
             _swap_directly(graph, node)
         elif node.op_type == "Where":
             _drop_guard(graph, node)
-    graph.drop_unused()
+    graph_passes.drop_unused(proto)
 
 
 class _Graph:
@@ -60,33 +62,6 @@ class _Graph:
         if name not in self._shapes:
             return None
         return [size.dim_value if size.HasField("dim_value") else None for size in self._shapes[name]]
-
-    def drop_unused(self) -> None:
-        """Remove the nodes, and then the constants, that nothing reads."""
-        outputs = {output.name for output in self.proto.output}
-        while True:
-            used = outputs | set(_read(self.proto))
-            idle = [node for node in self.proto.node if not used.intersection(node.output)]
-            if not idle:
-                break
-            for node in idle:
-                self.proto.node.remove(node)
-        for name, weight in self._constants.items():
-            if name not in used:
-                self.proto.initializer.remove(weight)
-        alive = {name for node in self.proto.node for name in node.output}
-        for value in [value for value in self.proto.value_info if value.name not in alive]:
-            self.proto.value_info.remove(value)
-
-
-def _read(graph: Any) -> Iterator[str]:
-    """Yield every tensor that is read, in the bodies of control flow too."""
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _read(body)
-                yield from (output.name for output in body.output)
 
 
 def _swap_directly(graph: _Graph, last: Any) -> None:

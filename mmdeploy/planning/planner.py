@@ -99,7 +99,8 @@ def _plan(planner: _Planner, goal: Goal) -> Plan:
             planner.add_engines(name)
     if recipe.gates and goal == "build":
         planner.add_original()
-    wanted = [step.id for step in planner.steps.values() if goal in ("build", step.kind) or step.sort is SAMPLES]
+    everything = goal != "sensitivity"
+    wanted = [step.id for step in planner.steps.values() if everything or step.kind == goal or step.sort is SAMPLES]
     return Plan(recipe.name, tuple(in_order(planner.steps, names, wanted)))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmdeploy.core.store import Store
 
 #: What is to be made of a recipe.
-Goal = Literal["build", "sensitivity"]
+Goal = Literal["build", "sensitivity", "debug"]
 ORIGINAL = "original/outputs"
 #: Ids of the steps that record a set of samples, by its key under ``data`` in the recipe.
 DATA_SETS: Mapping[str, str] = {key: f"data/{key}" for key in ("calibration", "evaluation", "validation")}
@@ -121,9 +121,9 @@ class Plan:
         """Return the step with an id."""
         return next(step for step in self.steps if step.id == step_id)
 
-    def upto(self, step_id: str) -> Plan:
-        """Return the plan of one step: itself and all that it needs."""
-        wanted = {step_id}
+    def upto(self, *step_ids: str) -> Plan:
+        """Return the plan of some steps: themselves and all that they need."""
+        wanted = {*step_ids}
         for step in reversed(self.steps):
             if step.id in wanted:
                 wanted.update(step.needs)

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from mmdeploy.core import graph_passes
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import QuantizeError
@@ -83,7 +84,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     model = graphs.load(artifact.path)
     chosen = selection.choose(model, Scheme(**options.model_dump(exclude={"method"})))
     path = context.workdir / FILENAME
-    graphs.save(_quantized(model, chosen, per_channel=options.per_channel), path)
+    graphs.save_checked(_quantized(model, chosen, per_channel=options.per_channel), path)
     size = min(context.max_batch_size or _COMPARED_SAMPLES, _COMPARED_SAMPLES)
     likeness = fidelity.compare(artifact.path, path, [context.examples(size)], threads=context.threads)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "dynamic")
@@ -144,9 +145,7 @@ def _split_gemms(model: Any) -> None:
             nodes.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{node.name}/bias"))
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {name for node in graph.node for name in node.input}
-    for name in [name for name in weights if name not in used]:
-        graph.initializer.remove(weights[name])
+    graph_passes.drop_unused(model)
 
 
 def _is_plain(attributes: Mapping[str, Any]) -> bool:

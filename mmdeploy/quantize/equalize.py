@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmdeploy.core import graph_passes
 from mmdeploy.core.contracts import Array
 from mmdeploy.quantize import graphs
 
@@ -89,7 +90,7 @@ def apply(model: Any, groups: Iterable[Group], maxima: Mapping[str, Array], alph
                 "scales": [float(scale.min()), float(scale.max())],
             }
         )
-    constants.drop_unused()
+    graph_passes.drop_unused(model)
     return done
 
 
@@ -219,12 +220,6 @@ class _Constants:
         self._graph.initializer.append(tensor)
         self._tensors[name] = self._graph.initializer[-1]
         edit.node.input[edit.index] = name
-
-    def drop_unused(self) -> None:
-        used = {name for node in self._graph.node for name in node.input} | {out.name for out in self._graph.output}
-        for name, tensor in self._tensors.items():
-            if name not in used:
-                self._graph.initializer.remove(tensor)
 
 
 def _multiply(model: Any, group: Group, factors: Array) -> None:

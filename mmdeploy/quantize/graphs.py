@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from mmdeploy.core import graph_passes
 from mmdeploy.core.errors import QuantizeError
 
 logger = logging.getLogger(__name__)
@@ -42,11 +43,30 @@ def load(path: Path) -> Any:
 
 
 def save(model: Any, path: Path) -> None:
-    """Write a graph, weights beside it in ``<name>.data`` when it is too large for one file."""
+    """Write a graph in order, weights beside it in ``<name>.data`` when it is too large for one file.
+
+    ONNX Runtime's quantizers append the nodes that they make at the end, which ONNX Runtime alone takes.
+    """
     import onnx
 
+    graph_passes.sort_nodes(model)
     external = model.ByteSize() > _EXTERNAL_DATA_BYTES
     onnx.save_model(model, path, save_as_external_data=external, location=f"{path.name}.data" if external else None)
+
+
+def save_checked(model: Any, path: Path) -> None:
+    """Write a graph that leaves a pass.
+
+    Raises:
+        QuantizeError: When it is not valid ONNX.
+    """
+    import onnx
+
+    save(model, path)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as cause:
+        raise QuantizeError(f"the quantized graph is not valid ONNX: {cause}") from cause
 
 
 def element_types(model: Any) -> dict[str, int]:

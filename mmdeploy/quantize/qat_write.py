@@ -60,7 +60,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     )
     unrounded = qat_graph.round_for_products_only(quantized, chosen)
     path = context.workdir / FILENAME
-    graphs.save(quantized, path)
+    graphs.save_checked(quantized, path)
     after = Artifact("onnx", path, file_sha256(path), graph.inputs, graph.outputs, "qat")
     metadata: dict[str, Any] = {
         "encoding": str(encoding),

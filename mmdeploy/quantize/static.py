@@ -108,7 +108,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     found = calibrated(artifact, options, context)
     quantized = encode.write(found.model, found.chosen, found.ranges, encoding=context.encoding, scheme=options)
     path = context.workdir / FILENAME
-    graphs.save(quantized, path)
+    graphs.save_checked(quantized, path)
     batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
     likeness = fidelity.compare(artifact.path, path, batches, threads=context.threads)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "static")

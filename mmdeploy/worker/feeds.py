@@ -104,7 +104,7 @@ class _CalibrationFeeds:
         self._inputs, _ = wires(task.recipe, task.step.component)
         self._kept: list[dict[str, Array]] = []
         self._room_bytes = _KEPT_BYTES
-        self._through = _torch_upstream(task) if task.step.sort.on_module else _shipped_upstream(task)
+        self._through = _torch_upstream(task) if task.step.sort.on_module else shipped_upstream(task)
 
     def __call__(self) -> Iterator[dict[str, Array]]:
         for index, feeds in enumerate(self._samples.batches(self._batch_size)):
@@ -126,7 +126,7 @@ class _CalibrationFeeds:
 Upstream: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
-def _shipped_upstream(task: Task) -> Upstream:
+def shipped_upstream(task: Task) -> Upstream:
     """Return what adds to a batch of ensemble inputs what the shipped graphs upstream make of it."""
     shipped = task.step.uses.get("shipped", {})
     sessions = {

@@ -54,6 +54,11 @@ def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
         raise
 
 
+def attempt(task: Task, workdir: Path, progress: Progress) -> Artifact:
+    """Run a step into a folder of one's own, past the store: what it leaves there when it fails can be looked at."""
+    return _run(task, workdir, progress)
+
+
 def _is_parallel(task: Task) -> bool:
     """Say whether a step trains, and shall do so on several processes; a search for a ratio measures, on one."""
     return task.processes > 1 and task.step.sort.trains

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "mmdeploy"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = (
-    "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino", "safetensors", "scipy", "tensorrt", "tensorrt_rtx",
-    "torch", "torch_pruning", "torchmetrics", "tritonclient",
+    "matplotlib", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "polygraphy", "safetensors", "scipy",
+    "tensorrt", "tensorrt_rtx", "torch", "torch_pruning", "torchmetrics", "tritonclient",
 )  # fmt: skip
 #: What has a main of its own, runs in a step's process after its libraries, or in Triton's stub.
 NOT_LIGHT = ("mmdeploy.__main__", "mmdeploy.worker.preloaded", "mmdeploy.triton.backends", "mmdeploy.training.launched")

@@ -1,0 +1,45 @@
+"""Passes of `onnx_ir` on an ``onnx.ModelProto``, in place: put its nodes in order, drop what nothing reads.
+
+Weights are handed over and not copied: of what a pass leaves, nodes are written back, and of the rest what is gone is
+taken away. (`onnx_ir.to_proto` on the whole model copies every weight, and lists the weights among the value infos,
+where ONNX Runtime's FP16 converter takes them for activations.) A CLIP image tower takes 20 ms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def sort_nodes(model: Any) -> None:
+    """Put each node behind what it reads, as ONNX wants it; nodes that are in order keep their places.
+
+    Raises:
+        ValueError: If nodes read each other in a circle.
+    """
+    from onnx_ir.passes.common import TopologicalSortPass
+
+    _apply(model, TopologicalSortPass())
+
+
+def drop_unused(model: Any) -> None:
+    """Remove the nodes and the constants that no output depends on."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    _apply(model, RemoveUnusedNodesPass())
+
+
+def _apply(model: Any, change: Any) -> None:
+    import onnx_ir
+
+    known = onnx_ir.from_proto(model)
+    if not change(known).modified:
+        return
+    graph = model.graph
+    nodes = [onnx_ir.to_proto(node) for node in known.graph]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    made = {name for node in graph.node for name in node.output}
+    for weight in [weight for weight in graph.initializer if weight.name not in known.graph.initializers]:
+        graph.initializer.remove(weight)
+    for value in [value for value in graph.value_info if value.name not in made]:
+        graph.value_info.remove(value)

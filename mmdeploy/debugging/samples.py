@@ -1,0 +1,89 @@
+"""What the forms of a component are compared on: the recipe's own samples, as the component receives them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmdeploy.core.artifact import Array
+from mmdeploy.data.samples import stacked, stream
+from mmdeploy.debugging.work import DebugWork
+from mmdeploy.recipe.wiring import upstream
+from mmdeploy.worker.feeds import Examples, ensemble_inputs, sample_set, shipped_upstream, torch_chain
+
+if TYPE_CHECKING:
+    from mmdeploy.worker.feeds import Upstream
+
+_BATCH = 8
+#: In this order: what ranges were found on first.
+_SETS = ("calibration", "validation", "evaluation")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Feed dicts of a component.
+
+    Attributes:
+        batches: Arrays by input, batch on axis 0.
+        source: Where they came from, in words.
+    """
+
+    batches: list[dict[str, Array]]
+    source: str
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return sum(len(next(iter(batch.values()))) for batch in self.batches)
+
+
+def samples(work: DebugWork) -> Samples:
+    """Take the first samples of the recipe's calibration data, else validation, else evaluation, else draw some.
+
+    Raises:
+        DataError: If the data is bad.
+    """
+    recipe, component = work.recipe, work.recipe.components[work.component]
+    largest = min(_BATCH, component.serving.max_batch_size or _BATCH)
+    named = next((key for key in _SETS if getattr(recipe.data, key) is not None), None)
+    if named is None:
+        examples = Examples(work.task(work.steps[0]))
+        sizes = [min(largest, work.samples - start) for start in range(0, work.samples, largest)]
+        return Samples([examples(size) for size in sizes], "random values, for the recipe names no data")
+    reference = str(getattr(recipe.data, named))
+    dynamic = any(-1 in spec.shape for spec in recipe.inputs.values())
+    through = _through(work)
+    fed = []
+    for feeds in _batches(work, named, 1 if dynamic else largest):
+        tensors = through(feeds)
+        fed.append({key: tensors[wire.tensor] for key, wire in component.inputs.items()})
+    return Samples(fed, f"data.{named} ({reference})")
+
+
+def _batches(work: DebugWork, named: str, size: int) -> Iterator[dict[str, Array]]:
+    """Yield the first samples of a set: as recorded or, where no step needed that, as its callable gives them."""
+    recorded = sample_set(work.task(work.steps[0]), named)
+    if recorded is not None:
+        yield from recorded.first(work.samples).batches(size)
+        return
+    recipe = work.recipe
+    reference = str(getattr(recipe.data, named))
+    specs, ranges = ensemble_inputs(recipe)
+    found = stream(reference, root=recipe.root, specs=specs, ranges=ranges, limit=work.samples)
+    while together := [feed for feed, _ in itertools.islice(found, size)]:
+        yield stacked(together, reference)
+
+
+def _through(work: DebugWork) -> Upstream:
+    """Return what computes the inputs that upstream components give: by what ships of them where it was built."""
+    before = upstream(work.recipe.components, work.component)
+    if not before:
+        return lambda feeds: dict(feeds)
+    for step in reversed(work.steps):
+        shipped = step.uses.get("shipped", {})
+        if shipped and all(work.artifacts.get(step_id) for step_id in shipped.values()):
+            return shipped_upstream(work.task(step))
+    chain = torch_chain(work.task(work.steps[0]), before)
+    return lambda feeds: dict(feeds) | chain.run(feeds)

@@ -1,0 +1,121 @@
+"""The verb ``debug``, run as a user would."""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import onnx
+import pytest
+
+from mmdeploy.core.errors import EnvironmentUnfitError
+
+
+@pytest.fixture
+def recipe(tiny_recipe: Path) -> Path:
+    return tiny_recipe
+
+
+def test_a_sound_component_keeps_every_tolerance(mmdeploy_command, recipe):
+    found = mmdeploy_command("debug", recipe, "left", "--workdir", "w")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "left on 16 samples of data.calibration (data.py:calibration)" in found.stdout
+    for stage, what in (
+        ("export", "the exported graph against PyTorch"),
+        ("quantize", "the INT8 graph (uint8_asymmetric) against the exported graph"),
+        ("engine", "onnxruntime on the INT8 graph against the same graph as it is written"),
+    ):
+        assert f"left/{stage}: {what}: " in found.stdout.replace("\n", " ")
+
+    again = mmdeploy_command("debug", recipe, "left", "--workdir", "w", "--json", "--samples", "3")
+    assert again.returncode == 0 and "left/quantize: reused" in again.stderr
+    report = json.loads(again.stdout)
+    assert report["samples"] == 3
+    tensors = {one["tensor"]: one for one in report["comparisons"][1]["tensors"]}
+    assert tensors["values_DequantizeLinear_Output"]["reference"] == "values"
+    assert tensors["linear"]["op_type"] == "Gemm" and tensors["linear"]["own_sqnr_db"] > 30
+    assert tensors["embedding"]["is_output"] and tensors["embedding"]["own_sqnr_db"] is None
+
+
+def test_the_first_tensor_that_leaves_its_tolerance_is_reduced_and_its_command_shows_it(mmdeploy_command, recipe):
+    """Ranges that leave most of the values out: the fault is planted by an option of the recipe."""
+    clipped = "components.fusion.quantize={method: static, samples: 64, percentile: 55, exclude: ['hidden/*']}"
+    found = mmdeploy_command("debug", recipe, "fusion", "--set", clipped, "--output", "found it", "--workdir", "w")
+    assert found.returncode == 1, found.stdout + found.stderr
+    report = json.loads((recipe.parents[1] / "found it" / "debug.json").read_text())
+    stage = next(one for one in report["comparisons"] if one["stage"] == "fusion/quantize")
+    assert stage["first"]["reference"] == "relu" and stage["first"]["tensor"].endswith("_DequantizeLinear_Output")
+    assert "relu, rounded leaves its tolerance" in found.stdout.replace("\n", " ")
+    made = stage["reproduction"]
+    assert made["reproduces"] and made["nodes"] == 2 and made["inputs"] == ["relu"]
+    assert made["command"] in found.stdout
+    onnx.checker.check_model(str(Path(made["folder"]) / "subgraph.onnx"), full_check=True)
+    for command in (made["command"], shlex.quote(str(Path(made["folder"]) / "command.sh"))):
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd="/")
+        assert done.returncode == 1 and "FAILED" in done.stdout + done.stderr, done.stdout + done.stderr
+    page = (recipe.parents[1] / "found it" / "debug.md").read_text()
+    assert made["command"] in page and "## fusion/quantize" in page
+
+
+def test_a_graph_that_its_step_refused_is_compared_all_the_same(mmdeploy_command, recipe):
+    """An export that differs from PyTorch fails its step; the module that it goes wrong in is named."""
+    model = (recipe.parent / "model.py").read_text()
+    state = "self.seen = 0.0\n\n    def forward(self, values: Tensor) -> Tensor:\n        self.seen += 1.0\n"
+    model = model.replace(
+        "self.norm = nn.LayerNorm(16)\n\n    def forward(self, values: Tensor) -> Tensor:\n"
+        "        return torch.relu(self.norm(self.project(values)))",
+        f"self.norm = nn.LayerNorm(16)\n        {state}"
+        "        return torch.relu(self.norm(self.project(values)) * self.seen)",
+        1,
+    )
+    assert "self.seen += 1.0" in model
+    (recipe.parent / "model.py").write_text(model)
+    found = mmdeploy_command("debug", recipe, "left", "--set", "data.evaluation=null", "--set", "gates=[]")
+    assert found.returncode == 1, found.stdout + found.stderr
+    told = found.stdout.replace("\n", " ")
+    assert "left/export: the exported graph against PyTorch: " in told and "leaves its tolerance" in told
+    assert "the step failed, and this is the graph that it refused" in told.replace("  ", " ")
+    assert (
+        "left/quantize: the INT8 graph" in told
+        and "not compared: it was not built, for left/export failed" in told.replace("  ", " ")
+    )
+
+
+def test_random_values_stand_in_for_data_that_the_recipe_does_not_name(mmdeploy_command, recipe):
+    towers = [f"components.{side}.{key}=null" for side in ("left", "right") for key in ("quantize", "keep")]
+    nothing = ("data.calibration=null", "data.evaluation=null", "gates=[]", *towers)
+    options = [part for entry in nothing for part in ("--set", entry)]
+    found = mmdeploy_command("debug", recipe, "fusion", *options, "--min-sqnr-db", "50")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "fusion on 16 samples of random values, for the recipe names no data" in found.stdout
+
+
+def test_elements_can_be_judged_instead(mmdeploy_command, recipe):
+    found = mmdeploy_command("debug", recipe, "left", "--rtol", "1e-4", "--atol", "1e-6")
+    assert found.returncode == 1
+    assert "values, rounded leaves its tolerance" in found.stdout.replace("\n", " ")
+    assert "--compare simple --rtol 0.0001 --atol 1e-06" in found.stdout
+
+
+def test_an_unknown_component_shows_the_nearest(mmdeploy_command, recipe):
+    found = mmdeploy_command("debug", recipe, "lefd")
+    assert found.returncode == 2
+    assert "no component is called 'lefd'; did you mean 'left'?" in found.stderr
+
+
+def test_two_kinds_of_tolerance_exclude_each_other(mmdeploy_command, recipe):
+    found = mmdeploy_command("debug", recipe, "left", "--rtol", "1e-3", "--min-sqnr-db", "20")
+    assert found.returncode == 2 and "exclude each other" in found.stderr
+
+
+def test_without_polygraphy_it_says_what_to_install(recipe, monkeypatch, tmp_path):
+    from mmdeploy import api
+    from mmdeploy.building.builder import Settings
+    from mmdeploy.debugging import run
+    from mmdeploy.recipe.loader import load_recipe
+
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentUnfitError, match="polygraphy is not installed") as caught:
+        api.debug(load_recipe(recipe), "left", Settings(workdir=tmp_path / "w"))
+    assert caught.value.exit_code == 4 and "multimodal-deploy[build]" in str(caught.value.hint)
+    assert not (tmp_path / "w").exists()

@@ -108,7 +108,8 @@ def open_metric(spec: MetricSpec, root: Path) -> TaskMetric:
     called = _called(spec)
     if spec.is_built_in:
         return _built_in(spec, called, root)
-    found: Any = resolve_callable(spec.metric, root, error=MetricError)
+    with _translated(spec.metric, "cannot be imported", root):
+        found: Any = resolve_callable(spec.metric, root, error=MetricError)
     with _translated(spec.metric, "refused its arguments", root), importing_from(root):
         metric = found(**spec.arguments) if isinstance(found, type) else found
     if isinstance(found, type):

@@ -1,4 +1,4 @@
-"""Plug-ins that installed distributions bring: their entry points, looked up when they are first asked for.
+"""Plug-ins that installed distributions bring: their entry points, looked up when a recipe is read.
 
 A gate and an engine are named as a recipe calls them, in the groups ``mmdeploy.gates`` and ``mmdeploy.engines``. A
 pass is named with its section, such as ``quantize.log2``, in ``mmdeploy.passes``. Looking them up imports none.
@@ -10,10 +10,14 @@ import functools
 import re
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mmdeploy.core.errors import PluginError
-from mmdeploy.plugins.contract import SECTIONS, Contract
+from mmdeploy.plugins.contract import GROUPS, SECTIONS, Contract
 from mmdeploy.plugins.loading import Source
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
@@ -29,10 +33,8 @@ def installed(contract: Contract) -> Mapping[str, Source]:
 
 @functools.lru_cache(maxsize=64)
 def _installed(group: str, section: str, path: tuple[str, ...]) -> Mapping[str, Source]:
-    from importlib.metadata import entry_points
-
     found: dict[str, Source] = {}
-    for point in entry_points(group=group):
+    for point in (one for one in _entry_points(path) if one.group == group):
         distribution = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
         where, method = _split(point.name, f"entry point {group} {point.name!r} of {distribution}", section)
         if where != section:
@@ -45,6 +47,14 @@ def _installed(group: str, section: str, path: tuple[str, ...]) -> Mapping[str, 
                 hint="uninstall one of them, or name it by reference in the recipe: package.module:name",
             )
     return found
+
+
+@functools.lru_cache(maxsize=4)
+def _entry_points(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Look all three groups up at once; again where the path has changed."""
+    from importlib.metadata import entry_points
+
+    return tuple(point for group in GROUPS for point in entry_points(group=group))
 
 
 def _split(name: str, told: str, section: str) -> tuple[str, str]:

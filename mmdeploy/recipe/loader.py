@@ -12,7 +12,7 @@ from mmdeploy.core.errors import Problem, RecipeError
 from mmdeploy.plugins.registry import beside, is_reference
 from mmdeploy.recipe.files import check_files
 from mmdeploy.recipe.mending import Mended, mended
-from mmdeploy.recipe.schema import Origin, Recipe, folder_of_paths
+from mmdeploy.recipe.schema import REGISTRIES, Origin, Recipe, folder_of_paths
 from mmdeploy.recipe.variants import Base, laid_over_its_base
 from mmdeploy.recipe.wiring import Finding, check
 from mmdeploy.recipe.yaml_tree import Keys, Node, tree_from_file, where
@@ -28,8 +28,11 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         RecipeError: With every problem found: YAML, schema, wiring, and files that are not there.
+        PluginError: If an installed plug-in has the name of another method: it would not be clear which is meant.
     """
     path = Path(path)
+    for registry in REGISTRIES:
+        registry.installed()
     content, tree, problems = tree_from_file(path)
     try:
         tree, base, found = laid_over_its_base(path, tree)

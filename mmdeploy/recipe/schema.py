@@ -20,6 +20,7 @@ from mmdeploy import engines, export, gates, prune, quantize, recover
 from mmdeploy.choice.options import AutoEngine
 from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.core.target import Target
+from mmdeploy.plugins.registry import Registry
 from mmdeploy.recipe.methods import union_of
 from mmdeploy.triton.options import Serving
 
@@ -55,6 +56,12 @@ def _default(methods: Mapping[str, Any]) -> MethodOptions:
     method, module = next(iter(methods.items()))
     options: MethodOptions = module.Options(method=method)
     return options
+
+
+#: Everything that a recipe may name by a method.
+REGISTRIES: tuple[Registry[Any], ...] = (
+    prune.METHODS, recover.METHODS, export.METHODS, quantize.METHODS, engines.METHODS, gates.METHODS,
+)  # fmt: skip
 
 
 if TYPE_CHECKING:

@@ -11,28 +11,52 @@ from mmdeploy.debugging.findings import DebugReport
 from mmdeploy.debugging.run import DebugSettings, run_debug
 from mmdeploy.planning.fingerprints import take_fingerprints
 from mmdeploy.planning.planner import make_plan
-from mmdeploy.planning.steps import Decision, explain, recorded_in
+from mmdeploy.planning.steps import Decision, explain, only_step, recorded_in
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.observer import Observer, Silent
 from mmdeploy.report import write_all, write_sensitivity
 
 
-def plan(recipe: Recipe, *, workdir: Path = Path(".mmdeploy")) -> tuple[Decision, ...]:
-    """Say for each step of a recipe whether a build would run or reuse it, and why."""
+def plan(
+    recipe: Recipe, *, workdir: Path = Path(".mmdeploy"), only: str | None = None, fresh: bool = False
+) -> tuple[Decision, ...]:
+    """Say for each step of a recipe whether a build would run or reuse it, and why.
+
+    Args:
+        recipe: The recipe.
+        workdir: Folder of the store.
+        only: Id of the only step that is wanted; what it needs comes with it.
+        fresh: Whether no stored result is reused.
+
+    Raises:
+        UsageError: If there is no step ``only``.
+    """
     store = Store(workdir / "store")
-    return explain(make_plan(recipe, take_fingerprints(recipe), contents=recorded_in(store)), store)
+    made = make_plan(recipe, take_fingerprints(recipe, store), contents=recorded_in(store))
+    decisions = explain(made if only is None else made.upto(only), store, fresh=fresh)
+    store.facts.save()
+    return decisions
 
 
-def build(recipe: Recipe, settings: Settings | None = None, observer: Observer | None = None) -> Outcome:
+def build(
+    recipe: Recipe, settings: Settings | None = None, observer: Observer | None = None, *, only: str | None = None
+) -> Outcome:
     """Build a recipe, judge what is served, publish it if it passes, and write the reports.
 
     A gate that says no is a result: see ``outcome.report.verdict``. Steps run in processes of their own that import
     the calling script, as `multiprocessing` does: call this under ``if __name__ == "__main__":``.
 
+    Args:
+        recipe: The recipe.
+        settings: How.
+        observer: Who watches.
+        only: Id of the only step that is wanted; what it needs comes with it, and nothing is judged or published.
+
     Raises:
+        UsageError: If there is no step ``only``.
         MmdeployError: If a step failed; the reports have been written.
     """
-    outcome = run_build(recipe, settings or Settings(), observer or Silent())
+    outcome = run_build(recipe, settings or Settings(), observer or Silent(), upto=only_step(only))
     write_all(outcome.report, outcome.folder)
     if outcome.error is not None:
         raise outcome.error
@@ -74,7 +98,7 @@ def sensitivity(
         settings or Settings(),
         observer or Silent(),
         goal="sensitivity",
-        upto=None if component is None else lambda plan: (f"{component}/sensitivity",),
+        upto=only_step(component and f"{component}/sensitivity"),
     )
     if outcome.error is not None:
         raise outcome.error

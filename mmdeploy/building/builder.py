@@ -11,11 +11,10 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
 
 from mmdeploy.building import plain_recipe
 from mmdeploy.building.environment import require_environment
@@ -30,6 +29,8 @@ from mmdeploy.building.judge import (
     staged,
     substitute_ensemble,
 )
+from mmdeploy.building.live_plan import LivePlan
+from mmdeploy.building.run_folder import run_folder
 from mmdeploy.building.scheduler import Workers
 from mmdeploy.building.turns import admitted, startable
 from mmdeploy.core.artifact import Artifact
@@ -43,13 +44,12 @@ from mmdeploy.core.errors import (
     MmdeployError,
     StepError,
 )
-from mmdeploy.core.store import Store, translated
+from mmdeploy.core.store import Store
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.data.sample_sets import SampleSet
-from mmdeploy.planning.fingerprints import take_fingerprints
-from mmdeploy.planning.kinds import KINDS, SAMPLES
-from mmdeploy.planning.planner import make_plan
-from mmdeploy.planning.steps import DATA_SETS, ORIGINAL, Decision, Goal, Plan, Step, explain, recorded_in
+from mmdeploy.planning.kinds import KINDS
+from mmdeploy.planning.recipe_inputs import unseen_notes
+from mmdeploy.planning.steps import DATA_SETS, ORIGINAL, Decision, Goal, Plan, Step, Wanted, explain
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.build_report import BuildReport, Failure, RecipeRecord, StepRecord, gate_record
 from mmdeploy.record.observer import Observer
@@ -63,10 +63,6 @@ _EXIT_BY_VERDICT = {
     Verdict.FAIL: EXIT_GATE_FAILED,
     Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE,
 }
-#: Gives the ids of the steps of a plan that are wanted.
-Wanted: TypeAlias = Callable[[Plan], Iterable[str]]
-#: Runs of a recipe whose folders are kept, the new one included.
-_RUNS_KEPT = 10
 
 
 @dataclass(frozen=True)
@@ -80,6 +76,7 @@ class Settings:
         processes: Processes that a step that trains runs on, under Accelerate's launcher. Their threads are shared out.
         publish_unverified: Publish although engines could not run on this machine and were judged by a
             substitute. Failed gates are never published.
+        fresh: Run every step, whatever the store has; the new results take the place of the old ones.
     """
 
     workdir: Path = Path(".mmdeploy")
@@ -87,6 +84,7 @@ class Settings:
     jobs: int | None = None
     processes: int = 1
     publish_unverified: bool = False
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +125,7 @@ def run_build(
             staged, judged and published.
 
     Raises:
+        UsageError: If there is no step of the id.
         StoreError: If the run's folder cannot be made: then there is no place for a report.
     """
     run = _Run(recipe, settings, observer, goal, upto)
@@ -142,9 +141,11 @@ def run_build(
         error = caught
         if isinstance(error, StepError) and error.log is None:
             error.log = str(run.folder / "logs")
+    run.live.settle(run.state.artifacts)
+    run.store.facts.save()
     run.store.sweep()  # steps beside one that failed were ended in the middle
     report = run.report(error)
-    return Outcome(report, run.folder, run.plan, run.state.artifacts, error)
+    return Outcome(report, run.folder, run.live.plan, run.state.artifacts, error)
 
 
 @dataclass
@@ -163,15 +164,14 @@ class _Run:
     """One build from its folder to its report."""
 
     def __init__(self, recipe: Recipe, settings: Settings, observer: Observer, goal: Goal, upto: Wanted | None) -> None:
-        self.recipe, self.settings, self.observer, self.goal, self.upto = recipe, settings, observer, goal, upto
+        self.recipe, self.settings, self.observer, self.goal = recipe, settings, observer, goal
         self.started_at, self._started = datetime.now(UTC), time.monotonic()
         self.id = f"{self.started_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        runs = recipe.name if goal == "build" else f"{recipe.name}.{goal}"
-        self.folder = _run_folder(settings.workdir, runs, self.id)
-        self.staged_folder = self.folder / "staged"
         self.store = Store(settings.workdir / "store")
-        self.fingerprints = take_fingerprints(self.recipe)
-        self.plan = self._planned()
+        self.live = LivePlan(recipe, self.store, goal, upto)
+        runs = recipe.name if goal == "build" else f"{recipe.name}.{goal}"
+        self.folder = run_folder(settings.workdir, runs, self.id)
+        self.staged_folder = self.folder / "staged"
         self.state = _Progress()
         self.candidate: Staged | None = None
 
@@ -182,9 +182,9 @@ class _Run:
         require_environment(judged, [one.step for one in waiting])
         jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
         kinds = [kind for kind in KINDS.values() if any(one.step.sort is kind for one in waiting)]
-        logs = self.folder / "logs"
         running: dict[str, Decision] = {}
-        with Workers(kinds, logs, self.observer.progress) as workers:
+        self.store.facts.save()
+        with Workers(kinds, self.folder / "logs", self.observer.progress) as workers:
             while waiting or len(workers):
                 for decision in admitted(startable(waiting, self.state.artifacts, running), running, jobs):
                     waiting.remove(decision)
@@ -194,16 +194,19 @@ class _Run:
                     alone = step.exclusive or jobs == 1
                     workers.start(self._task(step, threads=usable_cores() if alone else max(1, usable_cores() // jobs)))
                 finished = workers.wait()
-                done = next(one for one in running.values() if one.step.id == finished.step_id)
-                del running[done.step.key]
+                learned = self.live.learn(finished.step_id)
+                under_way = {one.step.id: replace(one, step=self.live.step(one.step.id)) for one in running.values()}
+                done = under_way.pop(finished.step_id)
+                running = {one.step.key: one for one in under_way.values()}
+                waiting = [replace(one, step=self.live.step(one.step.id)) for one in waiting]
                 why = done.why if finished.made else "made by another build meanwhile"
                 self._record(done.step, finished.artifact, made=finished.made, why=why, seconds=finished.seconds)
                 for twin in [one for one in waiting if one.step.key == done.step.key]:
                     waiting.remove(twin)
                     self._record(twin.step, finished.artifact, made=False, why=f"the same as {done.step.id}")
-                if done.step.sort is SAMPLES:  # what it holds is known now, and with it the keys of those who read it
-                    self.plan = self._planned()
+                if learned:
                     waiting = self._left_to_do(running)
+        self.state.notes.extend(unseen_notes(self.live.fingerprints.inputs))
 
     def write_plain_recipe(self) -> None:
         """Write down what was found by searching and measuring, so that it can be built without."""
@@ -212,7 +215,7 @@ class _Run:
     def stage_and_judge(self) -> None:
         """Write both repositories, serve them and run the gates."""
         recipe, artifacts = self.recipe, self.state.artifacts
-        unrunnable = self.fingerprints.unrunnable
+        unrunnable = self.live.fingerprints.unrunnable
         self.candidate = staged(self.staged_folder, candidate_ensemble(recipe, artifacts))
         if not recipe.gates:
             self.state.notes.append("The recipe has no gates: nothing was served or judged.")
@@ -261,9 +264,8 @@ class _Run:
         results = judgement.results if judgement else ()
         verdict = Verdict.FAIL if error else (judgement.verdict if judgement else Verdict.PASS)
         failed = getattr(error, "step", None)
-        records = tuple(
-            self.state.records.get(step.id) or _unfinished(step, failed=step.id == failed) for step in self.plan.steps
-        )
+        steps, done = self.live.plan.steps, self.state.records
+        records = tuple(done.get(step.id) or _unfinished(step, failed=step.id == failed) for step in steps)
         gate_records = tuple(gate_record(result, seconds=taken) for result, taken in zip(results, seconds, strict=True))
         return BuildReport(
             recipe=RecipeRecord(name=self.recipe.name, path=self.recipe.origin.path, sha256=self.recipe.origin.sha256),
@@ -277,7 +279,7 @@ class _Run:
             log=self.folder / "logs",
             substitute=judgement.substitute if judgement else None,
             hardware=this_hardware(),
-            libraries={name: version for name, version in sorted(self.fingerprints.versions.items()) if version},
+            libraries={name: version for name, version in sorted(self.live.fingerprints.versions.items()) if version},
             server_version=judgement.server_version if judgement else None,
             seed=self.recipe.seed,
             steps=records,
@@ -291,34 +293,35 @@ class _Run:
             failure=_failure(error, self.folder / "logs") if error else None,
         )
 
-    def _planned(self) -> Plan:
-        """Make the plan, as far as it is known now what the sets of samples hold."""
-        plan = make_plan(self.recipe, self.fingerprints, self.goal, contents=recorded_in(self.store))
-        return plan if self.upto is None else plan.upto(*self.upto(plan))
-
     def _left_to_do(self, running: Container[str]) -> list[Decision]:
         """Take from the store what it has; return the steps that are neither done nor running."""
         left = []
-        for decision in explain(self.plan, self.store):
+        for step_id in self.live.settle(self.state.artifacts):
+            self.state.records[step_id] = self.state.records[step_id].model_copy(
+                update={"key": self.live.step(step_id).key}
+            )
+        for decision in explain(self.live.plan, self.store, fresh=self.settings.fresh):
             step, known = decision.step, self.state.records.get(decision.step.id)
             if step.key in running or (known is not None and known.key == step.key):
                 continue
             for gone in (self.state.artifacts, self.state.records):  # of another key: made of damaged samples
                 gone.pop(step.id, None)
-            if not self._reused(decision):
+            if not decision.reuse:
                 left.append(decision)
+            elif not self._reused(decision):
+                left.append(replace(decision, reuse=False, why="its artifact was damaged"))
         return left
 
     def _reused(self, decision: Decision) -> bool:
         """Take a step's artifact from the store if it is there and whole."""
-        artifact = self.store.get(decision.step.key) if decision.reuse else None
+        artifact = self.store.get(decision.step.key)
         if artifact is not None:
             self._record(decision.step, artifact, made=False, why=decision.why)
         return artifact is not None
 
     def _record(self, step: Step, artifact: Artifact, *, made: bool, why: str, seconds: float = 0.0) -> None:
         self.state.artifacts[step.id] = artifact
-        self.store.remember(self.recipe.name, step.id, step.identity)
+        self.live.remember(step)
         source = self.state.artifacts.get(step.source) if step.source else None
         record = StepRecord(
             id=step.id,
@@ -342,7 +345,16 @@ class _Run:
 
     def _task(self, step: Step, threads: int) -> Task:
         needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs}
-        return Task(step, self.recipe, self.store.root, needed, threads, self.settings.processes)
+        return Task(
+            step,
+            self.recipe,
+            self.store.root,
+            needed,
+            threads,
+            processes=self.settings.processes,
+            inputs=self.live.fingerprints.inputs,
+            fresh=self.settings.fresh,
+        )
 
     def _may_publish(self) -> bool:
         judgement = self.state.judgement
@@ -378,18 +390,3 @@ def _failure(error: BaseException, logs: Path) -> Failure:
         return Failure(step=step, message=error.message, hint=error.hint, log=place)
     message = "interrupted" if isinstance(error, KeyboardInterrupt) else f"a bug: {type(error).__name__}: {error}"
     return Failure(step=step, message=message, log=place)
-
-
-def _run_folder(workdir: Path, recipe: str, run_id: str) -> Path:
-    """Make the folder of a run and let ``latest`` point to it; remove the oldest ones beyond the number kept."""
-    runs = workdir / "runs" / recipe
-    folder = runs / run_id
-    with translated(workdir):
-        (folder / "logs").mkdir(parents=True)
-        link = runs / f".latest-{run_id}"
-        link.symlink_to(run_id)
-        link.replace(runs / "latest")
-    kept = sorted(path for path in runs.iterdir() if path.is_dir() and not path.is_symlink())
-    for old in kept[:-_RUNS_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
-    return folder

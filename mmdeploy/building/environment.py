@@ -14,7 +14,7 @@ from mmdeploy import gates
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.core.target import Target
-from mmdeploy.planning.fingerprints import distribution_of
+from mmdeploy.model.distributions import distribution_of
 from mmdeploy.plugins.loading import Plugin
 from mmdeploy.triton.install import find_installation
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from mmdeploy.cli.options import destination_option, recipe_argument, set_option, workdir_option
+from mmdeploy.cli.options import (
+    destination_option,
+    no_cache_option,
+    only_option,
+    recipe_argument,
+    set_option,
+    workdir_option,
+)
 from mmdeploy.core.errors import StoreError
 
 
@@ -15,6 +22,8 @@ from mmdeploy.core.errors import StoreError
 @set_option
 @workdir_option
 @destination_option
+@only_option
+@no_cache_option
 @click.option("--jobs", type=click.IntRange(1), help="Steps at once; as many as there are cores by default.")
 @click.option(
     "--processes",
@@ -35,6 +44,8 @@ def command(
     overrides: tuple[str, ...],
     workdir: Path,
     destination: Path,
+    only: str | None,
+    no_cache: bool,
     jobs: int | None,
     processes: int,
     publish_unverified: bool,
@@ -48,10 +59,12 @@ def command(
     Example:
       mmdeploy build recipes/spoken_digits/recipe.yaml
       mmdeploy build recipe.yaml --set components.fusion.quantize=null --output /srv/models
+      mmdeploy build recipe.yaml --only fusion/quantize --no-cache
     """  # noqa: D301
     from rich.console import Console
 
     from mmdeploy.building.builder import Settings, run_build
+    from mmdeploy.planning.steps import only_step
     from mmdeploy.recipe.loader import load_recipe
     from mmdeploy.report import write_all
     from mmdeploy.report.display import BuildDisplay
@@ -64,10 +77,11 @@ def command(
         jobs=jobs,
         processes=processes,
         publish_unverified=publish_unverified,
+        fresh=no_cache,
     )
     console = Console(stderr=False)
     with BuildDisplay(console) as display:
-        outcome = run_build(loaded, settings, display)
+        outcome = run_build(loaded, settings, display, upto=only_step(only))
     try:
         files = write_all(outcome.report, outcome.folder)
     except StoreError:

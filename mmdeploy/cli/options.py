@@ -50,6 +50,24 @@ def workdir_option(function: Function) -> Function:
     )(function)
 
 
+def only_option(function: Function) -> Function:
+    """Add ``--only``, the id of a step; the verb's ``only: str | None``."""
+    return click.option(
+        "--only",
+        metavar="STEP",
+        help="Only this step, such as image_encoder/quantize, and what it needs; nothing is judged or published.",
+    )(function)
+
+
+def no_cache_option(function: Function) -> Function:
+    """Add ``--no-cache``; the verb's ``no_cache: bool``."""
+    return click.option(
+        "--no-cache",
+        is_flag=True,
+        help="Reuse no stored result. What a step makes takes the place of what was stored.",
+    )(function)
+
+
 def destination_option(function: Function) -> Function:
     """Add ``--output``, where releases are published; given to the verb as ``destination: Path``."""
     return click.option(

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.cli.options import json_option, recipe_argument, set_option, workdir_option
+from mmdeploy.cli.options import (
+    json_option,
+    no_cache_option,
+    only_option,
+    recipe_argument,
+    set_option,
+    workdir_option,
+)
 
 if TYPE_CHECKING:
     from mmdeploy.planning.steps import Decision
@@ -18,16 +25,22 @@ if TYPE_CHECKING:
 @recipe_argument
 @set_option
 @workdir_option
+@only_option
+@no_cache_option
 @json_option
-def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> None:
+def command(
+    *, recipe: Path, overrides: tuple[str, ...], workdir: Path, only: str | None, no_cache: bool, as_json: bool
+) -> None:
     """Show what a build would run or reuse, and why.
 
-    Runs nothing of the recipe: files are digested, imports are followed without executing them.
+    Runs nothing of the recipe: files are digested, imports are followed without executing them, and what the recipe's
+    code reads is known from when it ran last.
 
     \b
     Example:
       mmdeploy plan recipes/spoken_digits/recipe.yaml
       mmdeploy plan recipe.yaml --set components.fusion.quantize.samples=64
+      mmdeploy plan recipe.yaml --only fusion/quantize
     """  # noqa: D301
     from mmdeploy.core.store import Store
     from mmdeploy.planning.fingerprints import take_fingerprints
@@ -37,8 +50,10 @@ def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bo
 
     loaded = load_recipe(recipe, overrides)
     store = Store(workdir / "store")
-    plan = make_plan(loaded, take_fingerprints(loaded), contents=recorded_in(store))
-    decisions = explain(plan, store)
+    plan = make_plan(loaded, take_fingerprints(loaded, store), contents=recorded_in(store))
+    plan = plan if only is None else plan.upto(only)
+    decisions = explain(plan, store, fresh=no_cache)
+    store.facts.save()
     if as_json:
         steps = {step["id"]: step for step in plan.to_json()["steps"]}
         for decision in decisions:

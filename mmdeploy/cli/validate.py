@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.cli.options import json_option, recipe_argument, set_option
+from mmdeploy.cli.options import json_option, recipe_argument, set_option, workdir_option
 from mmdeploy.cli.text import counted, table
 from mmdeploy.core.errors import RecipeError
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 @click.command()
 @recipe_argument
 @set_option
+@workdir_option
 @json_option
-def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int | None:
+def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> int | None:
     """Check a recipe without running anything of it.
 
     Reads the YAML, checks it against the schema, checks that the components fit together as Triton wants them,
-    and that the files are there. Reports every problem at once.
+    and that the files are there. Reports every problem at once. Says what the recipe's code depends on that a plan
+    cannot notice: as far as its source tells, and as far as earlier builds in the work folder saw.
 
     \b
     Example:
@@ -42,11 +44,30 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int | No
         problems = [{"where": problem.where, "message": problem.message} for problem in error.problems]
         click.echo(json.dumps({"ok": False, "problems": problems}, indent=2))
         return error.exit_code
-    click.echo(_json(loaded) if as_json else _summary(loaded))
+    unseen = _unseen(loaded, workdir)
+    click.echo(_json(loaded, unseen) if as_json else "\n".join([_summary(loaded), *_warnings(unseen)]))
     return None
 
 
-def _json(recipe: Recipe) -> str:
+def _unseen(recipe: Recipe, workdir: Path) -> list[str]:
+    """Return what the recipe's code depends on that is part of no key; the work folder is not made for that."""
+    from mmdeploy.core.digests import FileFacts
+    from mmdeploy.core.store import Store
+    from mmdeploy.planning.recipe_inputs import codes_of, take_inputs, unseen_notes
+
+    codes = codes_of(recipe, FileFacts()).values()
+    found = [f"{call}: what it gets is not noticed when it changes" for code in codes for call in code.elsewhere]
+    if (workdir / "store").is_dir():
+        found += unseen_notes(take_inputs(recipe, Store(workdir / "store")))
+    return list(dict.fromkeys(found))
+
+
+def _warnings(unseen: list[str]) -> list[str]:
+    hint = "read a file beside the recipe instead, or name what stands for it in model.files or data.files"
+    return ["", *(f"warning: {what}" for what in unseen), f"hint: {hint}"] if unseen else []
+
+
+def _json(recipe: Recipe, unseen: list[str]) -> str:
     from mmdeploy.recipe.wiring import topological_order
 
     fields = {
@@ -56,6 +77,7 @@ def _json(recipe: Recipe) -> str:
         "base": str(recipe.origin.base) if recipe.origin.base else None,
         "order": topological_order(recipe.components),
         "max_batch_size": recipe.max_batch_size,
+        "unseen": unseen,
         "recipe": recipe.model_dump(mode="json"),
     }
     return json.dumps(fields, indent=2)

@@ -4,16 +4,20 @@ Layout under the root::
 
     entries/<key>/artifact.json    the Artifact
     entries/<key>/identity.json    what the key was made of, label by label
-    entries/<key>/seal.json        SHA-256 of every other file of the entry
+    entries/<key>/seal.json        the key, and SHA-256 of every other file of the entry
     entries/<key>/…                the files that the step wrote
     latest/<recipe>/<step>.json    identity of the step's latest run, to say *why* a step must run
+    facts.json                     digests of files that were read, with the files' times and sizes
     locks/<key>.lock               held while a process makes the entry
+    parts/<digest>.json            what a digest in an identity is of: digests by name, such as those of files
+    reads/<name>.json              what the recipes' callables were seen to read; `mmdeploy.model.reads`
     scratch/<key>/                 checkpoints and journals of a step that is not done yet; survives when it is killed
     staging/<pid>-<random>/        being written; renamed into entries/ when whole
 
 An entry appears by one rename, so it is whole or not there. It is verified against its seal whenever it is
-read; a damaged one is moved away and made again. Two builds that want the same entry at once share the work:
-the second waits for the first.
+taken: the seal holds the key, so that an entry that was moved to another's place is no better than a damaged one. A
+file whose times and size have not changed since it was last read is not read again. What is damaged is moved away and
+made again. Two builds that want the same entry at once share the work: the second waits for the first.
 """
 
 from __future__ import annotations
@@ -27,8 +31,10 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -49,18 +55,19 @@ class Store:
         """
         self.root = root.absolute()
         with translated(self.root):
-            for name in ("entries", "latest", "locks", "scratch", "staging"):
+            for name in ("entries", "latest", "locks", "parts", "reads", "scratch", "staging"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             if not os.access(self.root / "staging", os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
             self.sweep()
+        self.facts = FileFacts(self.root / "facts.json")
 
     def get(self, key: str) -> Artifact | None:
         """Return the verified artifact of a key; None when there is none, or when it was damaged."""
         entry = self.entry(key)
         if not entry.is_dir():
             return None
-        problem = _damage(entry)
+        problem = self._damage(entry)
         if problem is None:
             return Artifact.from_json((entry / _ARTIFACT).read_text(), entry)
         logger.warning("store entry %s is damaged (%s): moved away, it will be made again", key[:12], problem)
@@ -75,6 +82,11 @@ class Store:
     def entry(self, key: str) -> Path:
         """Return where the entry of a key lies, or would: nothing is verified."""
         return self.root / "entries" / key
+
+    def identity(self, key: str) -> dict[str, str] | None:
+        """Return what an entry's key was made of; None when there is no such entry."""
+        found = self.read_json(f"entries/{key}/{_IDENTITY.removesuffix('.json')}")
+        return found if isinstance(found, dict) else None
 
     @contextlib.contextmanager
     def claimed(self, key: str) -> Iterator[None]:
@@ -107,13 +119,14 @@ class Store:
             folder.mkdir(exist_ok=True)
         return folder
 
-    def add(self, key: str, artifact: Artifact, identity: Mapping[str, str]) -> Artifact:
+    def add(self, key: str, artifact: Artifact, identity: Mapping[str, str], *, replace: bool = False) -> Artifact:
         """Seal the artifact's folder and move it into the store under ``key``.
 
         Args:
             key: From the plan.
             artifact: Its path lies directly in a folder that `staging` gave.
             identity: What the key was made of.
+            replace: Whether it takes the place of an entry that is there; otherwise that one stays.
 
         Returns:
             The artifact at its place in the store.
@@ -121,37 +134,83 @@ class Store:
         folder, entry = artifact.path.parent, self.entry(key)
         with translated(self.root):
             (folder / _ARTIFACT).write_text(artifact.to_json())
-            (folder / _IDENTITY).write_text(json.dumps(dict(identity), indent=1))
-            (folder / _SEAL).write_text(json.dumps(_digests(folder), indent=1))
+            self._seal(folder, key, identity)
             _sync(folder)
-            try:
-                folder.rename(entry)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                logger.info("store entry %s was made by another build meanwhile", key[:12])
+            if replace and entry.is_dir():
+                entry.rename(self.root / "staging" / f"{os.getpid()}-replaced-{secrets.token_hex(4)}")
+            _move(folder, entry)
         shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)
         return Artifact.from_json((entry / _ARTIFACT).read_text(), entry)
 
-    def latest_identity(self, recipe: str, step: str) -> dict[str, str] | None:
-        """Return the identity that a step had when it last ran or was reused, or None."""
+    def readdress(self, old: str, new: str, identity: Mapping[str, str]) -> None:
+        """Give an entry a second key: more is known now of what decides its content, and the content is the same."""
+        if not self.has(old) or self.has(new):
+            return
+        with self.staging() as folder, translated(self.root):
+            shutil.copytree(self.entry(old), folder, dirs_exist_ok=True)
+            self._seal(folder, new, identity)
+            _sync(folder)
+            _move(folder, self.entry(new))
+
+    def read_json(self, name: str) -> Any:
+        """Return what `write_json` wrote under a name such as ``reads/x``; None when there is nothing of use."""
         try:
-            identity = json.loads(self._latest(recipe, step).read_text())
+            return json.loads((self.root / f"{name}.json").read_text())
         except (OSError, ValueError):
             return None
-        return identity if isinstance(identity, dict) else None
 
-    def remember(self, recipe: str, step: str, identity: Mapping[str, str]) -> None:
-        """Record the identity of a step that has just run or was reused."""
-        path = self._latest(recipe, step)
+    def write_json(self, name: str, content: object) -> None:
+        """Write a small file by one rename."""
+        path = self.root / f"{name}.json"
         with translated(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
             staged = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-            staged.write_text(json.dumps(dict(identity), indent=1))
+            staged.write_text(json.dumps(content, indent=1))
             staged.replace(path)
 
-    def _latest(self, recipe: str, step: str) -> Path:
-        return self.root / "latest" / recipe / f"{step.replace('/', '.')}.json"
+    def latest_identity(self, recipe: str, step: str) -> dict[str, str] | None:
+        """Return the identity that a step had when it last ran or was reused, or None."""
+        identity = self.read_json(_latest(recipe, step))
+        return identity if isinstance(identity, dict) else None
+
+    def remember(
+        self,
+        recipe: str,
+        step: str,
+        identity: Mapping[str, str],
+        parts: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """Record the identity of a step that has just run or was reused, and what digests in it are of."""
+        for digest, content in (parts or {}).items():
+            if not (self.root / f"parts/{digest}.json").is_file():
+                self.write_json(f"parts/{digest}", dict(content))
+        self.write_json(_latest(recipe, step), dict(identity))
+
+    def parts(self, digest: str) -> dict[str, str]:
+        """Return the names and digests that a digest in a remembered identity is of; empty where none is known."""
+        content = self.read_json(f"parts/{digest}")
+        return content if isinstance(content, dict) else {}
+
+    def _seal(self, folder: Path, key: str, identity: Mapping[str, str]) -> None:
+        (folder / _IDENTITY).write_text(json.dumps(dict(identity), indent=1))
+        seal = {"key": key, "files": self._digests(folder)}
+        (folder / _SEAL).write_text(json.dumps(seal, indent=1))
+
+    def _digests(self, folder: Path) -> dict[str, str]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL)
+        return {str(path.relative_to(folder)): digest for path, digest in self.facts.sha256_of(files).items()}
+
+    def _damage(self, entry: Path) -> str | None:
+        try:
+            seal = json.loads((entry / _SEAL).read_text())
+            key, sealed = seal["key"], dict(seal["files"])
+            found = self._digests(entry)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"its seal or a file cannot be read: {error}"
+        if key != entry.name:
+            return f"it was sealed under another key, {str(key)[:12]}"
+        wrong = sorted(name for name in {*sealed, *found} if sealed.get(name) != found.get(name))
+        return f"differs from its seal: {', '.join(wrong)}" if wrong else None
 
     def sweep(self) -> None:
         """Remove what killed steps and builds left in staging."""
@@ -183,19 +242,17 @@ def translated(place: Path) -> Iterator[None]:
         ) from error
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL)
-    return {str(path.relative_to(folder)): file_sha256(path) for path in files}
-
-
-def _damage(entry: Path) -> str | None:
+def _move(folder: Path, entry: Path) -> None:
     try:
-        sealed = json.loads((entry / _SEAL).read_text())
-        found = _digests(entry)
-    except (OSError, ValueError) as error:
-        return str(error)
-    wrong = sorted(name for name in {*sealed, *found} if sealed.get(name) != found.get(name))
-    return f"differs from its seal: {', '.join(wrong)}" if wrong else None
+        folder.rename(entry)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        logger.info("store entry %s was made by another build meanwhile", entry.name[:12])
+
+
+def _latest(recipe: str, step: str) -> str:
+    return f"latest/{recipe}/{step.replace('/', '.')}"
 
 
 def _sync(folder: Path) -> None:

@@ -6,6 +6,7 @@ name to array without a batch dimension, or a pair of a feed dict and a label (s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import DataError, did_you_mean
 from mmdeploy.data.contents import DIGEST_BYTES
 from mmdeploy.model.sources import describe, importing_from, on_path, resolve_callable
+from mmdeploy.model.watching import reading
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
@@ -62,10 +64,9 @@ def takes_epoch(reference: str, root: Path) -> bool:
     Raises:
         DataError: If there is no such callable.
     """
-    try:
+    with reading(reference), contextlib.suppress(TypeError, ValueError):  # it has no signature that Python can tell
         return "epoch" in inspect.signature(resolve_callable(reference, root, error=DataError)).parameters
-    except (TypeError, ValueError):  # it has no signature that Python can tell
-        return False
+    return False
 
 
 def sample_digest(feed: Mapping[str, Array]) -> bytes:
@@ -79,15 +80,16 @@ def sample_digest(feed: Mapping[str, Array]) -> bytes:
 
 def _samples(reference: str, root: Path, limit: int | None, epoch: int | None = None) -> Iterator[Any]:
     """Iterate over what the user's callable gives, translating what it raises."""
-    make = resolve_callable(reference, root, error=DataError)
-    given = {"epoch": epoch} if epoch is not None and takes_epoch(reference, root) else {}
+    with reading(reference):
+        make = resolve_callable(reference, root, error=DataError)
+        given = {"epoch": epoch} if epoch is not None and takes_epoch(reference, root) else {}
     taken = 0
     try:
-        with importing_from(root):
+        with reading(reference), importing_from(root):
             iterator = _iterator(make(**given), reference)
         resolved = root.resolve()
         while limit is None or taken < limit:
-            with on_path(resolved):
+            with reading(reference), on_path(resolved):
                 try:
                     sample = next(iterator)
                 except StopIteration:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ExportError, MmdeployError
 from mmdeploy.export import naming
-from mmdeploy.model.sources import describe, is_user_file, user_location
+from mmdeploy.model.sources import describe, user_location
 from mmdeploy.model.torch_model import call_module
+from mmdeploy.model.user_code import is_user_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,16 +1,13 @@
-"""Python code that a recipe names: find it, import it, follow its imports, and say where it went wrong.
+"""Python code that a recipe names: find it, import it, and say where it went wrong.
 
 A reference is ``model.py:build`` (a file relative to the recipe's folder, and a name in it) or
-``package.module:callable``. Code is executed by `resolve_callable` only; `source_files` reads it with `ast`.
+``package.module:callable``.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import importlib
-import importlib.machinery
-import importlib.util
 import sys
 import threading
 import traceback
@@ -19,10 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mmdeploy.core.digests import State, file_state
 from mmdeploy.core.errors import StepError, did_you_mean
+from mmdeploy.model.user_code import imported_from_source, is_user_file, load_file
 
 #: Modules that came from a recipe's folder, with the state of their file when they were loaded.
-_loaded: dict[str, tuple[Path, int, int]] = {}
+_loaded: dict[str, tuple[Path, State]] = {}
 _import_lock = threading.RLock()
 
 
@@ -104,7 +103,8 @@ def on_path(root: Path) -> Iterator[None]:
     place, known = str(root), len(sys.modules)
     sys.path.insert(0, place)
     try:
-        yield
+        with imported_from_source():
+            yield
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(place)
@@ -134,20 +134,6 @@ def user_location(error: BaseException, root: Path | None = None) -> str | None:
     return f"{_relative(own[-1].filename, root)}:{own[-1].lineno} ({own[-1].name})" if own else None
 
 
-def is_user_file(filename: str) -> bool:
-    """Say whether a file is neither the standard library's, nor an installed package's, nor mmdeploy's."""
-    path = Path(filename)
-    library = Path(contextlib.__file__).parent
-    return (
-        path.suffix == ".py"
-        and not filename.startswith("<")
-        and "site-packages" not in path.parts
-        and "dist-packages" not in path.parts
-        and not path.is_relative_to(library)
-        and not path.is_relative_to(Path(__file__).parents[1])
-    )
-
-
 def _relative(filename: str, root: Path | None) -> str:
     path = Path(filename)
     inside = root is not None and path.is_relative_to(root.resolve())
@@ -164,7 +150,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(place: str, root: Path, error: type[StepError]) -> ModuleType:
-    path = _existing_file(place, root, error)
+    path = existing_file(place, root, error)
     inside = path.is_relative_to(root.resolve())
     name = ".".join((path.relative_to(root.resolve()) if inside else Path(path.name)).with_suffix("").parts)
     known = sys.modules.get(name)
@@ -172,19 +158,15 @@ def _import_file(place: str, root: Path, error: type[StepError]) -> ModuleType:
         return known
     if known is not None:  # a library goes by this name already: leave it alone
         name = f"_recipe_{name.replace('.', '_')}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module
+    return load_file(name, path)
 
 
-def _existing_file(place: str, root: Path, error: type[StepError]) -> Path:
+def existing_file(place: str, root: Path, error: type[StepError]) -> Path:
+    """Return the file that a reference names, resolved.
+
+    Raises:
+        StepError: Of the class ``error``, when there is none.
+    """
     path = (root / place).resolve()
     if not path.is_file():
         beside = path.parent.glob("*.py") if path.parent.is_dir() else ()
@@ -195,14 +177,13 @@ def _existing_file(place: str, root: Path, error: type[StepError]) -> Path:
 
 def _forget_stale(root: Path) -> None:
     def stale(name: str) -> bool:
-        path, modified_ns, size = _loaded[name]
+        path, loaded = _loaded[name]
         if not path.is_relative_to(root):
             return (root / name.split(".")[0]).exists() or (root / f"{name.split('.')[0]}.py").exists()
         try:
-            now = path.stat()
+            return file_state(path) != loaded
         except OSError:
             return True
-        return (now.st_mtime_ns, now.st_size) != (modified_ns, size)
 
     gone = [name for name in _loaded if stale(name)]
     if any(_loaded[name][0].is_relative_to(root) for name in gone):  # what imports a changed module is stale
@@ -217,107 +198,4 @@ def _note_loaded(root: Path, names: Iterable[str]) -> None:
         file = getattr(sys.modules.get(name), "__file__", None)
         if isinstance(file, str) and is_user_file(file) and Path(file).is_relative_to(root):
             with contextlib.suppress(OSError):
-                state = Path(file).stat()
-                _loaded[name] = (Path(file), state.st_mtime_ns, state.st_size)
-
-
-def source_files(reference: str, root: Path) -> tuple[Path, ...]:
-    """Return the Python files behind a reference, sorted: its own and what they import, without running any.
-
-    For ``path.py:callable`` imports are followed within ``root`` and the file's own folder; for
-    ``package.module:callable`` within the top-level package, whose ``__init__`` files on the way are listed
-    but not followed. Blocks under ``if TYPE_CHECKING`` are passed over; modules imported by a computed name
-    are not seen.
-
-    Raises:
-        StepError: When the file or the package is missing.
-    """
-    place, _ = split_reference(reference, StepError)
-    if place.endswith(".py"):
-        start = _existing_file(place, root, StepError)
-        return _closure([start], [root.resolve(), start.parent], within=None)
-    top = place.split(".")[0]
-    spec = importlib.machinery.PathFinder.find_spec(top, [str(root.resolve()), *sys.path])
-    spec = spec or importlib.util.find_spec(top)  # installed in place by a finder of its own
-    if spec is None:
-        raise StepError(f"{reference}: there is no package {top!r}")
-    if spec.origin is None or not spec.origin.endswith(".py"):
-        return ()  # built in, or compiled: its version is all there is
-    origin = Path(spec.origin).resolve()
-    folder = origin.parent.parent if spec.submodule_search_locations else origin.parent
-    start_files = _module_files(place, folder)
-    if not start_files:
-        raise StepError(f"{reference}: there is no module {place!r} in {origin.parent}")
-    return _closure(start_files, [folder], within=top)
-
-
-def _closure(start: list[Path], folders: list[Path], *, within: str | None) -> tuple[Path, ...]:
-    seen: set[Path] = set(start)
-    waiting = [start[-1]] if within else list(start)
-    while waiting:
-        path = waiting.pop()
-        for name in _imported_names(path, folders):
-            if within is not None and name.split(".")[0] != within:
-                continue
-            for folder in folders:
-                found = _module_files(name, folder)
-                fresh = [file for file in found if file not in seen]
-                seen.update(found)
-                waiting.extend(file for file in fresh if within is None or file == found[-1])
-                if found:
-                    break
-    return tuple(sorted(seen))
-
-
-def _module_files(name: str, folder: Path) -> list[Path]:
-    """Return the files that importing a dotted name runs: ``__init__`` of each package, then the module."""
-    files: list[Path] = []
-    for part in name.split("."):
-        package, module = folder / part / "__init__.py", folder / f"{part}.py"
-        if package.is_file():
-            files.append(package)
-        elif module.is_file():
-            return [*files, module]
-        elif not (folder / part).is_dir():
-            return []
-        folder = folder / part
-    return files
-
-
-def _imported_names(path: Path, folders: Iterable[Path]) -> set[str]:
-    """Return the dotted names that a file imports; ``from a import b`` gives ``a.b`` where that is a file."""
-    try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-    except (SyntaxError, ValueError):
-        return set()
-    names: set[str] = set()
-    for node in _running_nodes(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = _absolute(node, path, folders)
-            for alias in node.names:
-                deeper = f"{module}.{alias.name}" if module else alias.name
-                is_module = alias.name != "*" and any(_module_files(deeper, folder) for folder in folders)
-                names.add(deeper if is_module else module)
-    return names - {""}
-
-
-def _running_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        yield child
-        yield from _running_nodes(child)
-
-
-def _absolute(node: ast.ImportFrom, path: Path, folders: Iterable[Path]) -> str:
-    if not node.level:
-        return node.module or ""
-    package = path.parent
-    for _ in range(node.level - 1):
-        package = package.parent
-    for folder in folders:
-        if package.is_relative_to(folder):
-            return ".".join([*package.relative_to(folder).parts, *([node.module] if node.module else [])])
-    return ""
+                _loaded[name] = (Path(file), file_state(file))

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ModelError, did_you_mean
+from mmdeploy.model.sharing import shared_names
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
+from mmdeploy.model.watching import is_watching, note, reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,18 +66,21 @@ def load_model(factory: str, *, root: Path, weights: Path | None, allow_pickle: 
     """
     from torch import nn
 
-    build = resolve_callable(factory, root, error=ModelError)
-    with importing_from(root):
-        try:
-            model = build()
-        except Exception as cause:
-            raise ModelError(f"the factory {factory} failed: {describe(cause, root)}") from cause
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"the factory {factory} returned {type(model).__module__}.{type(model).__qualname__}, "
-            "expected a torch.nn.Module",
-            hint="return the module itself, such as `return Network()`",
-        )
+    with reading(factory, lasts=True):
+        build = resolve_callable(factory, root, error=ModelError)
+        with importing_from(root):
+            try:
+                model = build()
+            except Exception as cause:
+                raise ModelError(f"the factory {factory} failed: {describe(cause, root)}") from cause
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"the factory {factory} returned {type(model).__module__}.{type(model).__qualname__}, "
+                "expected a torch.nn.Module",
+                hint="return the module itself, such as `return Network()`",
+            )
+        if is_watching():
+            note("shared", shared_names(model))
     if weights is not None:
         with importing_from(root):  # an allowed pickle may name the recipe's classes
             state = read_state_dict(root / weights, allow_pickle=allow_pickle)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmdeploy import engines, prune, quantize, recover
 from mmdeploy.choice.candidates import GraphKind, label
 from mmdeploy.choice.options import MustPay
-from mmdeploy.core.contracts import Encoding, MethodOptions, Pass, Variant
+from mmdeploy.core.contracts import Encoding, Engine, MethodOptions, Pass, Variant
 from mmdeploy.gates import accuracy
 from mmdeploy.planning.kinds import EXPORT, PRUNE, RECOVER, TRAIN, StepKind
 from mmdeploy.planning.steps import options_key
@@ -147,6 +147,12 @@ def left_out(recipe: Recipe, component: str, unavailable: Mapping[str, str]) -> 
     """
     found = {label(one): unavailable.get(options_key(one.options)) for one in candidates(recipe, component)}
     return {called: reason for called, reason in found.items() if reason}
+
+
+def engines_of(found: Iterable[PlannedCandidate], recipe: Recipe) -> list[Engine]:
+    """Return the engines of candidates, each once."""
+    methods = sorted({str(one.engine["method"]) for one in found})
+    return [engines.METHODS.find(method, recipe.root) for method in methods]
 
 
 def encodings(recipe: Recipe, component: str, unavailable: Mapping[str, str]) -> list[Encoding]:

@@ -1,28 +1,26 @@
-"""Take the fingerprints that a plan's keys are made of: files, code, library versions.
+"""Take the fingerprints that a plan's keys are made of: the recipe's inputs, our own code, libraries, this machine.
 
-Nothing is executed and no model is loaded: Python sources are followed by their import statements, libraries
-are asked for their version by their metadata. Files are digested by content, so a copied recipe builds nothing
-anew.
-
-The data of a recipe is what its callables read. Without ``data.files`` that is every file beside the recipe
-that is neither Python, nor YAML, nor the weights; files elsewhere must be named in ``data.files``.
+Nothing is executed and no model is loaded: libraries are asked for their version by their metadata. Files are digested
+by content, so a copied recipe builds nothing anew; one whose times and size did not change is not read again.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy import engines, export, prune, quantize, recover
-from mmdeploy.core.artifact import file_sha256
 from mmdeploy.core.contracts import Pass
-from mmdeploy.core.errors import UsageError
+from mmdeploy.core.digests import FileFacts
+from mmdeploy.core.store import Store
 from mmdeploy.core.target import this_hardware
-from mmdeploy.model.sources import source_files
+from mmdeploy.core.version import __version__
+from mmdeploy.model.distributions import version_of
+from mmdeploy.model.imports import code_behind
 from mmdeploy.planning.chains import candidates, yardstick
+from mmdeploy.planning.kinds import STARTING_MODULES
+from mmdeploy.planning.own_code import own_code
+from mmdeploy.planning.recipe_inputs import digest_of, digests_of, source_of, take_inputs
 from mmdeploy.planning.steps import Fingerprints, digest, options_key
 from mmdeploy.plugins.loading import Plugin
 
@@ -30,54 +28,34 @@ if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
     from mmdeploy.scoring.metric_spec import MetricSpec
 
-_NOT_DATA = {".py", ".pyc", ".yaml", ".yml", ".md"}
 _ALWAYS = ("torch", "numpy")
-#: Distributions by the name that they are imported under, where the two differ in more than - and _.
-_DISTRIBUTIONS = {"modelopt": "nvidia-modelopt", "torch_pruning": "torch-pruning"}
-#: Data callables of a recipe.
-_DATA = ("calibration", "evaluation", "training", "validation", "loss")
-#: Code that is no entry of a registry, by dotted module name.
-_OWN = (
-    "mmdeploy.data.recording",
-    "mmdeploy.model.torch_model",
-    "mmdeploy.choice.choose",
-    "mmdeploy.quantize.sensitivity",
-)
 
 
-def take_fingerprints(recipe: Recipe) -> Fingerprints:
-    """Digest everything that decides what the steps of a recipe give."""
-    root = recipe.root
+def take_fingerprints(recipe: Recipe, store: Store | None = None) -> Fingerprints:
+    """Digest everything that decides what the steps of a recipe give.
+
+    Args:
+        recipe: The recipe.
+        store: Keeps digests of files, and what the recipe's callables were seen to read. Without it nothing is known of
+            what they read.
+
+    Raises:
+        UsageError: If a file cannot be read.
+    """
+    root = recipe.root.resolve()
     used = _used_methods(recipe)
+    facts = store.facts if store else FileFacts()
     distributions = {name for module in used for name in module.REQUIRES}
-    data_files = _digest_files(_data_files(recipe, root), root)
-    weights = root / recipe.model.weights if recipe.model.weights else None
     return Fingerprints(
-        model_source=_source(recipe.model.factory, root),
-        weights=file_sha256(weights) if weights else "",
-        data={
-            key: _data_digest(reference, root, data_files) for key in _DATA if (reference := getattr(recipe.data, key))
-        },
-        code={name: _own_code(name) for name in _OWN} | {module.__name__: _code_of(module) for module in used},
-        versions={name: version_of(name) for name in {*distributions, *_ALWAYS}},
+        inputs=take_inputs(recipe, store),
+        code={name: own_code([name], facts) for name in STARTING_MODULES}
+        | {module.__name__: _code_of(module, facts) for module in used},
+        versions={name: version_of(name) for name in {*distributions, *_ALWAYS}} | {"mmdeploy": __version__},
         unrunnable=unrunnable(recipe),
         unavailable=_unavailable(recipe),
         machine=_machine(),
-        metrics={name: _metric_digest(yardstick(recipe, name).metric, root) for name in recipe.components},
+        metrics={name: _metric_digest(yardstick(recipe, name).metric, root, facts) for name in recipe.components},
     )
-
-
-def distribution_of(name: str) -> str:
-    """Return the name of the distribution that gives an import."""
-    return _DISTRIBUTIONS.get(name, name)
-
-
-def version_of(name: str) -> str:
-    """Return the installed version of what is imported as ``name``; empty when it is not installed."""
-    try:
-        return importlib.metadata.version(distribution_of(name))
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def unrunnable(recipe: Recipe) -> dict[str, str]:
@@ -119,63 +97,17 @@ def _used_methods(recipe: Recipe) -> list[Pass]:
     return used
 
 
-def _source(reference: str, root: Path) -> str:
-    return _digest_files(source_files(reference, root), root)
-
-
-def _data_digest(reference: str | None, root: Path, data_files: str) -> str:
-    return digest([_source(reference, root), data_files]) if reference else ""
-
-
-def _metric_digest(metric: MetricSpec, root: Path) -> str:
+def _metric_digest(metric: MetricSpec, root: Path, facts: FileFacts) -> str:
     """Digest the code behind a metric and the files that its arguments name."""
     if metric.is_built_in:
-        code = [_own_code("mmdeploy.scoring.builtin"), version_of("torchmetrics")]
+        code = [digest_of(own_code(["mmdeploy.scoring.builtin"], facts)), version_of("torchmetrics")]
     elif metric.metric.startswith("torchmetrics."):
-        code = [_own_code("mmdeploy.scoring.torchmetrics_class"), version_of("torchmetrics")]
+        code = [digest_of(own_code(["mmdeploy.scoring.torchmetrics_class"], facts)), version_of("torchmetrics")]
     else:
-        code = [_own_code("mmdeploy.scoring.task_metric"), _source(metric.metric, root)]
-    return digest([*code, _digest_files([root / file for file in metric.files], root)])
+        code = [digest_of(own_code(["mmdeploy.scoring.task_metric"], facts))]
+        code.append(digest_of(source_of(code_behind(metric.metric, root, facts), facts)))
+    return digest([*code, digests_of([root / file for file in metric.files], root, facts)])
 
 
-def _code_of(module: Pass) -> str:
-    return module.digest() if isinstance(module, Plugin) else _own_code(module.__name__)
-
-
-@functools.cache
-def _own_code(module: str) -> str:
-    package = Path(__file__).parents[1]
-    return _digest_files(source_files(f"{module}:run", package.parent), package)
-
-
-def _data_files(recipe: Recipe, root: Path) -> Iterable[Path]:
-    if recipe.data.files is not None:
-        from glob import glob
-
-        # Path.glob refuses absolute patterns
-        found = (name for pattern in recipe.data.files for name in glob(pattern, root_dir=root, recursive=True))  # noqa: PTH207
-        return (root / name for name in found if (root / name).is_file())
-    weights = root / recipe.model.weights if recipe.model.weights else None
-    return (
-        path
-        for path in root.rglob("*")
-        if path.suffix not in _NOT_DATA
-        and path != weights
-        and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(root).parts)
-        and path.is_file()
-    )
-
-
-def _digest_files(paths: Iterable[Path], root: Path) -> str:
-    """Digest names and contents; names relative to ``root``, so that a moved folder keeps its digest."""
-    named = {}
-    for path in paths:
-        name = path.relative_to(root) if path.is_relative_to(root) else path
-        try:
-            named[str(name)] = file_sha256(path)
-        except OSError as error:
-            raise UsageError(
-                f"{path} cannot be read: {error.strerror}; whether it changed decides what must run again",
-                hint="make it readable, or name the files that the data callables read in data.files",
-            ) from error
-    return digest(named)
+def _code_of(module: Pass, facts: FileFacts) -> dict[str, str]:
+    return module.files(facts) if isinstance(module, Plugin) else own_code([module.__name__], facts)

@@ -5,10 +5,13 @@ A part that is the same for two steps is written once here, so that they agree o
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from mmdeploy import gates
+from mmdeploy import engines, export, gates
+from mmdeploy.model.tensors import OTHERS
 from mmdeploy.planning.chains import yardstick
+from mmdeploy.planning.recipe_inputs import Labels, flat
 from mmdeploy.planning.steps import Fingerprints, digest, options_json
 from mmdeploy.plugins.loading import Plugin
 
@@ -24,26 +27,51 @@ class Identities:
     def __init__(self, recipe: Recipe, fingerprints: Fingerprints) -> None:
         """Take the recipe and the fingerprints of what surrounds it."""
         self._recipe, self._fingerprints = recipe, fingerprints
+        self.parts: dict[str, Mapping[str, str]] = {}
 
-    def made_by(self, kind: StepKind, module: Pass | None = None) -> dict[str, str]:
-        """Name the code and the libraries of a kind of step; ``module`` is what does it, where there are several."""
-        versions = {f"library {name}": self._fingerprints.versions.get(name, "") for name in kind.requires_of(module)}
-        whose = "the plug-in's code" if isinstance(module, Plugin) else "mmdeploy's own code"
-        return {whose: self._fingerprints.code[kind.code_of(module)], **versions}
+    def made_by(
+        self,
+        kind: StepKind,
+        module: Pass | None = None,
+        needs: Iterable[str] = (),
+        *,
+        times: str = "",
+        also: Iterable[Pass] = (),
+    ) -> dict[str, str]:
+        """Name the code and the libraries that a step runs.
 
-    def model(self) -> dict[str, str]:
-        """Name the PyTorch model and what clients send to it."""
-        return {
-            "factory": self._recipe.model.factory,
-            "model source": self._fingerprints.model_source,
-            "weights": self._fingerprints.weights,
-            **self.inputs(),
-        }
+        Args:
+            kind: Its kind.
+            module: What does it, where there are several.
+            needs: Data sets that it reads.
+            times: The component whose graphs it times, if it does.
+            also: What it runs besides: the engines that it measures.
+        """
+        others = [*also, *(self._timed_by(times) if times else ())]
+        own = [one.__name__ for one in others if not isinstance(one, Plugin)]
+        starts = (*kind.starts_in(module, needs, measures=bool(times)), *own)
+        plugged = [one.__name__ for one in (*others, *([module] if module else ())) if isinstance(one, Plugin)]
+        code = self._fingerprints.code
+        labels: Labels = {"mmdeploy's own code": {name: found for one in starts for name, found in code[one].items()}}
+        labels |= {f"code of {one}": code[one] for one in plugged}
+        names = ("mmdeploy", *kind.requires_of(module))
+        versions = {f"library {name}": self._fingerprints.versions.get(name, "") for name in names}
+        return self._flat(labels) | versions
+
+    def _timed_by(self, name: str) -> tuple[Pass, ...]:
+        engine, exported = self._recipe.engine_options(name), self._recipe.components[name].export
+        return engines.METHODS.of(engine), export.METHODS.of(exported)
+
+    def model(self, *names: str) -> dict[str, str]:
+        """Name the PyTorch model, the weights of some components, and what clients send."""
+        inputs, wanted = self._fingerprints.inputs, (*names, OTHERS)
+        labels: Labels = {label: inputs.weights[name] for name, label in inputs.weight_labels.items() if name in wanted}
+        return self._flat(inputs.model | labels) | {"factory": self._recipe.model.factory, **self.inputs()}
 
     def data(self, key: str) -> dict[str, str]:
         """Name one of the recipe's callables under ``data`` and what it reads."""
         named = str(getattr(self._recipe.data, key))
-        return {f"{key} data": self._fingerprints.data.get(key, ""), f"{key} callable": named}
+        return self._flat(self._fingerprints.inputs.data.get(key, {})) | {f"{key} callable": named}
 
     def samples(self, key: str) -> dict[str, str]:
         """Name what a set of samples is made from."""
@@ -76,6 +104,12 @@ class Identities:
                 for name, part in parts.items()
             }
         )
+
+    def _flat(self, labels: Labels) -> dict[str, str]:
+        """Return labels with one digest for each content, which is noted."""
+        texts, parts = flat(labels)
+        self.parts |= parts
+        return texts
 
     def _input_specs(self) -> str:
         return digest({name: spec.model_dump(mode="json") for name, spec in self._recipe.inputs.items()})

@@ -6,7 +6,7 @@ kind's entries does it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,17 @@ from typing import Any
 from mmdeploy import engines, export, prune, quantize, recover
 from mmdeploy.core.contracts import Pass
 from mmdeploy.plugins.contract import Contract
+from mmdeploy.plugins.loading import Plugin
 from mmdeploy.plugins.registry import Registry
 
 _METHOD_STEP = "mmdeploy.worker.run_step:run_method"
+#: Modules that run around every step, those that give it a data set, and those that time graphs for it.
+_AROUND = ("mmdeploy.worker.run_step", "mmdeploy.worker.context", "mmdeploy.worker.feeds")
+_GIVING: Mapping[str, str] = {
+    "training": "mmdeploy.worker.training_setup",
+    "validation": "mmdeploy.worker.fused_output",
+}
+_TIMING = ("mmdeploy.choice.graphs",)
 #: What the first export in a process would import lazily, 0.8 s a step, lies below ``torch`` and ``onnxscript``.
 _EXPORTING = (
     "torch", "torch._dynamo", "torch._functorch.aot_autograd", "torch._functorch.partitioners",
@@ -70,6 +78,18 @@ class StepKind:
         """Return the name of what decides by its code what a step gives: a dotted name, or a plug-in's."""
         return module.__name__ if module is not None else self.code
 
+    def starts_in(self, module: Pass | None, needs: Iterable[str] = (), *, measures: bool = False) -> tuple[str, ...]:
+        """Return the modules of mmdeploy that the code of a step starts in, as dotted names.
+
+        Args:
+            module: What does it, where there are several.
+            needs: Data sets that it reads.
+            measures: Whether it times graphs.
+        """
+        given = tuple(_GIVING[need] for need in sorted(needs) if need in _GIVING)
+        own = () if isinstance(module, Plugin) else (self.code_of(module),)
+        return (*_AROUND, self.runs.partition(":")[0], *given, *(_TIMING if measures else ()), *own)
+
     def requires_of(self, module: Pass | None) -> tuple[str, ...]:
         """Return the imports that a step needs."""
         return module.REQUIRES if module is not None else self.requires
@@ -108,3 +128,9 @@ KINDS: Mapping[str, StepKind] = {
     for kind in (SAMPLES, PRUNE, RECOVER, TRAIN, EXPORT, QUANTIZE, SENSITIVITY, OUTPUTS, ENGINE, REFERENCE, SELECT)
 }
 STARTING_ORDER: Mapping[str, int] = {name: place for place, name in enumerate(KINDS)}
+#: The modules that steps start in, whatever their method.
+STARTING_MODULES = frozenset(
+    {*_AROUND, *_GIVING.values(), *_TIMING, quantize.sensitivity.__name__}
+    | {kind.runs.partition(":")[0] for kind in KINDS.values()}
+    | {kind.code for kind in KINDS.values() if kind.code}
+)

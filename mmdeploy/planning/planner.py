@@ -31,6 +31,7 @@ from mmdeploy.planning.chains import (
     candidates,
     encoding_of,
     encodings,
+    engines_of,
     float_graphs,
     full_precision,
     left_out,
@@ -99,9 +100,8 @@ def _plan(planner: _Planner, goal: Goal) -> Plan:
             planner.add_engines(name)
     if recipe.gates and goal == "build":
         planner.add_original()
-    everything = goal != "sensitivity"
-    wanted = [step.id for step in planner.steps.values() if everything or step.kind == goal or step.sort is SAMPLES]
-    return Plan(recipe.name, tuple(in_order(planner.steps, names, wanted)))
+    kept = [one for one in planner.steps.values() if goal != "sensitivity" or one.kind == goal or one.sort is SAMPLES]
+    return Plan(recipe.name, tuple(in_order(planner.steps, names, [one.id for one in kept])), planner.identities.parts)
 
 
 class _Planner:
@@ -170,7 +170,7 @@ class _Planner:
             "encoding": str(encoding),
             **options_identity(options),
             **self._inputs(needs, options_json(options)),
-            **self.identities.made_by(SENSITIVITY, quantize.sensitivity),
+            **self.identities.made_by(SENSITIVITY, quantize.sensitivity, ("calibration", "validation")),
         }
         step = Step(
             f"{name}/sensitivity", name, SENSITIVITY.name, SENSITIVITY.name, options_json(options), needs, identity
@@ -181,7 +181,7 @@ class _Planner:
         """Add the record of what the PyTorch model answers."""
         needs = self._sets({"evaluation"})
         identity = {
-            **self.identities.model(),
+            **self.identities.model(*self.recipe.components),
             "wiring": self.identities.wiring(*self.recipe.components),
             **self._inputs(needs),
             **self.identities.made_by(OUTPUTS),
@@ -199,15 +199,16 @@ class _Planner:
         # no sample of the gates' split may be among those that are trained on
         held_out = {"validation", "evaluation"} if wanted - {"calibration"} else set[str]()
         needs = (*before, *used_by(uses), *self._sets(held_out | (wanted & {"calibration"})))
+        around = tuple(self.recipe.components) if wanted else (name,)
         identity = {
-            **self.identities.model(),
-            "wiring": self.identities.wiring(*(self.recipe.components if wanted else (name,))),
+            **self.identities.model(*around),
+            "wiring": self.identities.wiring(*around),
             "seed": str(self.recipe.seed),
             **(self.identities.data("training") | self.identities.data("loss") if "training" in wanted else {}),
             **(self.identities.judging(name) if "validation" in wanted else {}),
             **options_identity(options),
             **self._inputs(needs, options_json(options)),
-            **self.identities.made_by(kind, module),
+            **self.identities.made_by(kind, module, wanted, times=name if module.MEASURES else ""),
         }
         if module.MEASURES:
             identity |= self.identities.timing(name)
@@ -215,11 +216,11 @@ class _Planner:
         self._add(replace(step, uses=uses, exclusive=module.MEASURES))
 
     def _add_export(self, step_id: str, name: str, before: tuple[str, ...]) -> None:
-        component = self.recipe.components[name]
+        component, around = self.recipe.components[name], (*upstream(self.recipe.components, name), name)
         options = component.export
         identity = {
-            **self.identities.model(),
-            "wiring": self.identities.wiring(*upstream(self.recipe.components, name), name),
+            **self.identities.model(*around),
+            "wiring": self.identities.wiring(*around),
             "max_batch_size": str(component.serving.max_batch_size),
             "seed": str(self.recipe.seed),
             **options_identity(options),
@@ -244,7 +245,7 @@ class _Planner:
             **(self.identities.judging(name) if "validation" in wanted else {}),
             **options_identity(options),
             **self._inputs(needs, options_json(options)),
-            **self.identities.made_by(QUANTIZE, module),
+            **self.identities.made_by(QUANTIZE, module, wanted, times=name if module.MEASURES else ""),
         }
         exclusive = not writes and module.MEASURES
         if exclusive:
@@ -290,7 +291,7 @@ class _Planner:
             **self.identities.judging(name),
             "seed": str(self.recipe.seed),
             **self._inputs(needs, options),
-            **self.identities.made_by(SELECT),
+            **self.identities.made_by(SELECT, needs=("validation",), also=engines_of(found, self.recipe)),
         }
         step = Step(f"{name}/engine", name, SELECT.name, method_of(rules), options, needs, identity)
         self._add(replace(step, uses=uses, exclusive=True))

@@ -9,16 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mmdeploy.core.contracts import Encoding
+from mmdeploy.core.errors import UsageError, did_you_mean
 from mmdeploy.data.contents import content
+from mmdeploy.model.reads import changes
 from mmdeploy.planning.kinds import KINDS, SAMPLES, StepKind
+from mmdeploy.planning.recipe_inputs import UNREAD
 
 if TYPE_CHECKING:
     from mmdeploy.core.contracts import MethodOptions
     from mmdeploy.core.store import Store
+    from mmdeploy.planning.recipe_inputs import RecipeInputs
 
 #: What is to be made of a recipe.
 Goal = Literal["build", "sensitivity", "debug"]
@@ -27,6 +31,8 @@ ORIGINAL = "original/outputs"
 DATA_SETS: Mapping[str, str] = {key: f"data/{key}" for key in ("calibration", "evaluation", "validation")}
 #: Changes that are told, of a step that must run again.
 _MOST_CHANGES = 6
+#: Files that are told of one of them.
+_MOST_FILES = 3
 #: Format of the artifact that an optional step leaves when its engine refuses the graph; ``metadata`` says why.
 REFUSED = "refused"
 
@@ -36,11 +42,9 @@ class Fingerprints:
     """What a plan must know of the world besides the recipe.
 
     Attributes:
-        model_source: Digest of the factory's Python files.
-        weights: Digest of the weights file; empty without one.
-        data: Digest of each of the recipe's data callables, by key (``calibration``, ``loss``): of its Python files
-            and of the data files. Without those that the recipe does not name.
-        code: Digest of the code of each pass and engine, by dotted module name.
+        inputs: What the recipe's model and data are made of.
+        code: Digests of the files of mmdeploy that run where a step starts in a module, by dotted module name; of a
+            plug-in those of its own, by its name.
         versions: Version of each distribution by name; empty where it is not installed.
         unrunnable: Why a component's engine cannot run on this machine, by component.
         unavailable: Why a candidate of ``engine: auto`` cannot run on this machine, by `options_key`.
@@ -48,10 +52,8 @@ class Fingerprints:
         metrics: Digest of the code and the files of the metric that each component is scored with, by component.
     """
 
-    model_source: str
-    weights: str
-    data: Mapping[str, str]
-    code: Mapping[str, str]
+    inputs: RecipeInputs
+    code: Mapping[str, Mapping[str, str]]
     versions: Mapping[str, str]
     unrunnable: Mapping[str, str]
     unavailable: Mapping[str, str] = field(default_factory=dict)
@@ -112,26 +114,54 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a build; each follows what it needs."""
+    """The steps of a build; each follows what it needs.
+
+    Attributes:
+        recipe: The recipe's name.
+        steps: In an order in which they can be run.
+        parts: What digests in the steps' identities are of: digests by name, such as those of files.
+    """
 
     recipe: str
     steps: tuple[Step, ...]
+    parts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def step(self, step_id: str) -> Step:
         """Return the step with an id."""
         return next(step for step in self.steps if step.id == step_id)
 
+    def parts_of(self, step: Step) -> dict[str, Mapping[str, str]]:
+        """Return what the digests in a step's identity are of."""
+        return {value: self.parts[value] for value in step.identity.values() if value in self.parts}
+
     def upto(self, *step_ids: str) -> Plan:
-        """Return the plan of some steps: themselves and all that they need."""
+        """Return the plan of some steps: themselves and all that they need.
+
+        Raises:
+            UsageError: If there is no step of an id.
+        """
+        names = [step.id for step in self.steps]
+        for step_id in step_ids:
+            if step_id not in names:
+                raise UsageError(f"{self.recipe} has no step {step_id!r}", hint=did_you_mean(step_id, names))
         wanted = {*step_ids}
         for step in reversed(self.steps):
             if step.id in wanted:
                 wanted.update(step.needs)
-        return Plan(self.recipe, tuple(step for step in self.steps if step.id in wanted))
+        return replace(self, steps=tuple(step for step in self.steps if step.id in wanted))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-able values, keys included."""
         return {"recipe": self.recipe, "steps": [asdict(step) | {"key": step.key} for step in self.steps]}
+
+
+#: Gives the ids of the steps of a plan that are wanted.
+Wanted: TypeAlias = Callable[[Plan], Iterable[str]]
+
+
+def only_step(step_id: str | None) -> Wanted | None:
+    """Return what wants one step; None, for all, where none is named."""
+    return None if step_id is None else lambda plan: (step_id,)
 
 
 @dataclass(frozen=True)
@@ -222,8 +252,16 @@ def in_order(steps: Mapping[str, Step], components: Iterable[str], wanted: Seque
         yield from with_needs(step_id)
 
 
-def explain(plan: Plan, store: Store) -> tuple[Decision, ...]:
-    """Say for each step whether the store has its result, and what changed where it has not."""
+def explain(plan: Plan, store: Store, *, fresh: bool = False) -> tuple[Decision, ...]:
+    """Say for each step whether the store has its result, and what changed where it has not.
+
+    Args:
+        plan: The steps.
+        store: Where results are kept.
+        fresh: Whether to run every step, whatever the store has.
+    """
+    if fresh:
+        return tuple(Decision(step, False, "asked for: no result is reused") for step in plan.steps)
     open_ends: set[str] = set()
     decisions = []
     for step in plan.steps:
@@ -234,7 +272,7 @@ def explain(plan: Plan, store: Store) -> tuple[Decision, ...]:
         perhaps = step.sort is not SAMPLES and latest is not None and _only_inputs(step, latest, open_ends)
         if perhaps or step.sort is SAMPLES:
             open_ends.add(step.id)
-        decisions.append(Decision(step, False, _why(step, latest, open_ends), perhaps))
+        decisions.append(Decision(step, False, _Reasons(plan, store, open_ends).why(step, latest), perhaps))
     return tuple(decisions)
 
 
@@ -244,26 +282,42 @@ def _only_inputs(step: Step, latest: Mapping[str, str], among: Container[str]) -
     return bool(changed) and all(label.removeprefix("input ") in among for label in changed)
 
 
-def _why(step: Step, latest: Mapping[str, str] | None, open_ends: Container[str]) -> str:
-    if latest is None:
-        return "never built"
-    methods = [identity.get("option method", "none").strip('"') for identity in (latest, step.identity)]
-    if methods[0] != methods[1]:  # its options, code and libraries are others, too
-        return f"method: {methods[0]} → {methods[1]}"
-    changes = []
-    for label in sorted({*latest, *step.identity}, key=lambda label: (label.startswith("input "), label)):
-        before, after = latest.get(label), step.identity.get(label)
-        if before == after:
-            continue
+@dataclass(frozen=True)
+class _Reasons:
+    """Says why steps of a plan run: what changed since they ran last, and which files are behind that."""
+
+    plan: Plan
+    store: Store
+    open_ends: Container[str]
+
+    def why(self, step: Step, latest: Mapping[str, str] | None) -> str:
+        if latest is None:
+            return "never built"
+        methods = [identity.get("option method", "none").strip('"') for identity in (latest, step.identity)]
+        if methods[0] != methods[1]:  # its options, code and libraries are others, too
+            return f"method: {methods[0]} → {methods[1]}"
+        changed = [label for label in {*latest, *step.identity} if latest.get(label) != step.identity.get(label)]
+        known = [label for label in changed if step.identity.get(label) != UNREAD]
+        told = [  # what is read is not known *because* something else changed
+            self._change(label, latest.get(label), step.identity.get(label))
+            for label in sorted(known or changed, key=lambda label: (label.startswith("input "), label))
+        ]
+        more = f"; and {len(told) - _MOST_CHANGES} more" if len(told) > _MOST_CHANGES else ""
+        return "; ".join(told[:_MOST_CHANGES]) + more or "its artifact is gone from the store"
+
+    def _change(self, label: str, before: str | None, after: str | None) -> str:
         if label.startswith("input "):
             source = label.removeprefix("input ")
-            changes.append(f"{source} {'may change' if source in open_ends else 'changed'}")
-        elif max(len(before or ""), len(after or "")) > 60 or _is_digest(after):
-            changes.append(f"{label} changed")
-        else:
-            changes.append(f"{label}: {before or 'none'} → {after or 'none'}")
-    more = f"; and {len(changes) - _MOST_CHANGES} more" if len(changes) > _MOST_CHANGES else ""
-    return "; ".join(changes[:_MOST_CHANGES]) + more or "its artifact is gone from the store"
+            return f"{source} {'may change' if source in self.open_ends else 'changed'}"
+        if after == UNREAD:
+            return f"what is {label} is not known yet"
+        old, new = self.store.parts(before or ""), self.plan.parts.get(after or "", {})
+        if told := changes(old, new) if old and new else []:
+            more = f" and {len(told) - _MOST_FILES} more" if len(told) > _MOST_FILES else ""
+            return f"{', '.join(told[:_MOST_FILES])}{more} ({label})"
+        if max(len(before or ""), len(after or "")) > 60 or _is_digest(after):
+            return f"{label} changed"
+        return f"{label}: {before or 'none'} → {after or 'none'}"
 
 
 def _is_digest(text: str | None) -> bool:

@@ -7,11 +7,9 @@ that it raises is told as its own, with the place, and not as a bug of mmdeploy.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import inspect
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +20,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import create_model
 
-from mmdeploy.core.artifact import file_sha256
 from mmdeploy.core.contracts import MethodOptions, Variant
+from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import MmdeployError, PluginError, StepError, did_you_mean
-from mmdeploy.model.sources import describe, import_place, importing_from, source_files
+from mmdeploy.model.distributions import installed_as
+from mmdeploy.model.imports import code_behind, code_digest
+from mmdeploy.model.sources import describe, import_place, importing_from
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -110,24 +110,21 @@ class Plugin:
             found.append(replace(variant, options=self.Options.model_validate_json(fields)))
         return tuple(found)
 
-    def digest(self) -> str:
-        """Return what its results depend on: the content of its Python files, and the version that is installed."""
+    def files(self, facts: FileFacts) -> dict[str, str]:
+        """Return what its results depend on: digests of its Python files, and what tells its installation.
+
+        Raises:
+            PluginError: If its files are not there.
+        """
         source = self.source
         reference = source.reference if ":" in source.reference else f"{source.reference}:_"
         try:
-            files = source_files(reference, source.root or Path(sys.prefix))
+            code = code_behind(reference, source.root or Path(sys.prefix), facts)
         except StepError as error:
             raise PluginError(f"{source}: {error.message}", hint=error.hint) from error
-        told = hashlib.sha256(source.distribution.encode())
-        for name, file in sorted((os.path.relpath(file, self._start(files)), file) for file in files):
-            told.update(f"\n{name} {file_sha256(file)}".encode())
-        return told.hexdigest()
-
-    def _start(self, files: Sequence[Path]) -> Path:
-        """Return the folder that the names of its files are told from, so that a project or an environment may move."""
-        if self.source.root is not None and self.source.reference.partition(":")[0].endswith(".py"):
-            return self.source.root.resolve()
-        return Path(os.path.commonpath([file.parent for file in files]))
+        installed = {f"package {name}": installed_as(name, facts) for name in code.libraries}
+        files = {name: code_digest(path, facts) for path, name in code.files.items()}
+        return files | installed | {"distribution": source.distribution}
 
 
 def load_plugin(source: Source, registry: Registry[Any]) -> Plugin:

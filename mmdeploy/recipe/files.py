@@ -66,10 +66,11 @@ def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Fin
     for path, file in files.items():
         if file is not None and (problem := file_problem(str(file), folder_at(path))):
             yield Finding(path, problem)
-    for index, pattern in enumerate(recipe.data.files or ()):
-        path = ("data", "files", index)
-        if problem := _glob_problem(pattern, folder_at(path)):
-            yield Finding(path, problem)
+    for section, patterns in (("model", recipe.model.files), ("data", recipe.data.files)):
+        for index, pattern in enumerate(patterns or ()):
+            path = (section, "files", index)
+            if problem := _glob_problem(pattern, folder_at(path)):
+                yield Finding(path, problem)
 
 
 def file_problem(name: str, root: Path) -> str | None:

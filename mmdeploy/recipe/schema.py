@@ -104,6 +104,12 @@ class Model(Section):
         "Without it the factory's own weights are taken.",
         examples=["weights.safetensors"],
     )
+    files: tuple[str, ...] | None = Field(
+        None,
+        description="Globs of files that the factory reads, for those that cannot be seen when it runs. A change to "
+        "one of them makes every step that loads the model run again.",
+        examples=[["checkpoints/*.bin"]],
+    )
     allow_pickle: bool = Field(
         False,
         description="Unpickle the weights, which runs whatever code they hold. Only for files that you made.",
@@ -144,8 +150,8 @@ class Data(Section):
     )
     files: tuple[Glob, ...] | None = Field(
         None,
-        description="Globs of the files that the callables read. A change to one of them makes the steps "
-        "that depend on it run again.",
+        description="Globs of files that the callables read, for those that cannot be seen when they run. A change to "
+        "one of them makes the steps that read data run again. Without it: the files that they were seen to read.",
         examples=[["digits.npz"]],
     )
     max_gib: float = Field(

@@ -20,10 +20,12 @@ from mmdeploy.core.errors import EngineError, ExportError, StepError
 from mmdeploy.core.store import Store, translated
 from mmdeploy.engines.built_from import BuiltFrom
 from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.planning.steps import digest
 from mmdeploy.plugins.loading import Plugin
 from mmdeploy.worker.context import recipe_module, step_context, with_specs
 from mmdeploy.worker.refusal import reason, refusal
 from mmdeploy.worker.task import Task
+from mmdeploy.worker.watched_inputs import known_identity, learned_identity, watched_recipe
 
 #: Name of the graph beside an engine that is not made of one.
 _GRAPH = "exported.onnx"
@@ -41,17 +43,19 @@ def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
     store, step = Store(task.store), task.step
     try:
         with store.claimed(step.key):
-            found = store.get(step.key)
+            found = None if task.fresh else store.get(digest(known_identity(task, store)))
             if found is not None:
                 return found, False
-            with store.staging() as workdir, translated(store.root):
-                artifact = (
-                    _run_launched(task, workdir, progress) if _is_parallel(task) else _run(task, workdir, progress)
-                )
-                return store.add(step.key, artifact, step.identity), True
+            with store.staging() as workdir, store.staging() as logs, translated(store.root):
+                run = _run_launched if _is_parallel(task) else _run_watched
+                artifact = run(task, workdir, logs, progress)
+                identity = learned_identity(task, logs, store)
+                return store.add(digest(identity), artifact, identity, replace=task.fresh), True
     except StepError as error:
         error.step = error.step or step.id
         raise
+    finally:
+        store.facts.save()
 
 
 def attempt(task: Task, workdir: Path, progress: Progress) -> Artifact:
@@ -64,26 +68,31 @@ def _is_parallel(task: Task) -> bool:
     return task.processes > 1 and task.step.sort.trains
 
 
-def _run_launched(task: Task, workdir: Path, progress: Progress) -> Artifact:
+def _run_launched(task: Task, workdir: Path, logs: Path, progress: Progress) -> Artifact:
     """Run a step on several processes under Accelerate's launcher; the first one's artifact is the result."""
     from mmdeploy.training.launch import run_launched
 
-    part = (task, workdir)
+    part = (task, workdir, logs)
     artifact: Artifact = run_launched(
         f"{__name__}:run_part", part, processes=task.processes, threads=task.threads, progress=progress
     )
     return artifact
 
 
-def run_part(part: tuple[Task, Path], progress: Progress) -> Artifact:
+def run_part(part: tuple[Task, Path, Path], progress: Progress) -> Artifact:
     """Run a step in one of several processes: the first writes into the step's folder, the others drop their files."""
     from mmdeploy.training.launch import process_index
 
-    task, workdir = part
+    task, workdir, logs = part
     if process_index() == 0:
-        return _run(task, workdir, progress)
+        return _run_watched(task, workdir, logs, progress)
     with tempfile.TemporaryDirectory(prefix="mmdeploy-part-") as folder:
-        return _run(task, Path(folder), progress)
+        return _run_watched(task, Path(folder), logs, progress)
+
+
+def _run_watched(task: Task, workdir: Path, logs: Path, progress: Progress) -> Artifact:
+    with watched_recipe(task, logs):
+        return _run(task, workdir, progress)
 
 
 def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:

@@ -11,6 +11,7 @@ from mmdeploy.core.artifact import Artifact
 from mmdeploy.planning.steps import Step
 
 if TYPE_CHECKING:
+    from mmdeploy.planning.recipe_inputs import RecipeInputs
     from mmdeploy.recipe.schema import Recipe
 
 
@@ -25,6 +26,8 @@ class Task:
         artifacts: Artifacts of the steps that it needs, by step id.
         threads: Threads that it may use.
         processes: Processes that a step that trains runs on.
+        inputs: What the recipe's code and files were when the step was planned; None leaves unnoticed that they change.
+        fresh: Whether to run it although the store may have its result.
     """
 
     step: Step
@@ -33,3 +36,5 @@ class Task:
     artifacts: Mapping[str, Artifact]
     threads: int
     processes: int = 1
+    inputs: RecipeInputs | None = None
+    fresh: bool = False

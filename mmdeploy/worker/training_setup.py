@@ -15,6 +15,7 @@ from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.torch_component import load_component
 from mmdeploy.model.torch_model import call_module, load_model, submodule
+from mmdeploy.model.watching import reading
 from mmdeploy.planning.chains import yardstick
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.scoring.metric_spec import MetricSpec
@@ -262,9 +263,10 @@ class RecipeTrainingSetup:
         import torch
 
         root = self._recipe.root
-        call: Any = resolve_callable(reference, root, error=TrainingError)
+        with reading(reference):
+            call: Any = resolve_callable(reference, root, error=TrainingError)
         try:
-            with importing_from(root):
+            with reading(reference), importing_from(root):
                 value = call(dict(outputs), labels)
         except MmdeployError:
             raise

@@ -34,15 +34,19 @@ def test_the_command_line_reaches_the_build(
 ) -> None:
     taken = []
 
-    def note(recipe: object, settings: builder.Settings, observer: object) -> None:
-        taken.append((recipe, settings))
+    def note(recipe: object, settings: builder.Settings, observer: object, upto: str | None) -> None:
+        taken.append((recipe, settings, upto))
         raise EnvironmentUnfitError("enough")
 
     monkeypatch.setattr(builder, "run_build", note)
-    code, _, _ = build("--jobs", "3", "--publish-unverified", "--set", "seed=11", "--set", "gates=[]")
+    options = ("--jobs", "3", "--publish-unverified", "--no-cache", "--only", "left/export")
+    code, _, _ = build(*options, "--set", "seed=11", "--set", "gates=[]")
     assert code == 4
-    ((recipe, settings),) = taken
-    assert settings == builder.Settings(tmp_path / "work", tmp_path / "live", jobs=3, publish_unverified=True)
+    ((recipe, settings, upto),) = taken
+    assert settings == builder.Settings(
+        tmp_path / "work", tmp_path / "live", jobs=3, publish_unverified=True, fresh=True
+    )
+    assert upto == "left/export"
     assert (recipe.seed, recipe.gates) == (11, ())
 
 
@@ -106,7 +110,7 @@ def test_a_report_that_cannot_be_written_is_an_error_by_itself(
 
     real = builder.run_build
     monkeypatch.setattr(builder, "require_environment", unfit)
-    monkeypatch.setattr(builder, "run_build", lambda *a: dataclasses.replace(real(*a), error=None))
+    monkeypatch.setattr(builder, "run_build", lambda *a, **k: dataclasses.replace(real(*a, **k), error=None))
     monkeypatch.setattr("mmdeploy.report.write_all", refuse)
     code, _, err = build()
     assert (code, err) == (3, "error: cannot write the report\n")

@@ -49,7 +49,7 @@ def test_what_the_store_has_is_reused_and_a_change_is_named(
     recipe = load_recipe(tiny_recipe)
     store = Store(tmp_path / "work" / "store")
     for _ in range(2):  # the keys of those who read samples are known when these are recorded
-        for step in make_plan(recipe, take_fingerprints(recipe), contents=recorded_in(store)).steps:
+        for step in make_plan(recipe, take_fingerprints(recipe, store), contents=recorded_in(store)).steps:
             store.entry(step.key).mkdir(exist_ok=True)
             store.remember("two_towers", step.id, step.identity)
             if step.component == "data":
@@ -59,9 +59,9 @@ def test_what_the_store_has_is_reused_and_a_change_is_named(
     changed = planned("--set", "components.left.quantize.samples=32")
     assert "option samples: 64 → 32" in changed
     assert changed.splitlines()[-1] == "2 to run, 12 to reuse"
-    tiny_recipe.with_name("data.py").open("a").write("\n# said in other words\n")
+    tiny_recipe.with_name("data.py").open("a").write("\nsaid = 'in other words'\n")
     open_end = planned()
-    assert "data/calibration  samples      run      calibration data changed" in open_end
+    assert "data/calibration  samples      run      code of data.py:calibration changed" in open_end
     assert "left/engine       onnxruntime  perhaps  left/quantize may change" in open_end
     assert open_end.splitlines()[-1] == "2 to run, 5 to run if the samples are others, 7 to reuse"
 

@@ -3,10 +3,12 @@
 import json
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from mmdeploy.core import digests
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.errors import StoreError
 from mmdeploy.core.store import Store, translated
@@ -14,13 +16,13 @@ from mmdeploy.core.store import Store, translated
 KEY = "a" * 64
 
 
-def put(store: Store, key: str = KEY, content: bytes = b"graph") -> Artifact:
+def put(store: Store, key: str = KEY, content: bytes = b"graph", **how: bool) -> Artifact:
     with store.staging() as folder:
         path = folder / "model.onnx"
         path.write_bytes(content)
         spec = TensorSpec("x", "FP32", (3, -1))
         artifact = Artifact("onnx", path, file_sha256(path), (spec,), (), "test", {"opset": 20})
-        return store.add(key, artifact, {"option opset": "20"})
+        return store.add(key, artifact, {"option opset": "20"}, **how)
 
 
 def test_an_added_artifact_comes_back_equal(tmp_path: Path) -> None:
@@ -139,8 +141,65 @@ def test_a_store_without_permission_is_told(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_seal_names_every_file(tmp_path: Path) -> None:
     path = put(Store(tmp_path)).path
-    assert sorted(json.loads(path.with_name("seal.json").read_text())) == [
-        "artifact.json",
-        "identity.json",
-        "model.onnx",
-    ]
+    seal = json.loads(path.with_name("seal.json").read_text())
+    assert seal["key"] == KEY
+    assert sorted(seal["files"]) == ["artifact.json", "identity.json", "model.onnx"]
+
+
+def test_entries_that_changed_places_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store, other = Store(tmp_path), "b" * 64
+    put(store, content=b"one")
+    put(store, other, content=b"two")
+    entries = tmp_path / "entries"
+    (entries / KEY).rename(entries / "aside")
+    (entries / other).rename(entries / KEY)
+    (entries / "aside").rename(entries / other)
+    assert store.get(KEY) is None
+    assert Store(tmp_path).get(other) is None
+    assert "another key, bbbbbbbbbbbb" in caplog.text
+    assert not store.has(KEY)
+
+
+def test_a_seal_that_names_no_key_is_no_seal(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    seal = put(store).path.with_name("seal.json")
+    seal.write_text(json.dumps(json.loads(seal.read_text())["files"]))
+    assert store.get(KEY) is None
+
+
+def test_an_entry_is_replaced_where_that_is_asked_for(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put(store, content=b"first")
+    put(store, content=b"second", replace=True)
+    found = store.get(KEY)
+    assert found is not None
+    assert found.path.read_bytes() == b"second"
+
+
+def test_an_entry_that_has_a_second_key_is_whole_under_both(tmp_path: Path) -> None:
+    store, second = Store(tmp_path), "b" * 64
+    put(store)
+    store.readdress(KEY, second, {"option opset": "20", "read": "a"})
+    for key in (KEY, second):
+        found = Store(tmp_path).get(key)
+        assert found is not None
+        assert found.path.read_bytes() == b"graph"
+    assert json.loads((tmp_path / "entries" / second / "identity.json").read_text())["read"] == "a"
+    store.readdress("c" * 64, "d" * 64, {})
+    assert not store.has("d" * 64), "what is not there gets no second key"
+
+
+def test_what_was_verified_and_not_touched_is_not_read_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = put(store).path
+    time.sleep(0.1)  # what was written this very moment is read again
+    assert store.get(KEY) is not None
+    store.facts.save()
+    opened = Store(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digests, "file_sha256", lambda path: pytest.fail(f"{path} was read"))
+        assert opened.get(KEY) is not None
+    status = path.stat()
+    path.write_bytes(b"grapH")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert Store(tmp_path).get(KEY) is None, "times can be set, but not the time of the change"

@@ -9,19 +9,17 @@ from pathlib import Path
 import pytest
 
 from mmdeploy import engines, export, prune, quantize, recover
+from mmdeploy.core.errors import UsageError
 from mmdeploy.core.store import Store
+from mmdeploy.model.tensors import OTHERS
+from mmdeploy.planning.kinds import STARTING_MODULES
 from mmdeploy.planning.planner import make_plan
+from mmdeploy.planning.recipe_inputs import DATA, UNREAD, Labels, RecipeInputs
 from mmdeploy.planning.steps import Fingerprints, Plan, explain
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
 
 TINY = Path(__file__).parents[2] / "tiny_recipe" / "recipe.yaml"
-OWN_CODE = (
-    "mmdeploy.data.recording",
-    "mmdeploy.model.torch_model",
-    "mmdeploy.choice.choose",
-    "mmdeploy.quantize.sensitivity",
-)
 GOLDEN = Path(__file__).parents[2] / "golden" / "plan_two_towers.json"
 
 
@@ -29,16 +27,27 @@ def fixed_fingerprints(**changes: object) -> Fingerprints:
     registries = (prune, recover, export, quantize, engines)
     modules = [module for registry in registries for module in registry.METHODS.values()]
     names = {name for module in modules for name in module.REQUIRES}
+    starting = {*STARTING_MODULES, *(module.__name__ for module in modules)}
     fingerprints = Fingerprints(
-        model_source="model-source",
-        weights="weights",
-        data={key: f"{key}-data" for key in ("calibration", "evaluation", "training", "validation", "loss")},
-        code={module.__name__: f"code of {module.__name__}" for module in modules}
-        | {name: f"code of {name}" for name in OWN_CODE},
-        versions=dict.fromkeys({*names, "torch", "numpy"}, "1.0"),
+        inputs=fixed_inputs(),
+        code={name: {f"{name}.py": f"code of {name}"} for name in starting},
+        versions=dict.fromkeys({*names, "torch", "numpy", "mmdeploy"}, "1.0"),
         unrunnable={},
     )
     return dataclasses.replace(fingerprints, **changes)  # type: ignore[arg-type]
+
+
+def fixed_inputs(**changes: str) -> RecipeInputs:
+    """Inputs of the tiny recipe; of ``model``, a data callable or the weights of a component (``left``) another."""
+    parts = dict.fromkeys((*DATA, "model", "left", "right", "fusion", OTHERS), "fixed") | changes
+    labels: dict[str, Labels] = {
+        key: {f"code of {key}": {f"{key}.py": parts[key]}, f"read by {key}": {f"{key}.npz": parts[key]}}
+        for key in (*DATA, "model")
+    }
+    weights = {name: {f"{name}.weight": parts[name]} for name in ("left", "right", "fusion", OTHERS)}
+    return RecipeInputs(
+        labels["model"], {key: labels[key] for key in DATA}, weights=weights, weights_file="weights.safetensors"
+    )
 
 
 def plan_of(*overrides: str, **changes: object) -> Plan:
@@ -94,8 +103,10 @@ def test_a_quantized_head_is_calibrated_again_when_an_encoder_changes() -> None:
 @pytest.mark.parametrize(
     ("changes", "touched"),
     [
-        ({"weights": "other"}, lambda step: not step.startswith("data/")),
-        ({"model_source": "other"}, lambda step: not step.startswith("data/")),
+        ({OTHERS: "other"}, lambda step: not step.startswith("data/")),
+        ({"model": "other"}, lambda step: not step.startswith("data/")),
+        ({"left": "other"}, lambda step: not step.startswith(("right/", "data/"))),
+        ({"fusion": "other"}, lambda step: step.startswith(("fusion/", "original/"))),
         (
             {"calibration": "other"},
             lambda step: step.split("/")[1] in ("calibration", "quantize", "engine") and "fusion" not in step,
@@ -103,10 +114,8 @@ def test_a_quantized_head_is_calibrated_again_when_an_encoder_changes() -> None:
         ({"evaluation": "other"}, lambda step: step in ("data/evaluation", "original/outputs")),
     ],
 )
-def test_a_changed_file_touches_what_depends_on_it(changes: dict[str, str], touched: Callable[[str], bool]) -> None:
-    files = {name: value for name, value in changes.items() if name in ("weights", "model_source")}
-    data = {**fixed_fingerprints().data, **{name: changes[name] for name in changes.keys() - files.keys()}}
-    before, after = plan_of(), plan_of(**files, data=data)
+def test_a_changed_input_touches_what_depends_on_it(changes: dict[str, str], touched: Callable[[str], bool]) -> None:
+    before, after = plan_of(), plan_of(inputs=fixed_inputs(**changes))
     assert changed(before, after) == {step.id for step in before.steps if touched(step.id)}
 
 
@@ -118,14 +127,14 @@ def test_a_library_version_touches_the_steps_that_use_it() -> None:
 
 def test_a_pass_s_own_code_touches_its_steps_and_what_follows() -> None:
     code = fixed_fingerprints().code
-    touched = changed(plan_of(), plan_of(code={**code, "mmdeploy.quantize.static": "edited"}))
+    touched = changed(plan_of(), plan_of(code={**code, "mmdeploy.quantize.static": {"static.py": "edited"}}))
     assert touched == {"left/quantize", "left/engine", "right/quantize", "right/engine"}
 
 
 def remember_all(plan: Plan, store: Store) -> None:
     for step in plan.steps:
         (store.root / "entries" / step.key).mkdir(exist_ok=True)
-        store.remember(plan.recipe, step.id, step.identity)
+        store.remember(plan.recipe, step.id, step.identity, plan.parts_of(step))
 
 
 def why(recipe_plan: Plan, store: Store) -> dict[str, str]:
@@ -141,7 +150,9 @@ def test_the_plan_says_why_a_step_must_run(tmp_path: Path) -> None:
         "left/quantize": "option samples: 64 → 32",
         "left/engine": "left/quantize changed",
     }
-    assert why(plan_of(weights="f" * 64), store)["left/export"] == "weights changed"
+    assert why(plan_of(inputs=fixed_inputs(left="other")), store)["left/export"] == (
+        "left.weight changed (weights.safetensors, tensors of left)"
+    )
     assert why(plan_of(versions={**fixed_fingerprints().versions, "torch": "2.0"}), store)["left/export"] == (
         "library torch: 1.0 → 2.0"
     )
@@ -154,10 +165,50 @@ def test_another_method_is_told_in_one_word_and_many_changes_are_counted(tmp_pat
         "method: static → dynamic"
     )
     versions = {**fixed_fingerprints().versions, "torch": "2.0", "onnx": "2.0", "onnxscript": "2.0", "onnxruntime": "2"}
-    changed_all = plan_of("seed=1", versions=versions, weights="f" * 64, model_source="e" * 64)
+    changed_all = plan_of("seed=1", versions=versions, inputs=fixed_inputs(model="other"))
     told = why(changed_all, store)["left/export"]
     assert told.endswith("; and 1 more")
     assert told.count(";") == 6
+
+
+def unread(*keys: str) -> RecipeInputs:
+    """Inputs of which it is not known yet what some callables read."""
+    known = fixed_inputs()
+    labels = {"model": known.model, **known.data}
+    unknown = {key: {**labels[key], f"read by {key}": UNREAD} if key in keys else labels[key] for key in labels}
+    return dataclasses.replace(known, model=unknown.pop("model"), data=unknown)
+
+
+def test_the_files_that_changed_are_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    remember_all(plan_of(), store)
+    told = why(plan_of(inputs=fixed_inputs(model="other", evaluation="other")), store)
+    assert told["left/export"] == "model.py changed (code of model); model.npz changed (read by model)"
+    assert told["data/evaluation"].endswith("evaluation.npz changed (read by evaluation)")
+    assert told["left/quantize"] == "left/export changed"
+
+
+def test_what_is_not_known_yet_is_told_where_nothing_else_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    remember_all(plan_of(), store)
+    assert why(plan_of(inputs=unread("model")), store)["left/export"] == "what is read by model is not known yet"
+    assert why(plan_of("seed=1", inputs=unread("model")), store)["left/export"] == "seed: 0 → 1"
+
+
+def test_a_plan_of_one_step_holds_what_it_needs_and_names_no_other() -> None:
+    assert [step.id for step in plan_of().upto("left/engine").steps] == [
+        "data/calibration", "left/export", "left/quantize", "left/engine",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"two_towers has no step 'left/quantise'") as refused:
+        plan_of().upto("left/quantise")
+    assert str(refused.value.hint).startswith("did you mean 'left/quantize'?")
+
+
+def test_where_no_result_is_reused_each_step_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    remember_all(plan_of(), store)
+    decisions = explain(plan_of(), store, fresh=True)
+    assert {(decision.reuse, decision.why) for decision in decisions} == {(False, "asked for: no result is reused")}
 
 
 def test_an_entry_that_is_gone_is_told(tmp_path: Path) -> None:

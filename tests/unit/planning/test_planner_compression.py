@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_planner import changed, fixed_fingerprints, plan_of
+from test_planner import changed, fixed_fingerprints, fixed_inputs, plan_of
 
 from mmdeploy.core.contracts import Encoding
 from mmdeploy.core.errors import EnvironmentUnfitError, RecipeError
@@ -77,8 +77,8 @@ def test_lower_precision_must_pay_too() -> None:
 
 
 def test_other_test_data_is_looked_through_for_what_was_trained_on() -> None:
-    evaluation = {**fixed_fingerprints().data, "evaluation": "others"}
-    touched = changed(plan_of(PRUNE, RECOVER, *SPLITS), plan_of(PRUNE, RECOVER, *SPLITS, data=evaluation))
+    others = fixed_inputs(evaluation="others")
+    touched = changed(plan_of(PRUNE, RECOVER, *SPLITS), plan_of(PRUNE, RECOVER, *SPLITS, inputs=others))
     assert "left/recover" in touched
     assert "left/prune" not in touched
 

@@ -1,0 +1,134 @@
+"""Facts about files that are taken once and kept: what a file's content is, as long as the file stays as it is.
+
+Reading gigabytes to find that nothing changed takes seconds; asking for times and sizes takes microseconds. So a fact
+(a digest, the digests of the tensors in it) is kept together with the state of the file that it was taken from:
+size, inode and both times. The change time cannot be set, so a file that was edited and given its old modification
+time is read again. A fact is not kept when the file changed just before it was taken: a second edit within the same
+tick of the file system's clock would not show in the times (git calls this "racily clean").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mmdeploy.core.artifact import file_sha256
+
+State = tuple[int, int, int, int]
+
+#: Bump when a fact of the same name comes to mean something else.
+_VERSION = 1
+_TICK_NS = 50_000_000
+_SECOND_NS = 1_000_000_000
+#: Facts kept at most; those taken last stay.
+_MOST = 200_000
+_THREADS = 4
+
+
+def file_state(path: Path | str) -> State:
+    """Return what tells a file from what it was: size, inode, modification and change time."""
+    status = os.stat(path)  # noqa: PTH116 - a string is enough
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+class FileFacts:
+    """Facts about files, kept in one JSON file; safe for several threads, and for several processes at once."""
+
+    def __init__(self, kept_in: Path | None = None) -> None:
+        """Read what is kept; None keeps facts in memory only."""
+        self._place = kept_in
+        self._facts = _read(kept_in) if kept_in else {}
+        self._new: dict[str, list[object]] = {}
+        self._lock = threading.Lock()
+
+    def sha256(self, path: Path) -> str:
+        """Return the SHA-256 of a file's content in hex."""
+        return self.of(path, "sha256", file_sha256)
+
+    def sha256_of(self, paths: Iterable[Path]) -> dict[Path, str]:
+        """Return the SHA-256 of several files; those that must be read are read side by side."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        paths = list(paths)
+        unknown = [path for path in paths if self._known(path, "sha256") is None]
+        if len(unknown) > 1:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                list(pool.map(self.sha256, unknown))
+        return {path: self.sha256(path) for path in paths}
+
+    def of(self, path: Path, what: str, take: Callable[[Path], str]) -> str:
+        """Return a fact about a file.
+
+        Args:
+            path: The file.
+            what: Name of the fact.
+            take: Takes the fact from the file when it is not known.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
+        known = self._known(path, what)
+        if known is not None:
+            return known
+        before, now = file_state(path), time.time_ns()
+        fact = take(path)
+        if _settled(before, now) and file_state(path) == before:
+            with self._lock:
+                self._new[_name(path, what)] = [*before, fact]
+        return fact
+
+    def save(self) -> None:
+        """Keep what was taken since; what others kept meanwhile stays."""
+        if self._place is None or not self._new:
+            return
+        kept = _read(self._place)
+        for name in self._new:
+            kept.pop(name, None)
+        kept |= self._new
+        for name in list(kept)[: max(0, len(kept) - _MOST)]:
+            del kept[name]
+        self._facts |= self._new
+        self._new = {}
+        staged = self._place.with_name(f"{self._place.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        try:
+            staged.write_text(json.dumps({"version": _VERSION, "facts": kept}, separators=(",", ":")))
+            staged.replace(self._place)
+        except OSError:  # taken again the next time
+            staged.unlink(missing_ok=True)
+
+    def reload(self) -> None:
+        """Read what others have kept since."""
+        self.save()
+        self._facts = _read(self._place) if self._place else self._facts
+
+    def _known(self, path: Path, what: str) -> str | None:
+        name = _name(path, what)
+        kept = self._new.get(name) or self._facts.get(name)
+        if kept is None or tuple(kept[:4]) != file_state(path):
+            return None
+        return str(kept[4])
+
+
+def _name(path: Path, what: str) -> str:
+    return f"{what} {os.path.abspath(path)}"  # noqa: PTH100 - ten times faster than Path.absolute
+
+
+def _settled(state: State, now: int) -> bool:
+    """Say whether a later edit is bound to show in a file's times; some file systems count in seconds."""
+    *_, modified, changed = state
+    coarse = modified % _SECOND_NS == 0 and changed % _SECOND_NS == 0
+    return max(modified, changed) + (2 * _SECOND_NS if coarse else _TICK_NS) < now
+
+
+def _read(place: Path) -> dict[str, list[object]]:
+    try:
+        content = json.loads(place.read_text())
+    except (OSError, ValueError):
+        return {}
+    known = isinstance(content, dict) and content.get("version") == _VERSION
+    return dict(content["facts"]) if known and isinstance(content.get("facts"), dict) else {}

@@ -1,0 +1,268 @@
+"""What a recipe's model and data are made of: code, files that it reads, weights, packages, environment variables.
+
+Nothing of the recipe is executed. What its callables read is known from when they ran last (`mmdeploy.model.reads`);
+before that it is not, and a step that runs them must run. Without ``data.files`` the data of a recipe is what its
+callables were seen to read; files that cannot be seen are named in ``model.files`` and ``data.files``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from mmdeploy.core.digests import FileFacts
+from mmdeploy.core.errors import UsageError
+from mmdeploy.core.store import Store
+from mmdeploy.model.distributions import gives, installed_as, required_by, version_of
+from mmdeploy.model.imports import Code, code_behind, code_digest
+from mmdeploy.model.places import name_of
+from mmdeploy.model.reads import Reading, Readings, changes
+from mmdeploy.model.tensors import OTHERS, of_modules, tensor_digests
+from mmdeploy.model.watching import BLIND
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Recipe
+
+T = TypeVar("T")
+
+#: By a label that a person understands: a short text, or digests by name, such as those of files.
+Labels: TypeAlias = "dict[str, str | Mapping[str, str]]"
+
+#: The recipe's callables by the key that names them under ``data``.
+DATA = ("calibration", "evaluation", "training", "validation", "loss")
+#: What stands for what a callable reads as long as it has not run.
+UNREAD = "not known before it has run"
+#: How labels begin of what is learned by running the recipe's code.
+_READ = "read by "
+_LEARNED = (_READ, "package ", "files beside the recipe")
+_INPUT = "input "
+_WEIGHTS_OF = ", tensors of "
+_OWN_DISTRIBUTION = "multimodal-deploy"
+_NOT_READ = {".py", ".pyc", ".yaml", ".yml", ".md"}
+_WEIGHTS = {".safetensors", ".pt", ".pth", ".ckpt"}
+
+
+@dataclass(frozen=True)
+class RecipeInputs:
+    """What decides what the recipe's own code and files give.
+
+    Attributes:
+        model: What the factory is made of.
+        data: The same of each of the recipe's data callables, by key. Without those that the recipe does not name.
+        weights: Digests of the tensors of each component in the weights file; under `OTHERS` those of no component, or
+            that of the whole file. Empty without such a file.
+        unseen: What a callable reads that cannot be followed, by its reference.
+        weights_file: The recipe's.
+    """
+
+    model: Labels
+    data: Mapping[str, Labels] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unseen: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weights_file: str = ""
+
+    @property
+    def weight_labels(self) -> dict[str, str]:
+        """Label of the weights of each component that has any, and of those of none."""
+        named = {name: "no component" if name == OTHERS else name for name in self.weights if self.weights[name]}
+        return {name: f"{self.weights_file}{_WEIGHTS_OF}{component}" for name, component in named.items()}
+
+
+def take_inputs(recipe: Recipe, store: Store | None = None) -> RecipeInputs:
+    """Digest what a recipe's model and data are made of.
+
+    Args:
+        recipe: The recipe.
+        store: Where it is kept what the callables were seen to read; None knows nothing of that.
+
+    Raises:
+        UsageError: If a file cannot be read.
+    """
+    return _Inputs(recipe, store).taken()
+
+
+def codes_of(recipe: Recipe, facts: FileFacts) -> dict[str, Code]:
+    """Return the code behind each of a recipe's callables, by its reference."""
+    references = [recipe.model.factory, *(getattr(recipe.data, key) for key in DATA)]
+    return {name: code_behind(name, recipe.root, facts) for name in references if name is not None}
+
+
+def source_of(code: Code, facts: FileFacts) -> dict[str, str]:
+    """Return the digest of each file of code, by its name.
+
+    Raises:
+        UsageError: If one cannot be read.
+    """
+    return {name: _readable(path, lambda path: code_digest(path, facts)) for path, name in code.files.items()}
+
+
+def digest_of(content: Mapping[str, str]) -> str:
+    """Return one digest of digests by name."""
+    lines = "\n".join(f"{name}\0{digest}" for name, digest in sorted(content.items()))
+    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def digests_of(paths: Iterable[Path], root: Path, facts: FileFacts) -> dict[str, str]:
+    """Return digests of files by names that are relative to the recipe's folder, so that a moved folder keeps them.
+
+    Raises:
+        UsageError: If one cannot be read.
+    """
+    return {name_of(str(path), root): _readable(path, facts.sha256) for path in paths}
+
+
+def flat(labels: Labels) -> tuple[dict[str, str], dict[str, Mapping[str, str]]]:
+    """Return labels with one digest for each content, and what each is of."""
+    parts = {digest_of(value): value for value in labels.values() if not isinstance(value, str)}
+    texts = {label: value if isinstance(value, str) else digest_of(value) for label, value in labels.items()}
+    return texts, parts
+
+
+def unseen_notes(inputs: RecipeInputs) -> list[str]:
+    """Say, for people, what the recipe's callables were seen to read that cannot be followed."""
+    return [
+        f"{reference} depends on {what}: a change there is not noticed"
+        for reference, unseen in sorted(inputs.unseen.items())
+        for what in unseen
+    ]
+
+
+def reads_recipe(identity: Mapping[str, str]) -> bool:
+    """Say whether a step runs code of the recipe."""
+    return any(label.startswith(_READ) for label in identity)
+
+
+def completed(identity: Mapping[str, str], inputs: RecipeInputs) -> dict[str, str]:
+    """Return an identity with what is known now of what the recipe's callables in it read."""
+    result = dict(identity)
+    for labels in (inputs.model, *inputs.data.values()):
+        if any(label in identity for label in labels if label.startswith(_READ)):
+            result |= flat(labels)[0]
+    if any(label in identity for label in inputs.model if label.startswith(_READ)):
+        weights = flat({label: inputs.weights[name] for name, label in inputs.weight_labels.items()})[0]
+        result |= {label: value for label, value in weights.items() if label in identity}
+    return result
+
+
+def changed_inputs(identity: Mapping[str, str], before: RecipeInputs, after: RecipeInputs) -> str:
+    """Say what changed of what a step is made of, what its callables read left aside; empty if nothing did.
+
+    Args:
+        identity: The step's.
+        before: When the step was planned.
+        after: When it was done.
+    """
+    for old, new in zip((before.model, *before.data.values()), (after.model, *after.data.values()), strict=True):
+        for label in [label for label in old if label in identity and not label.startswith(_LEARNED)]:
+            if old[label] != new.get(label):
+                told = [part for part in (old[label], new.get(label)) if isinstance(part, Mapping)]
+                return changes(*told)[0] if len(told) == 2 else f"{label} changed"
+    tensors = [
+        {name: digest for part in one.weights.values() for name, digest in part.items()} for one in (before, after)
+    ]
+    if tensors[0] != tensors[1] and any(label in identity for label in before.weight_labels.values()):
+        return f"{before.weights_file} changed"
+    return ""
+
+
+def differs_in_reads_only(before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+    """Say whether two identities of a step, at the same state of the world, differ only in how much was seen of it."""
+    changed = [label for label in {*before, *after} if before.get(label) != after.get(label)]
+    return all(label.startswith((*_LEARNED, _INPUT)) or _WEIGHTS_OF in label for label in changed)
+
+
+class _Inputs:
+    """Takes the inputs of one recipe."""
+
+    def __init__(self, recipe: Recipe, store: Store | None) -> None:
+        self.recipe, self.root = recipe, recipe.root.resolve()
+        self.facts = store.facts if store else FileFacts()
+        self.readings = Readings(store, self.root) if store else None
+        self.codes = codes_of(recipe, self.facts)
+        self.unseen: dict[str, tuple[str, ...]] = {}
+
+    def taken(self) -> RecipeInputs:
+        model, data = self.recipe.model, self.recipe.data
+        named: Labels = {"model.files": self._named(model.files)} if model.files is not None else {}
+        of_model = self._reader(model.factory, self._beside) | named
+        named = {"data.files": self._named(data.files)} if data.files is not None else {}
+        beside = partial(
+            self._beside, _WEIGHTS, [*(model.files or ()), *([str(model.weights)] if model.weights else [])]
+        )
+        readers = {key: reference for key in DATA if (reference := getattr(data, key)) is not None}
+        of_data = {key: self._reader(reference, beside) | named for key, reference in readers.items()}
+        return RecipeInputs(of_model, of_data, self._weights(), self.unseen, str(model.weights or ""))
+
+    def _reader(self, reference: str, beside: Callable[[], Iterable[Path]]) -> Labels:
+        """Return what a callable is made of; of files beside the recipe only where its reads could not be seen."""
+        code = self.codes[reference]
+        source = source_of(code, self.facts)
+        reading = self.readings.now(reference, digest_of(source)) if self.readings else None
+        labels: Labels = {f"code of {reference}": source, f"{_READ}{reference}": reading.files if reading else UNREAD}
+        for name in sorted(code.libraries):
+            labels[f"package {name}"] = self._installation(name)
+        for name in code.variables:
+            value = os.environ.get(name)
+            labels[f"environment {name}"] = "not set" if value is None else hashlib.sha256(value.encode()).hexdigest()
+        if reading is not None:
+            labels |= {f"package {name}": version for name, version in reading.libraries.items()}
+            self.unseen[reference] = reading.unseen
+            if any(what.startswith(BLIND) for what in reading.unseen):
+                labels["files beside the recipe"] = self._digests(beside())
+        return labels
+
+    def _installation(self, name: str) -> str:
+        """Return what tells a package's installation; of what mmdeploy requires itself its version does."""
+        known = gives(name, self.facts) in required_by(_OWN_DISTRIBUTION)
+        return version_of(name) if known else installed_as(name, self.facts)
+
+    def _weights(self) -> dict[str, dict[str, str]]:
+        weights = self.recipe.model.weights
+        if weights is None:
+            return {}
+        tensors = _readable(self.root / weights, lambda path: tensor_digests(path, self.facts))
+        modules = {name: component.module for name, component in self.recipe.components.items()}
+        whole = {str(weights): digest} if (digest := tensors.get(OTHERS)) and len(tensors) == 1 else tensors
+        return of_modules(whole, modules, self._shared())
+
+    def _shared(self) -> tuple[tuple[str, str], ...]:
+        reference = self.recipe.model.factory
+        source = digest_of(source_of(self.codes[reference], self.facts))
+        reading: Reading | None = self.readings.now(reference, source) if self.readings else None
+        return reading.shared if reading else ()
+
+    def _named(self, patterns: Iterable[str]) -> dict[str, str]:
+        return self._digests(_matching(patterns, self.root))
+
+    def _digests(self, paths: Iterable[Path]) -> dict[str, str]:
+        return digests_of(paths, self.root, self.facts)
+
+    def _beside(self, kinds: Iterable[str] = (), patterns: Iterable[str] = ()) -> Iterator[Path]:
+        """Give the files in the recipe's folder, without code, recipes, and kinds and patterns of files."""
+        without, kinds = set(_matching(patterns, self.root)), {*_NOT_READ, *kinds}
+        for path in sorted(self.root.rglob("*")):
+            hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(self.root).parts)
+            if path.suffix not in kinds and path not in without and not hidden and path.is_file():
+                yield path
+
+
+def _matching(patterns: Iterable[str], root: Path) -> list[Path]:
+    # Path.glob refuses absolute patterns
+    found = (name for pattern in patterns for name in glob(pattern, root_dir=root, recursive=True))  # noqa: PTH207
+    return sorted({root / name for name in found if (root / name).is_file()})
+
+
+def _readable(path: Path, take: Callable[[Path], T]) -> T:
+    try:
+        return take(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}; whether it changed decides what must run again",
+            hint="make it readable, or keep it where the recipe does not name it and its code does not read it",
+        ) from error

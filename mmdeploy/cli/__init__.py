@@ -21,7 +21,7 @@ from mmdeploy.core.version import __version__
 
 #: Every verb, in the order of a user's day, with its line in ``mmdeploy --help``; its module has its name.
 VERBS: Mapping[str, str] = {
-    "validate": "Check a recipe without running anything of it.",
+    "validate": "Check a recipe without running its model or its data.",
     "plan": "Show what a build would run or reuse, and why.",
     "build": "Build a recipe, judge what is served, publish it if it passes.",
     "sensitivity": "Measure what INT8 costs, layer group by layer group.",

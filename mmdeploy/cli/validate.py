@@ -1,4 +1,4 @@
-"""``mmdeploy validate``: check a recipe without running anything of it."""
+"""``mmdeploy validate``: check a recipe without running its model or its data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 @workdir_option
 @json_option
 def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> int | None:
-    """Check a recipe without running anything of it.
+    """Check a recipe without running its model or its data.
+
+    The plug-ins that it names (gates.py:flips) are imported: their options are theirs to say.
 
     Reads the YAML, checks it against the schema, checks that the components fit together as Triton wants them,
     and that the files are there. Reports every problem at once. Says what the recipe's code depends on that a plan

@@ -1,6 +1,7 @@
 """Checks of the files that a recipe names: that they are there, and define the callables asked for.
 
-Python files are parsed and not run: validating a recipe executes none of its code.
+Python files are parsed and not run: of a recipe's code only the plug-ins that it names are imported to check it, where
+their options are read (`mmdeploy.recipe.methods`).
 """
 
 from __future__ import annotations

@@ -276,3 +276,19 @@ def test_a_plugin_that_loads_torch_is_warned_of_and_others_load_none(with_plugin
 def test_an_unknown_name_is_told_by_find():
     with pytest.raises(PluginError, match=r"unknown gate 'parityy'; did you mean 'parity'\?"):
         gates.METHODS.find("parityy")
+
+
+def test_a_variant_and_its_base_each_name_plugins_beside_themselves(with_plugins):
+    variants = Path("variants")
+    variants.mkdir()
+    (variants / "gates.py").write_text(GATE.replace("tries: int = 3", "tries: int = 8").replace("lenient", "strict"))
+    (variants / "one.yaml").write_text(
+        "base: ../recipe.yaml\n"
+        "components: {fusion: {engine: {method: ../engines.py:eager}}}\n"
+        "gates: [{method: gates.py:strict, limit: 1}, {method: size, max_bytes: 5}]\n"
+    )
+    recipe = load_recipe(variants / "one.yaml")
+    assert method_of(recipe.gates[0]) == "variants/gates.py:strict"
+    assert recipe.gates[0].tries == 8
+    assert method_of(recipe.components["fusion"].engine) == "engines.py:eager"
+    assert method_of(recipe.components["image_encoder"].quantize) == "passes.py:copy"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmdeploy.choice.record import EngineChoice, engine_choice
 from mmdeploy.planning.chains import original_graph, torch_sections
 from mmdeploy.record.build_report import CostRecord, LatencyRecord, ModuleCosts, SizeRecord, Stage, StageSeries
 
@@ -66,17 +67,18 @@ def _validation_series(name: str, artifacts: Mapping[str, Artifact]) -> list[Sta
     if not trained:
         return []
     metric = next(iter(trained.values()))["metric"]
-    engine = artifacts.get(f"{name}/engine")
-    choice = engine.metadata if engine and engine.metadata.get("metric") == metric else {}
+    choice = engine_choice(artifacts.get(f"{name}/engine"))
+    if choice is not None and choice.metric != metric:
+        choice = None
     stages = []
-    if choice:
-        stages.append(Stage(label="PyTorch FP32", value=choice["original_metric"], note=_ON_VALIDATION))
+    if choice is not None:
+        stages.append(Stage(label="PyTorch FP32", value=choice.original_metric, note=_ON_VALIDATION))
     for kind, training in trained.items():
         stages += _trained_stages(kind, training, pruned=f"{name}/prune" in artifacts)
-    if choice and (winner := _winner(choice)).get("metric") is not None:
-        note = f"{_ON_VALIDATION}; {winner['label']}, downstream in FP32"
-        label = "engine" if winner["compressed"] else "engine, uncompressed"
-        stages.append(Stage(label=label, value=winner["metric"], note=note))
+    if choice is not None and (winner := choice.winner).metric is not None:
+        note = f"{_ON_VALIDATION}; {winner.label}, downstream in FP32"
+        label = "engine" if winner.compressed else "engine, uncompressed"
+        stages.append(Stage(label=label, value=winner.metric, note=note))
     larger = bool(next(iter(trained.values())).get("larger_is_better", True))
     called = f"{metric} in validation"
     return [StageSeries(component=name, metric=called, larger_is_better=larger, stages=tuple(stages))]
@@ -92,9 +94,8 @@ def _trained_stages(kind: str, training: Mapping[str, Any], *, pruned: bool) -> 
 
 
 def _component_stages(name: str, artifacts: Mapping[str, Artifact], tensors: Mapping[str, Any]) -> Iterator[Stage]:
-    quantized, engine = artifacts.get(f"{name}/quantize"), artifacts.get(f"{name}/engine")
-    winner = _winner(engine.metadata) if engine else {}
-    if winner.get("graph") == "float":
+    quantized, choice = artifacts.get(f"{name}/quantize"), engine_choice(artifacts.get(f"{name}/engine"))
+    if choice is not None and choice.winner.graph == "float":
         quantized = None  # it does not ship
     if quantized and quantized.metadata.get("sqnr_db"):
         worst = min(float(value) for value in quantized.metadata["sqnr_db"].values())
@@ -136,16 +137,16 @@ def costs(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[CostRecord
             after = _module_costs(artifacts, f"{name}/export")
         if before is None:
             continue
-        engine = artifacts.get(f"{name}/engine")
-        winner = _winner(engine.metadata) if engine else {}
-        compared = winner if engine and _measured_against_uncompressed(engine.metadata) else {}
+        choice = engine_choice(artifacts.get(f"{name}/engine"))
+        # No gain of compression where the reference is compressed too: it is kept always then.
+        compared = choice.winner if choice and not choice.of(choice.reference).compressed else None
         record = CostRecord(
             component=name,
             before=before,
             after=after,
-            latency_ratio=compared.get("ratio"),
-            latency_ratio_interval=compared.get("ratio_interval"),
-            notes=tuple(_cost_notes(name, artifacts, winner, changed=after not in (None, before))),
+            latency_ratio=compared.ratio if compared else None,
+            latency_ratio_interval=compared.ratio_interval if compared else None,
+            notes=tuple(_cost_notes(name, artifacts, choice, changed=after not in (None, before))),
         )
         records.append(record)
     return tuple(records)
@@ -156,25 +157,14 @@ def _module_costs(artifacts: Mapping[str, Artifact], step: str) -> ModuleCosts |
     return None if found is None else ModuleCosts(**found)
 
 
-def _winner(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a select step measured of the engine that it chose; nothing for another step."""
-    return next((one for one in metadata.get("measurements", ()) if one["label"] == metadata["chosen"]), {})
-
-
-def _measured_against_uncompressed(metadata: Mapping[str, Any]) -> bool:
-    """Say whether the ratios of a select step are to an uncompressed engine; not where compression is kept always."""
-    reference = metadata.get("reference")
-    return any(one["label"] == reference and not one["compressed"] for one in metadata.get("measurements", ()))
-
-
 def _cost_notes(
-    name: str, artifacts: Mapping[str, Artifact], winner: Mapping[str, Any], *, changed: bool
+    name: str, artifacts: Mapping[str, Artifact], choice: EngineChoice | None, *, changed: bool
 ) -> Iterator[str]:
     prune = artifacts.get(f"{name}/prune")
     note = prune.metadata.get("pruning", {}).get("note") if prune else None
     if note:
         yield str(note)
-    if changed and winner and not winner["compressed"]:
+    if changed and choice is not None and not choice.winner.compressed:
         yield "nothing of this ships: the component goes out uncompressed"
 
 

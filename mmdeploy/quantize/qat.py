@@ -103,7 +103,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     return replace(saved, beside=(SCALES_FILENAME,))
 
 
-def _facts(plain: nn.Module, chosen: qat_selection.Choice, scales: Sequence[qat_modelopt.Scales]) -> dict[str, Any]:
+def _facts(plain: nn.Module, chosen: qat_selection.Chosen, scales: Sequence[qat_modelopt.Scales]) -> dict[str, Any]:
     """Return what `write` must know of each layer; a tied weight is named as it is saved."""
     saved = {id(parameter): name for name, parameter in plain.named_parameters()}
     layers = [
@@ -169,7 +169,7 @@ class _Network:
                 yield feed
 
 
-def _quantize(module: nn.Module, chosen: qat_selection.Choice, options: Options, network: _Network) -> None:
+def _quantize(module: nn.Module, chosen: qat_selection.Chosen, options: Options, network: _Network) -> None:
     def calibrate() -> None:
         network.all(module)
 
@@ -184,7 +184,7 @@ def _quantize(module: nn.Module, chosen: qat_selection.Choice, options: Options,
 
 def _plain(
     prepared: qat_layers.Prepared,
-    chosen: qat_selection.Choice,
+    chosen: qat_selection.Chosen,
     scales: Sequence[qat_modelopt.Scales],
     untouched: nn.Module,
 ) -> nn.Module:
@@ -203,7 +203,7 @@ def _plain(
     return qat_layers.write_back(prepared, untouched)
 
 
-def _save_scales(context: StepContext, chosen: qat_selection.Choice, scales: Sequence[qat_modelopt.Scales]) -> None:
+def _save_scales(context: StepContext, chosen: qat_selection.Chosen, scales: Sequence[qat_modelopt.Scales]) -> None:
     from safetensors.numpy import save_file
 
     arrays = {layer.name: found.weight_amax for layer, found in zip(chosen.layers, scales, strict=True)}

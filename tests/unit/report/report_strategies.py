@@ -5,7 +5,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from mmdeploy.choice.record import EngineChoice, Measurement
 from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Hardware, Target
 from mmdeploy.record.build_report import (
     BuildReport,
@@ -37,28 +39,31 @@ JSON = st.recursive(
 FACTS = st.dictionaries(TEXT, JSON, max_size=3)
 
 #: What a ``select`` step records, with any figures.
-CHOICES = st.fixed_dictionaries(
-    {
-        "chosen": TEXT,
-        "reference": TEXT,
-        "measurements": st.lists(
-            st.fixed_dictionaries(
-                {
-                    "label": TEXT,
-                    "p50_ms": st.none() | FIGURES,
-                    "ratio": st.none() | FIGURES,
-                    "ratio_interval": INTERVALS,
-                    "drop": st.none() | FIGURES,
-                    "drop_interval": INTERVALS,
-                    "bytes": SIZES,
-                    "out_because": st.none() | TEXT,
-                }
-            ),
-            max_size=3,
+CHOICES = st.builds(
+    EngineChoice,
+    chosen=TEXT,
+    engine=st.just({"method": "onnxruntime"}),
+    reference=TEXT,
+    measurements=st.lists(
+        st.builds(
+            Measurement,
+            label=TEXT,
+            engine=TEXT,
+            options=st.just({"method": "onnxruntime"}),
+            graph=st.sampled_from(["float", "quantized"]),
+            p50_ms=st.none() | FIGURES,
+            ratio=st.none() | FIGURES,
+            ratio_interval=INTERVALS,
+            drop=st.none() | FIGURES,
+            drop_interval=INTERVALS,
+            bytes=st.integers(0, 2**50),
+            out_because=st.none() | TEXT,
         ),
-        "decisions": st.lists(TEXT, max_size=2),
-    }
-)
+        max_size=3,
+    ).map(tuple),
+    left_out=st.dictionaries(TEXT, TEXT, max_size=2),
+    decisions=st.lists(TEXT, max_size=2).map(tuple),
+).map(as_metadata)
 
 #: What a step that trained records, with any figures.
 COURSES = st.fixed_dictionaries(

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.choice.record import EngineChoice, engine_choice
+from mmdeploy.core.facts import find
+from mmdeploy.model.costs import COSTS, Costs
 from mmdeploy.planning.chains import original_graph, torch_sections
+from mmdeploy.prune.product import PRUNING, PruningFacts
+from mmdeploy.quantize.fidelity import Likeness
 from mmdeploy.record.build_report import CostRecord, LatencyRecord, ModuleCosts, SizeRecord, Stage, StageSeries
+from mmdeploy.training.record import TrainingRecord, training_record
 
 if TYPE_CHECKING:
     from mmdeploy.core.artifact import Artifact
@@ -59,14 +65,12 @@ def _score_series(details: Mapping[str, Any]) -> StageSeries | None:
 
 def _validation_series(name: str, artifacts: Mapping[str, Artifact]) -> list[StageSeries]:
     """Return the metric of the validation split, stage by stage; nothing where no pass on the module has scored it."""
-    trained = {
-        kind: artifact.metadata["training"]
-        for kind in ("recover", "train")
-        if (artifact := artifacts.get(f"{name}/{kind}")) is not None
-    }
+    made = {kind: artifacts.get(f"{name}/{kind}") for kind in ("recover", "train")}
+    found = {kind: training_record(artifact.metadata) for kind, artifact in made.items() if artifact is not None}
+    trained = {kind: training for kind, training in found.items() if training is not None}
     if not trained:
         return []
-    metric = next(iter(trained.values()))["metric"]
+    metric = next(iter(trained.values())).metric
     choice = engine_choice(artifacts.get(f"{name}/engine"))
     if choice is not None and choice.metric != metric:
         choice = None
@@ -79,27 +83,27 @@ def _validation_series(name: str, artifacts: Mapping[str, Artifact]) -> list[Sta
         note = f"{_ON_VALIDATION}; {winner.label}, downstream in FP32"
         label = "engine" if winner.compressed else "engine, uncompressed"
         stages.append(Stage(label=label, value=winner.metric, note=note))
-    larger = bool(next(iter(trained.values())).get("larger_is_better", True))
+    larger = next(iter(trained.values())).larger_is_better
     called = f"{metric} in validation"
     return [StageSeries(component=name, metric=called, larger_is_better=larger, stages=tuple(stages))]
 
 
-def _trained_stages(kind: str, training: Mapping[str, Any], *, pruned: bool) -> Iterator[Stage]:
+def _trained_stages(kind: str, training: TrainingRecord, *, pruned: bool) -> Iterator[Stage]:
     """Give the metric before and after one training."""
-    first, best = training["epochs"][0], training["epochs"][training["best_epoch"]]
     before = "INT8, untrained" if kind == "train" else "pruned" if pruned else "before training"
     after = "INT8, trained" if kind == "train" else "recovered" if pruned else "trained"
-    yield Stage(label=before, value=first["metric"], note=_ON_VALIDATION)
-    yield Stage(label=after, value=best["metric"], note=f"{_ON_VALIDATION}; {training['note']}")
+    yield Stage(label=before, value=training.epochs[0].metric, note=_ON_VALIDATION)
+    yield Stage(label=after, value=training.best.metric, note=f"{_ON_VALIDATION}; {training.note}")
 
 
 def _component_stages(name: str, artifacts: Mapping[str, Artifact], tensors: Mapping[str, Any]) -> Iterator[Stage]:
     quantized, choice = artifacts.get(f"{name}/quantize"), engine_choice(artifacts.get(f"{name}/engine"))
     if choice is not None and choice.winner.graph == "float":
         quantized = None  # it does not ship
-    if quantized and quantized.metadata.get("sqnr_db"):
-        worst = min(float(value) for value in quantized.metadata["sqnr_db"].values())
-        yield Stage(label="INT8 graph", value=worst, note="against its FP32 graph, on calibration batches")
+    likeness = find(Likeness, quantized.metadata) if quantized else None
+    measured = [value for value in likeness.sqnr_db.values() if value is not None] if likeness else []
+    if measured:
+        yield Stage(label="INT8 graph", value=min(measured), note="against its FP32 graph, on calibration batches")
     served = [_sqnr_db(figures) for label, figures in tensors.items() if label.split(".")[0] == name]
     measured = [value for value in served if value is not None]
     if measured:
@@ -153,17 +157,17 @@ def costs(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[CostRecord
 
 
 def _module_costs(artifacts: Mapping[str, Artifact], step: str) -> ModuleCosts | None:
-    found = artifacts[step].metadata.get("costs") if step in artifacts else None
-    return None if found is None else ModuleCosts(**found)
+    found = find(Costs, artifacts[step].metadata, under=COSTS) if step in artifacts else None
+    return ModuleCosts(**asdict(found)) if found else None
 
 
 def _cost_notes(
     name: str, artifacts: Mapping[str, Artifact], choice: EngineChoice | None, *, changed: bool
 ) -> Iterator[str]:
     prune = artifacts.get(f"{name}/prune")
-    note = prune.metadata.get("pruning", {}).get("note") if prune else None
-    if note:
-        yield str(note)
+    facts = find(PruningFacts, prune.metadata, under=PRUNING) if prune else None
+    if facts and facts.note:
+        yield facts.note
     if changed and choice is not None and not choice.winner.compressed:
         yield "nothing of this ships: the component goes out uncompressed"
 

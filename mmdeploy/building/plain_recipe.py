@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy import engines, prune, quantize
 from mmdeploy.choice.record import engine_choice
 from mmdeploy.core.contracts import MethodOptions, method_of
+from mmdeploy.core.facts import find
 from mmdeploy.core.store import translated
 from mmdeploy.core.version import __version__
 from mmdeploy.planning.chains import full_precision, lowers_precision, torch_sections
 from mmdeploy.plugins.registry import Registry
 from mmdeploy.recipe.schema import Component, Recipe, Section
 from mmdeploy.recipe.wiring import upstream
+from mmdeploy.scoring.findings import PlainSection
 
 if TYPE_CHECKING:
     from mmdeploy.core.artifact import Artifact
@@ -86,8 +88,9 @@ def plain_component(recipe: Recipe, name: str, artifacts: Mapping[str, Artifact]
         fields.pop(key, None)
     for key, methods in _SEARCHED.items():
         artifact = artifacts.get(f"{name}/{key}")
-        if key in fields and artifact is not None and "plain" in artifact.metadata:
-            plain = artifact.metadata["plain"]
+        found_plain = find(PlainSection, artifact.metadata) if artifact is not None else None
+        if key in fields and found_plain is not None:
+            plain = found_plain.plain
             fields[key] = _shown(methods.read(plain, recipe.root)) if plain else None
             came_to = plain["method"] if plain else "nothing"
             found.append(f"{key}: {method_of(getattr(component, key))} came to {came_to}")

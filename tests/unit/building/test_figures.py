@@ -8,6 +8,8 @@ from recipe_samples import write_sample_files
 
 from mmdeploy.building.figures import costs, stages
 from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.facts import as_metadata
+from mmdeploy.prune.product import PruningFacts
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.build_report import ModuleCosts
@@ -56,7 +58,7 @@ def select(winner: str, *, compressed: bool, metric: float | None = 0.93, refere
 def test_costs_are_those_of_the_original_and_of_what_passes_left(recipe: Recipe) -> None:
     artifacts = {
         "image_encoder/original": made(costs=BEFORE),
-        "image_encoder/prune": made(pruning={"note": "zeros change nothing"}),
+        "image_encoder/prune": made(pruning=as_metadata(PruningFacts("magnitude", "zeros change nothing"))),
         "image_encoder/export": made(costs=AFTER),
         "image_encoder/engine": select("INT8", compressed=True),
         "fusion/export": made(costs=BEFORE),

@@ -28,10 +28,13 @@ from typing import Any
 
 from rich.console import Console
 from variants_plot import draw
+from variants_rows import Component, Row
 from variants_serving import Load, Served, side_by_side
 from variants_table import markdown
 
 import mmdeploy
+from mmdeploy.choice.record import EngineChoice
+from mmdeploy.core.facts import find
 from mmdeploy.core.target import this_hardware
 from mmdeploy.data import samples as data
 from mmdeploy.record.build_report import BuildReport
@@ -61,58 +64,6 @@ class Variant:
     label: str
     path: Path
     overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Component:
-    """What one component ships.
-
-    Attributes:
-        engine: Label of what was chosen.
-        compressed: Whether it was pruned or quantized.
-        p50_ms: Its latency, alone in a process.
-        reference_ms: That of the FP32 original in ONNX Runtime, in the same rounds.
-        ratio: The one over the other; None for the reference itself.
-        interval: Of the ratio.
-    """
-
-    engine: str
-    compressed: bool
-    p50_ms: float | None
-    reference_ms: float | None
-    ratio: float | None
-    interval: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A variant in figures.
-
-    Attributes:
-        label: The variant.
-        verdict: Of its gates.
-        accuracy: On the test split, served, and its interval.
-        drop: Against FP32, and its interval; None for FP32.
-        bytes: Of all engines.
-        parameters: Of all components; those that are not zero in ``nonzero_parameters``.
-        nonzero_parameters: See there.
-        flops: Of one sample through all components.
-        build_seconds: Of the cold build, gates included.
-        components: By name.
-        served: What the server did under each load, beside the other variants.
-    """
-
-    label: str
-    verdict: str
-    accuracy: tuple[float, float, float]
-    drop: tuple[float, float, float] | None
-    bytes: int
-    parameters: int
-    nonzero_parameters: int
-    flops: int
-    build_seconds: float
-    components: Mapping[str, Component]
-    served: Mapping[str, Served]
 
 
 def main() -> int:
@@ -219,19 +170,11 @@ def _row(label: str, report: BuildReport, served: Mapping[str, Served]) -> Row:
 
 def _component(metadata: Mapping[str, Any]) -> Component:
     """Read what was chosen and how it was measured; what was not measured is the FP32 original."""
-    if "measurements" not in metadata:
+    choice = find(EngineChoice, metadata)
+    if choice is None:
         return Component("onnxruntime FP32", False, None, None, None, None)
-    by_label = {one["label"]: one for one in metadata["measurements"]}
-    one, reference = by_label[metadata["chosen"]], by_label[metadata["reference"]]
-    interval = one["ratio_interval"]
-    return Component(
-        engine=one["label"],
-        compressed=one["compressed"],
-        p50_ms=one["p50_ms"],
-        reference_ms=reference["p50_ms"],
-        ratio=one["ratio"],
-        interval=tuple(interval) if interval else None,
-    )
+    one, reference = choice.winner, choice.of(choice.reference)
+    return Component(one.label, one.compressed, one.p50_ms, reference.p50_ms, one.ratio, one.ratio_interval)
 
 
 def _facts(load_before: float, rounds: int, report: BuildReport) -> dict[str, Any]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from variants_table import components_ratio
-
-if TYPE_CHECKING:
-    from variants import Row
+from variants_rows import Row
 
 _INK, _MUTED, _FRONT, _POINT = "#1f2328", "#6e7781", "#b5560b", "#0b62b5"
 _MIB = 2**20
@@ -24,7 +21,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     pyplot.rcParams |= {"svg.hashsalt": "variants", "font.size": 10, "text.color": _INK, "axes.edgecolor": _MUTED}
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
-    ratios = [components_ratio(row) or 1.0 for row in rows]
+    ratios = [row.components_ratio or 1.0 for row in rows]
     sizes = [row.bytes / _MIB for row in rows]
     _panel(panels[0], rows, ratios, "latency of the components, FP32 in ONNX Runtime = 1")
     _panel(panels[1], rows, sizes, "engines on disk, MiB")

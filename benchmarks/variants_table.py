@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from variants_rows import Component, Row
 
 from mmdeploy.report.units import bytes_text, count_text, seconds_text
-
-if TYPE_CHECKING:
-    from variants import Component, Row
 
 HEAD = (
     "", "top-1, 95 % interval", "drop, points", "bytes", "parameters", "FLOPs", "components' latency / FP32",
@@ -38,7 +37,7 @@ def _cells(row: Row, first: Row) -> Iterator[str]:
     )
     yield f"{count_text(row.parameters)}{sparse}"
     yield count_text(row.flops)
-    total = components_ratio(row)
+    total = row.components_ratio
     yield "1" if total is None else f"**{total:.2f}**"
     latency, throughput = row.served["latency"], row.served["throughput"]
     yield f"{latency.p50_ms[0]:.2f} · {latency.p95_ms[0]:.2f}"
@@ -46,15 +45,6 @@ def _cells(row: Row, first: Row) -> Iterator[str]:
     yield f"{throughput.per_second:.0f}" + ("" if row is first else f", × {_ratio(throughput.rate_ratio)}")
     yield seconds_text(row.build_seconds)
     yield row.verdict
-
-
-def components_ratio(row: Row) -> float | None:
-    """Return the sum of the components' latencies over that of their FP32 originals; None for what was not measured."""
-    pairs = [(part.p50_ms, part.reference_ms) for part in row.components.values()]
-    known = [(own, reference) for own, reference in pairs if own is not None and reference is not None]
-    if len(known) < len(pairs):
-        return None
-    return sum(own for own, _ in known) / sum(reference for _, reference in known)
 
 
 def _components(rows: Sequence[Row]) -> Iterator[str]:
@@ -79,7 +69,7 @@ def _aim(rows: Sequence[Row]) -> Iterator[str]:
         return
     figures = (
         ("bytes", found.bytes / rows[0].bytes, MOST_BYTES),
-        ("latency of the components together", components_ratio(found) or 1.0, MOST_LATENCY),
+        ("latency of the components together", found.components_ratio or 1.0, MOST_LATENCY),
         ("drop of top-1", found.drop[0], MOST_DROP),
     )
     told = [

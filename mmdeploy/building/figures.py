@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mmdeploy.choice.record import EngineChoice, engine_choice
+from mmdeploy.core.facts import find
+from mmdeploy.model.costs import COSTS, Costs
 from mmdeploy.planning.chains import original_graph, torch_sections
+from mmdeploy.prune.product import PRUNING, PruningFacts
+from mmdeploy.quantize.fidelity import Likeness
 from mmdeploy.record.build_report import CostRecord, LatencyRecord, ModuleCosts, SizeRecord, Stage, StageSeries
+from mmdeploy.training.record import TrainingRecord, training_record
 
 if TYPE_CHECKING:
     from mmdeploy.core.artifact import Artifact
@@ -58,47 +65,45 @@ def _score_series(details: Mapping[str, Any]) -> StageSeries | None:
 
 def _validation_series(name: str, artifacts: Mapping[str, Artifact]) -> list[StageSeries]:
     """Return the metric of the validation split, stage by stage; nothing where no pass on the module has scored it."""
-    trained = {
-        kind: artifact.metadata["training"]
-        for kind in ("recover", "train")
-        if (artifact := artifacts.get(f"{name}/{kind}")) is not None
-    }
+    made = {kind: artifacts.get(f"{name}/{kind}") for kind in ("recover", "train")}
+    found = {kind: training_record(artifact.metadata) for kind, artifact in made.items() if artifact is not None}
+    trained = {kind: training for kind, training in found.items() if training is not None}
     if not trained:
         return []
-    metric = next(iter(trained.values()))["metric"]
-    engine = artifacts.get(f"{name}/engine")
-    choice = engine.metadata if engine and engine.metadata.get("metric") == metric else {}
+    metric = next(iter(trained.values())).metric
+    choice = engine_choice(artifacts.get(f"{name}/engine"))
+    if choice is not None and choice.metric != metric:
+        choice = None
     stages = []
-    if choice:
-        stages.append(Stage(label="PyTorch FP32", value=choice["original_metric"], note=_ON_VALIDATION))
+    if choice is not None:
+        stages.append(Stage(label="PyTorch FP32", value=choice.original_metric, note=_ON_VALIDATION))
     for kind, training in trained.items():
         stages += _trained_stages(kind, training, pruned=f"{name}/prune" in artifacts)
-    if choice and (winner := _winner(choice)).get("metric") is not None:
-        note = f"{_ON_VALIDATION}; {winner['label']}, downstream in FP32"
-        label = "engine" if winner["compressed"] else "engine, uncompressed"
-        stages.append(Stage(label=label, value=winner["metric"], note=note))
-    larger = bool(next(iter(trained.values())).get("larger_is_better", True))
+    if choice is not None and (winner := choice.winner).metric is not None:
+        note = f"{_ON_VALIDATION}; {winner.label}, downstream in FP32"
+        label = "engine" if winner.compressed else "engine, uncompressed"
+        stages.append(Stage(label=label, value=winner.metric, note=note))
+    larger = next(iter(trained.values())).larger_is_better
     called = f"{metric} in validation"
     return [StageSeries(component=name, metric=called, larger_is_better=larger, stages=tuple(stages))]
 
 
-def _trained_stages(kind: str, training: Mapping[str, Any], *, pruned: bool) -> Iterator[Stage]:
+def _trained_stages(kind: str, training: TrainingRecord, *, pruned: bool) -> Iterator[Stage]:
     """Give the metric before and after one training."""
-    first, best = training["epochs"][0], training["epochs"][training["best_epoch"]]
     before = "INT8, untrained" if kind == "train" else "pruned" if pruned else "before training"
     after = "INT8, trained" if kind == "train" else "recovered" if pruned else "trained"
-    yield Stage(label=before, value=first["metric"], note=_ON_VALIDATION)
-    yield Stage(label=after, value=best["metric"], note=f"{_ON_VALIDATION}; {training['note']}")
+    yield Stage(label=before, value=training.epochs[0].metric, note=_ON_VALIDATION)
+    yield Stage(label=after, value=training.best.metric, note=f"{_ON_VALIDATION}; {training.note}")
 
 
 def _component_stages(name: str, artifacts: Mapping[str, Artifact], tensors: Mapping[str, Any]) -> Iterator[Stage]:
-    quantized, engine = artifacts.get(f"{name}/quantize"), artifacts.get(f"{name}/engine")
-    winner = _winner(engine.metadata) if engine else {}
-    if winner.get("graph") == "float":
+    quantized, choice = artifacts.get(f"{name}/quantize"), engine_choice(artifacts.get(f"{name}/engine"))
+    if choice is not None and choice.winner.graph == "float":
         quantized = None  # it does not ship
-    if quantized and quantized.metadata.get("sqnr_db"):
-        worst = min(float(value) for value in quantized.metadata["sqnr_db"].values())
-        yield Stage(label="INT8 graph", value=worst, note="against its FP32 graph, on calibration batches")
+    likeness = find(Likeness, quantized.metadata) if quantized else None
+    measured = [value for value in likeness.sqnr_db.values() if value is not None] if likeness else []
+    if measured:
+        yield Stage(label="INT8 graph", value=min(measured), note="against its FP32 graph, on calibration batches")
     served = [_sqnr_db(figures) for label, figures in tensors.items() if label.split(".")[0] == name]
     measured = [value for value in served if value is not None]
     if measured:
@@ -136,45 +141,34 @@ def costs(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[CostRecord
             after = _module_costs(artifacts, f"{name}/export")
         if before is None:
             continue
-        engine = artifacts.get(f"{name}/engine")
-        winner = _winner(engine.metadata) if engine else {}
-        compared = winner if engine and _measured_against_uncompressed(engine.metadata) else {}
+        choice = engine_choice(artifacts.get(f"{name}/engine"))
+        # No gain of compression where the reference is compressed too: it is kept always then.
+        compared = choice.winner if choice and not choice.of(choice.reference).compressed else None
         record = CostRecord(
             component=name,
             before=before,
             after=after,
-            latency_ratio=compared.get("ratio"),
-            latency_ratio_interval=compared.get("ratio_interval"),
-            notes=tuple(_cost_notes(name, artifacts, winner, changed=after not in (None, before))),
+            latency_ratio=compared.ratio if compared else None,
+            latency_ratio_interval=compared.ratio_interval if compared else None,
+            notes=tuple(_cost_notes(name, artifacts, choice, changed=after not in (None, before))),
         )
         records.append(record)
     return tuple(records)
 
 
 def _module_costs(artifacts: Mapping[str, Artifact], step: str) -> ModuleCosts | None:
-    found = artifacts[step].metadata.get("costs") if step in artifacts else None
-    return None if found is None else ModuleCosts(**found)
-
-
-def _winner(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a select step measured of the engine that it chose; nothing for another step."""
-    return next((one for one in metadata.get("measurements", ()) if one["label"] == metadata["chosen"]), {})
-
-
-def _measured_against_uncompressed(metadata: Mapping[str, Any]) -> bool:
-    """Say whether the ratios of a select step are to an uncompressed engine; not where compression is kept always."""
-    reference = metadata.get("reference")
-    return any(one["label"] == reference and not one["compressed"] for one in metadata.get("measurements", ()))
+    found = find(Costs, artifacts[step].metadata, under=COSTS) if step in artifacts else None
+    return ModuleCosts(**asdict(found)) if found else None
 
 
 def _cost_notes(
-    name: str, artifacts: Mapping[str, Artifact], winner: Mapping[str, Any], *, changed: bool
+    name: str, artifacts: Mapping[str, Artifact], choice: EngineChoice | None, *, changed: bool
 ) -> Iterator[str]:
     prune = artifacts.get(f"{name}/prune")
-    note = prune.metadata.get("pruning", {}).get("note") if prune else None
-    if note:
-        yield str(note)
-    if changed and winner and not winner["compressed"]:
+    facts = find(PruningFacts, prune.metadata, under=PRUNING) if prune else None
+    if facts and facts.note:
+        yield facts.note
+    if changed and choice is not None and not choice.winner.compressed:
         yield "nothing of this ships: the component goes out uncompressed"
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmdeploy import engines, gates
+from mmdeploy.choice.record import engine_choice
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent
 from mmdeploy.core.errors import MmdeployError
@@ -131,10 +132,8 @@ def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> Ser
 
 def shipped_engine(recipe: Recipe, component: str, artifact: Artifact) -> MethodOptions:
     """Return the options of the engine that a component ships: the one chosen by measuring, or the recipe's."""
-    chosen = artifact.metadata.get("engine")
-    if not isinstance(chosen, Mapping):
-        return recipe.engine_options(component)
-    return engines.METHODS.read(chosen, recipe.root)
+    choice = engine_choice(artifact)
+    return recipe.engine_options(component) if choice is None else engines.METHODS.read(choice.engine, recipe.root)
 
 
 def reference_ensemble(

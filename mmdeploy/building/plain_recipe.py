@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines, prune, quantize
+from mmdeploy.choice.record import engine_choice
 from mmdeploy.core.contracts import MethodOptions, method_of
+from mmdeploy.core.facts import find
 from mmdeploy.core.store import translated
 from mmdeploy.core.version import __version__
 from mmdeploy.planning.chains import full_precision, lowers_precision, torch_sections
 from mmdeploy.plugins.registry import Registry
 from mmdeploy.recipe.schema import Component, Recipe, Section
 from mmdeploy.recipe.wiring import upstream
+from mmdeploy.scoring.findings import PlainSection
 
 if TYPE_CHECKING:
     from mmdeploy.core.artifact import Artifact
@@ -85,40 +88,35 @@ def plain_component(recipe: Recipe, name: str, artifacts: Mapping[str, Artifact]
         fields.pop(key, None)
     for key, methods in _SEARCHED.items():
         artifact = artifacts.get(f"{name}/{key}")
-        if key in fields and artifact is not None and "plain" in artifact.metadata:
-            plain = artifact.metadata["plain"]
+        found_plain = find(PlainSection, artifact.metadata) if artifact is not None else None
+        if key in fields and found_plain is not None:
+            plain = found_plain.plain
             fields[key] = _shown(methods.read(plain, recipe.root)) if plain else None
             came_to = plain["method"] if plain else "nothing"
             found.append(f"{key}: {method_of(getattr(component, key))} came to {came_to}")
-    choice = _choice(name, artifacts)
+    choice = engine_choice(artifacts.get(f"{name}/engine"))
     if choice is not None:
-        won = engines.METHODS.read(choice["engine"], recipe.root)
+        won = engines.METHODS.read(choice.engine, recipe.root)
         if component.engine is not None or won != recipe.engine_options(name):
             fields["engine"] = _shown(won)
         without = f", without {' and '.join(dropped)}" if dropped else ""
-        found.append(f"{choice['chosen']} was chosen by measuring{without}")
+        found.append(f"{choice.chosen} was chosen by measuring{without}")
         fields.pop("keep", None)
         if lowers_precision(won) or any(fields.get(key) for key in _COMPRESSING):
             fields["keep"] = "always"
     return PlainComponent(_in_order(Component, fields), tuple(found))
 
 
-def _choice(name: str, artifacts: Mapping[str, Artifact]) -> Mapping[str, Any] | None:
-    """Return the metadata of a component's select step; None where its engine was not chosen by measuring."""
-    engine = artifacts.get(f"{name}/engine")
-    return engine.metadata if engine is not None and "chosen" in engine.metadata else None
-
-
 def _not_shipped(component: Component, name: str, artifacts: Mapping[str, Artifact]) -> list[str]:
     """Return the compressing sections of which nothing is in what ships."""
-    choice = _choice(name, artifacts)
+    choice = engine_choice(artifacts.get(f"{name}/engine"))
     if choice is None:
         return []
-    winner = next(one for one in choice["measurements"] if one["label"] == choice["chosen"])
+    winner = choice.winner
     given = [key for key in _COMPRESSING if getattr(component, key) is not None]
-    if not winner["compressed"]:
+    if not winner.compressed:
         return given
-    return [key for key in given if key == "quantize" and winner["graph"] == "float"]
+    return [key for key in given if key == "quantize" and winner.graph == "float"]
 
 
 def _component_fields(component: Component) -> dict[str, Any]:

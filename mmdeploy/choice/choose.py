@@ -7,28 +7,27 @@ import functools
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from mmdeploy.choice import rules, wording
+from mmdeploy.choice import explanation, rules
 from mmdeploy.choice.candidates import Candidate
 from mmdeploy.choice.measure import THIS_MACHINE, Bench, Race, Timings
-from mmdeploy.choice.options import REQUESTS, AutoEngine, MustPay
+from mmdeploy.choice.options import AutoEngine, MustPay
+from mmdeploy.choice.record import EngineChoice, Measurement
+from mmdeploy.choice.requests import requests_of
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, FusedScore, StepContext, method_of
 from mmdeploy.core.errors import DataError, EngineError, InferenceError
 from mmdeploy.engines.built_from import BuiltFrom
 from mmdeploy.scoring.comparison import drop_interval
+from mmdeploy.scoring.metrics import Interval
 
 logger = logging.getLogger(__name__)
-
-#: Bytes of the requests that every candidate is timed with, in a cycle, at most.
-_REQUEST_BYTES = 64 * 2**20
 
 
 def run(
@@ -42,8 +41,7 @@ def run(
     """Choose among built engines and copy the winner's files into ``context.workdir``.
 
     Feeds come from ``context.calibration`` where there is calibration data, else from ``context.examples``. The
-    artifact's metadata is the winner's, and besides: ``chosen`` (label), ``engine`` (its options), ``reference``,
-    ``feeds``, ``measurements`` (one a candidate) and ``decisions``.
+    artifact's metadata is the winner's, and besides that the fields of `EngineChoice`.
 
     Args:
         candidates: Built engines, of which at least one runs.
@@ -66,9 +64,8 @@ def run(
     with ExitStack() as stack:
         race = _started(stack, candidates, requests, options, context, bench=bench)
         contest = _Contest(candidates, options, context, race)
-        choice = contest.decide()
-        record = contest.record(choice, left_out) | {"feeds": feeds, "batch_size": batch}
-    return _copied(next(one for one in candidates if one.label == choice.winner), record, context)
+        record = contest.record(contest.decide(), left_out, feeds=feeds, batch_size=batch)
+    return _copied(next(one for one in candidates if one.label == record.chosen), record, context)
 
 
 def _started(
@@ -122,7 +119,7 @@ class _Contest:
             for one in self.candidates
         ]
 
-    def decide(self) -> rules.Choice:
+    def decide(self) -> rules.Ruling:
         """Time until the choice is clear, score what would ship, and go on with the others when it loses too much.
 
         Only what would ship is scored: a slower candidate's accuracy changes nothing.
@@ -130,15 +127,15 @@ class _Contest:
         limit = self.options.max_drop
         while True:
             self.race.run(lambda timings: rules.undecided(self.entrants, timings, limit))
-            choice = rules.choose(self.entrants, self.race.timings, limit)
-            if choice is None:
+            ruling = rules.choose(self.entrants, self.race.timings, limit)
+            if ruling is None:
                 raise EngineError(
-                    f"{self.context.component}: no engine runs: {wording.reasons(self.race.failed)}",
+                    f"{self.context.component}: no engine runs: {explanation.reasons(self.race.failed)}",
                     hint="name an engine that runs here, or build where the candidates do",
                 )
-            unscored = [label for label in (choice.winner, choice.reference) if label not in self.scores]
+            unscored = [label for label in (ruling.winner, ruling.reference) if label not in self.scores]
             if limit is None or self.context.fused is None or not unscored:
-                return choice
+                return ruling
             self._score(unscored[0])
 
     def drop(self, label: str) -> float | None:
@@ -159,7 +156,7 @@ class _Contest:
             logger.warning("%s fails on validation data: %s", label, error.message)
             self.race.out(label, error.message)
 
-    def _drop_interval(self, label: str) -> list[float] | None:
+    def _drop_interval(self, label: str) -> Interval | None:
         """Return the interval of the drop, from the paired samples; None where the metric is no mean over them."""
         fused, score = self.context.fused, self.scores.get(label)
         if fused is None or score is None or score.per_sample is None:
@@ -167,87 +164,62 @@ class _Contest:
         before, after = self.original.per_sample, score.per_sample
         if before is None:
             return None
-        return list(
-            drop_interval(
-                before, after, larger_is_better=fused.larger_is_better, confidence=self.options.confidence,
-                seed=self.context.seed,
-            )
-        )  # fmt: skip
+        return drop_interval(
+            before,
+            after,
+            larger_is_better=fused.larger_is_better,
+            confidence=self.options.confidence,
+            seed=self.context.seed,
+        )
 
-    def record(self, choice: rules.Choice, left_out: Mapping[str, str]) -> dict[str, Any]:
-        """Return what reports show of the choice."""
+    def record(self, ruling: rules.Ruling, left_out: Mapping[str, str], *, feeds: str, batch_size: int) -> EngineChoice:
+        """Return what the step says of its choice."""
         fused = self.context.fused
-        record: dict[str, Any] = {
-            "chosen": choice.winner,
-            "reference": choice.reference,
-            "metric": fused.metric if fused is not None and self.scores else None,
-            "larger_is_better": fused.larger_is_better if fused is not None and self.scores else None,
-            "original_metric": self.original.metric if self.scores else None,
-            "max_drop": self.options.max_drop,
-            "confidence": self.options.confidence,
-            "measurements": [self._measurement(one, choice) for one in self.candidates],
-            "left_out": dict(left_out),
-        }
-        return record | {"decisions": wording.decisions(record, accuracy_judged=bool(self.scores))}
+        record = EngineChoice(
+            chosen=ruling.winner,
+            engine=next(one.engine for one in self.candidates if one.label == ruling.winner).model_dump(mode="json"),
+            reference=ruling.reference,
+            measurements=tuple(self._measurement(one, ruling) for one in self.candidates),
+            left_out=dict(left_out),
+            decisions=(),
+            metric=fused.metric if fused is not None and self.scores else None,
+            larger_is_better=fused.larger_is_better if fused is not None and self.scores else None,
+            original_metric=self.original.metric if self.scores else None,
+            max_drop=self.options.max_drop,
+            confidence=self.options.confidence,
+            feeds=feeds,
+            batch_size=batch_size,
+        )
+        told = explanation.decisions(record, accuracy_judged=bool(self.scores))
+        return dataclasses.replace(record, decisions=told)
 
-    def _measurement(self, one: Candidate, choice: rules.Choice) -> dict[str, Any]:
+    def _measurement(self, one: Candidate, ruling: rules.Ruling) -> Measurement:
         timings, label = self.race.timings, one.label
         score = self.scores.get(label)
-        ratio = timings.ratio(label, choice.reference)
+        ratio = timings.ratio(label, ruling.reference)
         measured = not math.isnan(ratio)
+        compared = measured and label != ruling.reference
         entrant = next(entrant for entrant in self.entrants if entrant.label == label)
-        return {
-            "label": label,
-            "engine": method_of(one.engine),
-            "options": one.engine.model_dump(mode="json"),
-            "graph": one.graph,
-            "compressed": one.compressed,
-            "p50_ms": timings.p50_ms(label),
-            "ratio": ratio if measured else None,
-            "ratio_interval": self._ratio_interval(label, choice) if measured else None,
-            "rounds": timings.rounds(label),
-            "metric": score.metric if score else None,
-            "drop": self.drop(label),
-            "drop_interval": self._drop_interval(label),
-            "sqnr_db": score.sqnr_db if score else None,
-            "bytes": one.artifact.size_bytes,
-            "out_because": wording.why_not(entrant, choice, timings, self.options.max_drop),
-        }
-
-    def _ratio_interval(self, label: str, choice: rules.Choice) -> list[float] | None:
-        if label == choice.reference:
-            return None
-        return list(self.race.timings.interval(label, choice.reference))
+        return Measurement(
+            label=label,
+            engine=method_of(one.engine),
+            options=one.engine.model_dump(mode="json"),
+            graph=one.graph,
+            compressed=one.compressed,
+            p50_ms=timings.p50_ms(label),
+            ratio=ratio if measured else None,
+            ratio_interval=timings.interval(label, ruling.reference) if compared else None,
+            rounds=timings.rounds(label),
+            metric=score.metric if score else None,
+            drop=self.drop(label),
+            drop_interval=self._drop_interval(label),
+            sqnr_db=score.sqnr_db if score else None,
+            bytes=one.artifact.size_bytes,
+            out_because=explanation.why_not(entrant, ruling, timings, self.options.max_drop),
+        )
 
 
-def requests_of(context: StepContext, batch: int) -> tuple[list[dict[str, Array]], str]:
-    """Return requests of ``batch`` samples, and where they are from."""
-    if context.calibration is None:
-        return [context.examples(batch)], "examples made from the declared inputs"
-    requests, room = list[dict[str, Array]](), _REQUEST_BYTES
-    for feeds in context.calibration():
-        for request in _sliced(feeds, batch):
-            room -= sum(array.nbytes for array in request.values())
-            if requests and (room < 0 or len(requests) == REQUESTS):
-                return requests, "calibration samples"
-            requests.append(request)
-    if not requests:
-        raise DataError(f"{context.component}: the calibration data gives no sample to time engines with")
-    return requests, "calibration samples"
-
-
-def _sliced(feeds: Mapping[str, Array], batch: int) -> Iterator[dict[str, Array]]:
-    """Cut a batch into requests; where it holds less than one, repeat its samples."""
-    import numpy as np
-
-    samples = len(next(iter(feeds.values())))
-    if samples < batch:
-        yield {name: array[np.arange(batch) % samples] for name, array in feeds.items()}
-    for start in range(0, samples - batch + 1, batch):
-        yield {name: np.ascontiguousarray(array[start : start + batch]) for name, array in feeds.items()}
-
-
-def _copied(winner: Candidate, record: Mapping[str, Any], context: StepContext) -> Artifact:
+def _copied(winner: Candidate, record: EngineChoice, context: StepContext) -> Artifact:
     """Copy the winner's files; never by a hard link, which ONNX refuses for external data."""
     source = winner.artifact
     built_from = facts.find(BuiltFrom, source.metadata)
@@ -260,5 +232,5 @@ def _copied(winner: Candidate, record: Mapping[str, Any], context: StepContext) 
         source,
         path=path,
         sha256=file_sha256(path),
-        metadata={**source.metadata, "engine": winner.engine.model_dump(mode="json"), **record},
+        metadata={**source.metadata, **facts.as_metadata(record)},
     )

@@ -7,19 +7,17 @@ not the build. A subprocess and not `multiprocessing`, whose workers may have no
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import mmdeploy
 from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.child_process import child_environment
 from mmdeploy.core.contracts import Array, FeedDict, MethodOptions
 from mmdeploy.core.errors import EngineError, InferenceError
 
@@ -42,7 +40,7 @@ class EngineProcess:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "mmdeploy.choice.engine_server", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), env=_environment(),
+                stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), env=child_environment(),
             )  # fmt: skip
         self._connection = Connection(ours.detach())
         self._specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]] = ((), ())
@@ -134,10 +132,3 @@ class EngineProcess:
         if code is None:
             return "it closed its socket"
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment, with which the child imports this very mmdeploy."""
-    here = str(Path(mmdeploy.__file__).parents[1])
-    known = os.environ.get("PYTHONPATH", "")
-    return {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{known}" if known else here}

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mmdeploy import engines
-from mmdeploy.choice.choose import requests_of
 from mmdeploy.choice.measure import THIS_MACHINE, Bench, Race, Timings
+from mmdeploy.choice.requests import requests_of
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import LatencyEstimate, MethodOptions, StepContext
 from mmdeploy.core.errors import EngineError

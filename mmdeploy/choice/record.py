@@ -22,7 +22,7 @@ class Measurement:
         options: The engine's options.
         graph: Which graph it was built from.
         compressed: Whether the component was pruned or quantized on the way.
-        p50_ms: Median latency; NaN where it was not timed.
+        p50_ms: Median latency; None where it was not timed.
         ratio: Its latency over the reference's; None where it was not timed.
         ratio_interval: Confidence interval of ``ratio``; None for the reference itself.
         rounds: Rounds that it was timed in.
@@ -39,7 +39,7 @@ class Measurement:
     options: Mapping[str, Any]
     graph: GraphKind
     compressed: bool
-    p50_ms: float
+    p50_ms: float | None
     ratio: float | None
     ratio_interval: Interval | None
     rounds: int
@@ -63,6 +63,7 @@ class EngineChoice:
         left_out: Why others were not even built, by label.
         decisions: Why it was chosen, a sentence each.
         metric: Name of the task's metric; None where accuracy was left to the gates.
+        larger_is_better: Whether a larger metric is better; None as above.
         original_metric: What the FP32 original scores.
         max_drop: The budget.
         confidence: Of all comparisons together.
@@ -82,6 +83,7 @@ class EngineChoice:
     confidence: float
     feeds: str
     batch_size: int
+    larger_is_better: bool | None = None
 
     @property
     def winner(self) -> Measurement:

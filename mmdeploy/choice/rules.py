@@ -54,7 +54,7 @@ class Entrant:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Ruling:
     """What the rules came to.
 
     Attributes:
@@ -73,7 +73,7 @@ def over_budget(entrant: Entrant, max_drop: float | None) -> bool:
     return max_drop is not None and entrant.drop is not None and not entrant.drop <= max_drop + SLACK
 
 
-def choose(entrants: Sequence[Entrant], compared: Comparisons, max_drop: float | None) -> Choice | None:
+def choose(entrants: Sequence[Entrant], compared: Comparisons, max_drop: float | None) -> Ruling | None:
     """Apply the rules; a candidate whose drop is not known counts as one that keeps the budget.
 
     Where every candidate is compressed, the budget binds the reference too; should none keep it, the one that loses
@@ -101,7 +101,7 @@ def choose(entrants: Sequence[Entrant], compared: Comparisons, max_drop: float |
     leader = min(eligible, key=lambda one: 1.0 if one is reference else compared.ratio(one.label, reference.label))
     tied = [one for one in eligible if one is leader or compared.interval(one.label, leader.label)[0] <= 1.0]
     winner = min(tied, key=lambda entrant: entrant.rank)
-    return Choice(winner.label, reference.label, leader.label)
+    return Ruling(winner.label, reference.label, leader.label)
 
 
 def is_faster(label: str, reference: str, compared: Comparisons) -> bool:

@@ -21,8 +21,12 @@ Facts = TypeVar("Facts")
 
 
 def as_metadata(facts: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass as JSON values, for an artifact's metadata."""
-    fields: dict[str, Any] = _adapter(type(facts)).dump_python(facts, mode="json")
+    """Return the fields of a dataclass as JSON values, for an artifact's metadata.
+
+    Raises:
+        PydanticSerializationError: If a field is not of the type that it says.
+    """
+    fields: dict[str, Any] = _adapter(type(facts)).dump_python(facts, mode="json", warnings="error")
     return fields
 
 

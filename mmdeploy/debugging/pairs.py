@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from mmdeploy.debugging.tensors import TensorGraph, reads
+from mmdeploy.quantize.equalize import Equalization
 
 #: What ONNX Runtime's quantizer calls the values that go into the Q/DQ pair of an output, which keeps its name.
 _UNROUNDED = "_QuantizeLinear_Input"
@@ -33,7 +33,7 @@ def same_names(graph: TensorGraph, known: Collection[str]) -> list[Pair]:
     return [Pair(name, name) for name in graph.computed if name in known]
 
 
-def quantized(graph: TensorGraph, known: Collection[str], equalized: Sequence[Mapping[str, Any]] = ()) -> list[Pair]:
+def quantized(graph: TensorGraph, known: Collection[str], equalization: Equalization | None = None) -> list[Pair]:
     """Match a Q/DQ graph with the float graph that it was made from, in order.
 
     A quantizer keeps the names of what nodes compute, and puts a pair of QuantizeLinear and DequantizeLinear behind it.
@@ -42,9 +42,10 @@ def quantized(graph: TensorGraph, known: Collection[str], equalized: Sequence[Ma
     Args:
         graph: With Q/DQ pairs.
         known: Tensors of the float graph.
-        equalized: What equalization did (metadata of the quantize step): tensors that it divided by scales are others.
+        equalization: What the quantize step did: tensors that it divided by scales are others.
     """
-    other = _rescaled(graph, {str(group["producer"]) for group in equalized if group.get("how") == "folded"})
+    equalized = equalization.equalized if equalization else ()
+    other = _rescaled(graph, {group.producer for group in equalized if group.how == "folded"})
     found = []
     for name in graph.computed:
         source = rounds(graph, name)

@@ -12,6 +12,7 @@ from mmdeploy import engines
 from mmdeploy.core.artifact import Array, Artifact
 from mmdeploy.core.contracts import MethodOptions, StepContext, method_of
 from mmdeploy.core.errors import MmdeployError
+from mmdeploy.core.facts import find
 from mmdeploy.debugging import pairs, tolerances
 from mmdeploy.debugging.engine_probe import EngineProbe, finding
 from mmdeploy.debugging.figures import Figures, Tolerance, measure
@@ -25,6 +26,7 @@ from mmdeploy.debugging.work import DebugWork
 from mmdeploy.engines.graph_files import load_graph
 from mmdeploy.planning.kinds import ENGINE, EXPORT, QUANTIZE, REFERENCE
 from mmdeploy.planning.steps import Step
+from mmdeploy.quantize.equalize import Equalization
 from mmdeploy.worker.context import recipe_module
 from mmdeploy.worker.refusal import reason
 from mmdeploy.worker.run_step import attempt
@@ -123,7 +125,7 @@ class _Stages:
         graph = self._graph(step.id, artifact.path)
         total, own = tolerances.quantized(self._work.tolerance)
         known = {*before.computed, *before.inputs}
-        matched = pairs.quantized(graph, known, artifact.metadata.get("equalized", ()))
+        matched = pairs.quantized(graph, known, find(Equalization, artifact.metadata))
         reference = self._as_written(before)
         found = compare(graph, matched, reference, self._samples.batches, Bounds(total, own))
         self._noise[step.id] = {one.tensor: one.sqnr_db for one in found}

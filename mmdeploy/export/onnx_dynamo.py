@@ -32,6 +32,7 @@ from pydantic import Field
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import MethodOptions, StepContext
 from mmdeploy.core.errors import ExportError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.sessions import open_session, specs
 from mmdeploy.export import naming, parity, simplify, trace
 from mmdeploy.model import costs
@@ -181,7 +182,7 @@ def _costs(module: nn.Module, inputs: Sequence[str], context: StepContext) -> di
     except Exception as problem:  # noqa: BLE001 - whatever operators do under PyTorch's counter
         logger.warning("%s: what it costs cannot be counted: %s", context.component, problem)
         return {}
-    return {"costs": found.to_metadata()}
+    return {costs.COSTS: as_metadata(found)}
 
 
 def _figures(proto: Any, path: Path, options: Options) -> dict[str, Any]:

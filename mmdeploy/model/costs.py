@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+#: Name in the metadata: of an export `Costs`, of a pass on a module `CostChange`.
+COSTS = "costs"
 _FP32_BYTES = 4
 
 
@@ -30,9 +32,13 @@ class Costs:
     flops: int
     bytes: int
 
-    def to_metadata(self) -> dict[str, int]:
-        """Return the figures by name."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class CostChange:
+    """Costs before and after a pass on a module; it is in the metadata of the pass under `COSTS`."""
+
+    before: Costs
+    after: Costs
 
 
 def measure(module: nn.Module, inputs: Mapping[str, Tensor]) -> Costs:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 from pydantic import create_model
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from mmdeploy.core.target import Target
     from mmdeploy.plugins.contract import Contract
-    from mmdeploy.plugins.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +60,21 @@ class Source:
         return f"{self.reference} of {self.distribution}" if self.distribution else self.reference
 
 
+class LoadedFor(Protocol):
+    """What a plug-in is loaded for: a `mmdeploy.plugins.registry.Registry`.
+
+    Attributes:
+        contract: What is asked of a plug-in.
+        loaded: Those that were loaded already.
+    """
+
+    contract: Contract
+    loaded: dict[Source, Plugin]
+
+    def find(self, method: str, root: Path | None = None) -> Any:
+        """Return a method by its name or by its reference."""
+
+
 class OutsideOptions(MethodOptions):
     """Options of a plug-in: a subclass of those that its author wrote, which knows where it comes from."""
 
@@ -72,7 +86,7 @@ class OutsideOptions(MethodOptions):
         return (_rebuilt, (self.plugin.registry, source.method, source.root, self.__getstate__()))
 
 
-def _rebuilt(registry: Registry[Any], method: str, root: Path | None, state: dict[Any, Any]) -> MethodOptions:
+def _rebuilt(registry: LoadedFor, method: str, root: Path | None, state: dict[Any, Any]) -> MethodOptions:
     kind = registry.find(method, root).Options
     options: MethodOptions = kind.__new__(kind)
     options.__setstate__(state)
@@ -89,10 +103,10 @@ class Plugin:
     """
 
     source: Source
-    registry: Registry[Any]
+    registry: LoadedFor
     Options: type[MethodOptions]
 
-    def __init__(self, found: object, source: Source, registry: Registry[Any]) -> None:
+    def __init__(self, found: object, source: Source, registry: LoadedFor) -> None:
         contract = registry.contract
         self.__dict__.update(_members(found, contract, source))
         self.__doc__ = inspect.getdoc(found) or ""
@@ -127,7 +141,7 @@ class Plugin:
         return files | installed | {"distribution": source.distribution}
 
 
-def load_plugin(source: Source, registry: Registry[Any]) -> Plugin:
+def load_plugin(source: Source, registry: LoadedFor) -> Plugin:
     """Import a plug-in and check it against its contract.
 
     Raises:

@@ -32,6 +32,8 @@ from pydantic import Field
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import LatencyEstimate, StepContext
 from mmdeploy.core.errors import BudgetError, PruneError
+from mmdeploy.core.facts import as_metadata, read
+from mmdeploy.model.costs import COSTS, CostChange
 from mmdeploy.model.torch_component import component_facts, load_component
 from mmdeploy.prune import structured
 from mmdeploy.prune.module_scorer import ModuleScorer
@@ -45,6 +47,7 @@ from mmdeploy.scoring.evaluations import (
     ScoredDrop,
     number_text,
 )
+from mmdeploy.scoring.findings import Decision, PlainSection, SearchFindings, scored
 from mmdeploy.training.loop import fit
 from mmdeploy.training.options import TrainingOptions
 
@@ -143,13 +146,15 @@ class _Rung:
 
     @property
     def flops_ratio(self) -> float:
-        costs = self.pruned.metadata["costs"]
-        return float(costs["after"]["flops"] / max(1, costs["before"]["flops"]))
+        return self._costs.after.flops / max(1, self._costs.before.flops)
 
     @property
     def parameters_ratio(self) -> float:
-        costs = self.pruned.metadata["costs"]
-        return float(costs["after"]["parameters"] / max(1, costs["before"]["parameters"]))
+        return self._costs.after.parameters / max(1, self._costs.before.parameters)
+
+    @property
+    def _costs(self) -> CostChange:
+        return read(CostChange, self.pruned, under=COSTS)
 
 
 class _Run:
@@ -165,7 +170,7 @@ class _Run:
         self._budget = Budget(
             DEFAULT_MAX_DROP if options.max_drop is None else options.max_drop, by_interval=options.rule == "interval"
         )
-        self._decisions: list[dict[str, str]] = []
+        self._decisions: list[Decision] = []
         self._latencies: dict[str, LatencyEstimate] = {}
 
     def artifact(self) -> Artifact:
@@ -190,9 +195,7 @@ class _Run:
                 rung = self._rung(ratio)
             except PruneError as error:
                 refused = error
-                self._decisions.append(
-                    {"what": f"ratio {ratio:g} cannot be pruned", "why": error.message, "cost": "", "gain": ""}
-                )
+                self._decisions.append(Decision(f"ratio {ratio:g} cannot be pruned", error.message))
                 continue
             rungs.append(rung)
             kept = self._budget.kept(rung.searched)
@@ -270,18 +273,21 @@ class _Run:
             self._source, structured.Options.model_validate(self._plain(chosen.ratio)), self._context
         )
         evaluations = self._evaluations
+        findings = SearchFindings(
+            decisions=tuple(self._decisions),
+            metric=self._scorer.metric,
+            max_drop=self._budget.max_drop,
+            result=f"structured pruning with {chosen.label}",
+            searched=scored(chosen.searched),
+            held_back=scored(chosen.held_back),
+            evaluations=evaluations.count,
+            evaluation_seconds=evaluations.seconds,
+            seconds=time.perf_counter() - self._started,
+        )
         found = {
-            "plain": self._plain(chosen.ratio),
-            "decisions": self._decisions,
+            **as_metadata(PlainSection(self._plain(chosen.ratio))),
+            **as_metadata(findings),
             "ladder": [self._row(rung) for rung in rungs],
-            "result": f"structured pruning with {chosen.label}",
-            "searched": chosen.searched.to_metadata(),
-            "held_back": chosen.held_back.to_metadata(),
-            "metric": self._scorer.metric,
-            "max_drop": self._budget.max_drop,
-            "evaluations": evaluations.count,
-            "evaluation_seconds": evaluations.seconds,
-            "seconds": time.perf_counter() - self._started,
         }
         return replace(product, produced_by="auto", metadata={**product.metadata, **found})
 
@@ -300,8 +306,8 @@ class _Run:
             "flops_ratio": rung.flops_ratio,
             "parameters_ratio": rung.parameters_ratio,
             "latency": dataclasses.asdict(latency) if latency else None,
-            "searched": rung.searched.to_metadata(),
-            "held_back": rung.held_back.to_metadata(),
+            "searched": as_metadata(scored(rung.searched)),
+            "held_back": as_metadata(scored(rung.held_back)),
         }
 
     def _decided(self, what: str, why: str, rung: _Rung) -> None:
@@ -311,7 +317,7 @@ class _Run:
             low, high = latency.ratio_interval
             gain += f", {latency.ratio:.3g} of the latency ({low:.3g} to {high:.3g})"
         cost = f"drop {number_text(rung.searched.drop)}{rung.searched.range_text}"
-        self._decisions.append({"what": what, "why": why, "cost": cost, "gain": gain})
+        self._decisions.append(Decision(what, why, cost, gain))
 
     def _plain(self, ratio: float) -> dict[str, Any]:
         fields = self._options.model_dump(mode="json", include=set(structured.Cut.model_fields))

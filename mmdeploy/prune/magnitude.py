@@ -84,15 +84,21 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         chosen = weights.choose(module, options.include, options.exclude)
         masks = _masks(chosen.weights, options)
         _check(chosen.weights, masks, options)
-        facts: dict[str, Any] = {
-            "method": "magnitude",
+        details: dict[str, Any] = {
             "sparsity": options.sparsity,
             "scope": options.scope,
             "pruned": [_apply(weight, mask) for weight, mask in zip(chosen.weights, masks, strict=True)],
             "not_pruned": dict(chosen.left_out),
-            "note": NOTE,
         }
-        return product.finish(module, artifact, context, before=before, facts=facts, zeroed=chosen.weights)
+        return product.finish(
+            module,
+            artifact,
+            context,
+            before=before,
+            facts=product.PruningFacts("magnitude", NOTE),
+            details=details,
+            zeroed=chosen.weights,
+        )
 
 
 def _masks(chosen: Sequence[Weight], options: Options) -> list[Tensor]:

@@ -90,15 +90,24 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
                 f"no layer can be made {options.n}:{options.m} sparse: "
                 + "; ".join(f"{name}: {reason}" for name, reason in sorted(unfit.items())[:5])
             )
-        facts: dict[str, Any] = {
-            "method": "n_m",
+        details: dict[str, Any] = {
             "pattern": f"{options.n}:{options.m}",
             "pruned": [_prune(weight, options) for weight in fit],
             "not_pruned": {**chosen.left_out, **unfit},
-            "note": f"{options.n}:{options.m} zeros change time and memory only on an engine with sparse kernels "
-            "(TensorRT, 2:4, Ampere or later); a dense engine runs as before",
         }
-        return product.finish(module, artifact, context, before=before, facts=facts, zeroed=fit)
+        note = (
+            f"{options.n}:{options.m} zeros change time and memory only on an engine with sparse kernels "
+            "(TensorRT, 2:4, Ampere or later); a dense engine runs as before"
+        )
+        return product.finish(
+            module,
+            artifact,
+            context,
+            before=before,
+            facts=product.PruningFacts("n_m", note),
+            details=details,
+            zeroed=fit,
+        )
 
 
 def mask(weight: Tensor, n: int, m: int) -> Tensor:

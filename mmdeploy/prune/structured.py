@@ -130,8 +130,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         if not removals:
             raise _nothing(context.component, [*refused, *(Refused(group.name, _small(options)) for group in chosen)])
         _cut(subject, removals)
-        facts = _facts(chosen, refused, removals, options)
-        return product.finish(module, artifact, context, before=before, facts=facts)
+        facts, details = product.PruningFacts("structured"), _details(chosen, refused, removals, options)
+        return product.finish(module, artifact, context, before=before, facts=facts, details=details)
 
 
 def _prunable(subject: tracing.Subject, options: Options, context: StepContext) -> tuple[list[Group], list[Refused]]:
@@ -223,12 +223,11 @@ def _small(options: Options) -> str:
     return f"a ratio of {options.ratio:g} rounds to nothing at round_to {options.round_to}"
 
 
-def _facts(
+def _details(
     chosen: Sequence[Group], refused: Sequence[Refused], removals: Sequence[Removal], options: Options
 ) -> dict[str, Any]:
     cut = {removal.group.name for removal in removals}
     return {
-        "method": "structured",
         "ratio": options.ratio,
         "scope": options.scope,
         "importance": options.importance,

@@ -32,10 +32,12 @@ from pydantic import Field
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.facts import as_metadata, read
 from mmdeploy.quantize import sensitivity, speed, static
 from mmdeploy.quantize.partial import PartialGraphs, PartialOptions
 from mmdeploy.quantize.search import Search
 from mmdeploy.scoring.evaluations import DEFAULT_MAX_DROP, HELD_BACK, SEARCHED, Budget, Evaluations, ScoredDrop
+from mmdeploy.scoring.findings import PlainSection, PrecisionFindings, Sensitivity, scored
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"
@@ -44,8 +46,6 @@ REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime", "scipy", "torchmetrics")
 MEASURES = True
 
 _FEWEST_SAMPLES = 4
-#: What of a search holds for another encoding of its result.
-_FOUND = ("plain", "decisions", "sensitivity", "int8_groups", "float_groups", "metric", "max_drop")
 
 
 class Options(PartialOptions):
@@ -105,8 +105,17 @@ def write(artifact: Artifact, made: Artifact, options: Options, context: StepCon
         options: Of this pass.
         context: Of the step.
     """
-    product = static.run(artifact, static.Options.model_validate(made.metadata["plain"]), context)
-    found = {name: made.metadata[name] for name in _FOUND}
+    section, search = read(PlainSection, made), read(PrecisionFindings, made)
+    product = static.run(artifact, static.Options.model_validate(section.plain), context)
+    anew = PrecisionFindings(
+        decisions=search.decisions,
+        metric=search.metric,
+        max_drop=search.max_drop,
+        int8_groups=search.int8_groups,
+        float_groups=search.float_groups,
+    )
+    measured = replace(read(Sensitivity, made), whole=None)
+    found = {name: value for facts in (section, anew, measured) for name, value in as_metadata(facts).items()}
     return replace(product, produced_by="auto", metadata={**product.metadata, **found})
 
 
@@ -177,20 +186,24 @@ class _Run:
     def _found(self, held_back: ScoredDrop) -> Mapping[str, Any]:
         search, evaluations = self._search, self._evaluations
         searched = sensitivity.together(self._graphs, evaluations, search.kept, part=SEARCHED, context=self._context)
+        found = PrecisionFindings(
+            decisions=tuple(search.decisions),
+            metric=evaluations.scorer.metric,
+            max_drop=self._budget.max_drop,
+            searched=scored(searched),
+            held_back=scored(held_back),
+            evaluations=evaluations.count,
+            evaluation_seconds=evaluations.seconds,
+            seconds=time.perf_counter() - self._started,
+            int8_groups=tuple(search.kept),
+            float_groups=tuple(group.name for group in self._graphs.groups if group.name not in search.kept),
+        )
+        ranked = tuple(sensitivity.described(group, score) for group, score in search.ranked)
         return {
-            "plain": self._plain(search.kept),
-            "decisions": search.decisions,
-            "sensitivity": [sensitivity.described(group, found) for group, found in search.ranked],
-            "searched": searched.to_metadata(),
-            "held_back": held_back.to_metadata(),
+            **as_metadata(PlainSection(self._plain(search.kept))),
+            **as_metadata(Sensitivity(sensitivity=ranked, metric=evaluations.scorer.metric)),
+            **as_metadata(found),
             "held_back_looks": self._looks,
-            "int8_groups": list(search.kept),
-            "float_groups": [group.name for group in self._graphs.groups if group.name not in search.kept],
-            "metric": evaluations.scorer.metric,
-            "max_drop": self._budget.max_drop,
             "latency": self._latency(),
-            "evaluations": evaluations.count,
-            "evaluation_seconds": evaluations.seconds,
             "timing_seconds": self._watch.seconds if self._watch else 0.0,
-            "seconds": time.perf_counter() - self._started,
         }

@@ -30,6 +30,7 @@ from mmdeploy.core import graph_passes
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Target
 from mmdeploy.quantize import fidelity, graphs, selection
 from mmdeploy.quantize.scheme import NodeChoice, Scheme
@@ -93,7 +94,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         "excluded_nodes": dict(chosen.excluded),
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,
-        **likeness,
+        **as_metadata(likeness),
     }
     return replace(after, metadata=metadata)
 

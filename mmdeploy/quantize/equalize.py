@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mmdeploy.core import graph_passes
 from mmdeploy.core.contracts import Array
@@ -51,12 +51,36 @@ class Group:
     edits: tuple[Edit, ...] | None
 
 
+@dataclass(frozen=True)
+class Equalized:
+    """What was done to one group.
+
+    Attributes:
+        producer: Node whose output was divided by the scales.
+        nodes: Linear layers that read it, and whose weights were multiplied.
+        how: Whether the scales were folded into the producer's constants, or a Mul was put behind it.
+        scales: The smallest and the largest.
+    """
+
+    producer: str
+    nodes: tuple[str, ...]
+    how: Literal["folded", "multiplied"]
+    scales: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Equalization:
+    """What a quantize step says of it in its metadata."""
+
+    equalized: tuple[Equalized, ...]
+
+
 def find(model: Any, chosen: Iterable[str]) -> list[Group]:
     """Return the activations that can be equalized and are read by a quantized linear layer."""
     return _Search(model, set(chosen)).groups()
 
 
-def apply(model: Any, groups: Iterable[Group], maxima: Mapping[str, Array], alpha: float) -> list[dict[str, Any]]:
+def apply(model: Any, groups: Iterable[Group], maxima: Mapping[str, Array], alpha: float) -> list[Equalized]:
     """Equalize in place.
 
     Args:
@@ -66,8 +90,7 @@ def apply(model: Any, groups: Iterable[Group], maxima: Mapping[str, Array], alph
         alpha: How much of the difficulty goes to the weights, between 0 and 1.
 
     Returns:
-        What was done, for reports: ``producer``, ``nodes``, ``how`` (``folded`` or ``multiplied``), and the smallest
-        and largest of the ``scales``.
+        What was done.
     """
     import numpy as np
 
@@ -83,12 +106,12 @@ def apply(model: Any, groups: Iterable[Group], maxima: Mapping[str, Array], alph
         for edit in group.edits or ():
             constants.scale(edit, scale)
         done.append(
-            {
-                "producer": group.producer.name,
-                "nodes": [node.name for node in group.nodes],
-                "how": "multiplied" if group.edits is None else "folded",
-                "scales": [float(scale.min()), float(scale.max())],
-            }
+            Equalized(
+                producer=group.producer.name,
+                nodes=tuple(node.name for node in group.nodes),
+                how="multiplied" if group.edits is None else "folded",
+                scales=(float(scale.min()), float(scale.max())),
+            )
         )
     graph_passes.drop_unused(model)
     return done

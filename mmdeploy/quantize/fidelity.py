@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import QuantizeError
@@ -17,19 +17,28 @@ _SAME_COSINE = 0.99
 _PLAIN = "-1"  # Triton's name for "no graph optimization"
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """How like a quantized graph is to the float graph.
+
+    Attributes:
+        sqnr_db: Signal-to-quantization-noise ratio by output; None without noise or signal.
+        cosine: By output.
+        optimizer_cosine: Smallest cosine between the quantized graph with and without ONNX Runtime's optimizations.
+    """
+
+    sqnr_db: dict[str, float | None]
+    cosine: dict[str, float]
+    optimizer_cosine: float
+
+
 def first(feeds: Feeds, count: int) -> list[dict[str, Array]]:
     """Return the first batches."""
     return list(itertools.islice(feeds(), count))
 
 
-def compare(
-    float_graph: Path, quantized: Path, feeds: Iterable[Mapping[str, Array]], *, threads: int
-) -> dict[str, Any]:
+def compare(float_graph: Path, quantized: Path, feeds: Iterable[Mapping[str, Array]], *, threads: int) -> Likeness:
     """Run both graphs.
-
-    Returns:
-        ``sqnr_db`` and ``cosine`` of the quantized to the float graph, by output, and ``optimizer_cosine``, the
-        smallest cosine between the quantized graph with and without ONNX Runtime's optimizations.
 
     Raises:
         QuantizeError: When the graph does not load or run, is not finite, or is changed by the optimizer.
@@ -45,11 +54,11 @@ def compare(
         if not np.isfinite(array).all():
             raise QuantizeError(f"the quantized graph answers NaN or Inf in output {name!r}")
     optimized = agreement({name: answers[name][: vector.size] for name, vector in plain.items()}, plain)
-    return {
-        "sqnr_db": {name: sqnr_db(reference[name], answers[name]) for name in answers},
-        "cosine": {name: cosine(reference[name], answers[name]) for name in answers},
-        "optimizer_cosine": optimized,
-    }
+    return Likeness(
+        sqnr_db={name: sqnr_db(reference[name], answers[name]) for name in answers},
+        cosine={name: cosine(reference[name], answers[name]) for name in answers},
+        optimizer_cosine=optimized,
+    )
 
 
 def agreement(optimized: Mapping[str, Array], plain: Mapping[str, Array]) -> float:

@@ -31,17 +31,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, StepContext, TrainingSetup
 from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.model.torch_component import component_facts, load_component, save_component
 from mmdeploy.model.torch_model import call_module, torch_threads
 from mmdeploy.quantize import qat_layers, qat_modelopt, qat_selection
 from mmdeploy.quantize.qat_options import Options as Options
+from mmdeploy.quantize.qat_scales import SCALES, LayerScales, QatScales
 from mmdeploy.quantize.qat_write import write as write
 from mmdeploy.training.loop import fit, required_setup
+from mmdeploy.training.record import TRAINING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,32 +95,35 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         scales = [qat_modelopt.scales(module) for module in chosen.modules]
         plain = _plain(prepared, chosen, scales, load_component(artifact))
     _save_scales(context, chosen, scales)
-    facts = _facts(plain, chosen, scales) | {
-        "calibrator": options.calibrator,
-        "samples": network.samples,
-        "learned": options.learn_scales,
-        "float": {**prepared.notes, **chosen.excluded},
-    }
-    metadata = {"training": record.to_metadata(), "scales": facts}
+    facts = QatScales(
+        file=SCALES_FILENAME,
+        layers=_layers(plain, chosen, scales),
+        calibrator=options.calibrator,
+        samples=network.samples,
+        learned=options.learn_scales,
+        left_float={**prepared.notes, **chosen.excluded},
+    )
+    metadata = {TRAINING: record.to_metadata(), SCALES: as_metadata(facts)}
     saved = save_component(plain, before=artifact, folder=context.workdir, produced_by="qat", metadata=metadata)
     return replace(saved, beside=(SCALES_FILENAME,))
 
 
-def _facts(plain: nn.Module, chosen: qat_selection.Choice, scales: Sequence[qat_modelopt.Scales]) -> dict[str, Any]:
+def _layers(
+    plain: nn.Module, chosen: qat_selection.Chosen, scales: Sequence[qat_modelopt.Scales]
+) -> tuple[LayerScales, ...]:
     """Return what `write` must know of each layer; a tied weight is named as it is saved."""
     saved = {id(parameter): name for name, parameter in plain.named_parameters()}
-    layers = [
-        {
-            "name": layer.name,
-            "parameter": saved[id(plain.get_parameter(layer.parameter))],
-            "rows": list(layer.rows) if layer.rows else None,
-            "node_paths": list(layer.node_paths),
-            "input_amax": found.input_amax,
-            "output_amax": found.output_amax,
-        }
+    return tuple(
+        LayerScales(
+            name=layer.name,
+            parameter=saved[id(plain.get_parameter(layer.parameter))],
+            rows=layer.rows,
+            node_paths=tuple(layer.node_paths),
+            input_amax=found.input_amax,
+            output_amax=found.output_amax,
+        )
         for layer, found in zip(chosen.layers, scales, strict=True)
-    ]
-    return {"file": SCALES_FILENAME, "layers": layers}
+    )
 
 
 class _Network:
@@ -169,7 +175,7 @@ class _Network:
                 yield feed
 
 
-def _quantize(module: nn.Module, chosen: qat_selection.Choice, options: Options, network: _Network) -> None:
+def _quantize(module: nn.Module, chosen: qat_selection.Chosen, options: Options, network: _Network) -> None:
     def calibrate() -> None:
         network.all(module)
 
@@ -184,7 +190,7 @@ def _quantize(module: nn.Module, chosen: qat_selection.Choice, options: Options,
 
 def _plain(
     prepared: qat_layers.Prepared,
-    chosen: qat_selection.Choice,
+    chosen: qat_selection.Chosen,
     scales: Sequence[qat_modelopt.Scales],
     untouched: nn.Module,
 ) -> nn.Module:
@@ -203,7 +209,7 @@ def _plain(
     return qat_layers.write_back(prepared, untouched)
 
 
-def _save_scales(context: StepContext, chosen: qat_selection.Choice, scales: Sequence[qat_modelopt.Scales]) -> None:
+def _save_scales(context: StepContext, chosen: qat_selection.Chosen, scales: Sequence[qat_modelopt.Scales]) -> None:
     from safetensors.numpy import save_file
 
     arrays = {layer.name: found.weight_amax for layer, found in zip(chosen.layers, scales, strict=True)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Chosen:
     """The layers that are trained with fake quantizers.
 
     Attributes:
@@ -38,7 +38,7 @@ class Choice:
     packed: tuple[tuple[int, ...], ...]
 
 
-def choose(prepared: Prepared, scheme: Scheme, component: str) -> Choice:
+def choose(prepared: Prepared, scheme: Scheme, component: str) -> Chosen:
     """Apply a scheme to the layers of a module.
 
     Raises:
@@ -57,7 +57,7 @@ def choose(prepared: Prepared, scheme: Scheme, component: str) -> Choice:
     for position, layer in enumerate(layers):
         if layer.rows is not None:
             packed.setdefault(layer.parameter, []).append(position)
-    return Choice(
+    return Chosen(
         layers=layers,
         modules=tuple(prepared.module.get_submodule(prepared.layers[index].name) for index in kept),
         excluded=excluded,

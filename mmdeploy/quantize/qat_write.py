@@ -9,9 +9,11 @@ from typing import Any
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding, StepContext
 from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.facts import as_metadata, read
 from mmdeploy.quantize import encode, fidelity, graphs, qat_graph, ranges, selection
 from mmdeploy.quantize.qat_modelopt import LARGEST_CODE
 from mmdeploy.quantize.qat_options import Options
+from mmdeploy.quantize.qat_scales import SCALES, QatScales
 
 FILENAME = "model.onnx"
 
@@ -39,10 +41,11 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
         QuantizeError: When a glob matches no node, no node is one of the trained layers, or the result does not run,
             is not finite, or is changed by ONNX Runtime's optimizer.
     """
+    scales = read(QatScales, trained, under=SCALES)
     model = graphs.load(graph.path)
     qat_graph.fold_weights(model)
     chosen = selection.choose(model, options)
-    matched = qat_graph.match(model, chosen, _trained_layers(trained))
+    matched = qat_graph.match(model, chosen, _trained_layers(trained, scales))
     if not matched.layers:
         raise QuantizeError(
             f"{context.component}: none of the trained layers is found in the exported graph",
@@ -65,7 +68,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     metadata: dict[str, Any] = {
         "encoding": str(encoding),
         "calibrator": options.calibrator,
-        "samples": trained.metadata["scales"]["samples"],
+        "samples": scales.samples,
         "quantized_nodes": list(chosen.nodes),
         "excluded_nodes": dict(chosen.excluded),
         "trained_nodes": matched.layers,
@@ -78,7 +81,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     }
     if context.calibration is not None:
         batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
-        metadata |= fidelity.compare(graph.path, path, batches, threads=context.threads)
+        metadata |= as_metadata(fidelity.compare(graph.path, path, batches, threads=context.threads))
     return replace(after, metadata=metadata)
 
 
@@ -106,24 +109,24 @@ def _limits(
     )
 
 
-def _trained_layers(trained: Artifact) -> list[qat_graph.TrainedLayer]:
+def _trained_layers(trained: Artifact, scales: QatScales) -> list[qat_graph.TrainedLayer]:
     import numpy as np
     from safetensors.numpy import load_file
 
     weights = load_file(trained.path)
-    amax = load_file(trained.path.with_name(trained.metadata["scales"]["file"]))
+    amax = load_file(trained.path.with_name(scales.file))
     found = []
-    for facts in trained.metadata["scales"]["layers"]:
-        name = facts["name"]
-        weight = weights[facts["parameter"]]
+    for layer in scales.layers:
+        name = layer.name
+        weight = weights[layer.parameter]
         found.append(
             qat_graph.TrainedLayer(
                 name=name,
-                node_paths=tuple(facts["node_paths"]),
-                weight=weight[slice(*facts["rows"])] if facts["rows"] else weight,
+                node_paths=layer.node_paths,
+                weight=weight[slice(*layer.rows)] if layer.rows else weight,
                 weight_scale=amax[name] / np.float32(LARGEST_CODE),
-                input_amax=facts["input_amax"],
-                output_amax=facts["output_amax"],
+                input_amax=layer.input_amax,
+                output_amax=layer.output_amax,
             )
         )
     return found

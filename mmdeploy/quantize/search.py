@@ -15,11 +15,13 @@ from typing import Any
 
 from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import BudgetError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.quantize import speed
 from mmdeploy.quantize.layer_groups import LayerGroup
 from mmdeploy.quantize.partial import PartialGraphs
 from mmdeploy.quantize.sensitivity import each_alone, together
 from mmdeploy.scoring.evaluations import SEARCHED, Budget, Evaluations, ScoredDrop, number_text
+from mmdeploy.scoring.findings import Decision, scored
 
 #: A gain that could not be measured, or not be told from nothing, counts as this share of the latency.
 _SMALLEST_GAIN = 1e-3
@@ -47,7 +49,7 @@ class Search:
     budget: Budget
     context: StepContext
     kept: tuple[str, ...] = ()
-    decisions: list[dict[str, Any]] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
     ranked: list[tuple[LayerGroup, ScoredDrop]] = field(default_factory=list)
     gains: speed.Gains | None = None
     _tried: list[tuple[tuple[str, ...], ScoredDrop]] = field(default_factory=list)
@@ -100,13 +102,14 @@ class Search:
         slow = speed.unpaid(watch, gains, self.kept)
         if len(slow) == len(self.kept):
             low, high = gains.float_ratio.ratio_interval
-            self.decisions.append({
-                "what": "no layer group goes back to FP32 for its speed",
-                "why": "INT8 as a whole is not measurably faster on the component's engine: the choice of what ships"
-                " decides that",
-                "cost": f"FP32 takes {gains.float_ratio.ratio:.3g} times the latency ({low:.3g} to {high:.3g})",
-                "gain": "the size",
-            })  # fmt: skip
+            decision = Decision(
+                "no layer group goes back to FP32 for its speed",
+                "INT8 as a whole is not measurably faster on the component's engine: the choice of what ships decides"
+                " that",
+                f"FP32 takes {gains.float_ratio.ratio:.3g} times the latency ({low:.3g} to {high:.3g})",
+                "the size",
+            )
+            self.decisions.append(decision)
             return
         for name in slow:
             self.kept = tuple(other for other in self.kept if other != name)
@@ -136,10 +139,8 @@ class Search:
         found = self._now()
         if self.budget.kept(found):
             why = "without the groups that went back after it, it keeps the budget"
-            self.decisions.append({
-                "what": f"{name} in INT8 again", "why": why, "cost": f"drop {number_text(found.drop)}",
-                "gain": self._latency(name),
-            })  # fmt: skip
+            cost = f"drop {number_text(found.drop)}"
+            self.decisions.append(Decision(f"{name} in INT8 again", why, cost, self._latency(name)))
         else:
             self.kept, self._last = kept, last
 
@@ -161,7 +162,7 @@ class Search:
         return max(alone.drop, 0.0) / gain, math.pow(10.0, -max(alone.score.sqnr_db, -300.0) / 10.0) / gain
 
     def _decided(self, name: str, done: str, why: str, *, gain: str) -> None:
-        self.decisions.append({"what": f"{name} {done}", "why": why, "cost": self._latency(name), "gain": gain})
+        self.decisions.append(Decision(f"{name} {done}", why, self._latency(name), gain))
 
     def _latency(self, name: str) -> str:
         if self.gains is None:
@@ -176,7 +177,7 @@ class Search:
         best: dict[str, Any] = {}
         if self._tried:
             names, found = min(self._tried, key=lambda tried: (tried[1].drop, -len(tried[0])))
-            best = {"int8": list(names), **found.to_metadata()}
+            best = {"int8": list(names), **as_metadata(scored(found))}
             message += (
                 f"; the best found has {_listed(names, len(self.graphs.groups))} in INT8 and loses"
                 f" {number_text(found.drop)}{found.range_text} on {found.score.samples} samples"

@@ -22,9 +22,11 @@ from pydantic import Field
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import FusedOutput, MethodOptions, StepContext
 from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.quantize.layer_groups import LayerGroup
 from mmdeploy.quantize.partial import PartialGraphs, PartialOptions
 from mmdeploy.scoring.evaluations import Evaluations, Journal, ScoredDrop
+from mmdeploy.scoring.findings import GroupScore, Sensitivity, group_score, scored
 
 CONSUMES = "onnx"
 PRODUCES = "sensitivity"
@@ -81,14 +83,17 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     ranked = each_alone(graphs, evaluations, everything, context)
     whole = tuple(group.name for group in graphs.groups)
     whole_drop = together(graphs, evaluations, whole, part=everything, context=context)
+    measured = Sensitivity(
+        sensitivity=tuple(described(group, found) for group, found in ranked),
+        metric=fused.metric,
+        whole=scored(whole_drop),
+    )
     content: dict[str, Any] = {
         "component": context.component,
-        "metric": fused.metric,
+        **as_metadata(measured),
         "larger_is_better": fused.larger_is_better,
         "samples": fused.samples,
         "original": evaluations.original(everything).metric,
-        "whole": whole_drop.to_metadata(),
-        "sensitivity": [described(group, found) for group, found in ranked],
         "evaluations": evaluations.count,
         "evaluation_seconds": evaluations.seconds,
         "seconds": time.perf_counter() - started,
@@ -142,9 +147,6 @@ def together(
             file.unlink()
 
 
-def described(group: LayerGroup, found: ScoredDrop) -> dict[str, Any]:
-    """Return a group's figures as JSON values."""
-    return {
-        "group": group.name, "nodes": list(group.nodes), "globs": list(group.globs), "weights": group.weights,
-        **found.to_metadata(),
-    }  # fmt: skip
+def described(group: LayerGroup, found: ScoredDrop) -> GroupScore:
+    """Return a group's figures as they are recorded."""
+    return group_score(group.name, found, nodes=group.nodes, globs=group.globs, weights=group.weights)

@@ -37,6 +37,7 @@ from typing import Any, Literal
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding, StepContext
 from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.quantize import encode, equalize, fidelity, graphs, ranges, selection
 from mmdeploy.quantize.scheme import CalibrationOptions, Scheme
 
@@ -85,7 +86,7 @@ class Calibrated:
     chosen: selection.Selection
     ranges: Mapping[str, tuple[float, float]]
     samples: int
-    equalized: Sequence[Mapping[str, Any]] = ()
+    equalized: Sequence[equalize.Equalized] = ()
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
@@ -119,10 +120,10 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         "quantized_nodes": list(found.chosen.nodes),
         "excluded_nodes": dict(found.chosen.excluded),
         "ranges": {name: list(limits) for name, limits in found.ranges.items()},
-        "equalized": [dict(group) for group in found.equalized],
+        **as_metadata(equalize.Equalization(tuple(found.equalized))),
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,
-        **likeness,
+        **as_metadata(likeness),
     }
     return replace(after, metadata=metadata)
 
@@ -141,7 +142,7 @@ def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> C
         )
     model = graphs.load(artifact.path)
     chosen = selection.choose(model, options)
-    equalized: Sequence[Mapping[str, Any]] = ()
+    equalized: Sequence[equalize.Equalized] = ()
     if options.equalize is not None:
         groups = equalize.find(model, chosen.nodes)
         tensors = [group.tensor for group in groups]

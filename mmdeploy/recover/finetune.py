@@ -29,6 +29,7 @@ from mmdeploy.core.contracts import StepContext
 from mmdeploy.model.torch_component import component_facts, load_component, save_component
 from mmdeploy.training.loop import fit, required_setup
 from mmdeploy.training.options import TrainingOptions
+from mmdeploy.training.record import TRAINING
 
 CONSUMES = "torch"
 PRODUCES = "torch"
@@ -72,5 +73,5 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         before=artifact,
         folder=context.workdir,
         produced_by="finetune",
-        metadata={"training": record.to_metadata()},
+        metadata={TRAINING: record.to_metadata()},
     )

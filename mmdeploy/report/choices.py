@@ -6,41 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from mmdeploy.record.build_report import BuildReport, StepRecord
+from mmdeploy.choice.record import EngineChoice, Measurement
+from mmdeploy.core.facts import find
+from mmdeploy.record.build_report import BuildReport
 from mmdeploy.report.units import bytes_text, figure_text, interval_text, number_text
 
 SHIPS = "ships"
 HEAD = ("Candidate", "Latency p50", "Of the reference", "Interval", "Drop", "Size", "Outcome")
-
-
-class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Measurement(_Facts):
-    """A candidate as `mmdeploy.choice.choose` recorded it; what was not measured is None."""
-
-    label: str
-    p50_ms: float | None = None
-    ratio: float | None = None
-    ratio_interval: tuple[float, float] | None = None
-    drop: float | None = None
-    drop_interval: tuple[float, float] | None = None
-    bytes: int | None = None
-    out_because: str | None = None
-
-
-class Choice(_Facts):
-    """A choice as `mmdeploy.choice.choose` recorded it."""
-
-    chosen: str
-    reference: str
-    metric: str | None = None
-    measurements: tuple[Measurement, ...]
-    left_out: dict[str, str] = {}
-    decisions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,24 +28,17 @@ class Row:
     ships: bool
 
 
-def choices(report: BuildReport) -> list[tuple[str, Choice]]:
+def choices(report: BuildReport) -> list[tuple[str, EngineChoice]]:
     """Return each component whose engine was chosen by measuring, with the choice."""
     found = []
     for step in report.steps:
-        choice = _read(step) if step.kind == "select" else None
+        choice = find(EngineChoice, step.metadata) if step.kind == "select" else None
         if choice is not None:
             found.append((step.component, choice))
     return found
 
 
-def _read(step: StepRecord) -> Choice | None:
-    try:
-        return Choice.model_validate(step.metadata)
-    except ValidationError:  # a step that failed, or a report of another version
-        return None
-
-
-def rows(choice: Choice) -> list[Row]:
+def rows(choice: EngineChoice) -> list[Row]:
     """Return the candidates: the chosen one first, then the others by speed."""
     return [
         Row(
@@ -92,7 +57,7 @@ def rows(choice: Choice) -> list[Row]:
     ]
 
 
-def sentence(component: str, choice: Choice) -> str:
+def sentence(component: str, choice: EngineChoice) -> str:
     """Return the ratios in a line, such as ``fusion, latency over onnxruntime FP32: openvino BF16 0.45``."""
     measured = [
         f"{one.label} {_ratio(one, choice)} {interval_text(one.ratio, one.ratio_interval)}".rstrip()
@@ -102,12 +67,12 @@ def sentence(component: str, choice: Choice) -> str:
     return f"{component}, latency over {choice.reference}: {'; '.join(measured) or 'not measured'}"
 
 
-def reasons(component: str, choice: Choice) -> list[str]:
+def reasons(component: str, choice: EngineChoice) -> list[str]:
     """Return why it was chosen, a sentence each, the component first."""
     return [f"{component}: {decision}" for decision in told(choice)]
 
 
-def told(choice: Choice) -> list[str]:
+def told(choice: EngineChoice) -> list[str]:
     """Return why it was chosen, and what could not be tried here, a sentence each."""
     labels: dict[str, list[str]] = {}
     for label, why in choice.left_out.items():
@@ -115,7 +80,7 @@ def told(choice: Choice) -> list[str]:
     return [*choice.decisions, *(f"not tried: {', '.join(named)}: {why}" for why, named in labels.items())]
 
 
-def _by_speed(choice: Choice) -> Sequence[Measurement]:
+def _by_speed(choice: EngineChoice) -> Sequence[Measurement]:
     def rank(one: Measurement) -> tuple[bool, bool, float]:
         return (one.label != choice.chosen, one.ratio is None, one.ratio or 0.0)
 
@@ -128,7 +93,7 @@ def _ms(value: float | None) -> str:
     return f"{number_text(value, max(0, 2 - math.floor(math.log10(value))))} ms"
 
 
-def _ratio(one: Measurement, choice: Choice) -> str:
+def _ratio(one: Measurement, choice: EngineChoice) -> str:
     if one.ratio is None:
         return "–"
     return "1" if one.label == choice.reference else figure_text(one.ratio, one.ratio_interval)

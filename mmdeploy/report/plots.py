@@ -17,10 +17,11 @@ from typing import Any
 
 from mmdeploy.record.build_report import LatencyRecord, SizeRecord, StageSeries
 from mmdeploy.report import trainings
-from mmdeploy.report.sensitivities import Scored, Sensitivity, drop_text, sqnr_text
-from mmdeploy.report.trainings import Course
+from mmdeploy.report.sensitivities import drop_text, sqnr_text
 from mmdeploy.report.units import bytes_text, figure_text, ratio_text, without_controls
 from mmdeploy.report.wording import END_TO_END
+from mmdeploy.scoring.findings import Scored, Sensitivity
+from mmdeploy.training.record import TrainingRecord
 
 _INK, _MUTED, _GRID, _REFERENCE, _CANDIDATE, _PAPER = (
     "#010101", "#010102", "#010103", "#010104", "#010105", "#010106",
@@ -93,16 +94,16 @@ def _groups(measured: Sensitivity) -> Iterator[tuple[str, Scored, str]]:
         yield "all together", measured.whole, _REFERENCE
 
 
-def loss_panel(title: str, course: Course) -> str:
+def loss_panel(title: str, course: TrainingRecord) -> str:
     """Draw the loss of training and of validation by epoch; a broken line where it was not finite."""
     lines = zip(trainings.losses(course), (_REFERENCE, _CANDIDATE), strict=True)
-    return _lines([(values, colour) for (_, values), colour in lines], "loss", title, best=course.best_epoch)
+    return _lines([(values, colour) for (_, values), colour in lines], "loss", title, best=course.best.epoch)
 
 
-def metric_panel(title: str, course: Course) -> str:
+def metric_panel(title: str, course: TrainingRecord) -> str:
     """Draw the metric of the validation split by epoch, and at which epoch it was best."""
     values = [one.metric for one in course.epochs]
-    return _lines([(values, _CANDIDATE)], course.metric, title, best=course.best_epoch)
+    return _lines([(values, _CANDIDATE)], course.metric, title, best=course.best.epoch)
 
 
 def latency_panel(title: str, records: Sequence[LatencyRecord]) -> str:

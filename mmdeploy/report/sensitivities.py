@@ -3,87 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from mmdeploy.core.facts import find
 from mmdeploy.record.build_report import BuildReport, StepRecord
 from mmdeploy.report.units import figure_text, interval_text
+from mmdeploy.scoring.findings import PrecisionFindings, Scored, Sensitivity
 
 HEAD = ("Layer group", "Drop", "Interval", "SQNR", "Cosine", "Weights")
 DECISION_HEAD = ("Decision", "Why", "Cost", "Gain")
-
-
-class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-Found = TypeVar("Found", bound=_Facts)
-
-
-class Scored(_Facts):
-    """What quantizing something does at the fused output; ``sqnr_db`` is None where no answer changed."""
-
-    metric: float
-    drop: float
-    drop_interval: tuple[float, float] | None = None
-    sqnr_db: float | None = None
-    cosine: float | None = None
-    samples: int = 0
-
-
-class GroupScore(Scored):
-    """The same of one layer group alone."""
-
-    group: str
-    weights: int = 0
-
-
-class Sensitivity(_Facts):
-    """Layer groups of a component, worst first.
-
-    Attributes:
-        sensitivity: Each group alone in INT8, all else in FP32.
-        metric: Name of the task's metric.
-        whole: The component with all groups in INT8.
-    """
-
-    sensitivity: tuple[GroupScore, ...]
-    metric: str = "metric"
-    whole: Scored | None = None
-
-
-class Taken(_Facts):
-    """One decision of a search."""
-
-    what: str
-    why: str = ""
-    cost: str = ""
-    gain: str = ""
-
-
-class Search(_Facts):
-    """What a search decided.
-
-    Attributes:
-        decisions: In the order in which they were taken.
-        held_back: The result on samples that the search did not see.
-        max_drop: Its budget.
-        metric: Name of the task's metric.
-        result: What was found, in words; empty where the layer groups say it.
-        int8_groups: Layer groups in INT8; empty for a search that is not about precision.
-        float_groups: Those that went back to FP32.
-        evaluations: Scores that it took.
-    """
-
-    decisions: tuple[Taken, ...]
-    held_back: Scored | None = None
-    max_drop: float | None = None
-    metric: str = "metric"
-    result: str = ""
-    int8_groups: tuple[str, ...] = ()
-    float_groups: tuple[str, ...] = ()
-    evaluations: int | None = None
 
 
 def sensitivities(report: BuildReport) -> list[tuple[str, Sensitivity]]:
@@ -93,15 +20,16 @@ def sensitivities(report: BuildReport) -> list[tuple[str, Sensitivity]]:
     """
     found: dict[str, Sensitivity] = {}
     for step in sorted(report.steps, key=lambda step: step.kind != "sensitivity"):
-        read = _read(Sensitivity, step)
+        read = find(Sensitivity, step.metadata)
         if read is not None and read.sensitivity:
             found.setdefault(step.component, read)
     return [*found.items()]
 
 
-def searches(report: BuildReport) -> list[tuple[StepRecord, Search]]:
+def searches(report: BuildReport) -> list[tuple[StepRecord, PrecisionFindings]]:
     """Return the steps that searched, with what they decided; not those that write the result in another encoding."""
-    found = ((step, _read(Search, step)) for step in report.steps if step.method == "auto" and step.kind != "select")
+    searching = [step for step in report.steps if step.method == "auto" and step.kind != "select"]
+    found = ((step, find(PrecisionFindings, step.metadata)) for step in searching)
     return [(step, search) for step, search in found if search is not None and search.evaluations is not None]
 
 
@@ -131,7 +59,7 @@ def sqnr_text(one: Scored) -> str:
     return "unchanged" if one.sqnr_db is None else f"{one.sqnr_db:.1f} dB"
 
 
-def told(search: Search) -> str:
+def told(search: PrecisionFindings) -> str:
     """Return what a search came to in a sentence."""
     parts = [search.result] if search.result else []
     if search.int8_groups or search.float_groups:
@@ -150,13 +78,6 @@ def told(search: Search) -> str:
     return "; ".join(parts)
 
 
-def decisions(search: Search) -> Sequence[tuple[str, ...]]:
+def decisions(search: PrecisionFindings) -> Sequence[tuple[str, ...]]:
     """Return a row a decision, the cells of `DECISION_HEAD`."""
     return [(one.what, one.why, one.cost, one.gain) for one in search.decisions]
-
-
-def _read(kind: type[Found], step: StepRecord) -> Found | None:
-    try:
-        return kind.model_validate(step.metadata)
-    except ValidationError:  # a step of another kind, or one that failed
-        return None

@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from mmdeploy.choice.record import EngineChoice
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, GateRecord, StepRecord
 from mmdeploy.report import choices, costs, sensitivities, trainings
@@ -177,7 +178,7 @@ def _step_name(step: StepRecord) -> str:
     return f"{name} ({step.method})" if step.method and step.method not in name else name
 
 
-def _chosen(found: Sequence[tuple[str, choices.Choice]], options: ConsoleOptions) -> Iterable[Table | Text]:
+def _chosen(found: Sequence[tuple[str, EngineChoice]], options: ConsoleOptions) -> Iterable[Table | Text]:
     """Show every candidate where there is room, else the ratios in a sentence; and why, in either case."""
     if options.max_width >= _WIDE:
         table = _table("component", "candidate", "p50", "of the reference", "drop", "size", "outcome")

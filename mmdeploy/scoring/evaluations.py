@@ -7,7 +7,6 @@ folder belongs to the step's key, so what is found there was measured on the sam
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -101,18 +100,6 @@ class ScoredDrop:
     def range_text(self) -> str:
         """The interval in words, such as `` (0.01 to 0.03)``; empty where there is none."""
         return f" ({number_text(self.interval[0])} to {number_text(self.interval[1])})" if self.interval else ""
-
-    def to_metadata(self) -> dict[str, Any]:
-        """Return the figures as JSON values; ``sqnr_db`` is null where no sample changed."""
-        unchanged = self.score.sqnr_db == math.inf
-        return {
-            "metric": self.score.metric,
-            "drop": self.drop,
-            "drop_interval": list(self.interval) if self.interval else None,
-            "sqnr_db": None if unchanged else max(-metrics.UNCHANGED_DB, self.score.sqnr_db),
-            "cosine": self.score.cosine,
-            "samples": self.score.samples,
-        }
 
 
 @dataclass(frozen=True)

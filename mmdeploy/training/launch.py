@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mmdeploy
+from mmdeploy.core.child_process import child_environment
 from mmdeploy.core.contracts import Progress, no_progress
 from mmdeploy.core.errors import EnvironmentUnfitError, MmdeployError, StepError
 
@@ -130,11 +130,8 @@ def _command(folder: Path, processes: int, threads: int) -> list[str]:
 def _environment(folder: Path, threads: int) -> dict[str, str]:
     import torch
 
-    source = str(Path(mmdeploy.__file__).parents[1])
-    others = os.environ.get("PYTHONPATH")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    environment = {name: value for name, value in child_environment().items() if not name.startswith("ACCELERATE_")}
     return environment | {
-        "PYTHONPATH": f"{source}{os.pathsep}{others}" if others else source,
         "OMP_NUM_THREADS": str(threads),
         "ACCELERATE_USE_CPU": str(not torch.cuda.is_available()).lower(),
         "GLOO_SOCKET_IFNAME": "lo",

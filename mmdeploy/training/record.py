@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+from mmdeploy.core.facts import as_metadata, find
+
+#: Name in the metadata of a step that trained.
+TRAINING = "training"
 
 
 @dataclass(frozen=True)
@@ -85,15 +90,22 @@ class TrainingRecord:
         )
 
     def to_metadata(self) -> dict[str, Any]:
-        """Return it as JSON-able facts, for an artifact's metadata under ``training``."""
-        return asdict(self) | {"best_epoch": self.best.epoch, "improved": self.improved, "note": self.note}
+        """Return it as JSON-able facts, for an artifact's metadata under `TRAINING`."""
+        return as_metadata(self) | {"best_epoch": self.best.epoch, "improved": self.improved, "note": self.note}
 
     @classmethod
     def from_metadata(cls, facts: Mapping[str, Any]) -> TrainingRecord:
         """Read what `to_metadata` gave."""
-        derived = ("best_epoch", "improved", "note")
-        fields = {key: value for key, value in facts.items() if key not in derived}
-        return cls(**fields | {"epochs": [EpochRecord(**epoch) for epoch in facts["epochs"]]})
+        found = find(cls, facts)
+        if found is None:
+            raise ValueError("this is no record of a training")
+        return found
+
+
+def training_record(metadata: Mapping[str, Any]) -> TrainingRecord | None:
+    """Return the training of a step, out of its artifact's metadata; None where it did not train, or failed."""
+    found = find(TrainingRecord, metadata, under=TRAINING)
+    return found if found is not None and found.epochs else None
 
 
 def _shown(metric: float | None) -> str:

@@ -1,8 +1,10 @@
 """Rules that hold for the package as a whole: one-way imports, a light start, modules of readable size."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py")
 
 
 def light_modules() -> list[str]:
-    names = (".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in MODULES)
+    names = (module_name(path, ROOT) for path in MODULES)
     return [name for name in names if not name.startswith(NOT_LIGHT)]
 
 
@@ -33,6 +35,29 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 def test_imports_run_one_way_only() -> None:
     found = run_python("from importlinter.cli import lint_imports_command; lint_imports_command()")
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def module_name(path: Path, top: Path) -> str:
+    return ".".join(path.relative_to(top).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(tree: ast.Module, names: Iterable[str]) -> Iterator[str]:
+    """Give the modules, of those with these names, that one imports: anywhere, also for types only."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            parts = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (part if part in names else node.module for part in parts if {part, node.module} & set(names))
+
+
+@pytest.mark.parametrize(("folder", "top"), [(PACKAGE, ROOT), (ROOT / "benchmarks", ROOT / "benchmarks")])
+def test_no_modules_import_each_other_in_a_circle_not_even_for_types(folder: Path, top: Path) -> None:
+    trees = {module_name(path, top): ast.parse(path.read_text()) for path in folder.rglob("*.py")}
+    assert len(trees) > 10
+    graph = {name: {other for other in imported(tree, trees) if other != name} for name, tree in trees.items()}
+    assert sum(map(len, graph.values())) > 10
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names them
 
 
 @pytest.mark.parametrize("room", [*ROOMS, "api"])

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from choice_records import chosen_metadata, measured
 from recipe_samples import write_sample_files
 
 from mmdeploy.building.figures import costs, stages
 from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.facts import as_metadata
+from mmdeploy.prune.product import PruningFacts
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.build_report import ModuleCosts
@@ -42,18 +45,20 @@ def trained(*metric: float | None) -> dict[str, object]:
     return record.to_metadata()
 
 
-def select(winner: str, *, compressed: bool, metric: float | None = 0.93) -> Artifact:
-    measurements = [
-        {"label": "FP32", "compressed": False, "ratio": 1.0, "ratio_interval": None, "metric": 0.97},
-        {"label": "INT8", "compressed": compressed, "ratio": 0.4, "ratio_interval": [0.38, 0.43], "metric": metric},
-    ]
-    return made(chosen=winner, reference="FP32", metric="top1", original_metric=0.97, measurements=measurements)
+def select(winner: str, *, compressed: bool, metric: float | None = 0.93, reference_compressed=False) -> Artifact:
+    measurements = (
+        measured("FP32", compressed=reference_compressed, metric=0.97),
+        measured(
+            "INT8", graph="quantized", compressed=compressed, ratio=0.4, ratio_interval=(0.38, 0.43), metric=metric
+        ),
+    )
+    return made(**chosen_metadata(winner, *measurements, metric="top1", original_metric=0.97))
 
 
 def test_costs_are_those_of_the_original_and_of_what_passes_left(recipe: Recipe) -> None:
     artifacts = {
         "image_encoder/original": made(costs=BEFORE),
-        "image_encoder/prune": made(pruning={"note": "zeros change nothing"}),
+        "image_encoder/prune": made(pruning=as_metadata(PruningFacts("magnitude", "zeros change nothing"))),
         "image_encoder/export": made(costs=AFTER),
         "image_encoder/engine": select("INT8", compressed=True),
         "fusion/export": made(costs=BEFORE),
@@ -81,9 +86,7 @@ def test_it_is_said_when_nothing_of_it_ships(recipe: Recipe) -> None:
 
 
 def test_a_ratio_to_a_compressed_engine_is_not_the_gain_of_compression(recipe: Recipe) -> None:
-    kept = select("INT8", compressed=True)
-    for one in kept.metadata["measurements"]:
-        one["compressed"] = True
+    kept = select("INT8", compressed=True, reference_compressed=True)
     (image,) = costs(recipe, {"image_encoder/original": made(costs=BEFORE), "image_encoder/engine": kept})
     assert (image.latency_ratio, image.latency_ratio_interval) == (None, None)
 

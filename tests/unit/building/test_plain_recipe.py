@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from choice_records import chosen_metadata, measured
 from recipe_samples import SAMPLE, write_sample_files
 
 from mmdeploy.building import plain_recipe
@@ -35,9 +36,8 @@ def made(**metadata: object) -> Artifact:
 
 
 def selected(engine: str = "onnxruntime", *, compressed: bool, graph: str = "quantized", **options: object) -> Artifact:
-    winner = {"label": "winner", "compressed": compressed, "graph": graph}
-    other = {"label": "other", "compressed": not compressed, "graph": "float"}
-    return made(chosen="winner", engine={"method": engine, **options}, measurements=[other, winner])
+    winner = measured("winner", compressed=compressed, graph=graph, options={"method": engine, **options})
+    return made(**chosen_metadata("winner", measured("other", compressed=not compressed), winner))
 
 
 def plain(recipe: Recipe, tmp_path: Path, artifacts: dict[str, Artifact]) -> Recipe:

@@ -12,6 +12,7 @@ from mmdeploy import engines
 from mmdeploy.choice import choose
 from mmdeploy.choice.engine_process import EngineProcess
 from mmdeploy.choice.options import AutoEngine, MustPay
+from mmdeploy.choice.requests import requests_of
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import FusedScore
 from mmdeploy.core.errors import DataError, EngineError
@@ -167,8 +168,8 @@ def test_auto_without_validation_data_is_refused(three, tmp_path: Path):
 
 
 def test_requests_are_cut_from_batches_or_repeat_samples(tmp_path: Path):
-    one, _ = choose.requests_of(context(tmp_path / "a", calibrated=True), 1)
+    one, _ = requests_of(context(tmp_path / "a", calibrated=True), 1)
     assert [len(request["x"]) for request in one] == [1] * 11
     np.testing.assert_array_equal(one[1]["x"], examples(8)["x"][1:2])
-    four, _ = choose.requests_of(context(tmp_path / "b", calibrated=True), 4)
+    four, _ = requests_of(context(tmp_path / "b", calibrated=True), 4)
     assert [len(request["x"]) for request in four] == [4, 4, 4]

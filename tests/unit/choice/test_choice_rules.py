@@ -5,8 +5,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdeploy.choice import rules, wording
-from mmdeploy.choice.rules import Choice, Entrant
+from mmdeploy.choice import explanation, rules
+from mmdeploy.choice.rules import Entrant, Ruling
 
 
 class Latencies:
@@ -103,12 +103,12 @@ def test_of_what_is_equally_fast_the_simplest_ships(contest):
 
 def test_the_fastest_wins():
     choice = rules.choose([FP32, BF16, INT8], measured(fp32=1.0, bf16=0.5, int8=0.3), 0.01)
-    assert choice == Choice("int8", "fp32", "int8")
+    assert choice == Ruling("int8", "fp32", "int8")
 
 
 def test_a_tie_goes_to_what_is_not_compressed():
     choice = rules.choose([FP32, BF16, INT8], measured(fp32=1.0, bf16=0.305, int8=0.3), 0.01)
-    assert choice == Choice("bf16", "fp32", "int8")
+    assert choice == Ruling("bf16", "fp32", "int8")
 
 
 def test_a_tie_of_compressed_ones_goes_to_the_simpler():
@@ -125,7 +125,7 @@ def test_an_interval_that_includes_one_does_not_pay():
 
 def test_a_tie_with_the_leader_does_not_make_up_for_a_doubt_about_fp32():
     vague = Latencies({"fp32": 1.0, "int8": 0.9, "odd": 0.8}, {"fp32": 0.01, "int8": 0.2, "odd": 0.01})
-    assert rules.choose([FP32, INT8, ODD], vague, None) == Choice("odd", "fp32", "odd")
+    assert rules.choose([FP32, INT8, ODD], vague, None) == Ruling("odd", "fp32", "odd")
 
 
 def test_over_budget_is_out_however_fast():
@@ -140,8 +140,8 @@ def test_where_all_are_compressed_the_budget_comes_first_and_then_speed():
     costly = Entrant("odd", True, 0, drop=0.05)
     worse = Entrant("int8", True, 2, drop=0.02)
     quick = measured(odd=0.1, int8=0.3)
-    assert rules.choose([costly, INT8], quick, 0.01) == Choice("int8", "int8", "int8")
-    assert rules.choose([costly, worse], quick, 0.01) == Choice("int8", "int8", "int8")  # what loses least
+    assert rules.choose([costly, INT8], quick, 0.01) == Ruling("int8", "int8", "int8")
+    assert rules.choose([costly, worse], quick, 0.01) == Ruling("int8", "int8", "int8")  # what loses least
 
 
 def test_a_drop_of_exactly_the_budget_keeps_it():
@@ -152,7 +152,7 @@ def test_a_drop_of_exactly_the_budget_keeps_it():
 def test_when_the_reference_died_the_next_simplest_is_it():
     dead = Entrant("fp32", False, 0, failed="died")
     choice = rules.choose([dead, BF16, INT8], measured(bf16=1.0, int8=1.2), None)
-    assert choice == Choice("bf16", "bf16", "bf16")
+    assert choice == Ruling("bf16", "bf16", "bf16")
 
 
 def test_timing_goes_on_only_with_those_that_may_win():
@@ -171,7 +171,7 @@ def test_as_good_as_equal_is_decided():
 def test_what_could_be_a_little_faster_but_is_not_simpler_is_decided():
     close = Latencies({"fp32": 1.0, "bf16": 0.5, "int8": 0.5}, {"fp32": 0.0, "bf16": 0.04, "int8": 0.0})
     assert rules.undecided([FP32, BF16, INT8], close, None) == []
-    assert rules.choose([FP32, BF16, INT8], close, None) == Choice("bf16", "fp32", "bf16")
+    assert rules.choose([FP32, BF16, INT8], close, None) == Ruling("bf16", "fp32", "bf16")
     wide = Latencies({"fp32": 1.0, "bf16": 0.5, "int8": 0.5}, {"fp32": 0.0, "bf16": 0.1, "int8": 0.0})
     assert set(rules.undecided([FP32, BF16, INT8], wide, None)) == {"fp32", "bf16", "int8"}
 
@@ -182,7 +182,7 @@ def test_every_loser_is_told_why():
     entrants = [FP32, BF16, INT8, costly, Entrant("dead", True, 4, failed="it died")]
     choice = rules.choose(entrants, latencies, 0.01)
     assert choice is not None
-    assert {one.label: wording.why_not(one, choice, latencies, 0.01) for one in entrants} == {
+    assert {one.label: explanation.why_not(one, choice, latencies, 0.01) for one in entrants} == {
         "fp32": "slower than int8",
         "bf16": "slower than fp32",
         "int8": None,

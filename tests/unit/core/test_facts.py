@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import PydanticSerializationError
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.errors import StepError
@@ -70,3 +71,8 @@ def test_metadata_without_the_name_is_said_too() -> None:
     with pytest.raises(StepError, match="'under'"):
         read(Whole, artifact({}), under="under")
     assert find(Whole, {}, under="under") is None and find(Whole, {}) is None
+
+
+def test_a_field_of_another_type_is_not_written() -> None:
+    with pytest.raises(PydanticSerializationError):
+        as_metadata(Whole(Path("a"), [Part("a", 1.0)], "many"))

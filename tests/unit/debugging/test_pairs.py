@@ -10,11 +10,13 @@ from onnx import parser
 
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.facts import find
 from mmdeploy.core.target import Target
 from mmdeploy.debugging import pairs
 from mmdeploy.debugging.pairs import Pair
 from mmdeploy.debugging.tensors import TensorGraph
 from mmdeploy.quantize import dynamic, static
+from mmdeploy.quantize.equalize import Equalization
 
 
 def _artifact(model, path: Path) -> Artifact:
@@ -80,7 +82,9 @@ def test_tensors_that_equalization_divided_are_other_tensors(tmp_path):
     made = static.run(_artifact(model, tmp_path / "f.onnx"), options, _context(tmp_path / "q", Encoding.INT8_SYMMETRIC))
     assert made.metadata["equalized"][0]["how"] == "folded"
     graph = TensorGraph(onnx.load(made.path))
-    assert [pair.reference for pair in pairs.quantized(graph, {"x", "y", "z"}, made.metadata["equalized"])] == ["z"]
+    assert [pair.reference for pair in pairs.quantized(graph, {"x", "y", "z"}, find(Equalization, made.metadata))] == [
+        "z"
+    ]
     assert {pair.reference for pair in pairs.quantized(graph, {"x", "y", "z"})} == {"y", "z"}
 
 

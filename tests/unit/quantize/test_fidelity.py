@@ -29,11 +29,11 @@ def compare(tmp_path: Path, quantized: str):
 
 def test_likeness_of_equal_and_scaled_graphs(tmp_path):
     equal = compare(tmp_path, "y = Tanh (x)")
-    assert equal["cosine"]["y"] == pytest.approx(1)
-    assert equal["sqnr_db"]["y"] is None
+    assert equal.cosine["y"] == pytest.approx(1)
+    assert equal.sqnr_db["y"] is None
     scaled = compare(tmp_path, "t = Tanh (x) c = Constant <value_float = 1.1> () y = Mul (t, c)")
-    assert scaled["cosine"]["y"] == pytest.approx(1)
-    assert scaled["sqnr_db"]["y"] == pytest.approx(20, abs=0.01)  # noise is a tenth of the signal
+    assert scaled.cosine["y"] == pytest.approx(1)
+    assert scaled.sqnr_db["y"] == pytest.approx(20, abs=0.01)  # noise is a tenth of the signal
 
 
 def test_answers_that_the_optimizer_changes_are_refused():

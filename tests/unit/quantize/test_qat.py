@@ -98,7 +98,7 @@ def test_every_product_with_a_weight_was_trained(built, style):
     layers = [layer for node in facts["trained_nodes"].values() for layer in node]
     assert sorted(layers) == sorted(quantizers(part.module))
     assert set(facts["excluded_nodes"].values()) <= {"a product of two activations"}
-    assert not part.trained.metadata["scales"]["float"]
+    assert not part.trained.metadata["scales"]["left_float"]
 
 
 def test_scales_in_the_graph_are_those_of_modelopt(built):

@@ -1,10 +1,13 @@
-"""Realistic reports for the tests; run it to look at them: ``python report_samples.py FOLDER``."""
+"""Realistic reports for the tests; ``PYTHONPATH=.. python report_samples.py FOLDER`` writes them to look at."""
 
 import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from choice_records import chosen_metadata, measured
+
+from mmdeploy.choice.record import Measurement
 from mmdeploy.core.contracts import Check, GateResult, Verdict
 from mmdeploy.core.target import Hardware, Target
 from mmdeploy.gates import advising
@@ -246,54 +249,58 @@ def passed() -> BuildReport:
 
 def _candidate(
     label: str, p50_ms: float | None, ratio: float | None, *, drop: float | None = None, why: str | None = None
-) -> dict[str, object]:
-    spread = None if ratio in (None, 1.0) else [ratio * 0.96, ratio * 1.05]
+) -> Measurement:
     compressed = "INT8" in label
-    return {
-        "label": label, "engine": label.split()[0], "options": {}, "graph": "quantized" if compressed else "float",
-        "compressed": compressed, "p50_ms": p50_ms, "ratio": ratio, "ratio_interval": spread, "rounds": 40,
-        "metric": None if drop is None else 0.9742 - drop, "drop": drop,
-        "drop_interval": None if drop is None else [drop - 0.004, drop + 0.006], "sqnr_db": None,
-        "bytes": 371_402 if compressed else 1_271_208, "out_because": why,
-    }  # fmt: skip
+    return measured(
+        label,
+        engine=label.split()[0],
+        graph="quantized" if compressed else "float",
+        compressed=compressed,
+        p50_ms=p50_ms,
+        ratio=ratio,
+        ratio_interval=None if ratio in (None, 1.0) else (ratio * 0.96, ratio * 1.05),
+        metric=None if drop is None else 0.9742 - drop,
+        drop=drop,
+        drop_interval=None if drop is None else (drop - 0.004, drop + 0.006),
+        bytes=371_402 if compressed else 1_271_208,
+        out_because=why,
+    )
 
 
 def chosen() -> BuildReport:
     """A build with two select steps: INT8 pays in one component and not in the other."""
     ort, ov = "onnxruntime FP32", "openvino BF16"
     slower = "slower than openvino INT8 int8_symmetric"
-    image = {
-        "chosen": "openvino INT8 int8_symmetric", "reference": ort, "metric": "top1", "max_drop": 0.01,
-        "measurements": [
-            _candidate(ort, 1.312, 1.0, drop=0.0, why=slower),
-            _candidate("onnxruntime INT8 uint8_asymmetric", 0.41, 0.312, why=slower),
-            _candidate(ov, 0.59, 0.45, why=slower),
-            _candidate("openvino INT8 int8_symmetric", 0.31, 0.238, drop=0.0034),
-            _candidate("openvino INT8 uint8_asymmetric, BF16", 0.27, 0.21, drop=0.0412, why="loses 0.0412, over 0.01"),
-        ],
-        "decisions": [
+    image = chosen_metadata(
+        "openvino INT8 int8_symmetric",
+        _candidate(ort, 1.312, 1.0, drop=0.0, why=slower),
+        _candidate("onnxruntime INT8 uint8_asymmetric", 0.41, 0.312, why=slower),
+        _candidate(ov, 0.59, 0.45, why=slower),
+        _candidate("openvino INT8 int8_symmetric", 0.31, 0.238, drop=0.0034),
+        _candidate("openvino INT8 uint8_asymmetric, BF16", 0.27, 0.21, drop=0.0412, why="loses 0.0412, over 0.01"),
+        metric="top1",
+        max_drop=0.01,
+        decisions=(
             "openvino INT8 int8_symmetric ships: 0.238 [0.228, 0.250] of the latency of onnxruntime FP32; top1 0.9708,"
-            " 0.0034 below the FP32 original"
-        ],
-    }  # fmt: skip
-    fusion = {
-        "chosen": ort, "reference": ort, "metric": None, "max_drop": None,
-        "measurements": [
-            _candidate(ort, 0.0412, 1.0),
-            _candidate("onnxruntime INT8 uint8_asymmetric", 0.041, 0.993, why=f"not surely faster than {ort}"),
-            _candidate(ov, None, None, why="the engine's process died: signal SIGILL"),
-        ],
-        "decisions": [
+            " 0.0034 below the FP32 original",
+        ),
+    )
+    fusion = chosen_metadata(
+        ort,
+        _candidate(ort, 0.0412, 1.0),
+        _candidate("onnxruntime INT8 uint8_asymmetric", 0.041, 0.993, why=f"not surely faster than {ort}"),
+        _candidate(ov, None, None, why="the engine's process died: signal SIGILL"),
+        decisions=(
             f"{ort} ships: nothing else is surely faster",
             "compression does not pay: the fastest compressed candidate, onnxruntime INT8 uint8_asymmetric, takes"
             f" 0.993 [0.953, 1.043] of the latency of {ort}; it is out: not surely faster than {ort}",
             "accuracy was not looked at here: the gates judge it",
-        ],
-        "left_out": {
+        ),
+        left_out={
             "openvino INT8 int8_symmetric, BF16": "this CPU has no bfloat16 (amx_bf16 or avx512_bf16)",
             "openvino INT8 uint8_asymmetric, BF16": "this CPU has no bfloat16 (amx_bf16 or avx512_bf16)",
         },
-    }  # fmt: skip
+    )
     selects = tuple(
         StepRecord(
             id=f"{component}/select", component=component, kind="select", method=method, status="ran",

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from mmdeploy.choice.record import EngineChoice, Measurement
 from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Hardware, Target
 from mmdeploy.record.build_report import (
     BuildReport,
@@ -21,6 +23,8 @@ from mmdeploy.record.build_report import (
     StageSeries,
     StepRecord,
 )
+from mmdeploy.scoring.findings import Decision, GroupScore, PrecisionFindings, Scored, Sensitivity
+from mmdeploy.training.record import EpochRecord, TrainingRecord
 
 TEXT = st.text(max_size=30)
 PATHS = st.text("abc/._- <&", min_size=1, max_size=20).map(Path)
@@ -37,77 +41,81 @@ JSON = st.recursive(
 FACTS = st.dictionaries(TEXT, JSON, max_size=3)
 
 #: What a ``select`` step records, with any figures.
-CHOICES = st.fixed_dictionaries(
-    {
-        "chosen": TEXT,
-        "reference": TEXT,
-        "measurements": st.lists(
-            st.fixed_dictionaries(
-                {
-                    "label": TEXT,
-                    "p50_ms": st.none() | FIGURES,
-                    "ratio": st.none() | FIGURES,
-                    "ratio_interval": INTERVALS,
-                    "drop": st.none() | FIGURES,
-                    "drop_interval": INTERVALS,
-                    "bytes": SIZES,
-                    "out_because": st.none() | TEXT,
-                }
-            ),
-            max_size=3,
+CHOICES = st.builds(
+    EngineChoice,
+    chosen=TEXT,
+    engine=st.just({"method": "onnxruntime"}),
+    reference=TEXT,
+    measurements=st.lists(
+        st.builds(
+            Measurement,
+            label=TEXT,
+            engine=TEXT,
+            options=st.just({"method": "onnxruntime"}),
+            graph=st.sampled_from(["float", "quantized"]),
+            p50_ms=st.none() | FIGURES,
+            ratio=st.none() | FIGURES,
+            ratio_interval=INTERVALS,
+            drop=st.none() | FIGURES,
+            drop_interval=INTERVALS,
+            bytes=st.integers(0, 2**50),
+            out_because=st.none() | TEXT,
         ),
-        "decisions": st.lists(TEXT, max_size=2),
-    }
-)
+        max_size=3,
+    ).map(tuple),
+    left_out=st.dictionaries(TEXT, TEXT, max_size=2),
+    decisions=st.lists(TEXT, max_size=2).map(tuple),
+).map(as_metadata)
 
 #: What a step that trained records, with any figures.
-COURSES = st.fixed_dictionaries(
-    {
-        "metric": TEXT,
-        "epochs": st.lists(
-            st.fixed_dictionaries(
-                {
-                    "epoch": st.integers(0, 100),
-                    "metric": st.none() | FIGURES,
-                    "validation_loss": st.none() | FIGURES,
-                    "training_loss": st.none() | FIGURES,
-                    "learning_rate": FIGURES,
-                    "seconds": SECONDS,
-                }
-            ),
-            min_size=1,
-            max_size=4,
+COURSES = st.builds(
+    TrainingRecord,
+    metric=TEXT,
+    larger_is_better=st.booleans(),
+    steps_per_epoch=st.integers(0, 100),
+    batch_size=st.integers(0, 100),
+    processes=st.integers(1, 4),
+    parameters=st.integers(0, 2**40),
+    epochs=st.lists(
+        st.builds(
+            EpochRecord,
+            epoch=st.integers(0, 100),
+            metric=st.none() | FIGURES,
+            validation_loss=st.none() | FIGURES,
+            training_loss=st.none() | FIGURES,
+            learning_rate=FIGURES,
+            seconds=SECONDS,
         ),
-        "best_epoch": st.integers(0, 3),
-        "improved": st.booleans(),
-        "note": TEXT,
-        "parameters": st.integers(0, 2**40),
-    }
-)
+        min_size=1,
+        max_size=4,
+    ),
+).map(TrainingRecord.to_metadata)
 
 _SCORED = {
     "metric": FIGURES, "drop": FIGURES, "drop_interval": INTERVALS, "sqnr_db": st.none() | FIGURES, "cosine": FIGURES,
     "samples": st.integers(0, 2000),
 }  # fmt: skip
+_SENSITIVITIES = st.builds(
+    Sensitivity,
+    sensitivity=st.lists(st.builds(GroupScore, group=TEXT, weights=st.integers(0, 2**40), **_SCORED), max_size=3).map(
+        tuple
+    ),
+    metric=TEXT,
+    whole=st.none() | st.builds(Scored, **_SCORED),
+)
+_FINDINGS = st.builds(
+    PrecisionFindings,
+    decisions=st.lists(st.builds(Decision, TEXT, TEXT, TEXT, TEXT), max_size=2).map(tuple),
+    metric=TEXT,
+    max_drop=st.none() | FIGURES,
+    result=TEXT,
+    held_back=st.none() | st.builds(Scored, **_SCORED),
+    evaluations=st.none() | st.integers(0, 99),
+    int8_groups=st.lists(TEXT, max_size=2).map(tuple),
+)
 
 #: What the sensitivity of layer groups and searches record, with any figures.
-SEARCHES = st.fixed_dictionaries(
-    {
-        "metric": TEXT,
-        "sensitivity": st.lists(
-            st.fixed_dictionaries({"group": TEXT, "weights": st.integers(0, 2**40), **_SCORED}), max_size=3
-        ),
-        "whole": st.none() | st.fixed_dictionaries(_SCORED),
-        "held_back": st.none() | st.fixed_dictionaries(_SCORED),
-        "max_drop": st.none() | FIGURES,
-        "result": TEXT,
-        "int8_groups": st.lists(TEXT, max_size=2),
-        "evaluations": st.none() | st.integers(0, 99),
-        "decisions": st.lists(
-            st.fixed_dictionaries({"what": TEXT, "why": TEXT, "cost": TEXT, "gain": TEXT}), max_size=2
-        ),
-    }
-)
+SEARCHES = st.builds(lambda groups, found: as_metadata(groups) | as_metadata(found), _SENSITIVITIES, _FINDINGS)
 
 STEPS = st.builds(
     StepRecord,

@@ -16,7 +16,7 @@ from rich.console import Console
 from mmdeploy.record.build_report import BuildReport, Stage, StageSeries
 from mmdeploy.report import html, junit, markdown, plots
 from mmdeploy.report.terminal import Summary
-from mmdeploy.report.trainings import Course
+from mmdeploy.training.record import TrainingRecord
 
 SCHEMA = jsonschema.Draft202012Validator(BuildReport.model_json_schema(mode="serialization"))
 slow = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -78,7 +78,7 @@ def test_html_takes_any_report(report):
     COURSES,
 )
 def test_plots_take_any_figures(series, sizes, latencies, course):
-    course = Course.model_validate(course)
+    course = TrainingRecord.from_metadata(course)
     for svg in (
         plots.loss_panel("loss", course),
         plots.metric_panel("metric", course),

@@ -87,8 +87,8 @@ def test_a_killed_search_asks_only_for_what_is_missing(tmp_path):
     outcome = before.drop_of("a", lambda: Path("a"), SEARCHED)
     after = Evaluations(second, Journal(path), confidence=0.95, seed=0)
     again = after.drop_of("a", lambda: pytest.fail("written again"), SEARCHED)
-    assert (again.drop, again.interval, again.to_metadata()) == (
-        outcome.drop, outcome.interval, outcome.to_metadata(),
+    assert (again.drop, again.interval, again.score.metric) == (
+        outcome.drop, outcome.interval, outcome.score.metric,
     )  # fmt: skip
     after.drop_of("b", lambda: Path("b"), SEARCHED)
     assert second.calls == ["b"]

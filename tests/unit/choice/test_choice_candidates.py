@@ -51,5 +51,5 @@ def test_options_outside_their_range_are_refused(wrong):
 
 
 def test_defaults():
-    assert AutoEngine().max_drop == 0.01
+    assert AutoEngine().max_drop is None  # the plan puts the accuracy gate's budget there
     assert MustPay().max_drop is None

@@ -113,7 +113,7 @@ def test_a_budget_spent_upstream_ships_fp32_and_says_so(three, tmp_path: Path):
 
 def test_a_slower_candidate_is_not_scored(three, tmp_path: Path):
     fused = Fused({"fp32": 0.0, "small": 0.0, "smaller": 0.0})
-    chosen_of(three, AutoEngine(min_rounds=8), context(tmp_path / "out", fused=fused))
+    chosen_of(three, AutoEngine(min_rounds=8, max_drop=0.01), context(tmp_path / "out", fused=fused))
     assert fused.asked == ["smaller", "fp32"]
 
 
@@ -142,7 +142,7 @@ def test_a_candidate_that_dies_on_validation_data_is_out(three, tmp_path: Path):
         return score(graph, part)
 
     fused.score = die
-    chosen = chosen_of(three, AutoEngine(min_rounds=8), context(tmp_path / "out", fused=fused))
+    chosen = chosen_of(three, AutoEngine(min_rounds=8, max_drop=0.01), context(tmp_path / "out", fused=fused))
     assert chosen.metadata["chosen"] == "small"
     assert "SIGSEGV" in measurements(chosen)["smaller"]["out_because"]
 

@@ -199,7 +199,8 @@ def test_a_right_recipe_is_read_whole(sample):
         pytest.param(
             ("{method: parity, min_cosine: 0.99}", "{method: parity}"),
             "recipe.yaml:32 gates.0",
-            "give at least one limit: min_cosine, min_sqnr_db or max_abs_error",
+            "give at least one limit: min_cosine, min_sqnr_db, max_abs_error, max_scale_error, min_exact_match or "
+            "min_overlap_at_k",
             id="what the options themselves refuse",
         ),
         pytest.param(

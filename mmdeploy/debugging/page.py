@@ -10,7 +10,7 @@ from mmdeploy.debugging.findings import Comparison, DebugReport, TensorFinding
 HEAD = ("Tensor", "Operator", "SQNR", "Alone", "Max error")
 #: Rows shown where something differs beyond the rounding of floats, and where nothing does.
 _ROWS, _ROWS_ALIKE = 8, 3
-_NAME_LETTERS, _OPERATOR_LETTERS = 30, 18
+_NAME_LETTERS, _OPERATOR_LETTERS = 26, 16
 
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:

@@ -58,7 +58,7 @@ def distribution_of(name: str) -> str:
 def gives(top: str, facts: FileFacts) -> str:
     """Return the name of the distribution that a top-level import comes from, in normal form; empty if none."""
     distribution = _distribution(top, facts)
-    return _normal(distribution.metadata["Name"]) if distribution is not None else ""
+    return _normal(distribution.name) if distribution is not None else ""
 
 
 @functools.cache
@@ -93,7 +93,7 @@ def _distribution(top: str, facts: FileFacts) -> Distribution | None:
     site = Path(places[0]).parents[1 if spec.origin and spec.submodule_search_locations is not None else 0]
 
     def look(_: Path) -> str:
-        return next((str(one.metadata["Name"]) for one in importlib.metadata.distributions() if _lists(one, top)), "")
+        return next((str(one.name) for one in importlib.metadata.distributions() if _lists(one, top)), "")
 
     return _named(facts.of(site, f"distribution of {top}", look)) or guess  # an install changes the folder's times
 

@@ -2,7 +2,8 @@
 
 Weights are handed over and not copied: of what a pass leaves, nodes are written back, and of the rest what is gone is
 taken away. (`onnx_ir.to_proto` on the whole model copies every weight, and lists the weights among the value infos,
-where ONNX Runtime's FP16 converter takes them for activations.) A CLIP image tower takes 20 ms.
+where ONNX Runtime's FP16 converter takes them for activations.) A CLIP tower takes 0.03 s where nothing changes, and
+0.3 s as the quantizer leaves it.
 """
 
 from __future__ import annotations

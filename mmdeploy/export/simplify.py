@@ -85,7 +85,7 @@ def _swap_directly(graph: _Graph, last: Any) -> None:
     swap.output[0] = last.output[0]
     del swap.attribute[:]
     swap.attribute.append(_ints("perm", turned))
-    last.output[0] = f"{last.output[0]}_by_detour"
+    graph.proto.node.remove(last)
 
 
 def _permutation(node: Any) -> list[int]:
@@ -140,7 +140,8 @@ def _drop_guard(graph: _Graph, where: Any) -> None:
     masked = graph.producer(softmax.input[0], "Add")
     if masked is None or not any(_leaves_something(graph, name) for name in masked.input):
         return
-    softmax.output[0], where.output[0] = where.output[0], f"{where.output[0]}_guarded"
+    graph.proto.node.remove(where)
+    softmax.output[0] = where.output[0]
     check.input[0] = softmax.output[0]
 
 

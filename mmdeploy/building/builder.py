@@ -11,7 +11,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -293,16 +293,16 @@ class _Run:
             failure=_failure(error, self.folder / "logs") if error else None,
         )
 
-    def _left_to_do(self, running: Container[str]) -> list[Decision]:
-        """Take from the store what it has; return the steps that are neither done nor running."""
-        left = []
+    def _left_to_do(self, running: Mapping[str, Decision]) -> list[Decision]:
+        """Take from the store what it has; return the steps that are neither done nor running, twins of those too."""
+        left, under_way = [], {one.step.id for one in running.values()}
         for step_id in self.live.settle(self.state.artifacts):
             self.state.records[step_id] = self.state.records[step_id].model_copy(
                 update={"key": self.live.step(step_id).key}
             )
         for decision in explain(self.live.plan, self.store, fresh=self.settings.fresh):
             step, known = decision.step, self.state.records.get(decision.step.id)
-            if step.key in running or (known is not None and known.key == step.key):
+            if step.id in under_way or (known is not None and known.key == step.key):
                 continue
             for gone in (self.state.artifacts, self.state.records):  # of another key: made of damaged samples
                 gone.pop(step.id, None)

@@ -31,6 +31,8 @@ for step in make_plan(recipe, take_fingerprints(recipe, store)).steps:
     print(step.id, step.key)
 store.facts.save()
 """
+#: Where every chain begins: code that runs in every step counts in all of them.
+EVERY = {"data/calibration", "data/evaluation", "left/export", "right/export", "fusion/export", "original/outputs"}
 DYNAMIC = "components.right.quantize={method: dynamic}"
 
 
@@ -76,10 +78,11 @@ def test_outside_of_a_step_nothing_counts(keys_with: Callable[..., dict[str, str
 @pytest.mark.parametrize(
     ("edited", "first"),
     [
-        ("worker/run_step.py", {"left/export", "right/export", "fusion/export"}),
-        ("worker/feeds.py", {"left/export", "right/export", "fusion/export", "original/outputs"}),
-        ("data/samples.py", {"left/export", "right/export", "fusion/export", "original/outputs"}),
-        ("model/torch_model.py", {"left/export", "right/export", "fusion/export", "original/outputs"}),
+        ("worker/run_step.py", EVERY),
+        ("worker/feeds.py", EVERY),
+        ("data/samples.py", EVERY),
+        ("model/torch_model.py", EVERY),
+        ("data/recording.py", {"data/calibration", "data/evaluation"}),
         ("worker/original_outputs.py", {"original/outputs"}),
         ("export/trace.py", {"left/export", "right/export", "fusion/export"}),
         ("quantize/static.py", {"left/quantize"}),
@@ -87,7 +90,7 @@ def test_outside_of_a_step_nothing_counts(keys_with: Callable[..., dict[str, str
         ("engines/onnxruntime.py", {f"{name}/{kind}" for name in ("left", "right", "fusion")
                                     for kind in ("engine", "reference")}),
         ("worker/training_setup.py", set()),
-        ("scoring/scores.py", set()),
+        ("scoring/task_metric.py", set()),
     ],
 )  # fmt: skip
 def test_what_runs_in_a_step_counts_there(

@@ -61,7 +61,7 @@ def test_3_when_a_step_failed(
     replaced(tiny_recipe.with_name("data.py"), "    return _samples(1, 64)", "    return []")
     done = build("gates=[]")
     assert done.returncode == errors.EXIT_STEP_FAILED
-    assert "/quantize failed: data.py:calibration gives no samples\n" in done.stderr
+    assert "step data/calibration failed: data.py:calibration gives no samples\n" in done.stderr
     assert "error" not in done.stdout
     assert report_says(mmdeploy_command, shared_workdir) == errors.EXIT_STEP_FAILED
 

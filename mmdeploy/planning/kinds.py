@@ -19,7 +19,13 @@ from mmdeploy.plugins.registry import Registry
 
 _METHOD_STEP = "mmdeploy.worker.run_step:run_method"
 #: Modules that run around every step, those that give it a data set, and those that time graphs for it.
-_AROUND = ("mmdeploy.worker.run_step", "mmdeploy.worker.context", "mmdeploy.worker.feeds")
+_AROUND = (
+    "mmdeploy.worker.run_step",
+    "mmdeploy.worker.context",
+    "mmdeploy.worker.feeds",
+    "mmdeploy.worker.refusal",
+    "mmdeploy.engines.graph_files",
+)
 _GIVING: Mapping[str, str] = {
     "training": "mmdeploy.worker.training_setup",
     "validation": "mmdeploy.worker.fused_output",

@@ -27,8 +27,11 @@ ADDRESSING = {
     "mmdeploy/worker/watched_inputs.py",
 }  # fmt: skip
 #: Which steps there are, of which options and inputs, stands in an identity by its value; what a method's name stands
-#: for is found by the registry, and the method's own code is in the key.
-BY_VALUE = ("mmdeploy/planning/", "mmdeploy/recipe/", "mmdeploy/choice/options.py", "mmdeploy/plugins/registry.py")
+#: for is found by the registry, and the method's own code is in the key; a gate names the metric, whose code is, too.
+BY_VALUE = (
+    "mmdeploy/planning/", "mmdeploy/recipe/", "mmdeploy/choice/options.py", "mmdeploy/plugins/registry.py",
+    "mmdeploy/gates/accuracy.py",
+)  # fmt: skip
 RECIPES: dict[str, tuple[str, tuple[str, ...], Goal]] = {
     "static, dynamic": ("tiny", ("components.right.quantize={method: dynamic}",), "build"),
     "pruned, trained": (

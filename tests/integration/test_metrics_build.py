@@ -72,7 +72,7 @@ def test_metrics_from_a_file_judge_the_outputs_that_they_are_given(tiny_recipe, 
     assert margin.details["larger_is_better"] is True
     assert [check.name for check in spread.checks] == ["spread(power=1)", "spread(power=1) drop"]
     assert spread.checks[0].interval is not None and spread.details["resamples"] == 1000
-    (logits,) = (found for path in (tmp_path / "work").rglob("tensors-*.npy") if (found := np.load(path)).shape[1] == 4)
+    (logits,) = (found for path in (tmp_path / "work").rglob("tensor-*.npy") if (found := np.load(path)).shape[1] == 4)
     right = logits.max(axis=1)  # the label of a sample is what the model answers
     wanted = right - logits.mean(axis=1)
     assert margin.details["scores"]["original"] == pytest.approx(wanted.mean(), rel=1e-5)

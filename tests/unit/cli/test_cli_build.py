@@ -12,6 +12,7 @@ from mmdeploy.building import builder
 from mmdeploy.cli import commands
 from mmdeploy.cli.outcome import run
 from mmdeploy.core.errors import EnvironmentUnfitError, StoreError
+from mmdeploy.planning.steps import Plan, Wanted
 from mmdeploy.record.build_report import BuildReport
 
 
@@ -34,7 +35,7 @@ def test_the_command_line_reaches_the_build(
 ) -> None:
     taken = []
 
-    def note(recipe: object, settings: builder.Settings, observer: object, upto: str | None) -> None:
+    def note(recipe: object, settings: builder.Settings, observer: object, upto: Wanted) -> None:
         taken.append((recipe, settings, upto))
         raise EnvironmentUnfitError("enough")
 
@@ -46,7 +47,7 @@ def test_the_command_line_reaches_the_build(
     assert settings == builder.Settings(
         tmp_path / "work", tmp_path / "live", jobs=3, publish_unverified=True, fresh=True
     )
-    assert upto == "left/export"
+    assert [*upto(Plan("two_towers", ()))] == ["left/export"]
     assert (recipe.seed, recipe.gates) == (11, ())
 
 

@@ -240,4 +240,4 @@ def test_a_data_file_without_permission(
         )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "recipe/samples.npy cannot be read: Permission denied" in done.stderr
-    assert "hint: make it readable, or name the files that the data callables read in data.files" in done.stderr
+    assert "hint: make it readable, or keep it where the recipe does not name it" in done.stderr

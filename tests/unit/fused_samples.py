@@ -66,7 +66,8 @@ def judged(
 def search_context(recipe: Recipe, component: str, folder: Path, **changes: Any) -> StepContext:
     """Return the context of a step on a component that only ensemble inputs feed, with real calibration data."""
     folder.mkdir(parents=True, exist_ok=True)
-    samples = recorded_set(recipe, "calibration", folder / "sets")
+    with tempfile.TemporaryDirectory() as sets:  # the mapping keeps the files after they are gone
+        samples = recorded_set(recipe, "calibration", Path(sets))
     context = StepContext(
         component=component,
         workdir=folder,

@@ -8,7 +8,6 @@ without what differs between two environments that hold the same: scripts, notes
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
 import importlib.machinery
 import importlib.metadata
@@ -61,9 +60,21 @@ def gives(top: str, facts: FileFacts) -> str:
     return _normal(distribution.name) if distribution is not None else ""
 
 
-@functools.cache
-def required_by(name: str) -> frozenset[str]:
-    """Return a distribution and all that it requires, in normal form; its own extras included, others' not."""
+def required_by(name: str, facts: FileFacts) -> frozenset[str]:
+    """Return a distribution and all that it requires, in normal form; its own extras included, others' not.
+
+    Args:
+        name: Of the distribution.
+        facts: Keeps the answer as long as nothing is installed beside it.
+    """
+    distribution = _named(name)
+    if distribution is None:
+        return frozenset({_normal(name)})
+    site = Path(str(distribution.locate_file("")))
+    return frozenset(facts.of(site, f"required by {name}", lambda _: " ".join(sorted(_required(name)))).split())
+
+
+def _required(name: str) -> frozenset[str]:
     found = {_normal(name)}
     waiting = [_normal(line) for line in _requirements(name)]
     while waiting:

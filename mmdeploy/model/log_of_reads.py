@@ -141,7 +141,7 @@ def _unknown(name: str, reader: str, *, certain: bool) -> str:
 
 def _installations(tops: set[str], store: Store) -> dict[str, str]:
     """Return the installations of packages that were loaded; those that mmdeploy itself requires are known as such."""
-    known = required_by(_OWN_DISTRIBUTION)
+    known = required_by(_OWN_DISTRIBUTION, store.facts)
     return {top: installed_as(top, store.facts) for top in sorted(tops) if gives(top, store.facts) not in known}
 
 

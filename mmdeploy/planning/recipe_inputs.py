@@ -219,7 +219,7 @@ class _Inputs:
 
     def _installation(self, name: str) -> str:
         """Return what tells a package's installation; of what mmdeploy requires itself its version does."""
-        known = gives(name, self.facts) in required_by(_OWN_DISTRIBUTION)
+        known = gives(name, self.facts) in required_by(_OWN_DISTRIBUTION, self.facts)
         return version_of(name) if known else installed_as(name, self.facts)
 
     def _weights(self) -> dict[str, dict[str, str]]:

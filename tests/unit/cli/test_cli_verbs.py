@@ -216,3 +216,18 @@ def test_lint_of_what_triton_refuses(tmp_path, capsys):
 def test_lint_of_no_folder(capsys):
     assert run(commands, ["lint", "/nowhere"]) == 2
     assert capsys.readouterr().err.startswith("error: /nowhere")
+
+
+def test_validate_says_what_code_fetches_from_elsewhere(sample, capsys):
+    with Path("model.py").open("a") as stream:
+        stream.write("\ndef fetch():\n    from urllib.request import urlopen\n    return urlopen('http://x')\n")
+    line = Path("model.py").read_text().splitlines().index("    return urlopen('http://x')") + 1
+    assert run(commands, ["validate", "recipe.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert f"warning: model.py:{line} urlopen: what it gets is not noticed when it changes" in shown
+    assert "model.files or data.files" in shown
+    assert not Path(".mmdeploy").exists(), "validating makes no work folder"
+    assert run(commands, ["validate", "recipe.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unseen"] == [
+        f"model.py:{line} urlopen: what it gets is not noticed when it changes"
+    ]

@@ -148,7 +148,7 @@ def test_outlying_channels_cost_less_after_it(tmp_path, encoding):
     gain = sqnr_db(reference, answers(smooth.path, fresh)) - sqnr_db(reference, answers(plain.path, fresh))
     assert gain > 3
     assert plain.metadata["equalized"] == []
-    assert [entry.producer for entry in smooth.metadata["equalized"]] == list(GRAPHS["vit"][2])
+    assert [entry["producer"] for entry in smooth.metadata["equalized"]] == list(GRAPHS["vit"][2])
     assert smooth.metadata["equalized"][0]["nodes"] == [
         "attention_query/MatMul", "attention_key/MatMul", "attention_value/MatMul",
     ]  # fmt: skip
@@ -158,7 +158,7 @@ def test_outlying_channels_cost_less_after_it(tmp_path, encoding):
 def test_layers_that_stay_float_are_left_alone(tmp_path):
     artifact, x = built(VIT, tmp_path / "float.onnx"), samples((9, 16))
     result = quantized(artifact, tmp_path / "q", {"x": x}, equalize=0.5, exclude=("mlp_0/*",))
-    assert [entry.producer for entry in result.metadata["equalized"]] == ["norm1/LayerNormalization"]
+    assert [entry["producer"] for entry in result.metadata["equalized"]] == ["norm1/LayerNormalization"]
 
 
 def test_dead_channels_keep_the_scale_one(tmp_path):

@@ -47,7 +47,7 @@ def command(report: Path | None, form: str, workdir: Path) -> int:
 
 
 def _latest(workdir: Path) -> Path:
-    runs = sorted(workdir.glob("runs/*/latest/report.json"), key=lambda path: path.stat().st_mtime)
+    runs = sorted(workdir.glob("runs/*/*/report.json"), key=lambda path: path.stat().st_mtime)
     if not runs:
         raise UsageError(f"there is no report under {workdir}/runs", hint="build a recipe first, or name a report.json")
     return runs[-1]

@@ -6,6 +6,7 @@ their options are read (`mmdeploy.recipe.methods`).
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import stat
 from collections.abc import Callable, Iterator
@@ -139,11 +140,11 @@ def _torchmetrics_problem(module: str, name: str) -> str | None:
 
 def _name_problem(file: str, name: str, root: Path, *, shown: str | None = None) -> str | None:
     """Check that a Python file defines a name."""
-    shown = shown or file
     import ast
 
+    shown = shown or file
     try:
-        module = ast.parse((root / file).read_bytes(), file)
+        module = _parsed((root / file).read_bytes(), file)
     except OSError as error:
         return f"{shown} cannot be read: {error.strerror}"
     except SyntaxError as error:
@@ -158,6 +159,14 @@ def _name_problem(file: str, name: str, root: Path, *, shown: str | None = None)
     if guess := nearest(first, names):
         return f"{shown} defines no {first!r}; did you mean {guess!r}?"
     return f"{shown} defines no {first!r}; it defines {', '.join(defined[:_SHOWN_NAMES]) or 'nothing'}"
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(content: bytes, file: str) -> ast.Module:
+    """Parse a file once for all the callables that a recipe names in it."""
+    import ast
+
+    return ast.parse(content, file)
 
 
 def _names(module: ast.Module) -> set[str] | None:

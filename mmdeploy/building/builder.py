@@ -30,8 +30,9 @@ from mmdeploy.building.judge import (
     substitute_ensemble,
 )
 from mmdeploy.building.live_plan import LivePlan
+from mmdeploy.building.revision import recipe_record
 from mmdeploy.building.run_folder import run_folder
-from mmdeploy.building.scheduler import Workers
+from mmdeploy.building.scheduler import Workers, log_of
 from mmdeploy.building.turns import admitted, startable
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Verdict
@@ -51,7 +52,7 @@ from mmdeploy.planning.kinds import KINDS
 from mmdeploy.planning.recipe_inputs import unseen_notes
 from mmdeploy.planning.steps import DATA_SETS, ORIGINAL, Decision, Goal, Plan, Step, Wanted, explain
 from mmdeploy.recipe.schema import Recipe
-from mmdeploy.record.build_report import BuildReport, Failure, RecipeRecord, StepRecord, gate_record
+from mmdeploy.record.build_report import BuildReport, Failure, StepRecord, gate_record
 from mmdeploy.record.observer import Observer
 from mmdeploy.triton.repository import publish
 from mmdeploy.worker.task import Task
@@ -268,7 +269,7 @@ class _Run:
         records = tuple(done.get(step.id) or _unfinished(step, failed=step.id == failed) for step in steps)
         gate_records = tuple(gate_record(result, seconds=taken) for result, taken in zip(results, seconds, strict=True))
         return BuildReport(
-            recipe=RecipeRecord(name=self.recipe.name, path=self.recipe.origin.path, sha256=self.recipe.origin.sha256),
+            recipe=recipe_record(self.recipe),
             target=self.recipe.target,
             started_at=self.started_at,
             seconds=time.monotonic() - self._started,
@@ -335,6 +336,7 @@ class _Run:
             size_before_bytes=source.size_bytes if source else None,
             size_after_bytes=artifact.size_bytes,
             metadata=dict(artifact.metadata),
+            log=log_of(self.folder / "logs", step.id) if made else None,
         )
         self.state.records[step.id] = record
         self.observer.step_finished(record)

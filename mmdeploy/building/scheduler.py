@@ -71,6 +71,11 @@ class _Running:
     log: Path
 
 
+def log_of(logs: Path, step_id: str) -> Path:
+    """Return the file that what a step's tools print goes to."""
+    return logs / f"{step_id.replace('/', '.')}.log"
+
+
 class Workers:
     """Runs tasks in forked processes; a context manager that ends what still runs."""
 
@@ -108,7 +113,7 @@ class Workers:
 
     def start(self, task: Task) -> None:
         """Start a step."""
-        log = self._logs / f"{task.step.id.replace('/', '.')}.log"
+        log = log_of(self._logs, task.step.id)
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(task, sender, log), name=task.step.id, daemon=True)
         with _sigint_blocked():

@@ -233,6 +233,7 @@ class Check:
         interval: Confidence interval of ``measured``, lower and upper.
         unit: Such as ``ms``, ``dB``, ``bytes``; empty for a ratio.
         note: Anything a reader must know, such as why it is inconclusive.
+        samples: How many samples, or requests, the figure rests on; None where that says nothing, as for sizes.
     """
 
     name: str
@@ -241,6 +242,24 @@ class Check:
     verdict: Verdict
     interval: tuple[float, float] | None = None
     unit: str = ""
+    note: str = ""
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class ReviewTable:
+    """What a gate shows a reviewer behind its checks, such as the samples whose answers differ.
+
+    Attributes:
+        title: What it is, such as ``recall per class``.
+        head: Names of the columns.
+        rows: A cell is a text, a number, or None; the first is what the row is about.
+        note: What a reader must know, such as how many rows were left out.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...]
     note: str = ""
 
 
@@ -253,12 +272,14 @@ class GateResult:
         checks: Every comparison it made; its verdict is the worst of them.
         details: JSON-able figures for reports and plots.
         advice: What to do where it is no pass; `mmdeploy.gates.run_all` asks the gate for it.
+        tables: What reports show a reviewer; short, since every rendering holds them.
     """
 
     gate: str
     checks: tuple[Check, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
     advice: str = ""
+    tables: tuple[ReviewTable, ...] = ()
 
     @property
     def verdict(self) -> Verdict:

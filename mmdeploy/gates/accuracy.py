@@ -38,7 +38,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from mmdeploy.core.contracts import Array, Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
 from mmdeploy.core.errors import DataError, InferenceError, MetricError
-from mmdeploy.gates import advising, answers, limits
+from mmdeploy.gates import advising, answers, differences, limits
 from mmdeploy.scoring import ask
 from mmdeploy.scoring.builtin import METRICS
 from mmdeploy.scoring.comparison import Comparison
@@ -165,7 +165,13 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         details["reference_problem"] = served_reference
     else:
         details["scores"]["reference"] = metric.scored(served_reference, labels).score
-    return GateResult("accuracy", tuple(_checks(comparison, metric, options)), details)
+    shown = {name: evidence.original[name] for name in metric.outputs}
+    return GateResult(
+        "accuracy",
+        tuple(_checks(comparison, metric, options)),
+        details,
+        tables=differences.tables(labels, shown, answered, comparison),
+    )
 
 
 def advice(options: Options, result: GateResult) -> str | None:

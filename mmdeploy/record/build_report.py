@@ -2,8 +2,9 @@
 
 ``BuildReport.model_json_schema()`` is the schema of ``report.json``. A change that an existing reader would
 misread, or refuse, makes a new ``SCHEMA_VERSION``: also a new field, since readers refuse what they do not know.
-Version 2 added ``costs`` and ``plain_recipe``, version 3 a gate's ``advice``; `mmdeploy.record.report_file` reads an
-older report as one of this version without them.
+Version 2 added ``costs`` and ``plain_recipe``, version 3 a gate's ``advice``, version 4 its ``tables``, the
+``samples`` behind a check, a step's ``log`` and the recipe's ``revision``; `mmdeploy.record.report_file` reads an older
+report as one of this version without them.
 
 Numbers that JSON cannot hold are written as the strings
 ``"Infinity"``, ``"-Infinity"`` and ``"NaN"``: the SQNR of two equal tensors is infinite, and ``null`` there
@@ -35,7 +36,7 @@ from mmdeploy.core.errors import EXIT_PASS
 from mmdeploy.core.target import Hardware, Target
 from mmdeploy.core.version import __version__
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FILENAME = "report.json"
 
 _NON_FINITE = ["Infinity", "-Infinity", "NaN"]
@@ -89,11 +90,13 @@ class RecipeRecord(_Record):
         name: As the recipe names itself.
         path: Where it was read from.
         sha256: Digest of its file, and of its base's after it.
+        revision: Git commit that its folder is at, with what is not committed; None outside of a repository.
     """
 
     name: str
     path: Path
     sha256: str
+    revision: str | None = None
 
 
 class StepRecord(_Record):
@@ -111,6 +114,7 @@ class StepRecord(_Record):
         size_before_bytes: Bytes on disk of what it consumed, or None.
         size_after_bytes: Bytes on disk of what it produced, or None.
         metadata: JSON-able facts of the artifact: parity per batch size, SQNR, node counts, engine warnings.
+        log: What its tools printed in this run, or None where it did not run.
     """
 
     id: str
@@ -124,6 +128,7 @@ class StepRecord(_Record):
     size_before_bytes: Bytes | None = None
     size_after_bytes: Bytes | None = None
     metadata: Facts = Field(default_factory=dict)
+    log: Path | None = None
 
 
 class CheckRecord(_Record):
@@ -135,6 +140,16 @@ class CheckRecord(_Record):
     verdict: Verdict
     interval: Interval | None = None
     unit: str = ""
+    note: str = ""
+    samples: Annotated[int, Field(ge=0)] | None = None
+
+
+class TableRecord(_Record):
+    """What a gate shows a reviewer; the fields are those of `mmdeploy.core.contracts.ReviewTable`."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str | int | Figure | None, ...], ...]
     note: str = ""
 
 
@@ -148,6 +163,7 @@ class GateRecord(_Record):
         details: JSON-able figures behind the checks.
         seconds: Time the gate took, or None when it was not taken.
         advice: What the gate says to do about it; empty where it passed, or has nothing to say.
+        tables: What it shows a reviewer.
     """
 
     gate: str
@@ -156,6 +172,7 @@ class GateRecord(_Record):
     details: Facts = Field(default_factory=dict)
     seconds: Seconds | None = None
     advice: str = ""
+    tables: tuple[TableRecord, ...] = ()
 
 
 class Stage(_Record):
@@ -304,7 +321,7 @@ class BuildReport(_Record):
         failure: Set when a step failed or the build was interrupted.
     """
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     mmdeploy_version: str = __version__
     recipe: RecipeRecord
     target: Target
@@ -359,8 +376,18 @@ def gate_record(result: GateResult, *, seconds: float | None = None) -> GateReco
             interval=check.interval,
             unit=check.unit,
             note=check.note,
+            samples=check.samples,
         )
         for check in result.checks
+    )
+    tables = tuple(
+        TableRecord(
+            title=table.title,
+            head=table.head,
+            rows=tuple(tuple(_cell(cell) for cell in row) for row in table.rows),
+            note=table.note,
+        )
+        for table in result.tables
     )
     return GateRecord(
         gate=result.gate,
@@ -369,4 +396,9 @@ def gate_record(result: GateResult, *, seconds: float | None = None) -> GateReco
         details=dict(result.details),
         seconds=seconds,
         advice=result.advice,
+        tables=tables,
     )
+
+
+def _cell(cell: Any) -> Any:
+    return cell if cell is None or isinstance(cell, (str, float)) else jsonable(cell)

@@ -33,6 +33,7 @@ from mmdeploy.report.units import seconds_text
 from mmdeploy.report.wording import warned_text
 
 _HEARTBEAT_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
 
 
 class BuildDisplay:
@@ -53,6 +54,9 @@ class BuildDisplay:
         self._lock = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
         self._heartbeat: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+        self._doing: dict[str, str] = {}
+        self._ended = threading.Event()
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -66,24 +70,42 @@ class BuildDisplay:
 
     def __enter__(self) -> Self:
         self._bars.start()
+        if not self._live:
+            threading.Thread(target=self._beat_until_the_end, name="heartbeat", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         self._bars.stop()
+
+    def beat(self) -> None:
+        """Write a line for each step that was silent for ten seconds: CI systems end a job that says nothing."""
+        now, due = self._clock(), []
+        with self._lock:
+            for step, last in self._heartbeat.items():
+                if now - last >= _HEARTBEAT_SECONDS and step in self._started:
+                    self._heartbeat[step] = now
+                    due.append((step, now - self._started[step], self._doing.get(step, "")))
+        for step, running, doing in due:
+            self._line(f"{step}: {doing or 'running'}, {running:.0f} s so far")
+
+    def _beat_until_the_end(self) -> None:
+        while not self._ended.wait(_LOOK_SECONDS):
+            self.beat()
 
     def step_started(self, step: str) -> None:
         """Say that a step, or any other long work such as ``gates/latency``, has started."""
         with self._lock:
-            self._heartbeat[step] = self._clock()
+            self._started[step] = self._heartbeat[step] = self._clock()
             if self._live:
                 self._tasks[step] = self._bars.add_task(self._one_line(step), total=None, what="")
         if not self._live:
             self._line(f"{step}: started")
 
     def progress(self, step: str, done: int, total: int | None, what: str) -> None:
-        """Move the step's bar; without a terminal, write a line every ten seconds at most."""
+        """Move the step's bar; without a terminal, write a line every ten seconds."""
         words = f"{done}{'' if total is None else f' of {total}'} {what}"
         with self._lock:
             if self._live:
@@ -91,6 +113,7 @@ class BuildDisplay:
                     task = self._tasks[step]
                     self._bars.update(task, completed=done, total=total, what=self._one_line(words))
                 return
+            self._doing[step] = words
             if self._clock() - self._heartbeat.get(step, 0.0) < _HEARTBEAT_SECONDS:
                 return
             self._heartbeat[step] = self._clock()
@@ -125,7 +148,8 @@ class BuildDisplay:
     def _finish(self, step: str, words: str, style: str) -> None:
         with self._lock:
             task = self._tasks.pop(step, None)
-            self._heartbeat.pop(step, None)
+            for known in (self._heartbeat, self._started, self._doing):
+                known.pop(step, None)
             if task is not None:
                 self._bars.remove_task(task)
         self._line(f"{step}: {words}", style=style)

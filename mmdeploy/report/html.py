@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,15 @@ from pydantic import JsonValue
 from mmdeploy.record.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
 from mmdeploy.report import choices, costs, plots, sensitivities, trainings
 from mmdeploy.report.units import (
+    basis_text,
     bytes_text,
+    cell_text,
     check_text,
     figure_text,
     interval_text,
     limit_text,
     ratio_text,
+    remark_text,
     seconds_text,
     without_controls,
 )
@@ -25,12 +29,14 @@ from mmdeploy.report.wording import (
     END_TO_END,
     PLAIN_RECIPE,
     headline,
+    log_link,
     next_steps,
     outcome,
     repository,
     sizes_and_total,
     substitute_warning,
     warned_text,
+    worst_first,
 )
 
 if TYPE_CHECKING:
@@ -38,17 +44,27 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_LIST = 8
+#: Our own template's tables: the head has ``scope="col"``, and cells hold no other table.
+_TABLE = re.compile(r"<table(?! class=\"gates\").*?</table>", re.DOTALL)
+_HEAD = re.compile(r'<th scope="col"[^>]*>(.*?)</th>')
+_ROW = re.compile(r"<tr[^>]*><th scope=\"row\".*?</tr>|<tr[^>]*><td.*?</tr>", re.DOTALL)
+_CELL = re.compile(r"<(th|td)( [^>]*)?>")
+_TAG = re.compile(r"<[^>]+>")
 _MOST_FACTS = 60
 
 
 def render(report: BuildReport) -> str:
-    """Render the report as a self-contained page; a plot that cannot be drawn is replaced by the reason."""
+    """Render the report as a self-contained page; a plot that cannot be drawn is replaced by the reason.
+
+    Links lead to files of the run beside the page, so that they work wherever a copy of the run's folder is.
+    """
     sizes = sizes_and_total(report)
-    return (
+    return _labelled(
         _environment()
         .get_template("report.html.j2")
         .render(
             report=report,
+            gates=worst_first(report),
             end_to_end=END_TO_END,
             headline=headline(report),
             outcome=outcome(report),
@@ -77,7 +93,7 @@ def render(report: BuildReport) -> str:
 def render_sensitivity(report: BuildReport) -> str:
     """Render what was measured of layer groups as a self-contained page."""
     template = _environment().get_template("sensitivity.html.j2")
-    return template.render(report=report, version=report.mmdeploy_version, **_measured(report))
+    return _labelled(template.render(report=report, version=report.mmdeploy_version, **_measured(report)))
 
 
 def _measured(report: BuildReport) -> dict[str, Any]:
@@ -140,6 +156,8 @@ def _environment() -> Environment:
         facts=lambda facts: list(_facts(facts)),
         check=_check_cells,
         warned=warned_text,
+        cell=cell_text,
+        link=lambda path, report: log_link(report, path),
     )
     environment.globals["ratio"] = ratio_text
     return environment
@@ -149,8 +167,28 @@ def _finalize(value: Any) -> Any:
     return without_controls(value) if type(value) is str else value
 
 
-def _check_cells(check: CheckRecord) -> tuple[str, str, str]:
-    return (*check_text(check), limit_text(check))
+def _check_cells(check: CheckRecord) -> tuple[str, str, str, str, str]:
+    return (*check_text(check), limit_text(check), basis_text(check), remark_text(check))
+
+
+def _labelled(page: str) -> str:
+    """Give each cell of a table the name of its column: on a phone a row is a list of its cells."""
+    return _TABLE.sub(_with_labels, page)
+
+
+def _with_labels(table: re.Match[str]) -> str:
+    head = [_TAG.sub("", name) for name in _HEAD.findall(table[0])]
+
+    def row(found: re.Match[str]) -> str:
+        columns = iter(head)
+
+        def cell(start: re.Match[str]) -> str:
+            label = next(columns, "")
+            return f'<td data-label="{label}"{start[2]}>' if start[1] == "td" and label else start[0]
+
+        return _CELL.sub(cell, found[0])
+
+    return _ROW.sub(row, table[0])
 
 
 def _panel(draw: Callable[[str, Any], str], title: str, records: Any) -> dict[str, Any]:

@@ -10,14 +10,17 @@ import re
 from collections.abc import Iterable, Sequence
 
 from mmdeploy.core.contracts import Verdict
-from mmdeploy.record.build_report import BuildReport, GateRecord, StageSeries
+from mmdeploy.record.build_report import BuildReport, GateRecord, StageSeries, TableRecord
 from mmdeploy.report import choices, costs, sensitivities, trainings
 from mmdeploy.report.units import (
+    basis_text,
     bytes_text,
+    cell_text,
     check_text,
     figure_text,
     limit_text,
     ratio_text,
+    remark_text,
     seconds_text,
     without_controls,
 )
@@ -30,6 +33,7 @@ from mmdeploy.report.wording import (
     repository,
     sizes_and_total,
     substitute_warning,
+    worst_first,
 )
 
 _MARKS = {Verdict.PASS: "✅ pass", Verdict.FAIL: "❌ **fail**", Verdict.INCONCLUSIVE: "⚠️ **inconclusive**"}
@@ -51,6 +55,7 @@ def render(report: BuildReport) -> str:
         *_choices(report),
         *_searches(report),
         *_advice(report),
+        *_gate_tables(report),
         *_folded("Where accuracy went", _stages(report)),
         *_courses(report),
         *_sensitivities(report),
@@ -76,15 +81,31 @@ def _gates(report: BuildReport) -> list[str]:
     if not report.gates:
         return []
     head = ("Gate", "Check", "Measured", "Limit", "Verdict")
-    rows = [row for gate in report.gates for row in _gate_rows(gate)]
+    gates = worst_first(report)
+    rows = [row for gate in gates for row in _gate_rows(gate)]
     noted = [
-        f"- {_text(gate.gate)}, {_text(check.name)}: {_text(check.note)}"
-        for gate in report.gates
+        f"- {_text(gate.gate)}, {_text(check.name)}: {_text(remark)}"
+        for gate in gates
         for check in gate.checks
-        if check.note
+        if (remark := remark_text(check))
     ]
     table = _table(head, rows, right=(2,))
     return [table, "\n".join(noted)] if noted else [table]
+
+
+def _gate_tables(report: BuildReport) -> list[str]:
+    return [
+        part
+        for gate in worst_first(report)
+        for table in gate.tables
+        for part in _folded(f"{gate.gate}: {table.title}", _gate_table(table))
+    ]
+
+
+def _gate_table(table: TableRecord) -> str:
+    rows = [[_text(cell_text(cell)) for cell in row] for row in table.rows]
+    note = f"\n\n{_text(table.note)}" if table.note else ""
+    return _table([_text(name) for name in table.head], rows, right=range(1, len(table.head))) + note
 
 
 def _gate_rows(gate: GateRecord) -> Iterable[tuple[str, ...]]:
@@ -92,7 +113,8 @@ def _gate_rows(gate: GateRecord) -> Iterable[tuple[str, ...]]:
         yield _text(gate.gate), "no checks", "", "", _MARKS[gate.verdict]
     for check in gate.checks:
         value, interval = check_text(check)
-        measured = f"{value} {interval}".rstrip()
+        basis = basis_text(check)
+        measured = f"{value} {interval}".rstrip() + (f", {basis}" if basis else "")
         yield (
             _text(gate.gate),
             _text(check.name),
@@ -222,6 +244,7 @@ def _environment(report: BuildReport) -> str:
     rows = [
         ("mmdeploy", report.mmdeploy_version),
         ("recipe", f"{report.recipe.path}, sha256 {report.recipe.sha256}"),
+        ("git revision", report.recipe.revision or "none"),
         ("target", str(report.target)),
         ("started", f"{report.started_at:%Y-%m-%d %H:%M:%S} UTC, took {seconds_text(report.seconds)}"),
         ("hardware", f"{hardware}; {' '.join(hardware.isa)}"),

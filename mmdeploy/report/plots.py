@@ -23,12 +23,13 @@ from mmdeploy.report.wording import END_TO_END
 from mmdeploy.scoring.findings import Scored, Sensitivity
 from mmdeploy.training.record import TrainingRecord
 
-_INK, _MUTED, _GRID, _REFERENCE, _CANDIDATE, _PAPER = (
-    "#010101", "#010102", "#010103", "#010104", "#010105", "#010106",
+_INK, _MUTED, _GRID, _REFERENCE, _CANDIDATE, _PAPER, _TRAINING, _VALIDATION = (
+    "#010101", "#010102", "#010103", "#010104", "#010105", "#010106", "#010107", "#010108",
 )  # fmt: skip
 _VARIABLES = {
     _INK: "--ink", _MUTED: "--muted", _GRID: "--grid",
     _REFERENCE: "--reference", _CANDIDATE: "--candidate", _PAPER: "--paper",
+    _TRAINING: "--training", _VALIDATION: "--validation",
 }  # fmt: skip
 _WIDTH_INCHES = 4.6
 _ROW_INCHES = 0.235
@@ -63,9 +64,9 @@ def stage_panel(title: str, series: Sequence[StageSeries]) -> str:
     rows = []
     for one in series:
         rows.append(_Row(one.component or END_TO_END, heading=True))
-        for number, stage in enumerate(one.stages):
+        for stage in one.stages:
             text = figure_text(stage.value, stage.interval, unit=one.unit)
-            colour = _REFERENCE if number == 0 else _CANDIDATE
+            colour = _REFERENCE if "FP32" in stage.label else _CANDIDATE
             rows.append(_Row(stage.label, stage.value, stage.interval, text, colour))
     metric, unit = series[0].metric, series[0].unit
     axis = f"{metric} ({unit})" if unit else metric
@@ -91,19 +92,19 @@ def noise_panel(title: str, measured: Sensitivity) -> str:
 def _groups(measured: Sensitivity) -> Iterator[tuple[str, Scored, str]]:
     yield from ((group.group, group, _CANDIDATE) for group in measured.sensitivity)
     if measured.whole is not None:
-        yield "all together", measured.whole, _REFERENCE
+        yield "all together", measured.whole, _INK
 
 
 def loss_panel(title: str, course: TrainingRecord) -> str:
     """Draw the loss of training and of validation by epoch; a broken line where it was not finite."""
-    lines = zip(trainings.losses(course), (_REFERENCE, _CANDIDATE), strict=True)
+    lines = zip(trainings.losses(course), (_TRAINING, _VALIDATION), strict=True)
     return _lines([(values, colour) for (_, values), colour in lines], "loss", title, best=course.best.epoch)
 
 
 def metric_panel(title: str, course: TrainingRecord) -> str:
     """Draw the metric of the validation split by epoch, and at which epoch it was best."""
     values = [one.metric for one in course.epochs]
-    return _lines([(values, _CANDIDATE)], course.metric, title, best=course.best.epoch)
+    return _lines([(values, _VALIDATION)], course.metric, title, best=course.best.epoch)
 
 
 def latency_panel(title: str, records: Sequence[LatencyRecord]) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +22,7 @@ from mmdeploy.report.units import (
     check_text,
     limit_text,
     ratio_text,
+    remark_text,
     seconds_text,
     without_controls,
 )
@@ -29,6 +32,7 @@ from mmdeploy.report.wording import (
     repository,
     sizes_and_total,
     substitute_warning,
+    worst_first,
 )
 
 STYLES = {
@@ -36,6 +40,7 @@ STYLES = {
     "ran": "", "reused": "dim", "failed": "bold red", "skipped": "dim",
 }  # fmt: skip
 _WIDE = 112
+_UNLIMITED = 10_000
 _ASCII = str.maketrans({"→": "->", "≥": ">=", "≤": "<=", "∞": "inf", "–": "-", "…": "...", "×": "x"})
 
 
@@ -59,7 +64,8 @@ class Summary:
         report = self._report
         yield ""
         if report.steps:
-            yield _step_table(report, options)
+            steps = _step_table(report, options)
+            yield steps if _fits(steps, console, options) else _lines(_step_lines(report), options)
             yield ""
         if found := choices.choices(report):
             yield from _chosen(found, options)
@@ -74,7 +80,8 @@ class Summary:
             yield _paragraph(warning, options, style="bold yellow")
             yield ""
         if report.gates:
-            yield _gate_table(report, options)
+            gates = _gate_table(report, options)
+            yield gates if _fits(gates, console, options) else _lines(_check_lines(report), options)
             yield ""
         if notes := [*_check_notes(report), *report.notes]:
             yield from (_paragraph(note, options) for note in notes)
@@ -137,6 +144,42 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
+    """Say whether a table fits without a word broken in two."""
+    for column in table.columns:
+        words = [word for cell in (column.header, *column.cells) for word in _pieces(str(cell), column.no_wrap)]
+        column.min_width = max(column.min_width or 0, *(cell_len(word) for word in words))
+    return Measurement.get(console, options.update(width=_UNLIMITED), table).minimum <= options.max_width
+
+
+def _pieces(cell: str, whole_lines: bool) -> list[str]:
+    return (cell.splitlines() if whole_lines else cell.split()) or [""]
+
+
+def _lines(lines: Iterable[tuple[str, str]], options: ConsoleOptions) -> Group:
+    return Group(*(_paragraph(line, options, style=STYLES[style]) for line, style in lines))
+
+
+def _step_lines(report: BuildReport) -> Iterable[tuple[str, str]]:
+    """Say of each step what its row would: names too long for a table."""
+    for step in report.steps:
+        parts: list[str] = [step.status]
+        if step.status in ("ran", "failed"):
+            parts.append(seconds_text(step.seconds))
+        if change := change_text(step.size_before_bytes, step.size_after_bytes):
+            parts.append(change)
+        yield f"{step.id} ({step.method}): {', '.join(parts)}", step.status
+
+
+def _check_lines(report: BuildReport) -> Iterable[tuple[str, str]]:
+    for gate in worst_first(report):
+        if not gate.checks:
+            yield f"{gate.gate}: nothing was checked: {gate.verdict}", gate.verdict
+        for check in gate.checks:
+            measured = " ".join(part for part in check_text(check) if part)
+            yield f"{gate.gate}, {check.name}: {measured}, limit {limit_text(check)}: {check.verdict}", check.verdict
 
 
 def _step_table(report: BuildReport, options: ConsoleOptions) -> Table:
@@ -208,7 +251,7 @@ def _gate_table(report: BuildReport, options: ConsoleOptions) -> Table:
     for number in (0, 2, 4):
         table.columns[number].no_wrap = True
     table.columns[4].min_width = max(len(verdict) for verdict in Verdict)
-    for gate in report.gates:
+    for gate in worst_first(report):
         for number, (cells, verdict) in enumerate(_gate_rows(gate, options.max_width >= _WIDE)):
             first = gate.gate if number == 0 else ""
             texts = [Text(plain(cell, options)) for cell in (first, *cells)]
@@ -228,7 +271,7 @@ def _gate_rows(gate: GateRecord, wide: bool) -> Iterable[tuple[tuple[str, str, s
 
 
 def _check_notes(report: BuildReport) -> Iterable[str]:
-    for gate in report.gates:
+    for gate in worst_first(report):
         for check in gate.checks:
-            if check.note and check.verdict is not Verdict.PASS:
-                yield f"{gate.gate}, {check.name}: {check.note}"
+            if check.verdict is not Verdict.PASS and (remark := remark_text(check)):
+                yield f"{gate.gate}, {check.name}: {remark}"

@@ -101,6 +101,37 @@ def limit_text(check: CheckRecord) -> str:
     return words
 
 
+def margin_text(check: CheckRecord) -> str:
+    """Return by how much a failed check misses its limit, such as ``misses the limit by 0.012``; else empty."""
+    limit = limit_number(check.limit)
+    if check.verdict is not Verdict.FAIL or limit is None or check.measured is None:
+        return ""
+    over = check.measured - limit if "<" in check.limit else limit - check.measured
+    if not (over > 0 and math.isfinite(over)):
+        return ""
+    if check.unit == "bytes":
+        return f"misses the limit by {bytes_text(over)}"
+    suffix = "" if not check.unit else check.unit if check.unit == "%" else f" {check.unit}"
+    return f"misses the limit by {number_text(over, min(max(1 - _magnitude(over), 0), _MAX_DECIMALS))}{suffix}"
+
+
+def basis_text(check: CheckRecord) -> str:
+    """Return how many samples a figure rests on, such as ``n = 1187``; empty where that says nothing."""
+    return "" if check.samples is None or check.measured is None else f"n = {check.samples}"
+
+
+def remark_text(check: CheckRecord) -> str:
+    """Return what there is to say of a check: by how much it fails, and its note."""
+    return "; ".join(part for part in (margin_text(check), check.note) if part)
+
+
+def cell_text(cell: str | float | None) -> str:
+    """Return a cell of a gate's table: numbers with four significant digits, an en dash for None."""
+    if cell is None:
+        return "–"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
 def limit_number(limit: str) -> float | None:
     """Return the number that a limit in words compares with, or None when there is none."""
     match = _LIMIT.search(limit)

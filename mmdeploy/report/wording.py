@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from urllib.parse import quote
 
 from mmdeploy.core import facts
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import EXIT_INTERRUPTED
 from mmdeploy.engines.built_from import Warned
-from mmdeploy.record.build_report import BuildReport, SizeRecord, StepRecord
+from mmdeploy.record.build_report import BuildReport, GateRecord, SizeRecord, StepRecord
 from mmdeploy.report.units import figure_text
 
 END_TO_END = "end to end"
@@ -66,6 +67,24 @@ def repository(report: BuildReport) -> tuple[str, Path | None]:
     if report.failure is not None and not report.gates:
         return "not published; what was live before still is", None
     return "not published; staged repository kept", report.staged
+
+
+def worst_first(report: BuildReport) -> list[GateRecord]:
+    """Return the gates, failed before inconclusive before passed, and so the checks of each; else as they were."""
+    order = [Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS]
+    sorted_checks = (
+        gate.model_copy(update={"checks": tuple(sorted(gate.checks, key=lambda check: order.index(check.verdict)))})
+        for gate in report.gates
+    )
+    return sorted(sorted_checks, key=lambda gate: order.index(gate.verdict))
+
+
+def log_link(report: BuildReport, path: Path | None) -> str:
+    """Return where a file of the run is, seen from the report in its folder: true of a copy, too; else empty."""
+    run = report.staged.parent
+    if path is None or not path.is_relative_to(run) or path == run:
+        return ""
+    return quote(path.relative_to(run).as_posix())
 
 
 def warned_text(step: StepRecord) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from choice_records import chosen_metadata, measured
 
 from mmdeploy.choice.record import Measurement
-from mmdeploy.core.contracts import Check, GateResult, Verdict
+from mmdeploy.core.contracts import Check, GateResult, ReviewTable, Verdict
 from mmdeploy.core.target import Hardware, Target
 from mmdeploy.gates import advising
 from mmdeploy.record.build_report import (
@@ -35,13 +35,19 @@ HARDWARE = Hardware(
     memory_bytes=16 * 2**30,
     gpus=(),
 )
+RUN = Path(".mmdeploy/runs/spoken_digits/20260314-092653-3f9a3f")
 COMMON = {
     "mmdeploy_version": "0.1.0",
-    "recipe": RecipeRecord(name="spoken_digits", path=Path("recipes/spoken_digits/recipe.yaml"), sha256="3f9a" * 16),
+    "recipe": RecipeRecord(
+        name="spoken_digits",
+        path=Path("recipes/spoken_digits/recipe.yaml"),
+        sha256="3f9a" * 16,
+        revision="7d1c" * 10 + " with 2 files changed",
+    ),
     "target": Target.CPU,
     "started_at": datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC),
-    "staged": Path(".mmdeploy/staged/spoken_digits-20260314T092653Z"),
-    "log": Path(".mmdeploy/log/build-20260314T092653Z.log"),
+    "staged": RUN / "staged",
+    "log": RUN / "logs",
     "hardware": HARDWARE,
     "libraries": {
         "numpy": "1.26.4",
@@ -90,6 +96,7 @@ def _steps(component: str, seconds: tuple[float, ...]) -> tuple[StepRecord, ...]
             why="options changed: samples 128 → 256",
             seconds=seconds[1],
             key="77a0b3" * 10 + "ef01",
+            log=RUN / "logs" / f"{component}.quantize.log",
             size_before_bytes=fp32,
             size_after_bytes=int8,
             metadata={
@@ -208,9 +215,27 @@ ACCURACY = GateResult(
             PASS,
             interval=(-0.0011, 0.0079),
             note="paired on 1187 samples, McNemar p = 0.22",
+            samples=1187,
         ),
     ),
     {"candidate": 0.9708, "reference": 0.9742, "samples": 1187},
+    tables=(
+        ReviewTable(
+            "recall per class",
+            ("class", "samples", "original", "candidate", "change"),
+            (("zero", 120, 0.9917, 0.975, -0.0167), ("one", 118, 0.9661, 0.9661, 0.0), ("two", 0, None, None, None)),
+        ),
+        ReviewTable(
+            "samples whose answer changed",
+            ("sample", "label", "original", "candidate", "outcome"),
+            (
+                (17, "zero", "zero", "six", "lost"),
+                (871, "nine", "nine", "four", "lost"),
+                (4, "one", "two", "one", "won"),
+            ),
+            "3 of 9 shown: all are in report.json",
+        ),
+    ),
 )
 LATENCY = GateResult(
     "latency",
@@ -464,10 +489,12 @@ def failed() -> BuildReport:
                 FAIL,
                 interval=(0.0134, 0.0311),
                 note="paired on 1187 samples, McNemar p = 2e-06",
+                samples=1187,
             ),
         ),
         {"scores": {}},
         advising.LOSE_LESS,
+        ACCURACY.tables,
     )
     return _report(
         verdict=FAIL,
@@ -552,7 +579,7 @@ def stopped() -> BuildReport:
             step="audio_encoder/quantize",
             message="calibration sample 41 of input 'waveform' holds 3 NaN (first at [1207])",
             hint="remove the sample in data.py:calibration, or clean it before it is given",
-            log=Path(".mmdeploy/log/build-20260314T092653Z.log"),
+            log=RUN / "logs" / "audio_encoder.quantize.log",
         ),
     )
 

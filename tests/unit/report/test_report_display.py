@@ -7,6 +7,7 @@ import pytest
 from report_samples import failed, passed, stopped
 from rich.console import Console
 
+from mmdeploy.report import display
 from mmdeploy.report.display import BuildDisplay
 
 
@@ -44,6 +45,42 @@ def test_without_a_terminal_every_event_is_one_line_without_control_characters()
         "gates/parity: fail: fusion: cosine",
         "publish: model_repository is\ufffd[2Jlive",
     ]
+
+
+def test_without_a_terminal_a_silent_step_says_every_ten_seconds_that_it_runs():
+    stream, console = plain()
+    clock = Clock()
+    with BuildDisplay(console, clock=clock) as display:
+        display.step_started("a/export")
+        display.step_started("b/export")
+        for _ in range(24):
+            clock.now += 1.0
+            if clock.now == 5.0:
+                display.progress("b/export", 3, 8, "layers")
+            if clock.now == 20.0:
+                display.step_finished(passed().steps[0].model_copy(update={"id": "a/export"}))
+            display.beat()
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["a/export: started", "b/export: started"]
+    assert [line for line in lines[2:] if "reused" not in line] == [
+        "a/export: running, 10 s so far",
+        "b/export: 3 of 8 layers, 10 s so far",
+        "b/export: 3 of 8 layers, 20 s so far",
+    ]
+
+
+def test_the_beat_comes_by_itself(monkeypatch):
+    monkeypatch.setattr(display, "_LOOK_SECONDS", 0.001)
+    stream, console = plain()
+    clock = Clock()
+    with BuildDisplay(console, clock=clock) as shown:
+        shown.step_started("a/export")
+        clock.now = 11.0
+        for _ in range(2000):
+            if "11 s so far" in stream.getvalue():
+                break
+            threading.Event().wait(0.005)
+    assert "a/export: running, 11 s so far" in stream.getvalue()
 
 
 def test_without_a_terminal_progress_is_a_line_every_ten_seconds():

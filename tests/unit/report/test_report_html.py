@@ -58,7 +58,7 @@ def test_nothing_is_loaded_from_anywhere(sample):
     assert not re.search(r"https?:|//[a-z]|@import", text)
     for tag, name, value in page.attributes:
         if name in ("href", "src", "xlink:href"):
-            assert value.startswith("#"), (tag, name, value)
+            assert tag == "a" or value.startswith("#"), (tag, name, value)
     assert not re.findall(r"url\((?!#)", text)
     assert "default-src 'none'" in text
 
@@ -78,7 +78,7 @@ def test_ids_are_unique_and_references_resolve(sample):
     page = Page(sample[1])
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    used = {value[1:] for _, name, value in page.attributes if name == "href"}
+    used = {value[1:] for tag, name, value in page.attributes if name == "href" and tag != "a"}
     used |= set(re.findall(r"url\(#([^)]+)\)", sample[1]))
     assert used <= set(ids)
 
@@ -90,6 +90,54 @@ def test_tables_and_plots_are_accessible(sample):
     labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
     assert len(labels) == page.tags.count("svg")
     assert all(labels)
+
+
+def test_links_lead_to_files_of_the_run_wherever_a_copy_of_it_is():
+    report = failed()
+    run = report.staged.parent
+    elsewhere = report.steps[0].model_copy(update={"log": report.staged.parents[2] / "other" / "step.log"})
+    spaced = report.steps[1].model_copy(update={"log": run / "logs" / "a #1.log"})
+    page = Page(html.render(report.model_copy(update={"steps": (elsewhere, spaced, *report.steps[2:])})))
+    links = {value for tag, name, value in page.attributes if (tag, name) == ("a", "href")}
+    assert {"logs", "staged", "report.json", "logs/a%20%231.log", "logs/fusion.quantize.log"} <= links
+    assert not any(link.startswith(("/", "..")) or "step.log" in link for link in links)
+
+
+def test_failed_checks_come_first_and_say_by_how_much():
+    words = Page(html.render(failed())).text
+    assert words.index("fusion: cosine") < words.index("image_encoder: cosine")
+    assert "misses the limit by 0.012; paired on 1187 samples" in words
+    assert "[0.013, 0.031] n = 1187" in words
+
+
+def test_a_gate_shows_its_tables_and_opens_those_of_one_that_failed():
+    report = failed()
+    page = html.render(report)
+    assert "<details open><summary>accuracy: samples whose answer changed</summary>" in page
+    assert '<td data-label="candidate" class="number">six</td>' in page
+    assert "<details><summary>accuracy: recall per class</summary>" in html.render(passed())
+
+
+def test_on_a_phone_every_cell_has_the_name_of_its_column(sample):
+    _, page = sample
+    for table in re.findall(r'<table(?! class="gates").*?</table>', page, re.DOTALL):
+        head = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table)
+        for row in re.findall(r"<tr[^>]*>(.*?)</tr>", table.partition("</thead>")[2], re.DOTALL):
+            first = int('<th scope="row"' in row)
+            assert re.findall(r'<td data-label="([^"]*)"', row) == head[first:]
+
+
+def test_one_colour_means_one_thing():
+    legends = set(re.findall(r'<span class="key (\w+)"></span>([^<;]+)', html.render(SAMPLES["trained"]())))
+    assert sorted(legends) == [
+        ("candidate", "candidate"), ("reference", "FP32 reference"), ("training", "training"),
+        ("validation", "validation"),
+    ]  # fmt: skip
+    series = [one for one in passed().stages if one.component is None]
+    drawn = plots.stage_panel("top1", series)
+    measured = sum("FP32" in stage.label for one in series for stage in one.stages)
+    assert measured == 2
+    assert drawn.count("var(--reference)") == drawn.count("var(--candidate)")  # two stages each
 
 
 def test_plots_take_their_colours_from_the_page():

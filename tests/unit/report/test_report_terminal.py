@@ -29,6 +29,18 @@ def test_every_check_has_its_whole_verdict(make, width):
         assert len([line for line in lines if line.endswith(f"  {verdict}")]) == len(checks)
 
 
+@pytest.mark.parametrize("letters", [1, 12, 30, 34, 45, 70])
+@pytest.mark.parametrize("make", [failed, inconclusive, SAMPLES["trained"]], ids=["failed", "inconclusive", "trained"])
+def test_no_word_is_broken_in_two_by_a_long_name(make, letters):
+    name = ("vision_transformer_base_patch16_224_" * 2)[:letters]
+    report = BuildReport.model_validate_json(make().to_json().replace("image_encoder", name))
+    text = shown(report, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    found = {word.rstrip(",:") for word in text.split()}
+    named = {name, *(word for gate in report.gates for check in gate.checks for word in check.name.split())}
+    assert {word.rstrip(",:") for word in named} <= found | {f"{step.id}" for step in report.steps}
+
+
 def test_wide_terminals_see_why_a_step_ran():
     assert "options changed: samples 128 → 256" in shown(passed(), 120)
 
@@ -44,7 +56,7 @@ def test_what_went_wrong_and_what_to_do():
     assert "spoken_digits failed: parity, accuracy" in text
     assert "worst sample 871" in text
     assert "top1 fell most at INT8 (0.9742 → 0.9523); lowest SQNR: fusion (22.9 dB)" in text
-    assert "not published; staged repository kept: .mmdeploy/staged" in text
+    assert "not published; staged repository kept: .mmdeploy/runs/spoken_digits/20260314-092653-3f9a3f/staged" in text
     text = " ".join(shown(stopped()).split())
     assert "audio_encoder/quantize: calibration sample 41 of input 'waveform' holds 3 NaN" in text
     assert "next: remove the sample" in text

@@ -14,6 +14,7 @@ from mmdeploy.report.units import (
     figure_text,
     interval_text,
     limit_text,
+    margin_text,
     ratio_text,
     seconds_text,
 )
@@ -108,3 +109,21 @@ def test_ratios_and_lone_figures():
     assert figure_text(2.87345, (2.8, 2.95), unit="ms") == "2.87 ms"
     assert interval_text(2.87345, (2.8, 2.95), unit="ms") == "[2.80, 2.95]"
     assert interval_text(2.8, None) == ""
+
+
+@pytest.mark.parametrize(
+    ("measured", "limit", "unit", "expected"),
+    [
+        (0.022, "<= 0.01", "", "misses the limit by 0.012"),
+        (0.994961, ">= 0.995", "", "misses the limit by 0.000039"),
+        (17.3, ">= 20 dB", "dB", "misses the limit by 2.7 dB"),
+        (805306368.0 + 2**20, "<= 805306368 bytes", "bytes", "misses the limit by 1.00 MiB"),
+        (1.31, "<= 0.8 of FP32", "", "misses the limit by 0.51"),
+        (None, "<= 0.8 of FP32", "", ""),
+        (float("inf"), "<= 0.8", "", ""),
+        (0.5, "finite", "", ""),
+    ],
+)
+def test_a_failed_check_says_by_how_much(measured, limit, unit, expected):
+    assert margin_text(CheckRecord(name="x", measured=measured, limit=limit, verdict="fail", unit=unit)) == expected
+    assert margin_text(CheckRecord(name="x", measured=measured, limit=limit, verdict="pass", unit=unit)) == ""

@@ -189,6 +189,12 @@ def nearest(word: str, accepted: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def kind_of(value: object) -> str:
+    """Return the type of a value with its article, such as ``a dict`` or ``an int``."""
+    kind = type(value).__name__
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
+
 def did_you_mean(word: str, accepted: Iterable[str]) -> str:
     """Return ``did you mean 'x'? accepted: a, b, c`` with the first part only where a match is close."""
     options = sorted(accepted)

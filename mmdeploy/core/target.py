@@ -69,16 +69,21 @@ def usable_cores() -> int:
 
 
 @functools.cache
-def gpu_names() -> tuple[str, ...]:
-    """Return the names of the GPUs that nvidia-smi lists; empty without a driver."""
+def gpus(fact: str) -> tuple[str, ...]:
+    """Return a fact of each GPU, as nvidia-smi tells it: ``name``, ``compute_cap``; empty without a driver."""
     try:
         listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={fact}", "--format=csv,noheader"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return ()
     return tuple(line.strip() for line in listed.stdout.splitlines() if line.strip())
+
+
+def gpu_names() -> tuple[str, ...]:
+    """Return the names of the GPUs that nvidia-smi lists; empty without a driver."""
+    return gpus("name")
 
 
 @functools.cache

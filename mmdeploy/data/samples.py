@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdeploy.core.artifact import TensorSpec
-from mmdeploy.core.errors import DataError, did_you_mean
+from mmdeploy.core.errors import DataError, did_you_mean, kind_of
 from mmdeploy.data.contents import DIGEST_BYTES
 from mmdeploy.model.sources import describe, importing_from, on_path, resolve_callable
 from mmdeploy.model.watching import reading
@@ -106,7 +106,7 @@ def _samples(reference: str, root: Path, limit: int | None, epoch: int | None = 
 def _iterator(made: object, reference: str) -> Iterator[Any]:
     if not isinstance(made, Iterable) or isinstance(made, Mapping | str | bytes):
         hint = "yield one feed dict a sample" if isinstance(made, Mapping) else "return or yield samples"
-        raise DataError(f"{reference} returned {_a(made)}, expected an iterable of samples", hint=hint)
+        raise DataError(f"{reference} returned {kind_of(made)}, expected an iterable of samples", hint=hint)
     return iter(made)
 
 
@@ -116,7 +116,7 @@ def _split(sample: object, where: str) -> tuple[Mapping[str, Any], Any]:
     if isinstance(sample, tuple) and len(sample) == 2 and isinstance(sample[0], Mapping):
         return sample[0], sample[1]
     raise DataError(
-        f"{where} is {_a(sample)}", hint="a sample is a dict of arrays by input name, or (that dict, label)"
+        f"{where} is {kind_of(sample)}", hint="a sample is a dict of arrays by input name, or (that dict, label)"
     )
 
 
@@ -139,7 +139,7 @@ def _checked(feed: Mapping[str, Any], specs: Sequence[TensorSpec], ranges: Range
 def _checked_array(value: object, spec: TensorSpec, span: tuple[float, float] | None, where: str) -> Array:
     where = f"{where}, input {spec.name!r}"
     if not hasattr(value, "__array__"):
-        raise DataError(f"{where} is {_a(value)}, expected a NumPy array ({spec})")
+        raise DataError(f"{where} is {kind_of(value)}, expected a NumPy array ({spec})")
     array = np.asarray(value)
     mismatch = spec.mismatch(array)
     if mismatch is not None:
@@ -187,8 +187,3 @@ def unequal(reference: str, name: str, one: tuple[int, Sequence[int]], other: tu
         f"input {name!r} is {[int(size) for size in one[1]]} and {[int(size) for size in other[1]]}",
         hint="pad the samples to one size, or use batches of 1",
     )
-
-
-def _a(value: object) -> str:
-    kind = type(value).__name__
-    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import subprocess
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.errors import EngineError, EnvironmentUnfitError, InferenceError
 from mmdeploy.core.sessions import misfit
+from mmdeploy.core.target import gpus
 from mmdeploy.engines.trt_build import BuiltBy, Flavor, import_tensorrt
 from mmdeploy.engines.trt_messages import Messages, collecting
 
@@ -18,17 +17,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-@functools.cache
 def compute_capabilities() -> tuple[str, ...]:
     """Return the compute capability of each GPU, such as ``SM89``; empty without a working driver."""
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(f"SM{line.strip().replace('.', '')}" for line in listed.stdout.splitlines() if line.strip())
+    return tuple(f"SM{capability.replace('.', '')}" for capability in gpus("compute_cap"))
 
 
 class TensorRTRunner:

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from mmdeploy.core.digests import State, file_state
-from mmdeploy.core.errors import StepError, did_you_mean
+from mmdeploy.core.errors import StepError, did_you_mean, kind_of
 from mmdeploy.model.user_code import imported_from_source, is_user_file, load_file
 
 #: Modules that came from a recipe's folder, with the state of their file when they were loaded.
@@ -58,7 +58,7 @@ def resolve_callable(reference: str, root: Path, *, error: type[StepError]) -> C
         defined = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise error(f"{place} has no {name!r}", hint=did_you_mean(name, defined))
     if not callable(found):
-        raise error(f"{reference} is {_a(found)}, not a callable")
+        raise error(f"{reference} is {kind_of(found)}, not a callable")
     return found  # type: ignore[no-any-return]
 
 
@@ -138,11 +138,6 @@ def _relative(filename: str, root: Path | None) -> str:
     path = Path(filename)
     inside = root is not None and path.is_relative_to(root.resolve())
     return str(path.relative_to(root.resolve()) if inside and root is not None else path)
-
-
-def _a(value: object) -> str:
-    kind = type(value).__name__
-    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
 
 
 def _import_module(name: str) -> ModuleType:

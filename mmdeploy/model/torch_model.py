@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.core.errors import ModelError, did_you_mean
+from mmdeploy.core.errors import ModelError, did_you_mean, kind_of
 from mmdeploy.model.sharing import shared_names
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.watching import is_watching, note, reading
@@ -108,7 +108,7 @@ def read_state_dict(path: Path, *, allow_pickle: bool = False) -> dict[str, Tens
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(
-            f"weights {path.name} hold {_a_kind(state)}, expected a state dict (tensor by name)",
+            f"weights {path.name} hold {kind_of(state)}, expected a state dict (tensor by name)",
             hint="save with safetensors.torch.save_file(model.state_dict(), path)",
         )
     return dict(state)
@@ -128,7 +128,7 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
         found = children.get(name, getattr(part, name, None))
         if not isinstance(found, nn.Module):
             owner = ".".join(path.split(".")[:depth]) or type(model).__name__
-            what = f"is {_a_kind(found)}, not a module" if found is not None else "does not exist"
+            what = f"is {kind_of(found)}, not a module" if found is not None else "does not exist"
             raise ModelError(f"submodule {path!r}: {owner}.{name} {what}", hint=did_you_mean(name, children))
         part = found
     return part  # type: ignore[no-any-return]
@@ -229,7 +229,7 @@ def name_outputs(returned: object, outputs: Sequence[str], *, name: str) -> dict
         named = dict(zip(outputs, values, strict=True))
     for output, value in named.items():
         if not isinstance(value, torch.Tensor):
-            raise ModelError(f"component {name}: output {output!r} is {_a_kind(value)}, expected a tensor")
+            raise ModelError(f"component {name}: output {output!r} is {kind_of(value)}, expected a tensor")
     return named
 
 
@@ -337,8 +337,3 @@ def _writable(array: Array) -> Array:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _a_kind(value: object) -> str:
-    kind = type(value).__name__
-    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"

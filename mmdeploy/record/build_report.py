@@ -13,8 +13,6 @@ would say "not measured".
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -35,43 +33,17 @@ from mmdeploy.core.contracts import GateResult, Verdict
 from mmdeploy.core.errors import EXIT_PASS
 from mmdeploy.core.target import Hardware, Target
 from mmdeploy.core.version import __version__
+from mmdeploy.record.plain_json import NON_FINITE, jsonable
 
 SCHEMA_VERSION = 4
 FILENAME = "report.json"
-
-_NON_FINITE = ["Infinity", "-Infinity", "NaN"]
-
-
-def jsonable(value: Any) -> JsonValue:
-    """Turn what gates and passes hold (NumPy, tuples, paths, infinities) into plain JSON values."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else _non_finite_name(value)
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(entry) for key, entry in value.items()}
-    if isinstance(value, (set, frozenset)):
-        return [jsonable(entry) for entry in sorted(value, key=str)]
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [jsonable(entry) for entry in value]
-    if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return jsonable(value.tolist())
-    return str(value)
-
-
-def _non_finite_name(value: float) -> str:
-    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
 def _as_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-Figure = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "enum": _NON_FINITE}]})]
+Figure = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "enum": NON_FINITE}]})]
 Interval = tuple[Figure, Figure]
 Facts = Annotated[dict[str, JsonValue], BeforeValidator(jsonable)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -37,7 +37,8 @@ from mmdeploy.model.user_code import is_user_file
 BLIND = "what native code reads"
 #: Our own files that call the recipe's code: what called those is no business of it.
 _CALLING = tuple(
-    str(Path(__file__).parents[1] / file) for file in ("model/torch_model.py", "model/sources.py", "data/samples.py")
+    str(Path(__file__).parents[1] / file)
+    for file in ("model/torch_model.py", "model/sources.py", "data/samples.py", "scoring/task_metric.py")
 )
 _LIBRARY = str(Path(contextlib.__file__).parent)
 _WRITING = os.O_WRONLY | os.O_RDWR

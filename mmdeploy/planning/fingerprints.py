@@ -16,11 +16,10 @@ from mmdeploy.core.store import Store
 from mmdeploy.core.target import this_hardware
 from mmdeploy.core.version import __version__
 from mmdeploy.model.distributions import version_of
-from mmdeploy.model.imports import code_behind
 from mmdeploy.planning.chains import candidates, yardstick
 from mmdeploy.planning.kinds import STARTING_MODULES
 from mmdeploy.planning.own_code import own_code
-from mmdeploy.planning.recipe_inputs import digest_of, digests_of, source_of, take_inputs
+from mmdeploy.planning.recipe_inputs import digest_of, digests_of, take_inputs
 from mmdeploy.planning.steps import Fingerprints, digest, options_key
 from mmdeploy.plugins.loading import Plugin
 
@@ -98,14 +97,13 @@ def _used_methods(recipe: Recipe) -> list[Pass]:
 
 
 def _metric_digest(metric: MetricSpec, root: Path, facts: FileFacts) -> str:
-    """Digest the code behind a metric and the files that its arguments name."""
+    """Digest our own code behind a metric, and the files that its arguments name; the recipe's is an input of it."""
     if metric.is_built_in:
         code = [digest_of(own_code(["mmdeploy.scoring.builtin"], facts)), version_of("torchmetrics")]
     elif metric.metric.startswith("torchmetrics."):
         code = [digest_of(own_code(["mmdeploy.scoring.torchmetrics_class"], facts)), version_of("torchmetrics")]
     else:
         code = [digest_of(own_code(["mmdeploy.scoring.task_metric"], facts))]
-        code.append(digest_of(source_of(code_behind(metric.metric, root, facts), facts)))
     return digest([*code, digests_of([root / file for file in metric.files], root, facts)])
 
 

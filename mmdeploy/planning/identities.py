@@ -86,8 +86,9 @@ class Identities:
     def judging(self, name: str) -> dict[str, str]:
         """Name what is judged in the ensemble: components with the same surroundings share no result."""
         code = self._fingerprints.metrics.get(name)
-        scored = yardstick(self._recipe, name).metric.identity() | ({"metric code": code} if code else {})
-        return scored | {"component": name}
+        metric = yardstick(self._recipe, name).metric
+        scored = metric.identity() | ({"metric code": code} if code else {})
+        return scored | self._flat(self._fingerprints.inputs.data.get(metric.metric, {})) | {"component": name}
 
     def timing(self, name: str) -> dict[str, str]:
         """Name what timings of a component depend on."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import UsageError
 from mmdeploy.core.store import Store
+from mmdeploy.gates import accuracy
 from mmdeploy.model.distributions import gives, installed_as, required_by, version_of
 from mmdeploy.model.imports import Code, code_behind, code_digest
 from mmdeploy.model.places import name_of
@@ -54,7 +55,8 @@ class RecipeInputs:
 
     Attributes:
         model: What the factory is made of.
-        data: The same of each of the recipe's data callables, by key. Without those that the recipe does not name.
+        data: The same of each of the recipe's data callables, by key, and of each metric of its own, by reference.
+            Without those that the recipe does not name.
         weights: Digests of the tensors of each component in the weights file; under `OTHERS` those of no component, or
             that of the whole file. Empty without such a file.
         unseen: What a callable reads that cannot be followed, by its reference.
@@ -89,8 +91,15 @@ def take_inputs(recipe: Recipe, store: Store | None = None) -> RecipeInputs:
 
 def codes_of(recipe: Recipe, facts: FileFacts) -> dict[str, Code]:
     """Return the code behind each of a recipe's callables, by its reference."""
-    references = [recipe.model.factory, *(getattr(recipe.data, key) for key in DATA)]
+    references = [recipe.model.factory, *(getattr(recipe.data, key) for key in DATA), *own_metrics(recipe)]
     return {name: code_behind(name, recipe.root, facts) for name in references if name is not None}
+
+
+def own_metrics(recipe: Recipe) -> list[str]:
+    """Return the references of the metrics that are the recipe's own code."""
+    outputs = tuple(recipe.outputs)
+    specs = [gate.spec(outputs) for gate in recipe.gates if isinstance(gate, accuracy.Options)]
+    return list(dict.fromkeys(spec.metric for spec in specs if spec.is_own))
 
 
 def source_of(code: Code, facts: FileFacts) -> dict[str, str]:
@@ -197,6 +206,7 @@ class _Inputs:
         )
         readers = {key: reference for key in DATA if (reference := getattr(data, key)) is not None}
         of_data = {key: self._reader(reference, beside) | named for key, reference in readers.items()}
+        of_data |= {reference: self._reader(reference, beside) for reference in own_metrics(self.recipe)}
         return RecipeInputs(of_model, of_data, self._weights(), self.unseen, str(model.weights or ""))
 
     def _reader(self, reference: str, beside: Callable[[], Iterable[Path]]) -> Labels:

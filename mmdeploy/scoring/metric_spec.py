@@ -43,6 +43,11 @@ class MetricSpec:
         return self.metric in METRICS
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is code of the recipe or of a package of its own: neither ours nor one of torchmetrics."""
+        return not self.is_built_in and not self.metric.startswith("torchmetrics.")
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Files that the arguments name, relative to the recipe's folder."""
         return arguments_of(self.metric, self.arguments).files if self.is_built_in else ()

@@ -22,6 +22,7 @@ from mmdeploy.core.artifact import Array
 from mmdeploy.core.errors import MetricError, MmdeployError
 from mmdeploy.core.labels import Labels, plain
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
+from mmdeploy.model.watching import reading
 from mmdeploy.scoring.builtin import METRICS
 from mmdeploy.scoring.metric_spec import MetricSpec, arguments_of
 from mmdeploy.scoring.scored import Scored, check_count, mean_of, one_by_one
@@ -108,9 +109,9 @@ def open_metric(spec: MetricSpec, root: Path) -> TaskMetric:
     called = _called(spec)
     if spec.is_built_in:
         return _built_in(spec, called, root)
-    with _translated(spec.metric, "cannot be imported", root):
+    with _translated(spec.metric, "cannot be imported", root), reading(spec.metric):
         found: Any = resolve_callable(spec.metric, root, error=MetricError)
-    with _translated(spec.metric, "refused its arguments", root), importing_from(root):
+    with _translated(spec.metric, "refused its arguments", root), importing_from(root), reading(spec.metric):
         metric = found(**spec.arguments) if isinstance(found, type) else found
     if isinstance(found, type):
         from mmdeploy.scoring import torchmetrics_class
@@ -162,7 +163,7 @@ def _own(spec: MetricSpec, called: str, metric: Any, root: Path) -> TaskMetric:
     arguments = {} if isinstance(metric, type) or not hasattr(metric, "__name__") else dict(spec.arguments)
 
     def call(answers: Mapping[str, Array], labels: Labels) -> Any:
-        with _translated(spec.metric, "failed", root), importing_from(root):
+        with _translated(spec.metric, "failed", root), importing_from(root), reading(spec.metric):
             return metric(dict(answers), plain(labels), **arguments)
 
     def score(answers: Mapping[str, Array], labels: Labels) -> Scored:

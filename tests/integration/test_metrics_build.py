@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,23 @@ import pytest
 from mmdeploy.building.builder import Settings, run_build
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import MetricError
+from mmdeploy.core.store import Store
+from mmdeploy.planning.recipe_inputs import take_inputs
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.record.observer import Silent
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 METRICS = '''
+import json
+from pathlib import Path
+
 import numpy as np
 
 
 def margin(outputs, labels):
     """How far the right class is above the mean of all: one score a sample."""
-    logits = outputs["logits"]
+    logits = outputs["logits"] + json.loads(Path(__file__).with_name("offset.json").read_text())
     return logits[np.arange(len(labels["class"])), labels["class"]] - logits.mean(axis=1)
 
 
@@ -54,6 +60,7 @@ GATES = """gates:
 
 def edited(recipe: Path, gates: str = GATES, *, labels: str = "captioned") -> Path:
     recipe.with_name("metrics.py").write_text(METRICS)
+    recipe.with_name("offset.json").write_text("0.0")
     data = recipe.with_name("data.py")
     data.write_text(data.read_text() + LABELLED)
     text = recipe.read_text().replace("evaluation: data.py:evaluation", f"evaluation: data.py:{labels}")
@@ -78,9 +85,18 @@ def build(recipe: Path, workdir: Path):
     return run_build(load_recipe(recipe), Settings(workdir=workdir, destination=workdir / "published"), Silent())
 
 
+def read_by_the_metric(recipe: Path, workdir: Path) -> Mapping[str, str]:
+    """Return the files that the metric was seen to read, as a plan knows them."""
+    inputs = take_inputs(load_recipe(recipe), Store(workdir / "store"))
+    read = inputs.data["metrics.py:margin"]["read by metrics.py:margin"]
+    assert isinstance(read, Mapping)
+    return read
+
+
 def test_metrics_from_a_file_judge_the_outputs_that_they_are_given(tiny_recipe, tmp_path):
     outcome = build(edited(tiny_recipe), tmp_path / "work")
     assert outcome.error is None and outcome.report.verdict is Verdict.PASS
+    assert "offset.json" in read_by_the_metric(tiny_recipe, tmp_path / "work")
     margin, spread, scale, overlap = outcome.report.gates
     assert (margin.details["metric"], margin.details["outputs"]) == ("margin of logits", ["logits"])
     assert margin.details["larger_is_better"] is True

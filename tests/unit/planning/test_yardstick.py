@@ -3,9 +3,12 @@
 import pytest
 from test_planner import fixed_fingerprints
 
+from mmdeploy.core.store import Store
+from mmdeploy.model.reads import Reading, Readings
 from mmdeploy.planning.chains import yardstick
 from mmdeploy.planning.fingerprints import take_fingerprints
 from mmdeploy.planning.planner import make_plan
+from mmdeploy.planning.recipe_inputs import codes_of, digest_of, source_of
 from mmdeploy.recipe.loader import load_recipe
 
 VALIDATED = "data.validation=data.py:validation"
@@ -91,6 +94,27 @@ def test_the_code_and_the_arguments_of_a_metric_are_in_the_keys_of_what_is_score
     again = keys_of(tiny_recipe, "gates.0.arguments.power=2")
     assert scored <= changed(after, again)
     assert "left/quantize" not in changed(after, again)
+
+
+def test_what_a_metric_of_the_recipe_was_seen_to_read_is_in_the_keys(tiny_recipe, tmp_path):
+    root, reference = tiny_recipe.parent.resolve(), "metrics.py:score"
+    tiny_recipe.with_name("metrics.py").write_text("def score(outputs, labels): return 0.5\n")
+    with_gates(tiny_recipe, f"metric: {reference}, max_drop: 0.1, larger_is_better: true")
+    loaded, store = load_recipe(tiny_recipe, [VALIDATED]), Store(tmp_path / "store")
+    costs = tiny_recipe.with_name("costs.json")
+    costs.write_text("[1, 2]")
+    source = digest_of(source_of(codes_of(loaded, store.facts)[reference], store.facts))
+    reading = Reading({"costs.json": store.facts.sha256(costs)})
+    Readings(store, root).keep(reference, source, reading, whole=False)
+    plan = make_plan(loaded, take_fingerprints(loaded, store))
+    costs.write_text("[1, 3]")
+    again = make_plan(loaded, take_fingerprints(loaded, store))
+    before, after = ({step.id: step.key for step in one.steps} for one in (plan, again))
+    assert changed(before, after) == {"left/engine", "right/engine"}
+    assert (
+        again.step("left/engine").identity[f"read by {reference}"]
+        != plan.step("left/engine").identity[f"read by {reference}"]
+    )
 
 
 def test_a_vocabulary_is_in_the_keys(tiny_recipe):

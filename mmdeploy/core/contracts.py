@@ -165,6 +165,11 @@ class Variant:
     graph: Literal["float", "quantized"] = "float"
 
 
+#: The key among `Engine.serving`'s parameters that becomes ``instance_group { kind }`` of config.pbtxt, "KIND_CPU" or
+#: "KIND_GPU", where the recipe leaves the kind open. Left out, Triton takes a GPU as soon as the server has one.
+INSTANCE_KIND = "instance_group.kind"
+
+
 class Engine(Pass, Protocol):
     """A pass whose product Triton serves: a module with the members of `Pass` and these.
 
@@ -190,7 +195,10 @@ class Engine(Pass, Protocol):
         """Say why an engine cannot be *run* on this machine; None when it can. Building may still work."""
 
     def serving(self, options: Any) -> Mapping[str, str]:
-        """Return the ``parameters`` of config.pbtxt that make Triton run the engine as it was judged."""
+        """Return the ``parameters`` of config.pbtxt that make Triton run the engine as it was judged.
+
+        `INSTANCE_KIND` among them says where.
+        """
 
     def load(self, artifact: Artifact, options: Any) -> Runner:
         """Load the engine in this process."""

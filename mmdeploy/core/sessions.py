@@ -10,6 +10,9 @@ Runtime's other ``session.`` and ``optimization.`` entries, such as ``session.in
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +65,7 @@ def open_session(
     """
     ort = _onnxruntime()
     _require_provider(ort, providers[0])
+    missing = _load_cuda() if providers[0] == CUDA[0] else ""
     options = _session_options(ort, parameters, graph_level or parameters.get(GRAPH_LEVEL, "0"))
     source, name = (model, "the graph") if isinstance(model, bytes) else (str(model), str(model))
     try:
@@ -73,7 +77,8 @@ def open_session(
             " commonest cause: export with a lower opset or install a newer onnxruntime",
         ) from error
     if session.get_providers()[0] != providers[0]:  # a provider that is installed but cannot start falls back
-        raise _provider_missing(providers[0], "is installed but did not start (no driver, CUDA or cuDNN?)")
+        why = missing or "no driver, or not the CUDA or cuDNN that it was built for?"
+        raise _provider_missing(providers[0], f"is installed but did not start ({why})")
     return session
 
 
@@ -158,6 +163,19 @@ def _onnxruntime() -> Any:
             hint="pip install 'multimodal-deploy[cpu]', or [gpu] on a machine with an NVIDIA GPU",
         ) from error
     return onnxruntime
+
+
+@functools.cache
+def _load_cuda() -> str:
+    """Load CUDA and cuDNN from NVIDIA's wheels, where the loader does not look; return what could not be loaded.
+
+    A process that has imported PyTorch has them already; Triton's stub has not. Other installations of CUDA are on the
+    loader's path, where ONNX Runtime looks as well.
+    """
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):  # it prints what it does not find
+        _onnxruntime().preload_dlls()
+    return next((line for line in said.getvalue().splitlines() if line.startswith("Failed")), "")
 
 
 def _require_provider(ort: Any, provider: str) -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import Encoding, MethodOptions, Runner, StepContext, Variant
+from mmdeploy.core.contracts import INSTANCE_KIND, Encoding, MethodOptions, Runner, StepContext, Variant
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.sessions import CPU, CUDA, GRAPH_LEVEL, SessionRunner, open_session, providers_available
 from mmdeploy.core.target import Target, gpu_names, usable_cores
@@ -85,10 +85,10 @@ def unavailable(options: Options) -> str | None:
 
 
 def serving(options: Options) -> Mapping[str, str]:
-    """Return the ``parameters`` of config.pbtxt, and the graph level where it is not the default.
+    """Return the ``parameters`` of config.pbtxt, where instances run, and the graph level if it is not the default.
 
-    The key ``optimization.graph.level`` belongs into config.pbtxt's field of that name
-    (`sessions.GRAPH_LEVEL`).
+    The keys ``instance_group.kind`` (`contracts.INSTANCE_KIND`) and ``optimization.graph.level``
+    (`sessions.GRAPH_LEVEL`) belong into config.pbtxt's fields of those names.
     """
     threads = usable_cores() if options.intra_op_threads == "cores" else options.intra_op_threads
     spinning = "1" if options.allow_spinning else "0"
@@ -98,6 +98,7 @@ def serving(options: Options) -> Mapping[str, str]:
         "execution_mode": "1" if options.inter_op_threads > 1 else "0",
         "session.intra_op.allow_spinning": spinning,
         "session.inter_op.allow_spinning": spinning,
+        INSTANCE_KIND: "KIND_CPU" if options.provider == "cpu" else "KIND_GPU",
     }
     return parameters if options.graph_level == "all" else parameters | {GRAPH_LEVEL: _LEVELS[options.graph_level]}
 

@@ -25,7 +25,16 @@ from xml.etree import ElementTree
 from pydantic import Field
 
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec, file_sha256
-from mmdeploy.core.contracts import Array, Encoding, FeedDict, MethodOptions, Runner, StepContext, Variant
+from mmdeploy.core.contracts import (
+    INSTANCE_KIND,
+    Array,
+    Encoding,
+    FeedDict,
+    MethodOptions,
+    Runner,
+    StepContext,
+    Variant,
+)
 from mmdeploy.core.errors import EngineError, EnvironmentUnfitError, InferenceError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.sessions import misfit
@@ -84,6 +93,7 @@ def serving(options: Options) -> Mapping[str, str]:
         "INFERENCE_NUM_THREADS": str(usable_cores() if options.threads == "cores" else options.threads),
         "NUM_STREAMS": "1",
         "ENABLE_BATCH_PADDING": "YES",
+        INSTANCE_KIND: "KIND_CPU",
     }
     return parameters | ({"HINT_BF16": "YES"} if options.precision == "bf16" else {})
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Encoding, Runner, StepContext, Variant
+from mmdeploy.core.contracts import INSTANCE_KIND, Encoding, Runner, StepContext, Variant
 from mmdeploy.core.errors import EngineError
 from mmdeploy.core.target import Target
 from mmdeploy.engines.trt_build import PLAN_FILENAME, Flavor, build_engine
@@ -73,8 +73,8 @@ def unavailable(options: Options) -> str | None:
 
 
 def serving(options: Options) -> Mapping[str, str]:
-    """Return the ``parameters`` of config.pbtxt: none, everything is in the plan."""
-    return {}
+    """Return the ``parameters`` of config.pbtxt: none but where it runs, everything else is in the plan."""
+    return {INSTANCE_KIND: "KIND_GPU"}
 
 
 def data_needs(options: Options) -> frozenset[str]:

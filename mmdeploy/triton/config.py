@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.contracts import INSTANCE_KIND
 from mmdeploy.core.errors import UsageError
 from mmdeploy.triton.options import InstanceGroup, LatestVersions, Serving, SpecificVersions, Warmup
 
@@ -38,8 +39,8 @@ class ServedComponent:
         inputs: Ensemble tensor by the component's input name.
         outputs: Ensemble tensor by the component's output name.
         serving: The recipe's serving section.
-        parameters: Strings for the backend, as `Engine.serving` gives them; ``optimization.graph.level``
-            among them becomes the field of that name.
+        parameters: Strings for the backend, as `Engine.serving` gives them; ``optimization.graph.level`` and
+            ``instance_group.kind`` among them become the fields of those names.
         input_rules: What a request must keep, by input name; JSON-able, read by the embedded backends.
         labels: Label file by output name; line n names class n.
         version: Number of the version folder.
@@ -111,8 +112,8 @@ def component_config(component: ServedComponent) -> ModelConfig:
     for output in config.output:
         if output.name in component.labels:
             output.label_filename = label_filename(output.name)
-    _add_serving(config, component)
     parameters = dict(component.parameters)
+    _add_serving(config, component, kind=parameters.pop(INSTANCE_KIND, "KIND_AUTO"))
     if graph_level := parameters.pop(GRAPH_LEVEL_PARAMETER, ""):
         config.optimization.graph.level = int(graph_level)
     if component.input_rules:
@@ -203,7 +204,7 @@ def _add_tensors(fields: Any, specs: Iterable[TensorSpec], max_batch_size: int) 
         added.dims.extend([*lead, *(spec.shape or [1])])
 
 
-def _add_serving(config: ModelConfig, component: ServedComponent) -> None:
+def _add_serving(config: ModelConfig, component: ServedComponent, *, kind: str) -> None:
     serving = component.serving
     if section := serving.dynamic_batching:
         batching = config.dynamic_batching
@@ -216,7 +217,7 @@ def _add_serving(config: ModelConfig, component: ServedComponent) -> None:
             policy.default_timeout_microseconds = section.timeout_us
             policy.timeout_action = policy.TimeoutAction.Value(section.timeout_action.upper())
     if serving.instance_group:
-        _add_instance_group(config, serving.instance_group)
+        _add_instance_group(config, serving.instance_group, kind)
     if serving.warmup:
         warmup = serving.warmup if isinstance(serving.warmup, Warmup) else Warmup()
         _add_warmup(config, warmup, component.artifact.inputs)
@@ -231,9 +232,9 @@ def _add_serving(config: ModelConfig, component: ServedComponent) -> None:
             config.version_policy.all.SetInParent()
 
 
-def _add_instance_group(config: ModelConfig, section: InstanceGroup) -> None:
+def _add_instance_group(config: ModelConfig, section: InstanceGroup, kind: str) -> None:
     group = config.instance_group.add(count=section.count, gpus=section.gpus)
-    group.kind = group.Kind.Value(f"KIND_{section.kind.upper()}")
+    group.kind = group.Kind.Value(kind if section.kind == "auto" else f"KIND_{section.kind.upper()}")
 
 
 def _add_warmup(config: ModelConfig, section: Warmup, inputs: Sequence[TensorSpec]) -> None:

@@ -43,7 +43,7 @@ class InstanceGroup(MethodOptions):
     """
 
     count: Positive = Field(default=1, description="Instances, on each GPU where there are several.")
-    kind: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="auto: GPUs if any.")
+    kind: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="auto: where the engine runs.")
     gpus: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="GPU ids; none: all.")
 
     @field_validator("gpus")

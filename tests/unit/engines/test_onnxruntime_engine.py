@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.core.contracts import Encoding
+from mmdeploy.core.contracts import INSTANCE_KIND, Encoding
 from mmdeploy.core.errors import EngineError
 from mmdeploy.core.target import usable_cores
 from mmdeploy.engines import onnxruntime as engine
@@ -32,7 +32,9 @@ def test_serving_writes_what_was_chosen() -> None:
         "session.intra_op.allow_spinning": "1",
         "session.inter_op.allow_spinning": "1",
         "optimization.graph.level": "1",
+        INSTANCE_KIND: "KIND_CPU",
     }
+    assert engine.serving(engine.Options(provider="cuda"))[INSTANCE_KIND] == "KIND_GPU"
 
 
 def test_encoding_follows_the_provider() -> None:

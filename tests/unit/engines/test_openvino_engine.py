@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from mmdeploy.core.artifact import Artifact, TensorSpec
-from mmdeploy.core.contracts import Encoding
+from mmdeploy.core.contracts import INSTANCE_KIND, Encoding
 from mmdeploy.core.errors import EngineError, EnvironmentUnfitError, InferenceError
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.engines import openvino as engine
@@ -28,7 +28,8 @@ def by_numpy(x):
 
 def as_the_native_backend(built, options):
     """Answer as Triton's native backend does: what config.pbtxt says, OpenVINO's own defaults for the rest."""
-    properties = {key: value for key, value in engine.serving(options).items() if key != "ENABLE_BATCH_PADDING"}
+    not_its_core_s = ("ENABLE_BATCH_PADDING", INSTANCE_KIND)
+    properties = {key: value for key, value in engine.serving(options).items() if key not in not_its_core_s}
     for word, means in NATIVE.items():
         if properties.pop(word, None):
             properties |= means
@@ -37,7 +38,7 @@ def as_the_native_backend(built, options):
 
 
 def test_serving_is_written_in_the_words_of_the_native_backend() -> None:
-    plain = {"INFERENCE_NUM_THREADS": "1", "NUM_STREAMS": "1", "ENABLE_BATCH_PADDING": "YES"}
+    plain = {"INFERENCE_NUM_THREADS": "1", "NUM_STREAMS": "1", "ENABLE_BATCH_PADDING": "YES", INSTANCE_KIND: "KIND_CPU"}
     assert engine.serving(engine.Options()) == plain
     assert engine.serving(engine.Options(precision="bf16")) == plain | {"HINT_BF16": "YES"}
     assert engine.serving(engine.Options(threads=3))["INFERENCE_NUM_THREADS"] == "3"

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from served import artifact, ensembles, three_components
 
 from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.contracts import INSTANCE_KIND
 from mmdeploy.core.errors import UsageError
 from mmdeploy.triton.config import ServedComponent, component_config, ensemble_config, parse, to_text
 from mmdeploy.triton.lint import lint
-from mmdeploy.triton.options import Serving
+from mmdeploy.triton.options import InstanceGroup, Serving
 from mmdeploy.triton.repository import stage, verify
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "triton"
@@ -33,6 +34,27 @@ def test_golden(name, tmp_path):
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+@pytest.mark.parametrize(
+    ("asked", "engine", "written"),
+    [
+        ("auto", {INSTANCE_KIND: "KIND_CPU"}, "KIND_CPU"),  # auto would be the GPU on a server that has one
+        ("auto", {INSTANCE_KIND: "KIND_GPU"}, "KIND_GPU"),
+        ("auto", {}, "KIND_AUTO"),
+        ("cpu", {INSTANCE_KIND: "KIND_GPU"}, "KIND_CPU"),
+        ("gpu", {INSTANCE_KIND: "KIND_CPU"}, "KIND_GPU"),
+    ],
+)
+def test_instances_run_where_the_engine_does_unless_the_recipe_says_otherwise(tmp_path, asked, engine, written):
+    specs = (TensorSpec("x", "FP32", (4,)),)
+    serving = Serving(instance_group=InstanceGroup(kind=asked))
+    plain = artifact(tmp_path, "plain", specs, specs)
+    component = ServedComponent("plain", "b", "model.onnx", plain, {"x": "x"}, {"x": "y"}, serving, engine)
+    config = component_config(component)
+    [group] = config.instance_group
+    assert group.Kind.Name(group.kind) == written
+    assert not config.parameters
 
 
 def test_the_ensemble_takes_the_smallest_batch_and_names_versions(tmp_path):

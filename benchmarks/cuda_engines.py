@@ -41,7 +41,8 @@ from mmdeploy.engines.fp16 import to_fp16
 from mmdeploy.triton.config import parse
 
 Feed = Mapping[str, Any]
-ROUNDS, RUNS, WARM_UP = 6, 60, 20
+#: Blocks of a variant, and where a block ends: after so many runs, or so many seconds.
+ROUNDS, RUNS, BLOCK_S = 6, 60, 0.25
 #: Largest ‖cuda - cpu‖ / ‖cpu‖ of the chain's answers. TF32 keeps 11 significant bits of a factor; one INT8 step more
 #: or less in an activation shows in INT8.
 LIMITS = {"fp32, cuda": 5e-3, "fp32, cuda, no TF32": 1e-4, "fp16, cuda": 2e-2, "int8, cuda": 5e-2}
@@ -216,16 +217,24 @@ def _time(variants: dict[str, Variant], steps: list[Step], feed: Feed, size: int
     }
     parts["chain"] = lambda one: _run(one, steps, feed)
     for part, ask in parts.items():
-        for variant in variants.values():
-            for _ in range(WARM_UP):
-                ask(variant)
-        for _ in range(ROUNDS):
+        for at in range(ROUNDS + 1):
             for variant in variants.values():
-                block = variant.runs_ms.setdefault(f"{part} {size}", [])
-                for _ in range(RUNS):
-                    start = time.perf_counter()
-                    ask(variant)
-                    block.append((time.perf_counter() - start) * 1000)
+                block = list(_block(lambda ask=ask, variant=variant: ask(variant)))
+                if at:  # the first warms up
+                    variant.runs_ms.setdefault(f"{part} {size}", []).extend(block)
+        print(f"timed {part}, batch {size}", file=sys.stderr, flush=True)
+
+
+def _block(ask: Callable[[], Any]) -> Iterator[float]:
+    """Run a block, and give the milliseconds of each run."""
+    ends = time.perf_counter() + BLOCK_S
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        ask()
+        now = time.perf_counter()
+        yield (now - start) * 1000
+        if now > ends:
+            return
 
 
 def _rows(variant: Variant, variants: dict[str, Variant], steps: list[Step], sizes: tuple[int, ...]) -> Iterator[Row]:

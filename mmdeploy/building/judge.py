@@ -11,7 +11,7 @@ served by ONNX Runtime. `Judgement.substitute` says so, and no latency is claime
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -144,7 +144,7 @@ def reference_ensemble(
         name: artifacts[original_graph(recipe, name) if name in unrunnable else f"{name}/reference"]
         for name in recipe.components
     }
-    return _ensemble(recipe, built, _engine_or_substitute(recipe, unrunnable))
+    return _ensemble(recipe, built, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
 
 
 def substitute_ensemble(
@@ -160,6 +160,7 @@ def substitute_ensemble(
         recipe,
         built,
         lambda name: onnxruntime if name in unrunnable else shipped_engine(recipe, name, built[name]),
+        substituted=unrunnable,
     )
 
 
@@ -174,10 +175,14 @@ def _engine_or_substitute(recipe: Recipe, unrunnable: Mapping[str, str]) -> Call
 
 
 def _ensemble(
-    recipe: Recipe, built: Mapping[str, Artifact], engine_of: Callable[[str], MethodOptions]
+    recipe: Recipe,
+    built: Mapping[str, Artifact],
+    engine_of: Callable[[str], MethodOptions],
+    substituted: Collection[str] = (),
 ) -> ServedEnsemble:
     components = tuple(
-        _component(recipe, name, built[name], engine_of(name)) for name in topological_order(recipe.components)
+        _component(recipe, name, built[name], engine_of(name), substitute=name in substituted)
+        for name in topological_order(recipe.components)
     )
     specs = {
         tensor: replace(spec, name=tensor)
@@ -193,7 +198,9 @@ def _ensemble(
     )
 
 
-def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOptions) -> ServedComponent:
+def _component(
+    recipe: Recipe, name: str, artifact: Artifact, engine: MethodOptions, *, substitute: bool
+) -> ServedComponent:
     component, module = recipe.components[name], engines.METHODS.of(engine)
     inputs = {key: wire.tensor for key, wire in component.inputs.items()}
     outputs = {key: wire.tensor for key, wire in component.outputs.items()}
@@ -204,18 +211,23 @@ def _component(recipe: Recipe, name: str, artifact: Artifact, engine: MethodOpti
         artifact=artifact,
         inputs=inputs,
         outputs=outputs,
-        serving=_with_instances(component.serving),
+        serving=_with_instances(component.serving, substitute=substitute),
         parameters=module.serving(engine),
         input_rules={key: {"range": list(span)} for key, span in _ranges(recipe, inputs)},
         labels={key: recipe.root / file for key, file in _labels(recipe, outputs)},
     )
 
 
-def _with_instances(serving: Serving) -> Serving:
-    """Write one instance out: left open, Triton's backends choose differently (two for onnxruntime on a CPU)."""
-    if serving.instance_group is not None:
+def _with_instances(serving: Serving, *, substitute: bool) -> Serving:
+    """Write one instance out: left open, Triton's backends choose differently (two for onnxruntime on a CPU).
+
+    A substitute runs where it can: the GPU that the recipe may ask for is the one that is missing here.
+    """
+    asked = serving.instance_group
+    if asked is not None and not substitute:
         return serving
-    return serving.model_copy(update={"instance_group": InstanceGroup(count=1)})
+    group = InstanceGroup(count=1 if asked is None else asked.count)
+    return serving.model_copy(update={"instance_group": group})
 
 
 def _ranges(recipe: Recipe, inputs: Mapping[str, str]) -> Iterator[tuple[str, tuple[float, float]]]:

@@ -25,7 +25,7 @@ def gpu() -> None:
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["float", "quantized"])
 def test_the_engine_answers_on_the_gpu_as_on_the_cpu(tmp_path, quantized: bool) -> None:
-    source = steps.source(tmp_path, "onnx", quantized=quantized)
+    source = steps.source(tmp_path / "source", "onnx", quantized=quantized)
     context: StepContext = steps.context(tmp_path / "work", calibration=None, calibration_batches=0)
     built = engine.run(source, OPTIONS, context)
     assert built.metadata["verified_with"] == CUDA[0]
@@ -40,7 +40,7 @@ def test_the_engine_answers_on_the_gpu_as_on_the_cpu(tmp_path, quantized: bool) 
 
 
 def test_the_provider_starts_in_a_process_without_pytorch(tmp_path) -> None:
-    source = steps.source(tmp_path, "onnx", quantized=False)
+    source = steps.source(tmp_path / "source", "onnx", quantized=False)
     program = (
         "import sys; from mmdeploy.core.sessions import CUDA, open_session\n"
         "session = open_session(sys.argv[1], {}, providers=CUDA)\n"

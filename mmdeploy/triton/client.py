@@ -226,13 +226,12 @@ def served_models(grpc_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
     from tritonclient.grpc import service_pb2, service_pb2_grpc
 
     with grpc.insecure_channel(grpc_url, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        question = service_pb2.RepositoryIndexRequest(ready=True)
         try:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            index = stub.RepositoryIndex(question, timeout=timeout_s)
+            statistics = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=timeout_s).model_stats
         except grpc.RpcError as error:
             raise ServerError(f"{grpc_url}: the server does not answer ({error.details()})") from error
-    return tuple(sorted({model.name for model in index.models}))
+    return tuple(sorted({model.name for model in statistics}))
 
 
 def _binary_header(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> bytes:

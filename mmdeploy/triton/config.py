@@ -211,9 +211,8 @@ def _add_serving(config: ModelConfig, component: ServedComponent, *, kind: str) 
         batching.SetInParent()
         batching.preferred_batch_size.extend(section.preferred_batch_size)
         batching.max_queue_delay_microseconds = section.max_queue_delay_us
-        if section.max_queue_size or section.timeout_us:
+        if section.timeout_us:
             policy = batching.default_queue_policy
-            policy.max_queue_size = section.max_queue_size
             policy.default_timeout_microseconds = section.timeout_us
             policy.timeout_action = policy.TimeoutAction.Value(section.timeout_action.upper())
     if serving.instance_group:

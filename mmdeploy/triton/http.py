@@ -7,12 +7,19 @@ import http.client
 import json
 import urllib.parse
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mmdeploy.core.errors import InferenceError, ServerError
 
 
-def ask_json(url: str, *, body: Mapping[str, Any] | None = None, timeout_s: float = 60.0) -> Any:
+def ask_json(
+    url: str,
+    *,
+    body: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    timeout_s: float = 60.0,
+) -> Any:
     """Ask an endpoint that answers in JSON or not at all: POST when there is a body, else GET.
 
     Raises:
@@ -20,7 +27,7 @@ def ask_json(url: str, *, body: Mapping[str, Any] | None = None, timeout_s: floa
         ServerError: If the server does not answer.
     """
     with contextlib.closing(Endpoint(url, timeout_s)) as endpoint:
-        text, _ = endpoint.ask(None if body is None else json.dumps(body).encode(), {})
+        text, _ = endpoint.ask(None if body is None else json.dumps(body).encode(), headers)
     return json.loads(text) if text else None
 
 

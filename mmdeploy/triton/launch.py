@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mmdeploy.core.errors import EnvironmentUnfitError
+from mmdeploy.core.temporary import HeldFolder
+from mmdeploy.triton.control_key import ControlKey, restricting_options
 from mmdeploy.triton.install import Installation, assemble_backends, link_package, server_environment
+from mmdeploy.triton.shell_paths import hold_safe_folder, linked
 
 #: How long requests in flight may take when the server is asked to stop, in seconds.
 GRACE_S = 5
@@ -75,11 +76,15 @@ class Processes:
         supervisor: The child of this process; see `mmdeploy.triton.supervisor`.
         folder: The server's working folder, removed when it stops.
         shm_prefix: What the names of its shared-memory regions start with.
+        key: What opens the server's control endpoints.
+        repositories: Each repository by the path that the server knows it by.
     """
 
     supervisor: subprocess.Popen[bytes]
-    folder: Path
+    folder: HeldFolder
     shm_prefix: str
+    key: ControlKey
+    repositories: Mapping[Path, Path]
 
     def stop(self) -> None:
         """End every process and remove what they leave behind; calling it twice is fine."""
@@ -91,13 +96,14 @@ class Processes:
                 self.supervisor.kill()  # the kernel then kills the server, and stubs end without their server
                 self.supervisor.wait()
         # The supervisor has done this already, unless it was killed.
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.remove()
         for region in Path("/dev/shm").glob(f"{self.shm_prefix}*"):
             region.unlink(missing_ok=True)
 
 
 def launch(
     installation: Installation,
+    repositories: Sequence[Path],
     options: Sequence[str],
     *,
     log: Path,
@@ -105,18 +111,29 @@ def launch(
     stand_ins: Mapping[str, Path] = MappingProxyType({}),
 ) -> Processes:
     """Start the server under a supervisor, both in a session of their own, the log emptied first."""
-    folder = Path(tempfile.mkdtemp(prefix="mmdeploy-triton-"))
+    held = hold_safe_folder("triton")
+    try:
+        served = linked(repositories, held.path)
+        command = [str(installation.binary), *(f"--model-repository={path}" for path in served), *options]
+        command += restricting_options()
+        backends = assemble_backends(installation, held.path / "backends", stand_ins)
+        if backends is not None:
+            command.append(f"--backend-directory={backends}")
+        if response_cache_bytes:
+            command.append(f"--cache-config=local,size={response_cache_bytes}")
+            if installation.root is not None:
+                command.append(f"--cache-directory={installation.root / 'caches'}")
+        link_package(held.path)
+        return _supervised(installation, command, held, served, log)
+    except BaseException:
+        held.remove()
+        raise
+
+
+def _supervised(
+    installation: Installation, command: Sequence[str], held: HeldFolder, served: Mapping[Path, Path], log: Path
+) -> Processes:
     shm_prefix = f"mmdeploy_{uuid.uuid4().hex[:12]}_"
-    command = [str(installation.binary), *options, f"--exit-timeout-secs={GRACE_S}"]
-    command.append(f"--backend-config=python,shm-region-prefix-name={shm_prefix}")
-    backends = assemble_backends(installation, folder / "backends", stand_ins)
-    if backends is not None:
-        command.append(f"--backend-directory={backends}")
-    if response_cache_bytes:
-        command.append(f"--cache-config=local,size={response_cache_bytes}")
-        if installation.root is not None:
-            command.append(f"--cache-directory={installation.root / 'caches'}")
-    link_package(folder)
     script = Path(__file__).with_name("supervisor.py")
     supervise = [
         sys.executable,
@@ -126,19 +143,25 @@ def launch(
         str(os.getpid()),
         str(GRACE_S),
         shm_prefix,
-        str(folder),
+        str(held.path),
     ]
+    settings = [f"--exit-timeout-secs={GRACE_S}", f"--backend-config=python,shm-region-prefix-name={shm_prefix}"]
+    key = ControlKey()
     with log.open("wb") as stream:
         supervisor = subprocess.Popen(
-            [*supervise, *command],
-            stdin=subprocess.DEVNULL,
+            [*supervise, *command, *settings],
+            stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
             env=server_environment(installation),
-            cwd=folder,
+            cwd=held.path,
             start_new_session=True,
+            pass_fds=() if held.descriptor is None else (held.descriptor,),
         )
-    return Processes(supervisor, folder, shm_prefix)
+    assert supervisor.stdin is not None
+    with contextlib.suppress(BrokenPipeError), supervisor.stdin as pipe:  # broken: it ended, and its log says why
+        pipe.write(key.secret.encode())
+    return Processes(supervisor, held, shm_prefix, key, served)
 
 
 def _listener(port: int) -> str:

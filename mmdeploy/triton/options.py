@@ -24,7 +24,9 @@ class DynamicBatching(MethodOptions):
         default=0, ge=0, description="Microseconds that a request may wait for others to join its batch."
     )
     max_queue_size: int = Field(
-        default=0, ge=0, description="Waiting requests beyond which new ones are refused; 0: no limit."
+        default=0,
+        ge=0,
+        description="0, no limit, and nothing else: an overflowing step of an ensemble crashes Triton before 26.02.",
     )
     timeout_us: int = Field(
         default=0,
@@ -34,6 +36,17 @@ class DynamicBatching(MethodOptions):
     timeout_action: Literal["reject", "delay"] = Field(
         default="reject", description="What a timeout does: refuse the request, or serve it after all others."
     )
+
+    @field_validator("max_queue_size")
+    @classmethod
+    def _queue_is_open(cls, size: int) -> int:
+        if size:
+            raise ValueError(
+                f"a limit of {size} cannot be kept: a component is a step of an ensemble, and when the queue of a step "
+                "overflows, Triton before 26.02 crashes or leaves requests without an answer; remove it, or use "
+                "timeout_us, which refuses what waited too long"
+            )
+        return size
 
 
 class InstanceGroup(MethodOptions):

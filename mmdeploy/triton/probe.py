@@ -1,12 +1,15 @@
 """Asks every served model one small question: the only readiness that means anything.
 
-Triton reports a model as ready although its stub process is dead and every request fails.
+Triton reports a model as ready although its stub process is dead and every request fails. A model whose queue is
+full, or that does not come to the question in time, is well as long as it answers others.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,10 @@ from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import InferenceError, ServerError
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.http import ask_json
+
+#: What Triton says when a request was not taken up because others were before it.
+_BUSY = ("Exceeds maximum queue size", "Request timeout expired")
+_BUSY_POLL_S = 0.2
 
 
 def probe_models(grpc_url: str, http_url: str, *, timeout_s: float) -> dict[str, str | None]:
@@ -43,14 +50,17 @@ def probe_models(grpc_url: str, http_url: str, *, timeout_s: float) -> dict[str,
             continue
         if "ensemble_scheduling" in configs[name] and any(results.values()):
             break
-        results[name] = _ask(grpc_url, name, feed_dict, timeout_s)
+        results[name] = _Question(grpc_url, http_url, name, feed_dict).ask(timeout_s)
     return results
 
 
 def loaded_models(http_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
-    """Return the names of the models that are loaded, sorted."""
-    index = ask_json(f"{http_url}/v2/repository/index", body={"ready": True}, timeout_s=timeout_s)
-    return tuple(sorted({entry["name"] for entry in index}))
+    """Return the names of the models that are loaded, sorted.
+
+    Taken from the statistics: the index of the repository is restricted on servers that mmdeploy starts.
+    """
+    statistics = ask_json(f"{http_url}/v2/models/stats", timeout_s=timeout_s)["model_stats"]
+    return tuple(sorted({entry["name"] for entry in statistics}))
 
 
 def probe_inputs(config: Mapping[str, Any]) -> dict[str, Array] | None:
@@ -78,10 +88,40 @@ def probe_inputs(config: Mapping[str, Any]) -> dict[str, Array] | None:
     return feed_dict
 
 
-def _ask(grpc_url: str, model: str, feed_dict: Mapping[str, Array], timeout_s: float) -> str | None:
-    try:
-        with GrpcRunner(grpc_url, model, timeout_s=timeout_s) as runner:
-            runner.infer(feed_dict)
-    except (InferenceError, ServerError) as error:
-        return error.message
-    return None
+@dataclass(frozen=True)
+class _Question:
+    """One inference, and whom to ask whether others get theirs."""
+
+    grpc_url: str
+    http_url: str
+    model: str
+    feed_dict: Mapping[str, Array]
+
+    def ask(self, timeout_s: float) -> str | None:
+        """Return None for an answer, or where the model is busy answering others, else what went wrong."""
+        deadline = time.monotonic() + timeout_s
+        answered = self._answered()
+        while True:
+            try:
+                with GrpcRunner(self.grpc_url, self.model, timeout_s=timeout_s) as runner:
+                    runner.infer(self.feed_dict)
+            except InferenceError as error:
+                if not any(sign in error.message for sign in _BUSY):
+                    return error.message
+                if self._answered() > answered:
+                    return None
+                if time.monotonic() > deadline:
+                    return error.message
+                time.sleep(_BUSY_POLL_S)
+            except ServerError as error:  # not in time, or the server is gone
+                return None if self._answered() > answered else error.message
+            else:
+                return None
+
+    def _answered(self) -> int:
+        """Return how often the model has been run with success, the cache left out; 0 when nobody says."""
+        try:
+            versions = ask_json(f"{self.http_url}/v2/models/{self.model}/stats", timeout_s=10)["model_stats"]
+        except (InferenceError, ServerError):
+            return 0
+        return sum(int(version["execution_count"]) for version in versions)

@@ -22,6 +22,7 @@ from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.http import ask_json
 from mmdeploy.triton.install import find_installation, installed_stand_ins, is_complete
 from mmdeploy.triton.launch import Ports, Processes, launch
+from mmdeploy.triton.lint import DANGEROUS, lint_repositories
 from mmdeploy.triton.probe import probe_models
 
 logger = logging.getLogger(__name__)
@@ -150,6 +151,13 @@ class Server:
     def _log_name(self) -> str | None:
         return None if self.log is None else str(self.log)
 
+    def _said(self) -> str:
+        """Return the log, with the paths that whoever started the server knows."""
+        text = server_log.read(self.log)
+        for known, path in self._processes.repositories.items() if self._processes else ():
+            text = text.replace(str(known), str(path))
+        return text
+
     def require_running(self) -> None:
         """Do nothing while the server's process lives.
 
@@ -158,7 +166,7 @@ class Server:
         """
         if self._processes is None or (code := self._processes.supervisor.poll()) is None:
             return
-        text = server_log.read(self.log)
+        text = self._said()
         # A server that was ready once has other reasons to end; healing leaves refusals in its log.
         refused = {} if self.server_version else server_log.refusals(text)
         if refused:
@@ -176,7 +184,7 @@ class Server:
         while not self._is_ready("health/ready"):
             self.require_running()
             if time.monotonic() > deadline:
-                said = "\n".join(server_log.informative_lines(server_log.read(self.log))[-15:])
+                said = "\n".join(server_log.informative_lines(self._said())[-15:])
                 raise ServerError(f"Triton was not ready in time; it said last:\n{said}", log=self._log_name)
             time.sleep(_POLL_S)
         self.server_version = ask_json(f"{self.http_url}/v2", timeout_s=5)["version"]
@@ -185,7 +193,8 @@ class Server:
     def _control(self, model: str, action: Literal["load", "unload"], timeout_s: float) -> None:
         url = f"{self.http_url}/v2/repository/models/{model}/{action}"
         try:
-            ask_json(url, body={}, timeout_s=timeout_s)
+            headers = {} if self._processes is None else self._processes.key.http_headers
+            ask_json(url, body={}, headers=headers, timeout_s=timeout_s)
         except InferenceError as error:
             raise ServerError(f"cannot {action} {model!r}: {error.message}", log=self._log_name) from error
 
@@ -236,6 +245,7 @@ def start(
 
     Raises:
         EnvironmentUnfitError: If there is no usable Triton, or a port that was asked for is taken.
+        UsageError: If a repository would take the wheel's server down, or have a shell run a name in it.
         ServerError: If the server refuses a model, dies, or is not ready in time.
     """
     installation = find_installation(binary)
@@ -243,13 +253,14 @@ def start(
     for repository in repositories:
         if not repository.is_dir():
             raise UsageError(f"{repository} is not a folder", hint="name a Triton model repository")
-        options.append(f"--model-repository={repository.absolute()}")
+    if installation.embedded:
+        _require_safe(repositories)
     if installation.embedded and all(map(is_complete, repositories)):
         options.append("--disable-auto-complete-config")
     log.parent.mkdir(parents=True, exist_ok=True)
     backends = installed_stand_ins() | dict(stand_ins) if installation.embedded else {}
     launched = functools.partial(
-        launch, installation, log=log, response_cache_bytes=response_cache_bytes, stand_ins=backends
+        launch, installation, repositories, log=log, response_cache_bytes=response_cache_bytes, stand_ins=backends
     )
     for attempt in range(_PORT_ATTEMPTS):
         ports = Ports.choose(host, http_port, grpc_port, metrics_port)
@@ -265,6 +276,13 @@ def start(
         else:
             return server
     raise AssertionError("the last attempt returns or raises")
+
+
+def _require_safe(repositories: Sequence[Path]) -> None:
+    found = lint_repositories(repositories, DANGEROUS)
+    if found:
+        shown = "".join(f"\n  {finding.file}: {finding.message}; {finding.remedy}" for finding in found)
+        raise UsageError(f"this server cannot serve that safely:{shown}")
 
 
 def _serving(ports: Ports, processes: Processes, log: Path) -> Server:

@@ -6,6 +6,9 @@ through a pidfd and adopts orphaned stubs as a subreaper. On SIGTERM, on its par
 end it stops Triton, kills what is left of its descendants, and removes the shared memory and the run folder.
 Should it be killed itself, the kernel kills Triton, and the stubs end when they find their server gone.
 
+Where the command holds the placeholder `SECRET`, the secret is read from the standard input and wiped from Triton's
+arguments as soon as Triton has said something, for everybody can read those: by then it has read them.
+
 Usage: ``python -I -S supervisor.py PARENT_PID GRACE_S SHM_PREFIX RUN_FOLDER tritonserver …``
 """
 
@@ -24,6 +27,9 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _POLL_MS = 500
+_WIPE_POLL_MS = 10
+#: Stands for the secret in the command.
+SECRET = "@SECRET@"
 
 
 def main(parent: int, grace_s: float, shm_prefix: str, folder: Path, command: list[str]) -> int:
@@ -34,9 +40,14 @@ def main(parent: int, grace_s: float, shm_prefix: str, folder: Path, command: li
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda signum, frame: asked_to_stop.append(signum))
     poll = _poll(parent)
+    secret = sys.stdin.read() if any(SECRET in word for word in command) else ""
+    command = [word.replace(SECRET, secret) for word in command]
     child = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
     while child.poll() is None and not asked_to_stop and os.getppid() == parent:
-        for descriptor, _ in poll.poll(_POLL_MS):
+        if secret and os.fstat(sys.stdout.fileno()).st_size:
+            _wipe(child.pid, secret.encode())
+            secret = ""
+        for descriptor, _ in poll.poll(_WIPE_POLL_MS if secret else _POLL_MS):
             with contextlib.suppress(OSError):  # the parent's pidfd cannot be read, and need not be
                 os.read(descriptor, 4096)
     if child.poll() is None:
@@ -64,6 +75,19 @@ def _poll(parent: int) -> select.poll:
     with contextlib.suppress(OSError):  # gone already, or a kernel without pidfd: the loop asks getppid as well
         poll.register(os.pidfd_open(parent), select.POLLIN)
     return poll
+
+
+def _wipe(pid: int, secret: bytes) -> None:
+    """Overwrite a secret in the arguments of a child, where the system lets its parent do that."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The name in parentheses may hold anything; arg_start and arg_end are fields 48 and 49 (proc(5)).
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            arguments = memory.read(end - start)
+            memory.seek(start)
+            memory.write(arguments.replace(secret, b"*" * len(secret)))
 
 
 def _kill_descendants() -> None:

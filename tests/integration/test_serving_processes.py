@@ -1,18 +1,24 @@
 """A real Triton's processes: killed stubs are noticed, and nothing outlives whoever started it."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 import tiny_triton_repository as tiny
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 import mmdeploy
-from mmdeploy.core.errors import ServerError
+from mmdeploy.core.errors import InferenceError, ServerError
 from mmdeploy.triton import server
 from mmdeploy.triton.http import ask_json
 
@@ -84,6 +90,125 @@ def test_a_killed_stub_is_noticed_by_the_probe_only_and_healed(repository, tmp_p
             running.probe()
         assert running.heal() == ("negated",)
         assert running.probe() == ("negated", "positive", "summed", "difference")
+
+
+CONTROL = {
+    "repository/index": b"{}",
+    "repository/models/evil/load": json.dumps(
+        {"parameters": {"config": "{}", "file:1/model.py": "cHJpbnQoKQ=="}}
+    ).encode(),
+    "repository/models/positive/unload": b"{}",
+    "systemsharedmemory/status": None,
+    "cudasharedmemory/region/x/register": b"{}",
+    "trace/setting": b'{"trace_file": "/tmp/written"}',
+    "models/positive/trace/setting": b"{}",
+    "logging": b'{"log_file": "/tmp/written"}',
+}
+
+
+def test_control_endpoints_want_a_key_that_nobody_can_read(repository, tmp_path):
+    """Without it, a page in a browser could load Python into the server: text/plain needs no leave of any origin."""
+    log = tmp_path / "triton.log"
+    with server.start([repository], log=log, model_control="explicit", load=["positive"]) as running:
+        for path, body in CONTROL.items():
+            request = urllib.request.Request(f"{running.http_url}/v2/{path}", body, {"Content-Type": "text/plain"})
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=20)
+            assert refused.value.code == 403, path
+        client = InferenceServerClient(running.grpc_url)
+        for call in (
+            client.get_model_repository_index, client.get_trace_settings, client.get_log_settings,
+            client.get_system_shared_memory_status, lambda: client.unload_model("positive"),
+        ):  # fmt: skip
+            with pytest.raises(InferenceServerException, match="This protocol is restricted"):
+                call()
+        key = running._processes.key
+        assert client.get_model_repository_index(headers=dict(key.grpc_metadata)).models
+        assert client.get_inference_statistics().model_stats, "what is no control is open"
+        client.close()
+        running.unload("positive")
+        running.load("positive")
+        assert running.probe() == ("positive",)
+        words = [word for process in family(running.pid) for word in process.cmdline()]
+        assert any("http-restricted-api" in word for word in words)
+        assert not any(key.secret in word for word in words)
+        assert key.secret not in log.read_text() + repr(running)
+        left = [path for path in Path(running._processes.folder.path).rglob("*") if path.is_file()]
+        assert not any(key.secret.encode() in path.read_bytes() for path in left)
+
+
+ODD = "a b'$(touch ran);(c)&"
+
+
+def test_paths_that_a_shell_would_read_differently(repository, tmp_path, monkeypatch):
+    odd = tmp_path / ODD
+    odd.mkdir()
+    repository.rename(odd / "repository")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(odd))
+    (odd / "repository" / "negated" / "1" / "model.onnx").write_bytes(b"no protobuf")
+    with pytest.raises(ServerError) as refused:
+        server.start([odd / "repository"], log=odd / "triton.log")
+    assert f"{odd}/repository/negated/1/model.onnx" in refused.value.message
+    shutil.rmtree(odd / "repository" / "negated")
+    shutil.rmtree(odd / "repository" / "difference")
+    with server.start([odd / "repository"], log=odd / "triton.log") as running:
+        assert running.probe() == ("positive", "summed")
+    assert not list(tmp_path.rglob("ran"))
+
+
+SLOW = """
+import time
+import triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep(0.05)
+        tensors = [pb_utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("y", tensor)]) for tensor in tensors]
+"""
+BUSY = """
+backend: "python" max_batch_size: 1
+input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }
+output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }
+dynamic_batching { default_queue_policy { max_queue_size: 1 } }
+"""
+
+
+def test_a_model_whose_queue_is_full_is_not_dead(tmp_path):
+    version = tmp_path / "repository" / "slow" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(SLOW)
+    (version.parent / "config.pbtxt").write_text(BUSY)
+    x, refused, done = tiny.rows(1), [], threading.Event()
+
+    def ask():
+        with running.runner("slow") as runner:
+            while not done.is_set():
+                try:
+                    runner.infer({"x": x})
+                except InferenceError as error:
+                    refused.append(error.message)
+                    time.sleep(0.002)
+
+    started = server.start(
+        [tmp_path / "repository"], log=tmp_path / "triton.log", model_control="explicit", load=["slow"]
+    )
+    with started as running:
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        try:
+            while not refused:
+                time.sleep(0.01)
+            before = len(refused)
+            assert running.heal(timeout_s=20) == ()
+            assert running.probe() == ("slow",)
+            assert len(refused) > before, "its queue is full"
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert all("Exceeds maximum queue size" in message for message in refused)
 
 
 def test_a_server_that_dies_is_noticed(repository, tmp_path):

@@ -46,7 +46,6 @@ EVERYTHING = Serving(
     dynamic_batching=DynamicBatching(
         preferred_batch_size=(2,),
         max_queue_delay_us=100,
-        max_queue_size=9,
         timeout_us=10**7,
         timeout_action="delay",
     ),

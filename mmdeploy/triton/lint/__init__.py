@@ -8,7 +8,7 @@ model file (tensor names and shapes inside an ONNX file, say) is not seen from h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,7 +26,7 @@ from mmdeploy.triton.lint.finding import Finding, Hit, Rule, Severity
 from mmdeploy.triton.lint.reading import Model, read
 from mmdeploy.triton.repository import resolve
 
-__all__ = ["RULES", "Finding", "Severity", "lint"]
+__all__ = ["DANGEROUS", "RULES", "Finding", "Severity", "lint", "lint_repositories"]
 
 _ERROR, _WARNING = Severity.ERROR, Severity.WARNING
 
@@ -84,6 +84,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "ensemble-step-tensor": Rule(_ERROR, composition.ensemble_step_tensor),
         "ensemble-step-input-unmapped": Rule(_ERROR, composition.ensemble_step_input_unmapped),
         "ensemble-batch-size": Rule(_ERROR, composition.ensemble_batch_size),
+        "ensemble-queue-limit": Rule(_ERROR, composition.ensemble_queue_limit),
         "ensemble-dtype": Rule(_ERROR, composition.ensemble_dtype),
         "ensemble-shape": Rule(_ERROR, composition.ensemble_shape),
         "ensemble-optional": Rule(_WARNING, composition.ensemble_optional),
@@ -92,6 +93,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "unsafe-name": Rule(_WARNING, backends.unsafe_name),
     }
 )
+
+#: Rules on what takes a server down, or has it run what a name says: no server of ours is started on such a repository.
+DANGEROUS = ("unsafe-name", "ensemble-queue-limit")
 
 
 def lint(path: Path) -> tuple[Finding, ...]:
@@ -113,11 +117,17 @@ def lint(path: Path) -> tuple[Finding, ...]:
         if not path.is_dir() or not any(child.is_dir() for child in path.iterdir()):
             raise
         paths = [path]
+    return lint_repositories(paths)
+
+
+def lint_repositories(paths: Sequence[Path], rules: Collection[str] = RULES) -> tuple[Finding, ...]:
+    """Check repositories that one server would load by some rules, or by all."""
     repositories = read(paths)
     found = [
         _finding(name, rule, model, hit)
         for model in repositories.models
         for name, rule in RULES.items()
+        if name in rules
         for hit in rule.check(model, repositories)
     ]
     return tuple(sorted(found, key=lambda finding: (finding.file.as_posix(), finding.line or 0, finding.rule)))

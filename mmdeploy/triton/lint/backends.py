@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 from mmdeploy.triton.lint.finding import Hit
 from mmdeploy.triton.lint.reading import Model, Repositories
+from mmdeploy.triton.shell_paths import survives_shell
+
+#: Backends that are Python-based, always or in the wheel's server.
+SHELL_BACKENDS = ("python", "onnxruntime", "openvino", "tensorrt_rtx")
 
 
 def optional_input(model: Model, repositories: Repositories) -> Iterator[Hit]:
@@ -50,9 +54,18 @@ def graph_level(model: Model, repositories: Repositories) -> Iterator[Hit]:
 
 
 def unsafe_name(model: Model, repositories: Repositories) -> Iterator[Hit]:
-    """Find names that the python backend cannot pass to its stub: the server never becomes ready."""
-    if model.backend == "python" and any(character in model.name for character in " \t\"'$`;&|<>()*?\\"):
-        yield Hit(
-            f"the python backend starts its stub through a shell, and {model.name!r} does not survive that",
-            "use letters, digits, '.', '_' and '-'",
-        )
+    """Find names that reach a shell and do not survive it: the server never becomes ready, or runs a part of them.
+
+    The python backend starts its stubs through one, and with it every Python-based backend, such as those that stand in
+    for native ones where there is only the wheel's server.
+    """
+    if model.backend not in SHELL_BACKENDS:
+        return
+    filename = model.parsed.default_model_filename
+    for what, name, at in (("name", model.name, ""), ("file name", filename, "default_model_filename")):
+        if name and not survives_shell(name):
+            yield Hit(
+                f"a Python-based backend starts its stub through a shell, which the {what} {name!r} does not survive",
+                "use letters, digits, '.', '_' and '-'",
+                at,
+            )

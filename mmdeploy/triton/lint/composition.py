@@ -116,6 +116,24 @@ def ensemble_batch_size(model: Model, repositories: Repositories) -> Iterator[Hi
             )
 
 
+def ensemble_queue_limit(model: Model, repositories: Repositories) -> Iterator[Hit]:
+    """Find steps whose queue is limited: with other steps beside them an overflow ends the server.
+
+    A segmentation fault, or requests that are never answered (triton-inference-server/core, pull request 470).
+    """
+    steps = model.parsed.ensemble_scheduling.step
+    for step in _steps(model, repositories) if len(steps) > 1 else ():
+        batching = step.model.parsed.dynamic_batching
+        policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
+        if limit := max(policy.max_queue_size for policy in policies):
+            yield Hit(
+                f"the queue of {step.model.name!r} takes {limit} requests: one more, and Triton before 26.02 crashes "
+                "or leaves requests of the ensemble without an answer",
+                "remove max_queue_size (default_timeout_microseconds is safe), or do not make it a step",
+                f"{step.at}.model_name",
+            )
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What one place says of an ensemble tensor."""

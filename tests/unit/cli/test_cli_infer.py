@@ -24,6 +24,9 @@ class Adder(http.server.BaseHTTPRequestHandler):
     """Serves one model that adds its two inputs; with ``max_batch_size: 0`` under the name ``single``."""
 
     def do_GET(self) -> None:
+        if self.path == "/v2/models/stats":
+            self.answer(200, {"model_stats": [{"name": "adder"}, {"name": "single"}]})
+            return
         model = self.path.split("/")[3]
         config = CONFIG | {"name": model, "max_batch_size": 0 if model == "single" else 8}
         if model in ("adder", "single"):
@@ -33,9 +36,6 @@ class Adder(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path == "/v2/repository/index":
-            self.answer(200, [{"name": "adder"}, {"name": "single"}])
-            return
         shape = body["inputs"][0]["shape"]
         if shape != ([3] if "/single/" in self.path else [1, 3]):
             self.answer(400, {"error": f"unexpected shape {shape}"})

@@ -42,7 +42,7 @@ def three_components(folder: Path) -> ServedEnsemble:
         serving=Serving(
             max_batch_size=32,
             dynamic_batching=DynamicBatching(
-                preferred_batch_size=(8, 16), max_queue_delay_us=500, max_queue_size=64, timeout_us=10_000,
+                preferred_batch_size=(8, 16), max_queue_delay_us=500, timeout_us=10_000,
                 timeout_action="delay",
             ),
             instance_group=InstanceGroup(count=2, kind="cpu"), warmup=True, response_cache=True,
@@ -86,7 +86,6 @@ def servings(draw: st.DrawFn) -> Serving:
     batching = DynamicBatching(
         preferred_batch_size=draw(sizes),
         max_queue_delay_us=draw(st.integers(0, 10**6)),
-        max_queue_size=draw(st.integers(0, 100)),
         timeout_us=draw(st.integers(0, 10**6)),
         timeout_action=draw(st.sampled_from(["reject", "delay"])),
     )

@@ -1,0 +1,60 @@
+"""Keeps paths and names out of the shell: Triton's python backend starts its stubs through one, unquoted.
+
+A space in the path of a model ends in a server that never becomes ready, and ``$(command)`` is run. So the server
+is given links in a folder of our own in place of paths with such characters; names inside of a repository are
+refused by lint's rule ``unsafe-name`` before a server starts.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmdeploy.core.errors import EnvironmentUnfitError
+from mmdeploy.core.temporary import HeldFolder, hold_folder
+
+_SAFE = re.compile(r"[\w./+@%,:=-]+")
+#: Tried in this order, after the folder that the environment names (TMPDIR).
+_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
+
+
+def survives_shell(text: str) -> bool:
+    """Say whether a shell passes a path or name on as it is."""
+    return _SAFE.fullmatch(text) is not None
+
+
+def hold_safe_folder(what: str) -> HeldFolder:
+    """Make a temporary folder whose path survives a shell.
+
+    Raises:
+        EnvironmentUnfitError: If there is no such place.
+    """
+    wanted = tempfile.gettempdir()
+    for place in (wanted, *_TEMPORARY):
+        if survives_shell(place):
+            try:
+                return hold_folder(what, place)
+            except OSError:
+                if place == wanted:
+                    raise
+    raise EnvironmentUnfitError(
+        f"no temporary folder for Triton: its python backend cannot work in {wanted!r}, and "
+        f"{', '.join(_TEMPORARY)} cannot be written",
+        hint="set TMPDIR to a folder whose path has letters, digits and /._- only",
+    )
+
+
+def linked(repositories: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Return each repository by a path that survives a shell: its own, or that of a link in ``folder``."""
+    found = {}
+    for number, repository in enumerate(repositories):
+        path = repository.absolute()
+        if survives_shell(str(path)):
+            found[path] = path
+        else:
+            link = folder / f"repository_{number}"
+            link.symlink_to(path, target_is_directory=True)
+            found[link] = path
+    return found

@@ -29,6 +29,7 @@ from mmdeploy.building.judge import (
     staged,
     substitute_ensemble,
 )
+from mmdeploy.building.label_counts import require_label_counts
 from mmdeploy.building.live_plan import LivePlan
 from mmdeploy.building.revision import recipe_record
 from mmdeploy.building.run_folder import run_folder
@@ -323,6 +324,7 @@ class _Run:
     def _record(self, step: Step, artifact: Artifact, *, made: bool, why: str, seconds: float = 0.0) -> None:
         self.state.artifacts[step.id] = artifact
         self.live.remember(step)
+        require_label_counts(self.recipe, step.component, artifact)
         source = self.state.artifacts.get(step.source) if step.source else None
         record = StepRecord(
             id=step.id,

@@ -45,7 +45,8 @@ def command(
 ) -> int:
     """Serve a model repository with Triton on this machine until Ctrl-C.
 
-    REPOSITORY is a Triton model repository, or a folder with published ensembles (model_repository by default).
+    REPOSITORY is a Triton model repository, or a folder with published ensembles (model_repository by default). A
+    release is compared with its manifest first: what was changed since is not served.
 
     \b
     Example:
@@ -53,13 +54,15 @@ def command(
       mmdeploy serve model_repository/spoken_digits --http-port 0 --grpc-port 0
     """  # noqa: D301
     from mmdeploy.triton import server as triton_server
-    from mmdeploy.triton.repository import resolve
+    from mmdeploy.triton.repository import require_intact, resolve
 
     if url is not None:
         server = triton_server.attach(url)
     else:
+        repositories = resolve(repository)
+        require_intact(repositories)
         server = triton_server.start(
-            resolve(repository),
+            repositories,
             log=workdir / "serve" / f"triton-{time.strftime('%Y%m%d-%H%M%S')}.log",
             host=host,
             http_port=http_port,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mmdeploy.core.errors import did_you_mean, nearest
 from mmdeploy.gates import accuracy
+from mmdeploy.recipe.label_files import label_problem
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.wiring import Finding
 from mmdeploy.recipe.yaml_tree import Keys
@@ -60,7 +61,6 @@ def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Fin
         **{("gates", index, "metric"): spec.metric for index, spec in _metrics(recipe).items() if not spec.is_built_in},
     }
     files: dict[Keys, Path | None] = {("model", "weights"): recipe.model.weights}
-    files |= {("outputs", name, "labels"): output.labels for name, output in recipe.outputs.items()}
     files |= argument_files(recipe)
     for path, reference in references.items():
         if reference is not None and (problem := _reference_problem(reference, folder_at(path))):
@@ -68,10 +68,23 @@ def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Fin
     for path, file in files.items():
         if file is not None and (problem := file_problem(str(file), folder_at(path))):
             yield Finding(path, problem)
+    yield from _label_findings(recipe, folder_at)
     for section, patterns in (("model", recipe.model.files), ("data", recipe.data.files)):
         for index, pattern in enumerate(patterns or ()):
             path = (section, "files", index)
             if problem := _glob_problem(pattern, folder_at(path)):
+                yield Finding(path, problem)
+
+
+def _label_findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:
+    declared = {
+        wire.tensor: wire.shape for component in recipe.components.values() for wire in component.outputs.values()
+    }
+    for name, output in recipe.outputs.items():
+        path: Keys = ("outputs", name, "labels")
+        if output.labels is not None:
+            file, root = str(output.labels), folder_at(path)
+            if problem := file_problem(file, root) or label_problem(file, root, declared.get(name)):
                 yield Finding(path, problem)
 
 

@@ -16,6 +16,8 @@ from mmdeploy.core.errors import did_you_mean
 from mmdeploy.gates import parity
 from mmdeploy.recipe.schema import Component, Recipe, Wire
 from mmdeploy.recipe.yaml_tree import Keys
+from mmdeploy.triton.config import PUBLISHED_VERSION
+from mmdeploy.triton.options import SpecificVersions
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_unused(recipe, tensors),
         *_clashes(tensors),
         *_batch_sizes(recipe),
+        *_versions(recipe),
         *_data(recipe),
         *_judged_outputs(recipe),
         *_graphless_engines(recipe),
@@ -254,6 +257,18 @@ def _batch_sizes(recipe: Recipe) -> Iterator[Finding]:
                 "steps or in none; give every component a max_batch_size above 0, or 0"
             )
             yield Finding(places[name], message, involves=(places[batching[0]],))
+
+
+def _versions(recipe: Recipe) -> Iterator[Finding]:
+    """Find version policies that leave out the version that a build publishes."""
+    for name, component in recipe.components.items():
+        policy = component.serving.version_policy
+        if isinstance(policy, SpecificVersions) and PUBLISHED_VERSION not in policy.specific:
+            message = (
+                f"{list(policy.specific)} leaves out version {PUBLISHED_VERSION}, the one that a build publishes: "
+                f"Triton would serve nothing; add {PUBLISHED_VERSION}, or take version_policy out"
+            )
+            yield Finding(("components", name, "serving", "version_policy"), message)
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:

@@ -21,6 +21,8 @@ from mmdeploy.triton.options import InstanceGroup, LatestVersions, Serving, Spec
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+#: Number of the version folder that a build writes.
+PUBLISHED_VERSION = 1
 #: Key of ``parameters`` under which the embedded backends find the rules that requests must keep.
 INPUT_RULES_PARAMETER = "mmdeploy.inputs"
 #: Where an engine puts the graph level among its parameters; in config.pbtxt it is a field of its own.
@@ -56,7 +58,7 @@ class ServedComponent:
     parameters: Mapping[str, str] = field(default_factory=dict)
     input_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     labels: Mapping[str, Path] = field(default_factory=dict)
-    version: int = 1
+    version: int = PUBLISHED_VERSION
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class ServedEnsemble:
     outputs: tuple[TensorSpec, ...]
     components: tuple[ServedComponent, ...]
     response_cache: bool = False
-    version: int = 1
+    version: int = PUBLISHED_VERSION
 
     @property
     def max_batch_size(self) -> int:

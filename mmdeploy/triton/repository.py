@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -40,6 +40,7 @@ __all__ = [
     "is_repository",
     "publish",
     "releases",
+    "require_intact",
     "resolve",
     "stage",
     "verify",
@@ -49,6 +50,10 @@ logger = logging.getLogger(__name__)
 
 RELEASES = ".releases"
 _STAGING = ".staging-"
+CHANGED_HINT = (
+    "build it again, or make another release live; to serve what was changed on purpose, serve a copy elsewhere, "
+    f"without its {MANIFEST}"
+)
 _BUILD_HINT = "build a recipe first: mmdeploy build RECIPE"
 
 
@@ -177,6 +182,19 @@ def resolve(path: Path) -> list[Path]:
             hint=_BUILD_HINT,
         )
     return [child.resolve() for child in repositories]
+
+
+def require_intact(repositories: Iterable[Path]) -> None:
+    """Do nothing where every repository with a manifest, and every release, is what was published.
+
+    Raises:
+        StoreError: Naming what differs.
+    """
+    for path in repositories:
+        released = path.resolve().parts[-3:-2] == (RELEASES,)
+        if (released or (path / MANIFEST).is_file()) and (damage := verify(path)):
+            shown = "".join(f"\n  {problem}" for problem in damage)
+            raise StoreError(f"{path} is not what was published:{shown}", hint=CHANGED_HINT)
 
 
 def is_repository(path: Path) -> bool:

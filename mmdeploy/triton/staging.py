@@ -8,9 +8,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmdeploy.core.artifact import file_sha256
@@ -25,6 +25,11 @@ from mmdeploy.triton.config import (
 )
 
 MANIFEST = "manifest.json"
+#: Kept in an ensemble's version folder: git, object stores and zip files drop empty folders, and Triton wants it.
+KEEPER = "README.txt"
+_KEEPER_TEXT = (
+    "An ensemble has no model file. This one keeps the folder, which Triton wants, where empty ones get lost.\n"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DISK_HINTS = {
     errno.ENOSPC: "free some space on that disk",
@@ -70,35 +75,73 @@ def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
             raise StoreError(f"{folder} is not empty", hint="stage into a new folder")
         for component in ensemble.components:
             _write_component(folder / component.name, component)
-        (folder / ensemble.name / str(ensemble.version)).mkdir(parents=True)
-        (folder / ensemble.name / "config.pbtxt").write_text(to_text(ensemble_config(ensemble)))
+        version = folder / ensemble.name / str(ensemble.version)
+        version.mkdir(parents=True)
+        (version / KEEPER).write_text(_KEEPER_TEXT, encoding="utf-8")
+        (folder / ensemble.name / "config.pbtxt").write_text(to_text(ensemble_config(ensemble)), encoding="utf-8")
         files = write_manifest(folder, ensemble.name)
     return StagedRepository(folder, ensemble.name, tuple(names), files)
 
 
 def verify(path: Path) -> tuple[str, ...]:
-    """Compare a staged repository or a release with its manifest; return what differs, nothing if intact."""
+    """Compare a staged repository or a release with its manifest; return what differs, nothing if intact.
+
+    Files and folders that are not in the manifest differ too, for Triton would load them: another version, a model.
+    Symbolic links differ wherever they lead. What Python compiles of a file that is there is no difference.
+    """
     try:
         manifest = read_manifest(path)
     except MmdeployError as error:
         return (error.message,)
-    problems = []
-    for name, expected in manifest["files"].items():
-        file = path / name
-        if not file.is_file():
-            problems.append(f"{name} is missing")
-        elif file_sha256(file) != expected:
+    files, folders = manifest["files"], _folders_of(manifest)
+    problems, seen = [], {MANIFEST}
+    for name, entry in _entries(path, folders):
+        seen.add(name)
+        if entry.is_symlink():
+            problems.append(f"{name} is a symbolic link")
+        elif entry.is_dir():
+            if name not in folders and not _holds_compiled(name, entry, files):
+                problems.append(f"{name}/ is not in {MANIFEST}")
+        elif name not in files and name != MANIFEST:
+            problems.append(f"{name} is not in {MANIFEST}")
+        elif not entry.is_file():
+            problems.append(f"{name} is no ordinary file")
+        elif name != MANIFEST and file_sha256(entry) != files[name]:
             problems.append(f"{name} was changed: its SHA-256 is not the one in {MANIFEST}")
-    problems += [f"{name}/ is missing" for name in manifest["empty_folders"] if not (path / name).is_dir()]
-    unknown = sorted(_files(path).keys() - manifest["files"].keys())
-    return tuple(problems + [f"{name} is not in {MANIFEST}" for name in unknown])
+    problems += [f"{name} is missing" for name in sorted(files.keys() - seen)]
+    return tuple(problems + [f"{name}/ is missing" for name in manifest["empty_folders"] if name not in seen])
+
+
+def _folders_of(manifest: Mapping[str, Any]) -> set[str]:
+    """Return the folders that the files and empty folders of a manifest make, by path."""
+    parents = (parent for name in manifest["files"] for parent in PurePosixPath(name).parents)
+    empty = (place for name in manifest["empty_folders"] for place in (name, *PurePosixPath(name).parents))
+    return {str(place) for place in (*parents, *empty)} - {"."}
+
+
+def _entries(root: Path, folders: Collection[str], below: str = "") -> Iterator[tuple[str, Path]]:
+    """Give what lies in a folder and in those below it that are expected, by path; links are not followed."""
+    for entry in sorted((root / below).iterdir()):
+        name = f"{below}{entry.name}"
+        yield name, entry
+        if name in folders and entry.is_dir() and not entry.is_symlink():
+            yield from _entries(root, folders, f"{name}/")
+
+
+def _holds_compiled(name: str, folder: Path, files: Collection[str]) -> bool:
+    """Say whether a folder holds nothing but what Python compiled of files in the manifest."""
+    parent, _, last = name.rpartition("/")
+    if last != "__pycache__":
+        return False
+    sources = {f"{parent}/{entry.name.partition('.')[0]}.py" for entry in folder.iterdir()}
+    return all(entry.suffix == ".pyc" for entry in folder.iterdir()) and sources <= set(files)
 
 
 def _write_component(folder: Path, component: ServedComponent) -> None:
     source, *beside = component.artifact.files
     version = folder / str(component.version)
     version.mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(to_text(component_config(component)))
+    (folder / "config.pbtxt").write_text(to_text(component_config(component)), encoding="utf-8")
     copy_file(source, version / component.filename)
     for file in beside:  # keep their names: the main file, or the backend, looks for them by those
         copy_file(file, version / file.name)
@@ -132,7 +175,7 @@ def write_manifest(folder: Path, name: str) -> dict[str, str]:
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())
     )
     fields = {"schema_version": 1, "name": name, "files": files, "empty_folders": empty}
-    (folder / MANIFEST).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return files
 
 
@@ -144,7 +187,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
         if fields["schema_version"] != 1 or not isinstance(fields["files"], dict):
             raise StoreError(f"{path} is of another version of mmdeploy")
         return {

@@ -1,14 +1,15 @@
 """Check any Triton model repository against what Triton enforces when it loads one, without a server.
 
-The rules are those of Triton 2.51 (release 24.10): read in the sources of triton-inference-server/core, and
-each tried on a real server. An error is a model that Triton refuses, or that takes the server down; a warning
-loads, but not as its author can have meant it. What a backend fills in or checks itself when it opens the
-model file (tensor names and shapes inside an ONNX file, say) is not seen from here.
+The rules are those of Triton 2.51 (release 24.10): read in the sources of triton-inference-server/core, and each
+tried on a real server. An error is a model that Triton refuses, or that takes the server down; a warning loads, but
+not as its author can have meant it. Of a release with a manifest, what differs from that is an error too. What a
+backend fills in or checks itself when it opens the model file (tensor names and shapes inside an ONNX file, say) is
+not seen from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,7 +25,8 @@ from mmdeploy.triton.lint import (
 )
 from mmdeploy.triton.lint.finding import Finding, Hit, Rule, Severity
 from mmdeploy.triton.lint.reading import Model, read
-from mmdeploy.triton.repository import resolve
+from mmdeploy.triton.repository import CHANGED_HINT, resolve
+from mmdeploy.triton.staging import MANIFEST, verify
 
 __all__ = ["DANGEROUS", "RULES", "Finding", "Severity", "lint", "lint_repositories"]
 
@@ -93,7 +95,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "unsafe-name": Rule(_WARNING, backends.unsafe_name),
     }
 )
-
+#: Not in `RULES`: it is about a release as a whole, and Triton does not know of it.
+MANIFEST_RULE = "manifest"
 #: Rules on what takes a server down, or has it run what a name says: no server of ours is started on such a repository.
 DANGEROUS = ("unsafe-name", "ensemble-queue-limit")
 
@@ -117,7 +120,7 @@ def lint(path: Path) -> tuple[Finding, ...]:
         if not path.is_dir() or not any(child.is_dir() for child in path.iterdir()):
             raise
         paths = [path]
-    return lint_repositories(paths)
+    return (*_changed(paths), *lint_repositories(paths))
 
 
 def lint_repositories(paths: Sequence[Path], rules: Collection[str] = RULES) -> tuple[Finding, ...]:
@@ -131,6 +134,14 @@ def lint_repositories(paths: Sequence[Path], rules: Collection[str] = RULES) -> 
         for hit in rule.check(model, repositories)
     ]
     return tuple(sorted(found, key=lambda finding: (finding.file.as_posix(), finding.line or 0, finding.rule)))
+
+
+def _changed(paths: Iterable[Path]) -> Iterator[Finding]:
+    """Give what differs from the manifest of a release."""
+    for path in paths:
+        manifest = path / MANIFEST
+        for problem in verify(path) if manifest.is_file() else ():
+            yield Finding(MANIFEST_RULE, _ERROR, "", manifest, None, problem, CHANGED_HINT)
 
 
 def _finding(name: str, rule: Rule, model: Model, hit: Hit) -> Finding:

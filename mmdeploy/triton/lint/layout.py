@@ -8,6 +8,7 @@ from mmdeploy.core.errors import did_you_mean
 from mmdeploy.triton.config import SyntaxProblem
 from mmdeploy.triton.lint.finding import Hit
 from mmdeploy.triton.lint.reading import ENSEMBLE, FILE_BY_BACKEND, PLATFORMS_BY_BACKEND, Model, Repositories
+from mmdeploy.triton.staging import KEEPER
 
 
 def config_syntax(model: Model, repositories: Repositories) -> Iterator[Hit]:
@@ -99,7 +100,12 @@ def version_missing(model: Model, repositories: Repositories) -> Iterator[Hit]:
     """Find a model without a version to load; an ensemble needs an (empty) version folder too."""
     if model.served_versions or isinstance(model.config, SyntaxProblem):
         return
-    if not model.versions:
+    if not model.versions and model.is_ensemble:
+        yield Hit(
+            "there is no version folder: an ensemble has one too, and git, object stores and zip files drop empty ones",
+            f"make {model.name}/1/ and put any file in it, such as {KEEPER}",
+        )
+    elif not model.versions:
         yield Hit("there is no version folder", f"make {model.name}/1/ and put the model's file in it")
     else:
         there = ", ".join(str(version) for version in sorted(model.versions))

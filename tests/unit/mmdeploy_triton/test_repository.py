@@ -1,6 +1,7 @@
 """Staging and publishing: deterministic, atomic, reversible; and what to serve."""
 
 import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 from served import three_components
 
+from mmdeploy.cli import commands
+from mmdeploy.cli.outcome import run
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.errors import StoreError, UsageError
 from mmdeploy.triton import repository, staging
+from mmdeploy.triton.lint import Severity, lint
 from mmdeploy.triton.repository import activate, publish, releases, resolve, stage, verify
 
 
@@ -39,7 +43,7 @@ def test_a_staged_repository_is_what_triton_expects(staged, ensemble):
         "audio_encoder", "audio_encoder/config.pbtxt", "audio_encoder/1", "audio_encoder/1/model.onnx",
         "image_encoder", "image_encoder/config.pbtxt", "image_encoder/1", "image_encoder/1/model.onnx",
         "fusion", "fusion/config.pbtxt", "fusion/3", "fusion/3/model.plan", "fusion/logits.labels.txt",
-        "spoken_digits", "spoken_digits/config.pbtxt", "spoken_digits/1",
+        "spoken_digits", "spoken_digits/config.pbtxt", "spoken_digits/1", "spoken_digits/1/README.txt",
     }  # fmt: skip
     assert staged.models == ("image_encoder", "audio_encoder", "fusion", "spoken_digits")
     assert (staged.path / "fusion/3/model.plan").read_bytes() == ensemble.components[2].artifact.path.read_bytes()
@@ -98,18 +102,97 @@ def test_staging_into_a_used_folder_or_under_one_name_twice_is_refused(tmp_path,
 def test_verify_names_every_kind_of_damage(staged):
     (staged.path / "fusion" / "config.pbtxt").write_text("name: 'x'")
     (staged.path / "audio_encoder" / "1" / "model.onnx").unlink()
-    (staged.path / "spoken_digits" / "1").rmdir()
+    shutil.rmtree(staged.path / "spoken_digits" / "1")
     (staged.path / "stray").touch()
     damage = "\n".join(verify(staged.path))
     for part in (
         "fusion/config.pbtxt was changed",
         "model.onnx is missing",
-        "spoken_digits/1/ is missing",
+        "spoken_digits/1/README.txt is missing",
         "stray is",
     ):
         assert part in damage
     (staged.path / "manifest.json").write_text("{")
     assert "cannot be read" in verify(staged.path)[0]
+
+
+def link_of_the_same_content(path: Path) -> None:
+    (path / "fusion/3/model.plan").rename(path.parent / "elsewhere")
+    (path / "fusion/3/model.plan").symlink_to(path.parent / "elsewhere")
+
+
+def another_version_by_link(path: Path) -> None:
+    (path / "fusion/4").symlink_to(path / "fusion/3", target_is_directory=True)
+
+
+def compiled_of_nothing(path: Path) -> None:
+    (path / "fusion/3/__pycache__").mkdir()
+    (path / "fusion/3/__pycache__/model.cpython-311.pyc").touch()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (link_of_the_same_content, "fusion/3/model.plan is a symbolic link"),
+        (another_version_by_link, "fusion/4 is a symbolic link"),
+        (lambda path: (path / "fusion/4").mkdir(), "fusion/4/ is not in manifest.json"),
+        (lambda path: (path / "another/1").mkdir(parents=True), "another/ is not in manifest.json"),
+        (lambda path: (path / "fusion/3/model.py").touch(), "fusion/3/model.py is not in manifest.json"),
+        (compiled_of_nothing, "fusion/3/__pycache__/ is not in manifest.json"),
+        (lambda path: os.mkfifo(path / "pipe"), "pipe is not in manifest.json"),
+    ],
+)
+def test_what_triton_would_load_besides_is_no_release(staged, change, said):
+    change(staged.path)
+    assert verify(staged.path) == (said,)
+
+
+def test_a_release_needs_no_empty_folder(staged):
+    """git, object stores and zip files drop them."""
+    assert not [path for path in staged.path.rglob("*") if path.is_dir() and not any(path.iterdir())]
+
+
+def test_a_manifest_with_empty_folders_is_still_understood(staged):
+    manifest = json.loads((staged.path / "manifest.json").read_text())
+    manifest["empty_folders"] = ["older/1"]
+    (staged.path / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(staged.path) == ("older/1/ is missing",)
+    (staged.path / "older" / "1").mkdir(parents=True)
+    assert verify(staged.path) == ()
+
+
+def test_what_python_compiles_of_a_release_s_own_code_is_no_change(tmp_path, ensemble):
+    first, *rest = ensemble.components
+    source = first.artifact.path.with_name("helper.py")
+    source.write_text("")
+    engine = replace(first.artifact, beside=("helper.py",))
+    staged = stage(tmp_path / "compiled", replace(ensemble, components=(replace(first, artifact=engine), *rest)))
+    cache = staged.path / first.name / "1" / "__pycache__"
+    cache.mkdir()
+    (cache / "helper.cpython-311.pyc").touch()
+    assert verify(staged.path) == ()
+    (cache / "other.cpython-311.pyc").touch()
+    assert verify(staged.path) == (f"{first.name}/1/__pycache__/ is not in manifest.json",)
+
+
+def test_a_release_that_was_changed_is_not_served_and_lint_says_so(staged, tmp_path, capsys):
+    root = tmp_path / "root"
+    live = publish(staged.path, root, "digits", release_id="r1", extra_files={})
+    assert [finding for finding in lint(root) if finding.rule == "manifest"] == []
+    weights = live / "audio_encoder" / "1" / "model.onnx"
+    weights.write_bytes(b"others")
+    assert run(commands, ["serve", str(root)]) == 3
+    told = capsys.readouterr().err
+    assert "is not what was published:\n  audio_encoder/1/model.onnx was changed" in told
+    assert "hint: build it again, or make another release live" in told
+    found = [finding for finding in lint(root) if finding.rule == "manifest"]
+    assert [finding.message for finding in found] == list(verify(live))
+    assert all(finding.severity is Severity.ERROR for finding in found)
+    (live / "manifest.json").unlink()
+    with pytest.raises(StoreError, match="is not what was published"):
+        repository.require_intact(resolve(root))
+    shutil.copytree(live, tmp_path / "copied")
+    repository.require_intact(resolve(tmp_path / "copied"))
 
 
 def test_publish_makes_a_relative_link_to_a_verified_release(staged, tmp_path):

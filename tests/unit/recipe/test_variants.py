@@ -147,7 +147,7 @@ outputs: {logits: {labels: own.txt}}
 def write_own_files(folder: Path) -> None:
     (folder / "own.py").write_text("def build(): ...\n")
     for name in ("own.safetensors", "own.txt", "own.npz"):
-        (folder / name).write_text("")
+        (folder / name).write_text("a\n")
 
 
 def test_paths_are_relative_to_the_file_that_they_are_written_in(sample, variant):

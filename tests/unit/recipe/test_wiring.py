@@ -155,6 +155,32 @@ from mmdeploy.recipe.wiring import check, topological_order, upstream
             },
             id="samples that are not named",
         ),
+        pytest.param(
+            [("max_batch_size: 8", "version_policy: {specific: [2, 3]}")],
+            {
+                "recipe.yaml:19 components.image_encoder.serving.version_policy": "[2, 3] leaves out version 1, the "
+                "one that a build publishes: Triton would serve nothing; add 1, or take version_policy out"
+            },
+            id="a version policy that leaves out what is published",
+        ),
+        pytest.param(
+            [("max_batch_size: 8", "dynamic_batching: {max_queue_size: 4}")],
+            {
+                "recipe.yaml:19 components.image_encoder.serving.dynamic_batching.max_queue_size": "a limit of 4 "
+                "cannot be kept: a component is a step of an ensemble, and when the queue of a step overflows, Triton before "
+                "26.02 crashes or leaves requests without an answer; remove it, or use timeout_us, which refuses what "
+                "waited too long"
+            },
+            id="a queue of a step that can overflow",
+        ),
+        pytest.param(
+            [("{logits: logits}", "{logits: {tensor: logits, dtype: FP32, shape: [3]}}")],
+            {
+                "recipe.yaml:30 outputs.logits.labels": "labels.txt has 2 names, but the output has 3 values a sample "
+                "(its shape is [3])"
+            },
+            id="another count of names than of classes",
+        ),
     ],
 )
 def test_what_does_not_fit_together(edited, problems, replacements, expected):
@@ -168,6 +194,12 @@ def test_every_section_must_hold_something(problems, sample):
         ("--set components={}", "is empty: an ensemble has at least one of its components"),
         ("--set outputs={}", "is empty: an ensemble has at least one of its outputs"),
     ]
+
+
+def test_a_version_policy_with_what_is_published(edited):
+    for policy in ("{specific: [2, 1]}", "all", "{latest: 2}"):
+        assert check(load_recipe(edited(("max_batch_size: 8", f"version_policy: {policy}")))) == []
+        edited((f"version_policy: {policy}", "max_batch_size: 8"))
 
 
 def test_sizes_that_vary_fit_any_size(edited):

@@ -33,6 +33,7 @@ from mmdeploy.building.label_counts import require_label_counts
 from mmdeploy.building.live_plan import LivePlan
 from mmdeploy.building.revision import recipe_record
 from mmdeploy.building.run_folder import run_folder
+from mmdeploy.building.sample_request import write_sample_request
 from mmdeploy.building.scheduler import Workers, log_of
 from mmdeploy.building.turns import admitted, startable
 from mmdeploy.core.artifact import Artifact
@@ -252,7 +253,8 @@ class _Run:
                 self.settings.destination,
                 self.recipe.name,
                 release_id=self.id,
-                extra_files={"report.json": report},
+                extra_files={"report.json": report}
+                | write_sample_request(self.folder, self.recipe, self.state.artifacts),
             )
         except BaseException:
             if target.resolve().name != self.id:  # an interrupt may come when the release is live already

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -213,7 +213,7 @@ def _component(
         outputs=outputs,
         serving=_with_instances(component.serving, substitute=substitute),
         parameters=module.serving(engine),
-        input_rules={key: {"range": list(span)} for key, span in _ranges(recipe, inputs)},
+        input_rules=_input_rules(recipe, inputs),
         labels={key: recipe.root / file for key, file in _labels(recipe, outputs)},
     )
 
@@ -230,11 +230,14 @@ def _with_instances(serving: Serving, *, substitute: bool) -> Serving:
     return serving.model_copy(update={"instance_group": group})
 
 
-def _ranges(recipe: Recipe, inputs: Mapping[str, str]) -> Iterator[tuple[str, tuple[float, float]]]:
+def _input_rules(recipe: Recipe, inputs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Say what requests must keep, and what clients call a component's inputs."""
+    rules: dict[str, dict[str, Any]] = {}
     for key, tensor in inputs.items():
-        span = recipe.inputs[tensor].range if tensor in recipe.inputs else None
-        if span is not None:
-            yield key, span
+        rules[key] = {} if key == tensor else {"tensor": tensor}
+        if tensor in recipe.inputs and (span := recipe.inputs[tensor].range) is not None:
+            rules[key]["range"] = list(span)
+    return {key: rule for key, rule in rules.items() if rule}
 
 
 def _labels(recipe: Recipe, outputs: Mapping[str, str]) -> Iterator[tuple[str, Path]]:

@@ -24,6 +24,9 @@ _CONNECTION_FAILED = (
     "Stream removed",
 )  # fmt: skip
 _HEADER_SIZE = "Inference-Header-Content-Length"
+_JSON = {"Content-Type": "application/json"}
+#: Types that Triton neither takes nor gives in JSON.
+ONLY_BINARY = ("FP16", "BF16")
 
 
 class GrpcRunner:
@@ -153,14 +156,15 @@ class HttpRunner:
             url: ``http://host:port`` of the server.
             model: Name of a served model.
             binary: Send and receive tensors as bytes (Triton's binary tensor data extension) instead of plain
-                KServe v2 JSON, which any server understands but is slow for large tensors.
+                KServe v2 JSON, which any server understands but is slow for large tensors. A model with tensors in
+                FP16 is always asked so: JSON has none.
             timeout_s: For each request.
 
         Raises:
             ServerError: If nothing answers there.
             InferenceError: If the model is not served.
         """
-        self.model, self.binary = model, binary
+        self.model = model
         self._url = url.rstrip("/")
         config = ask_json(f"{self._url}/v2/models/{model}/config", timeout_s=timeout_s)
         self.max_batch_size = int(config["max_batch_size"])
@@ -168,17 +172,17 @@ class HttpRunner:
             tuple(_spec(tensor["name"], tensor["data_type"], tensor["dims"]) for tensor in config[side])
             for side in ("input", "output")
         )
+        self.binary = binary or any(spec.dtype in ONLY_BINARY for spec in (*self.inputs, *self.outputs))
         self._names = [spec.name for spec in self.outputs]
         self._infer = Endpoint(f"{self._url}/v2/models/{model}/infer", timeout_s)
 
     def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
         """Answer one request, as `GrpcRunner.infer` does."""
         if not self.binary:
-            text, _ = self._infer.ask(json.dumps(request_json(feed_dict, model=self.model)).encode(), {})
+            text, _ = self._infer.ask(json.dumps(request_json(feed_dict, model=self.model)).encode(), _JSON)
             return {output["name"]: _array(output) for output in json.loads(text)["outputs"]}
-        header = _binary_header(feed_dict, self._names, self.model)
-        body = b"".join([header, *(array.tobytes() for array in feed_dict.values())])
-        text, headers = self._infer.ask(body, {_HEADER_SIZE: str(len(header))})
+        sent, body = binary_request(feed_dict, self._names, self.model)
+        text, headers = self._infer.ask(body, sent)
         header_size = int(headers.get(_HEADER_SIZE, len(text)))
         answers, start = {}, header_size
         for output in json.loads(text[:header_size])["outputs"]:
@@ -234,8 +238,17 @@ def served_models(grpc_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
     return tuple(sorted({model.name for model in statistics}))
 
 
-def _binary_header(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> bytes:
-    """Describe tensors that follow as bytes (Triton's extension_binary_data.md)."""
+def binary_request(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body of a request whose tensors follow as bytes (extension_binary_data.md).
+
+    Args:
+        feed_dict: An array for each input.
+        outputs: Those that are wanted, as bytes too; none for all.
+        model: Its name, for messages.
+
+    Raises:
+        InferenceError: If an array's type has no name in Triton.
+    """
     inputs = [
         {
             "name": name,
@@ -245,8 +258,12 @@ def _binary_header(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> b
         }
         for name, array in feed_dict.items()
     ]
-    wanted = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
-    return json.dumps({"inputs": inputs, "outputs": wanted}).encode()
+    fields: dict[str, Any] = {"inputs": inputs, "parameters": {"binary_data_output": True}}
+    if wanted := [{"name": name, "parameters": {"binary_data": True}} for name in outputs]:
+        fields["outputs"] = wanted
+    header = json.dumps(fields).encode()
+    body = b"".join([header, *(array.tobytes() for array in feed_dict.values())])
+    return {"Content-Type": "application/octet-stream", _HEADER_SIZE: str(len(header))}, body
 
 
 def _array(output: Mapping[str, Any]) -> Array:

@@ -1,5 +1,6 @@
 """Bad input to ``mmdeploy serve`` and ``mmdeploy infer``, and to a served ensemble: refused, and serving goes on."""
 
+import base64
 import json
 import os
 import re
@@ -125,7 +126,8 @@ def test_what_is_not_finite_is_refused_with_the_model_and_the_input(
     url = served.http if scheme == "http" else served.grpc
     done = mmdeploy_command("infer", "two_towers", "a=good.npy", f"b={value}.npy", "--url", url)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "two_towers.right: input 'values': 1 of 8 values are NaN or infinite" in done.stderr
+    told = "input 'b' ('values' of this step): 1 of 8 values are NaN or infinite (in two_towers.right)"
+    assert told in done.stderr
 
 
 def test_a_model_that_is_not_served(mmdeploy_command: Command, served: Served, files: Path) -> None:
@@ -134,6 +136,21 @@ def test_a_model_that_is_not_served(mmdeploy_command: Command, served: Served, f
         assert done.returncode == 3
         assert "'two_tower' is not found" in done.stderr
         assert "\nhint: did you mean 'two_towers'? accepted: two_towers, two_towers.fusion, " in done.stderr
+
+
+def test_the_request_beside_a_release_is_answered(served: Served, published: Path) -> None:
+    release = published / "two_towers"
+    headers = dict(line.split(": ") for line in (release / "sample_request.headers").read_text().splitlines())
+    assert headers == {"Content-Type": "application/json"}, "as a form it could crash this server"
+    body = (release / "sample_request.json").read_bytes()
+    request = urllib.request.Request(f"{served.http}/v2/models/two_towers/infer", body, headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        assert json.load(answer)["outputs"][0]["shape"] == [1, 4]
+    samples = json.loads((release / "perf_analyzer.json").read_text())["data"]
+    first = {name: np.frombuffer(base64.b64decode(tensor["b64"]), np.float32) for name, tensor in samples[0].items()}
+    for tensor in json.loads(body)["inputs"]:
+        np.testing.assert_array_equal(first[tensor["name"]], np.array(tensor["data"], np.float32))
+        assert np.unique(tensor["data"]).size > 4, "a real sample"
 
 
 def test_no_server_there(mmdeploy_command: Command, served: Served, files: Path) -> None:
@@ -247,6 +264,10 @@ def test_a_model_that_triton_cannot_load(mmdeploy_command: Command, published: P
     damaged = tmp_path / "damaged"
     shutil.copytree(published / "two_towers", damaged)
     (damaged / "two_towers.left" / "1" / "model.onnx").write_bytes(b"no graph")
+    done = mmdeploy_command("serve", damaged, *PORTS)
+    assert done.returncode == 3
+    assert "damaged is not what was published:\n  two_towers.left/1/model.onnx was changed" in done.stderr
+    (damaged / "manifest.json").unlink()
     done = mmdeploy_command("serve", damaged, *PORTS)
     assert done.returncode == 3
     assert done.stderr.startswith("error: Triton refused to load:\n  two_towers.left: ")

@@ -1,6 +1,7 @@
 """A real Triton with tiny models: right answers, and bad requests refused one by one."""
 
 import threading
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import tiny_triton_repository as tiny
 
 from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError, ServerError
 from mmdeploy.triton import server
-from mmdeploy.triton.client import HttpRunner
+from mmdeploy.triton.client import HttpRunner, binary_request
 from mmdeploy.triton.http import ask_json
 
 pytestmark = pytest.mark.triton
@@ -22,7 +23,7 @@ def served(tmp_path_factory):
     tiny.write(
         repository,
         tiny.config("positive", queue_delay_us=50_000),
-        *map(tiny.config, ("negated", "summed", "looked_up", "sized")),
+        *map(tiny.config, ("negated", "summed", "looked_up", "negated_fp16", "sized")),
         tiny.ensemble(),
     )
     log = tmp_path_factory.mktemp("log") / "triton.log"
@@ -91,6 +92,18 @@ def test_ensemble_answers_over_every_protocol(served, protocol):
         for _ in range(2):  # the second request reuses the first one's message
             np.testing.assert_array_equal(runner.infer({"u": u, "v": v})["z"], tiny.rows(-5, -4, 10))
         np.testing.assert_array_equal(runner.infer({"u": u[:1], "v": v[:1]})["z"], tiny.rows(-5))
+
+
+def test_what_json_cannot_carry_goes_as_bytes(served):
+    x = tiny.rows(3, -1).astype(np.float16)
+    for runner in (served.runner("negated_fp16"), HttpRunner(served.http_url, "negated_fp16")):
+        with runner:
+            np.testing.assert_array_equal(runner.infer({"x": x})["y"], -x)
+    headers, body = binary_request({"x": x}, (), "negated_fp16")
+    request = urllib.request.Request(f"{served.http_url}/v2/models/negated_fp16/infer", body, headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        size = int(answer.headers["Inference-Header-Content-Length"])
+        np.testing.assert_array_equal(np.frombuffer(answer.read()[size:], np.float16).reshape(2, 4), -x)
 
 
 def test_concurrent_requests_run_as_one_batch_and_get_their_own_rows(served):
@@ -185,7 +198,7 @@ def test_a_message_of_many_megabytes_passes(served):
 
 
 def test_what_a_server_says_of_itself(served):
-    assert served.probe() == ("looked_up", "negated", "positive", "sized", "summed", "difference")
+    assert served.probe() == ("looked_up", "negated", "negated_fp16", "positive", "sized", "summed", "difference")
     assert int(served.server_version.split(".")[0]) >= 2
     assert "nv_inference_count" in _text(served.metrics_url)
     assert served.memory_bytes() > 20e6
@@ -199,8 +212,6 @@ def test_what_a_server_says_of_itself(served):
 
 
 def _text(url):
-    import urllib.request
-
     with urllib.request.urlopen(url, timeout=5) as response:
         return response.read().decode()
 

@@ -16,6 +16,7 @@ GRAPHS = {
     # A vocabulary of 5; Gather takes -1 for the last row, as NumPy does.
     "looked_up": """g (int64[N,2] tokens) => (float[N,2] rows)
         <float[5] table = {10.0, 11.0, 12.0, 13.0, 14.0}> { rows = Gather(table, tokens) }""",
+    "negated_fp16": "g (float16[N,4] x) => (float16[N,4] y) { y = Neg(x) }",
     "sized": "g (float[N,K] x) => (float[N,1] total) <int64[1] axis = {1}> { total = ReduceSum(x, axis) }",
 }
 INPUTS = {
@@ -23,6 +24,7 @@ INPUTS = {
     "negated": {"x": ("FP32", [4])},
     "summed": {"p": ("FP32", [4]), "q": ("FP32", [4])},
     "looked_up": {"tokens": ("INT64", [2])},
+    "negated_fp16": {"x": ("FP16", [4])},
     "sized": {"x": ("FP32", [-1])},
 }
 OUTPUTS = {
@@ -30,6 +32,7 @@ OUTPUTS = {
     "negated": {"y": ("FP32", [4])},
     "summed": {"z": ("FP32", [4])},
     "looked_up": {"rows": ("FP32", [2])},
+    "negated_fp16": {"y": ("FP16", [4])},
     "sized": {"total": ("FP32", [1])},
 }
 RULES = {"looked_up": {"tokens": {"range": [0, 4]}}}

@@ -1,10 +1,10 @@
 """What the Python-based backends share: requests checked, run as one batch, answered one by one.
 
 Works inside Triton's python stub only. Inputs are checked by the rules in config.pbtxt's parameter
-``mmdeploy.inputs``, such as ``{"tokens": {"range": [0, 999]}, "waveform": {"finite": true}}``: INT8 graphs
-give plausible answers to NaN and to ids outside the vocabulary. Without a rule, floating inputs must be
-finite. A request that breaks a rule, or that the engine refuses, is answered with an error; the others of its
-batch are answered.
+``mmdeploy.inputs``, such as ``{"ids": {"range": [0, 999], "tensor": "tokens"}}``: INT8 graphs give plausible
+answers to NaN and to ids outside the vocabulary. Without a rule, floating inputs must be finite. ``tensor`` is what
+the ensemble calls the input, which is the name that its clients know. A request that breaks a rule, or that the
+engine refuses, is answered with an error; the others of its batch are answered.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class BatchedModel:
         rules = json.loads(string_parameters(config).get("mmdeploy.inputs", "{}"))
         checks = ((tensor["name"], _check(tensor, rules)) for tensor in config["input"])
         self._checks = [(name, check) for name, check in checks if check is not None]
+        self._shown = {name: _shown(name, rules.get(name, {}).get("tensor", name)) for name in self.inputs}
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of one batch, in order."""
@@ -76,7 +77,7 @@ class BatchedModel:
         """Return the outputs, or what is wrong with the request."""
         for name, check in self._checks:
             if name in feed and (wrong := check(feed[name])) is not None:
-                return f"{self._name}: input {name!r}: {wrong}"
+                return f"{self._shown[name]}: {wrong} (in {self._name})"
         try:
             return self._run_engine(feed)
         except Exception as error:  # noqa: BLE001  whatever an engine raises belongs to this request only
@@ -127,6 +128,11 @@ def _check(tensor: Mapping[str, Any], rules: Mapping[str, Any]) -> Callable[[Arr
 
         return outside
     return _not_finite if tensor["data_type"] in _FLOATS and rule.get("finite", True) else None
+
+
+def _shown(name: str, tensor: str) -> str:
+    """Name an input as clients of the ensemble know it, and as the model does where that is another name."""
+    return f"input {name!r}" if tensor == name else f"input {tensor!r} ({name!r} of this step)"
 
 
 def _not_finite(array: Array) -> str | None:

@@ -167,9 +167,9 @@ from mmdeploy.recipe.wiring import check, topological_order, upstream
             [("max_batch_size: 8", "dynamic_batching: {max_queue_size: 4}")],
             {
                 "recipe.yaml:19 components.image_encoder.serving.dynamic_batching.max_queue_size": "a limit of 4 "
-                "cannot be kept: a component is a step of an ensemble, and when the queue of a step overflows, Triton before "
-                "26.02 crashes or leaves requests without an answer; remove it, or use timeout_us, which refuses what "
-                "waited too long"
+                "cannot be kept: a component is a step of an ensemble, and when the queue of a step "
+                "overflows, Triton before 26.02 crashes or leaves requests without an answer; remove it, or use "
+                "timeout_us, which refuses what waited too long"
             },
             id="a queue of a step that can overflow",
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ECHO = """
 import triton_python_backend_utils as pb_utils
@@ -111,6 +112,43 @@ def sample(name: str = "x", dtype: str = "FP32", dims: str = "4", data: str = "z
     return f'inputs {{ key: "{name}" value {{ data_type: TYPE_{dtype} dims: [ {dims} ] {data} }} }}'
 
 
+def control(*entries: str) -> str:
+    """Give a sequence batcher; an entry is the name of a control tensor and what it controls."""
+    listed = (
+        f'control_input {{ name: "{name}" control {{ {what} }} }}'
+        for name, _, what in (entry.partition(" ") for entry in entries)
+    )
+    return f"sequence_batching {{ {' '.join(listed)} }}"
+
+
+def state(initial: str, dims: str = "4") -> str:
+    return (
+        f'sequence_batching {{ state {{ input_name: "si" output_name: "so" data_type: TYPE_FP32 dims: [ {dims} ] '
+        f"{initial} }} }}"
+    )
+
+
+def initial(dtype: str = "FP32", dims: str = "4", data: str = "zero_data: true", name: str = 'name: "i"') -> str:
+    return f"initial_state {{ {name} data_type: TYPE_{dtype} dims: [ {dims} ] {data} }}"
+
+
+def parameter(key: str, value: str) -> str:
+    return f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
+
+
+def warmed_by(content: str, dtype: str = "FP32") -> dict[str, Any]:
+    """Give the options of a model whose warm-up takes its tensor from a file."""
+    return {
+        "extra": warmup(sample(dtype=dtype, data='input_data_file: "raw"')),
+        "io": IO.replace("FP32", dtype),
+        "files": {"1/model.py": ECHO, "warmup/raw": content},
+    }
+
+
+STARTS = "kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ]"
+ENDS = STARTS.replace("START", "END")
+A_STRING = "\x01\x00\x00\x00a"
+
 #: What the ensembles below are made of, and what else must pass both judges.
 GOOD = [
     model("good"),
@@ -134,6 +172,17 @@ GOOD = [
     ensemble("good_mixed", steps=[step("good_unbatched", "x:x", "y:y")]),
     ensemble("good_unbatched_ensemble", head='platform: "ensemble"\n', io=IO.replace("[ 4 ]", "[ -1, 4 ]")),
     ensemble("good_any_size", io=first_input("dims: [ -1 ]")),
+    model("good_controls", extra=control(f"s {STARTS}", f"e {ENDS}",
+                                         "c kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_STRING")),
+    model("good_state", extra=state("")),
+    model("good_initial_state", extra=state(initial(), dims="-1")),
+    model("good_state_file", extra=state(initial(data='data_file: "f"')),
+          files={"1/model.py": ECHO, "initial_state/f": "0" * 20}),
+    model("good_warmup_file", **warmed_by("0" * 20)),
+    model("good_warmup_strings", **warmed_by(A_STRING * 4, "STRING")),
+    model("good_switch", extra=parameter("FORCE_CPU_ONLY_INPUT_TENSORS", "no")),
+    model("good_largest_version", files={f"{2**63 - 1}/model.py": ECHO}),
+    model("good_imported_class", files={"1/model.py": "from echo import *", "1/echo.py": ECHO}),
 ]  # fmt: skip
 
 #: Each breaks one error rule; Triton must refuse it.
@@ -232,6 +281,12 @@ BROKEN = [
     model("control_values", "sequence-batching", "must specify either",
           extra='sequence_batching { control_input [ { name: "s" control '
                 "[ { kind: CONTROL_SEQUENCE_START } ] } ] }"),
+    model("start_twice", "sequence-batching", "specifies multiple CONTROL_SEQUENCE_START",
+          extra=control(f"s {STARTS}", f"t {STARTS}")),
+    model("control_twice", "sequence-batching", "is specified for multiple control kinds",
+          extra=control(f"s {STARTS}", f"s {ENDS}")),
+    model("correlation_dtype", "sequence-batching", "unexpected data type for control CONTROL_SEQUENCE_CORRID",
+          extra=control("c kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_FP32")),
     model("cache_decoupled", "response-cache", "'decoupled' transaction policy",
           extra="response_cache { enable: true } model_transaction_policy { decoupled: true }"),
     model("cache_sequence", "response-cache", "sequence batching scheduler",
@@ -249,6 +304,21 @@ BROKEN = [
     model("warmup_no_data", "warmup-data", "to have input_data_type set", extra=warmup(sample(data=""))),
     model("warmup_no_file", "warmup-data", "failed to open text file",
           extra=warmup(sample(data='input_data_file: "x.raw"'))),
+    model("warmup_short_file", "warmup-data", "has 15 bytes", **warmed_by("0" * 15)),
+    model("switch", "python-parameter", "Incorrect value", extra=parameter("FORCE_CPU_ONLY_INPUT_TENSORS", "true")),
+    model("no_environment", "python-parameter", "canonical path",
+          extra=parameter("EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY/env.tar.gz")),
+    model("no_archive", "python-parameter", "archive_read_open_filename",
+          extra=parameter("EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY/env.tar.gz"),
+          files={"1/model.py": ECHO, "env.tar.gz": "no archive"}),
+    model("no_strategy", "batch-strategy", "Batching library path not found",
+          extra=parameter("TRITON_BATCH_STRATEGY_PATH", "/nowhere/strategy.so")),
+    model("text_strategy", "batch-strategy", "unable to load shared library",
+          files={"1/model.py": ECHO, "1/batchstrategy.so": "no library"}),
+    model("python_folder", "model-file", "No module named", files={"1/model.py/": ""}),
+    model("python_nothing", "python-model", "no attribute 'TritonPythonModel'", files={"1/model.py": "x = 1"}),
+    model("python_syntax", "python-model", "SyntaxError", files={"1/model.py": "class TritonPythonModel("}),
+    model("agent", "repository-agent", "unable to find", extra='model_repository_agents { agents { name: "a" } }'),
     ensemble("steps_elsewhere", "ensemble-platform", "cannot be set for model", head=PYTHON,
              files={"1/model.py": ECHO}),
     ensemble("no_steps", "ensemble-platform", "must specify 'step'", steps=[]),
@@ -309,6 +379,21 @@ BROKEN = [
     ensemble("rank", "ensemble-shape", "inconsistent shape", io=first_input("dims: [ 2, 2 ]")),
     ensemble("ensemble_reshape", "ensemble-shape", "inconsistent shape",
              io=first_input("dims: [ 4 ] reshape { shape: [ 2, 2 ] }")),
+]  # fmt: skip
+
+#: Each breaks an error rule too. Triton refuses it, or dies of having refused it.
+FRAGILE = [
+    model("state_name", "sequence-state", "'name' must be set", extra=state(initial(name=""))),
+    model("state_data", "sequence-state", "to have state_data set", extra=state(initial(data=""))),
+    model("state_dtype", "sequence-state", "does not match the state data type", extra=state(initial("INT32"))),
+    model("state_dims", "sequence-state", "doesn't match 'state' dim", extra=state(initial(dims="5"))),
+    model("state_rank", "sequence-state", "Number of dimensions", extra=state(initial(dims="1, 4"))),
+    model("state_open", "sequence-state", "variable dimensions", extra=state(initial(dims="-1"))),
+    model("state_two", "sequence-state", "exactly one or zero element", extra=state(initial() + initial())),
+    model("state_no_file", "sequence-state", "failed to open text file",
+          extra=state(initial(data='data_file: "f"'))),
+    model("state_short_file", "sequence-state", "has 15 bytes", extra=state(initial(data='data_file: "f"')),
+          files={"1/model.py": ECHO, "initial_state/f": "0" * 15}),
 ]  # fmt: skip
 
 #: Each breaks one warning rule; Triton must load it all the same.

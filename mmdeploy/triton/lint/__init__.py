@@ -2,9 +2,8 @@
 
 The rules are those of Triton 2.51 (release 24.10): read in the sources of triton-inference-server/core, and each
 tried on a real server. An error is a model that Triton refuses, or that takes the server down; a warning loads, but
-not as its author can have meant it. Of a release with a manifest, what differs from that is an error too. What a
-backend fills in or checks itself when it opens the model file (tensor names and shapes inside an ONNX file, say) is
-not seen from here.
+not as its author can have meant it. Of a release with a manifest, what differs from that is an error too. Inside model
+files only those of onnxruntime are looked into, for names, types and shapes.
 """
 
 from __future__ import annotations
@@ -20,6 +19,9 @@ from mmdeploy.triton.lint import (
     composition,
     ensemble,
     layout,
+    onnx_graphs,
+    parameters,
+    sequences,
     tensors,
     warmup,
 )
@@ -45,6 +47,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "version-ignored": Rule(_WARNING, layout.version_ignored),
         "version-partly-missing": Rule(_WARNING, layout.version_partly_missing),
         "model-file": Rule(_ERROR, layout.model_file),
+        "python-model": Rule(_ERROR, layout.python_model),
+        "repository-agent": Rule(_ERROR, layout.repository_agent),
+        "python-parameter": Rule(_ERROR, parameters.python_parameter),
+        "batch-strategy": Rule(_ERROR, parameters.batch_strategy),
         "tensor-name": Rule(_ERROR, tensors.tensor_name),
         "tensor-dtype": Rule(_ERROR, tensors.tensor_dtype),
         "tensor-dims": Rule(_ERROR, tensors.tensor_dims),
@@ -59,7 +65,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "dynamic-batching-off": Rule(_WARNING, batching.dynamic_batching_off),
         "priority": Rule(_ERROR, batching.priority),
         "preserve-ordering": Rule(_ERROR, batching.preserve_ordering),
-        "sequence-batching": Rule(_ERROR, batching.sequence_batching),
+        "sequence-batching": Rule(_ERROR, sequences.sequence_batching),
+        "sequence-state": Rule(_ERROR, sequences.sequence_state),
         "response-cache": Rule(_ERROR, batching.response_cache),
         "instance-group": Rule(_ERROR, batching.instance_group),
         "instance-count": Rule(_WARNING, batching.instance_count),
@@ -90,6 +97,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "ensemble-dtype": Rule(_ERROR, composition.ensemble_dtype),
         "ensemble-shape": Rule(_ERROR, composition.ensemble_shape),
         "ensemble-optional": Rule(_WARNING, composition.ensemble_optional),
+        "onnx-tensors": Rule(_ERROR, onnx_graphs.onnx_tensors),
         "optional-input": Rule(_WARNING, backends.optional_input),
         "graph-level": Rule(_WARNING, backends.graph_level),
         "unsafe-name": Rule(_WARNING, backends.unsafe_name),

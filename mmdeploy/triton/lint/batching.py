@@ -83,37 +83,6 @@ def preserve_ordering(model: Model, repositories: Repositories) -> Iterator[Hit]
             )
 
 
-def sequence_batching(model: Model, repositories: Repositories) -> Iterator[Hit]:
-    """Find sequence batchers with broken controls or slot utilization."""
-    batcher = model.parsed.sequence_batching
-    if not 0 <= batcher.direct.minimum_slot_utilization <= 1:
-        yield Hit(
-            f"minimum_slot_utilization is {batcher.direct.minimum_slot_utilization}",
-            "it is a share, within 0 and 1",
-            "sequence_batching.direct.minimum_slot_utilization",
-        )
-    for index, tensor in enumerate(batcher.control_input):
-        at = f"sequence_batching.control_input[{index}]"
-        if not tensor.name:
-            yield Hit("a sequence control tensor has no name", "name it", at)
-        for control in tensor.control:
-            given = [
-                values
-                for values in (control.int32_false_true, control.fp32_false_true, control.bool_false_true)
-                if values
-            ]
-            kind = control.Kind.Name(control.kind)
-            if kind == "CONTROL_SEQUENCE_CORRID":
-                if given:
-                    yield Hit(f"{kind} takes a data_type, not values for false and true", "remove them", at)
-            elif len(given) != 1 or len(given[0]) != 2:
-                yield Hit(
-                    f"{kind} needs its values for false and true",
-                    "add one of int32_false_true, fp32_false_true and bool_false_true, with two values",
-                    at,
-                )
-
-
 def response_cache(model: Model, repositories: Repositories) -> Iterator[Hit]:
     """Find a response cache on a model whose responses cannot be cached."""
     config = model.parsed

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.triton.config import SyntaxProblem
 from mmdeploy.triton.lint.finding import Hit
 from mmdeploy.triton.lint.reading import ENSEMBLE, FILE_BY_BACKEND, PLATFORMS_BY_BACKEND, Model, Repositories
 from mmdeploy.triton.staging import KEEPER
+
+#: How many versions a signed number of 64 bits counts.
+_VERSIONS = 2**63
+#: Backends that open a file and no folder.
+_TAKES_FILE = ("python", "tensorrt", "openvino")
 
 
 def config_syntax(model: Model, repositories: Repositories) -> Iterator[Hit]:
@@ -119,7 +125,12 @@ def version_missing(model: Model, repositories: Repositories) -> Iterator[Hit]:
 def version_name(model: Model, repositories: Repositories) -> Iterator[Hit]:
     """Find folders that Triton takes for a version but cannot open: it drops all but the number."""
     for version, folder in model.versions.items():
-        if folder.name != str(version) or version < 0:
+        if not -_VERSIONS <= version < _VERSIONS:
+            yield Hit(
+                f"the folder {folder.name!r} is a number beyond 64 bits, which ends the whole server",
+                f"a version is within 1 and {_VERSIONS - 1}",
+            )
+        elif folder.name != str(version) or version < 0:
             yield Hit(
                 f"Triton reads the folder {folder.name!r} as version {version} and looks for that folder",
                 f"rename it to {abs(version) or 1}",
@@ -148,14 +159,65 @@ def version_partly_missing(model: Model, repositories: Repositories) -> Iterator
 
 
 def model_file(model: Model, repositories: Repositories) -> Iterator[Hit]:
-    """Find a version folder without the file that the backend opens."""
+    """Find a version folder without the file that the backend opens, or with a folder in its place."""
     if model.filename is None:
         return
     for version in model.served_versions:
         path = model.versions[version] / model.filename
+        name = path.relative_to(model.folder.parent)
         if not path.exists():
             yield Hit(
-                f"{path.relative_to(model.folder.parent)} is missing",
+                f"{name} is missing",
                 f"put the model there, or set default_model_filename (now {model.filename!r})",
                 "default_model_filename",
             )
+        elif path.is_dir() and model.backend == "onnxruntime" and not (path / "model.onnx").is_file():
+            yield Hit(f"{name} is a folder without a model.onnx", "put the model there", "default_model_filename")
+        elif path.is_dir() and model.backend in _TAKES_FILE:
+            yield Hit(f"{name} is a folder", "put the model's file there", "default_model_filename")
+
+
+def python_model(model: Model, repositories: Repositories) -> Iterator[Hit]:
+    """Find Python models that are no Python, or define no TritonPythonModel."""
+    if model.backend != "python" or model.filename is None:
+        return
+    for version in model.served_versions:
+        path = model.versions[version] / model.filename
+        problem = _python_problem(path) if path.is_file() else None
+        if problem is not None:
+            yield Hit(
+                f"{path.relative_to(model.folder.parent)} {problem}",
+                "a Python model is a class TritonPythonModel (Triton's python_backend)",
+                "default_model_filename",
+            )
+
+
+def _python_problem(path: Path) -> str | None:
+    import ast
+
+    try:
+        tree = ast.parse(path.read_bytes(), path.name)
+    except (SyntaxError, ValueError) as error:
+        return f"is not Python: {error}"
+    words = {getattr(node, "name", "") for node in ast.walk(tree)} | {
+        getattr(node, "asname", "") or "" for node in ast.walk(tree)
+    }
+    words |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    # Where names come from elsewhere or are made at run time, only running it would tell.
+    return None if words & {"TritonPythonModel", "*", "globals", "exec", "setattr"} else "defines no TritonPythonModel"
+
+
+def repository_agent(model: Model, repositories: Repositories) -> Iterator[Hit]:
+    """Find repository agents: the wheel's server has none, and dies of an empty list of them."""
+    if not model.parsed.HasField("model_repository_agents"):
+        return
+    at = "model_repository_agents"
+    agents = model.parsed.model_repository_agents.agents
+    if not agents:
+        yield Hit("an empty list of agents ends the whole server", "remove model_repository_agents", at)
+    for agent in agents:
+        yield Hit(
+            f"there is no repository agent {agent.name!r}: the wheel's server has none, NVIDIA's containers 'checksum'",
+            "remove it: mmdeploy serve and lint compare a release with its manifest",
+            at,
+        )

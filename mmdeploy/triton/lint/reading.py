@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 #: Folders of a model that are no versions (core: constants.h).
-WARMUP_FOLDER = "warmup"
-NO_VERSION = frozenset({WARMUP_FOLDER, "initial_state", "configs"})
+WARMUP_FOLDER, INITIAL_STATE_FOLDER = "warmup", "initial_state"
+NO_VERSION = frozenset({WARMUP_FOLDER, INITIAL_STATE_FOLDER, "configs"})
 #: Model file of each backend that reads one (core: AutoCompleteBackendFields).
 FILE_BY_BACKEND: Mapping[str, str] = {
     "tensorrt": "model.plan",

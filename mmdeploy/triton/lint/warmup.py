@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from mmdeploy.triton.lint.finding import Hit
+from mmdeploy.triton.lint.raw_tensors import byte_problem
 from mmdeploy.triton.lint.reading import WARMUP_FOLDER, Model, Repositories
 
 
@@ -72,7 +74,9 @@ def _fits(given: list[int], declared: list[int]) -> bool:
 
 
 def warmup_data(model: Model, repositories: Repositories) -> Iterator[Hit]:
-    """Find sample tensors without data, or whose file is not there."""
+    """Find sample tensors without data, or whose file is not there or holds too little."""
+    from tritonclient.grpc.model_config_pb2 import DataType
+
     for at, sample in _samples(model):
         for name, given in sorted(sample.inputs.items()):
             source = given.WhichOneof("input_data_type")
@@ -83,13 +87,10 @@ def warmup_data(model: Model, repositories: Repositories) -> Iterator[Hit]:
                     f"{at}.inputs",
                 )
             elif source == "input_data_file":
+                name, kind = f"{model.name}/{WARMUP_FOLDER}/{given.input_data_file}", DataType.Name(given.data_type)
                 path = model.folder / WARMUP_FOLDER / given.input_data_file
-                if not path.is_file():
-                    yield Hit(
-                        f"{model.name}/{WARMUP_FOLDER}/{given.input_data_file} is missing",
-                        "put the raw tensor there",
-                        f"{at}.inputs",
-                    )
+                if problem := byte_problem(path, kind, math.prod(given.dims), exact_strings=True):
+                    yield Hit(f"{name} {problem}", "put the raw tensor of one sample there", f"{at}.inputs")
 
 
 def warmup_input_unknown(model: Model, repositories: Repositories) -> Iterator[Hit]:

@@ -97,3 +97,32 @@ def test_one_clash_is_reported_once_and_at_the_step_that_differs(tmp_path):
     (finding,) = lint(tmp_path)
     assert (finding.rule, finding.line) == ("ensemble-shape", 9)
     assert "[5] as the ensemble's input, but [4] as input 'x' of 'a'" in finding.message
+
+
+STRINGS = """
+backend: "python" max_batch_size: 4
+input { name: "x" data_type: TYPE_STRING dims: [ 4 ] }
+output { name: "y" data_type: TYPE_STRING dims: [ 4 ] }
+model_warmup { name: "w" batch_size: 1 inputs { key: "x" value {
+  data_type: TYPE_STRING dims: [ 4 ] input_data_file: "raw" } } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\1\0\0\0a" * 3, "holds 3 strings, of 4 that it needs"),
+        (b"\1\0\0\0a" * 5, "holds 5 strings, of 4 that it needs"),
+        (b"\1\0\0\0a" * 3 + b"\x09\0\0\0a", "ends within string 4"),
+        (b"\1\0\0\0a" * 3 + b"\1\0", "ends within string 4"),
+        (b"", "holds 0 strings"),
+    ],
+)
+def test_a_warm_up_of_strings_is_looked_into(tmp_path, content, said):
+    """Tried by hand on Triton 2.51: it refuses the first four when it runs the warm-up, or dies of that."""
+    write(tmp_path, "m", STRINGS, "1/model.py", "warmup/raw")
+    (tmp_path / "m" / "1" / "model.py").write_text("class TritonPythonModel: ...")
+    (tmp_path / "m" / "warmup" / "raw").write_bytes(content)
+    (finding,) = lint(tmp_path)
+    assert finding.rule == "warmup-data"
+    assert said in finding.message

@@ -18,6 +18,7 @@ from typing import Any
 
 from mmdeploy.core.sessions import CPU, CUDA, open_session
 from mmdeploy.triton.backends.batch import BatchedModel, string_parameters
+from mmdeploy.triton.graph_match import DTYPE_BY_ORT, GraphTensor, mismatch
 
 
 class TritonPythonModel:
@@ -30,6 +31,8 @@ class TritonPythonModel:
         model = BatchedModel(config, lambda feed: self.session.run(model.outputs, feed))
         _require_names(model.inputs, self.session.get_inputs(), "input")
         _require_names(model.outputs, self.session.get_outputs(), "output")
+        _require_tensors(config, "input", self.session.get_inputs())
+        _require_tensors(config, "output", self.session.get_outputs())
         self.model = model
         # What is loaded now lives as long as the process; the collector would walk it again and again.
         gc.collect()
@@ -63,3 +66,19 @@ def _require_names(names: Sequence[str], nodes: Sequence[Any], side: str) -> Non
     unknown = [name for name in names if name not in present]
     if unknown or (side == "input" and len(names) < len(present)):
         raise ValueError(f"config.pbtxt has the {side}s {list(names)}, the model has {present}")
+
+
+def _require_tensors(config: Mapping[str, Any], side: str, nodes: Sequence[Any]) -> None:
+    """Refuse types and shapes that the native backend would refuse."""
+    graph = {node.name: _graph_tensor(node) for node in nodes}
+    for tensor in config[side]:
+        dims = tensor.get("reshape", {}).get("shape", tensor["dims"])
+        dtype = tensor["data_type"].removeprefix("TYPE_")
+        wrong = mismatch(graph[tensor["name"]], dtype, list(map(int, dims)), batched=config["max_batch_size"] > 0)
+        if wrong is not None and not tensor.get("allow_ragged_batch"):
+            raise ValueError(f"{side} {tensor['name']!r}: {wrong}")
+
+
+def _graph_tensor(node: Any) -> GraphTensor:
+    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
+    return GraphTensor(node.name, DTYPE_BY_ORT.get(node.type.removeprefix("tensor(").removesuffix(")"), ""), shape)

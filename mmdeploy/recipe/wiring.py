@@ -65,6 +65,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_clashes(tensors),
         *_batch_sizes(recipe),
         *_versions(recipe),
+        *_guards(recipe),
         *_data(recipe),
         *_judged_outputs(recipe),
         *_graphless_engines(recipe),
@@ -269,6 +270,21 @@ def _versions(recipe: Recipe) -> Iterator[Finding]:
                 f"Triton would serve nothing; add {PUBLISHED_VERSION}, or take version_policy out"
             )
             yield Finding(("components", name, "serving", "version_policy"), message)
+
+
+def _guards(recipe: Recipe) -> Iterator[Finding]:
+    """Find checks that are to be written into graphs which are not served as graphs, or not on a CPU."""
+    for name, component in recipe.components.items():
+        if component.serving.guard != "graph":
+            continue
+        found = "auto" if recipe.automatic_engine(name) is not None else method_of(recipe.engine_options(name))
+        provider = getattr(recipe.engine_options(name), "provider", None)
+        if found != "onnxruntime" or provider != "cpu":
+            message = (
+                f"graph holds for the engine onnxruntime on a CPU, this component's is {found}"
+                f"{f' on {provider}' if found == 'onnxruntime' else ''}: name that engine, or take guard out"
+            )
+            yield Finding(("components", name, "serving", "guard"), message, (("components", name, "engine"),))
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:

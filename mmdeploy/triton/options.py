@@ -109,6 +109,11 @@ class Serving(MethodOptions):
         default=False,
         description="Answer an input seen before (byte for byte) from Triton's response cache.",
     )
+    guard: Literal["backend", "graph"] = Field(
+        default="backend",
+        description="Who refuses NaN, infinity and values outside the declared range: mmdeploy's backends only, or "
+        "graph: checks in the ONNX graph as well, which hold in any server (onnxruntime on a CPU).",
+    )
     version_policy: VersionPolicy | None = Field(
         default=None, description="all, {latest: n} or {specific: [..]}; none: the newest."
     )

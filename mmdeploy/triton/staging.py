@@ -23,6 +23,7 @@ from mmdeploy.triton.config import (
     label_filename,
     to_text,
 )
+from mmdeploy.triton.guard import guards_of, write_guards
 
 MANIFEST = "manifest.json"
 #: Kept in an ensemble's version folder: git, object stores and zip files drop empty folders, and Triton wants it.
@@ -74,7 +75,7 @@ def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
         if any(folder.iterdir()):
             raise StoreError(f"{folder} is not empty", hint="stage into a new folder")
         for component in ensemble.components:
-            _write_component(folder / component.name, component)
+            _write_component(folder / component.name, component, {spec.name for spec in ensemble.inputs})
         version = folder / ensemble.name / str(ensemble.version)
         version.mkdir(parents=True)
         (version / KEEPER).write_text(_KEEPER_TEXT, encoding="utf-8")
@@ -137,16 +138,31 @@ def _holds_compiled(name: str, folder: Path, files: Collection[str]) -> bool:
     return all(entry.suffix == ".pyc" for entry in folder.iterdir()) and sources <= set(files)
 
 
-def _write_component(folder: Path, component: ServedComponent) -> None:
+def _write_component(folder: Path, component: ServedComponent, clients: Collection[str]) -> None:
     source, *beside = component.artifact.files
     version = folder / str(component.version)
     version.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(to_text(component_config(component)), encoding="utf-8")
-    copy_file(source, version / component.filename)
+    if component.serving.guard == "graph":
+        _write_guarded(source, version / component.filename, component, clients)
+    else:
+        copy_file(source, version / component.filename)
     for file in beside:  # keep their names: the main file, or the backend, looks for them by those
         copy_file(file, version / file.name)
     for output, labels in sorted(component.labels.items()):
         copy_file(labels, folder / label_filename(output))
+
+
+def _write_guarded(source: Path, target: Path, component: ServedComponent, clients: Collection[str]) -> None:
+    """Write a graph with checks of what clients send; external data stays in its files."""
+    import onnx
+
+    sent = {key: tensor for key, tensor in component.inputs.items() if tensor in clients}
+    ranges = {key: tuple(rule["range"]) for key, rule in component.input_rules.items() if "range" in rule}
+    model = onnx.load(source, load_external_data=False)
+    write_guards(model, guards_of(component.artifact.inputs, sent, ranges))
+    with target.open("xb") as writer:
+        writer.write(model.SerializeToString(deterministic=True))
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -125,9 +125,11 @@ def instance_count(model: Model, repositories: Repositories) -> Iterator[Hit]:
 def instance_kind(model: Model, repositories: Repositories) -> Iterator[Hit]:
     """Find models that load only where there is a GPU."""
     for index, group in enumerate(model.parsed.instance_group):
-        if group.Kind.Name(group.kind) == "KIND_GPU":
+        kind = group.Kind.Name(group.kind)
+        if kind == "KIND_GPU" or (kind == "KIND_AUTO" and group.gpus):
+            listed = "" if kind == "KIND_GPU" else f", gpus {list(group.gpus)},"
             yield Hit(
-                "KIND_GPU is refused by a server without a GPU",
-                "KIND_AUTO (or no kind) takes a GPU where there is one and a CPU elsewhere",
+                f"{kind}{listed} is refused by a server without a GPU",
+                "KIND_AUTO without gpus (or no kind) takes a GPU where there is one and a CPU elsewhere",
                 f"instance_group[{index}].kind",
             )

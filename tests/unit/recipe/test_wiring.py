@@ -174,6 +174,14 @@ from mmdeploy.recipe.wiring import check, topological_order, upstream
             id="a queue of a step that can overflow",
         ),
         pytest.param(
+            [("max_batch_size: 8", "guard: graph"), ("entropy}", "entropy}\n    engine: {method: openvino}")],
+            {
+                "recipe.yaml:20 components.image_encoder.serving.guard": "graph holds for the engine onnxruntime on a "
+                "CPU, this component's is openvino: name that engine, or take guard out"
+            },
+            id="checks in a graph that is not served as one",
+        ),
+        pytest.param(
             [("{logits: logits}", "{logits: {tensor: logits, dtype: FP32, shape: [3]}}")],
             {
                 "recipe.yaml:30 outputs.logits.labels": "labels.txt has 2 names, but the output has 3 values a sample "

@@ -247,7 +247,7 @@ class _Run:
         self.state.published = target = self.settings.destination / self.recipe.name
         try:
             report = self.folder / "report.json"
-            report.write_text(self.report(None).to_json())
+            report.write_text(self.report(None).to_json(), encoding="utf-8")
             publish(
                 self.candidate.repository.path,
                 self.settings.destination,

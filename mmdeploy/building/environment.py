@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mmdeploy import gates
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import EnvironmentUnfitError
+from mmdeploy.core.open_files import require_open_files
 from mmdeploy.core.target import Target
 from mmdeploy.model.distributions import distribution_of
 from mmdeploy.plugins.loading import Plugin
@@ -34,8 +35,10 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
         steps: The steps that are to run.
 
     Raises:
-        EnvironmentUnfitError: Naming every distribution that is missing and who needs it, or the Triton.
+        EnvironmentUnfitError: Naming every distribution that is missing and who needs it, or the Triton; or where
+            too few files may be open at once.
     """
+    require_open_files()
     asked: list[tuple[Iterable[str], str, object]] = [(_REPORT, "the report", None)]
     for options in recipe.gates:
         gate = gates.METHODS.of(options)

@@ -79,7 +79,7 @@ class EvaluationRecord:
 
     def answers(self) -> dict[str, Array]:
         """Open what the PyTorch model answered, memory-mapped, by ensemble tensor."""
-        folder, index = self.original.path.parent, json.loads(self.original.path.read_text())
+        folder, index = self.original.path.parent, json.loads(self.original.path.read_text(encoding="utf-8"))
         return {name: np.load(folder / file, mmap_mode="r", allow_pickle=False) for name, file in index.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import LatencyEstimate, MethodOptions, StepContext
 from mmdeploy.core.errors import EngineError
 from mmdeploy.core.sessions import open_session, specs
+from mmdeploy.core.temporary import temporary_folder
 
 #: Time for all graphs of one question together.
 _MAX_SECONDS = 8.0
@@ -45,9 +45,9 @@ def timed(
     requests, _ = requests_of(context, 1)
     timings = Timings({label: {} for label in graphs}, seed=context.seed)
     race = Race({}, _MAX_SECONDS, _MIN_ROUNDS, timings, seed=context.seed, clock=bench.clock, progress=context.progress)
-    with tempfile.TemporaryDirectory(prefix="mmdeploy-timed-") as folder, ExitStack() as stack:
+    with temporary_folder("timed") as folder, ExitStack() as stack:
         for number, (label, graph) in enumerate(graphs.items()):
-            artifact = _built(graph, engine, context, Path(folder) / str(number))
+            artifact = _built(graph, engine, context, folder / str(number))
             race.processes[label] = stack.enter_context(bench.start(artifact, engine, requests))
             race.processes[label].loaded()
         first = next(iter(graphs))

@@ -73,7 +73,7 @@ def command(
     with BuildDisplay(Console(stderr=as_json)) as display:
         report, written = debug(loaded, component, Settings(workdir=workdir, jobs=jobs), display, how=how)
     if as_json:
-        click.echo((written / JSON).read_text(), nl=False)
+        click.echo((written / JSON).read_text(encoding="utf-8"), nl=False)
     else:
         click.echo(_told(report))
         click.echo(f"\nreport: {written / MARKDOWN}\nfigures: {written / JSON}")

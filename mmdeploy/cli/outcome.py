@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmdeploy.cli.text import printable
 from mmdeploy.core.errors import (
     EXIT_BUG,
     EXIT_ENVIRONMENT,
@@ -86,7 +87,7 @@ def _say(label: str, text: str) -> None:
     colour = {"error": "red", "hint": "cyan"}.get(label, "yellow")
     plain = bool(os.environ.get("NO_COLOR")) or not sys.stderr.isatty()
     shown = label if plain else click.style(label, fg=colour, bold=True)
-    click.echo(f"{shown}: {text}", err=True)
+    click.echo(f"{shown}: {printable(text)}", err=True)
 
 
 def _report_bug(error: Exception, argv: Sequence[str]) -> int:

@@ -50,7 +50,7 @@ def command(
     with BuildDisplay(Console(stderr=as_json)) as display:
         outcome = sensitivity(loaded, Settings(workdir=workdir, jobs=jobs), display, component=component)
     if as_json:
-        click.echo((outcome.folder / "sensitivity.json").read_text(), nl=False)
+        click.echo((outcome.folder / "sensitivity.json").read_text(encoding="utf-8"), nl=False)
         return
     click.echo(_tables(outcome.report))
     click.echo(f"plots: {outcome.folder / 'sensitivity.html'}\nfigures: {outcome.folder / 'sensitivity.json'}")

@@ -96,7 +96,7 @@ class FileFacts:
         self._new = {}
         staged = self._place.with_name(f"{self._place.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
-            staged.write_text(json.dumps({"version": _VERSION, "facts": kept}, separators=(",", ":")))
+            staged.write_text(json.dumps({"version": _VERSION, "facts": kept}, separators=(",", ":")), encoding="utf-8")
             staged.replace(self._place)
         except OSError:  # taken again the next time
             staged.unlink(missing_ok=True)
@@ -127,7 +127,7 @@ def _settled(state: State, now: int) -> bool:
 
 def _read(place: Path) -> dict[str, list[object]]:
     try:
-        content = json.loads(place.read_text())
+        content = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     known = isinstance(content, dict) and content.get("version") == _VERSION

@@ -69,7 +69,7 @@ class Store:
             return None
         problem = self._damage(entry)
         if problem is None:
-            return Artifact.from_json((entry / _ARTIFACT).read_text(), entry)
+            return Artifact.from_json((entry / _ARTIFACT).read_text(encoding="utf-8"), entry)
         logger.warning("store entry %s is damaged (%s): moved away, it will be made again", key[:12], problem)
         with translated(self.root):
             entry.rename(self.root / "staging" / f"{os.getpid()}-damaged-{secrets.token_hex(4)}")
@@ -133,14 +133,14 @@ class Store:
         """
         folder, entry = artifact.path.parent, self.entry(key)
         with translated(self.root):
-            (folder / _ARTIFACT).write_text(artifact.to_json())
+            (folder / _ARTIFACT).write_text(artifact.to_json(), encoding="utf-8")
             self._seal(folder, key, identity)
             _sync(folder)
             if replace and entry.is_dir():
                 entry.rename(self.root / "staging" / f"{os.getpid()}-replaced-{secrets.token_hex(4)}")
             _move(folder, entry)
         shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)
-        return Artifact.from_json((entry / _ARTIFACT).read_text(), entry)
+        return Artifact.from_json((entry / _ARTIFACT).read_text(encoding="utf-8"), entry)
 
     def readdress(self, old: str, new: str, identity: Mapping[str, str]) -> None:
         """Give an entry a second key: more is known now of what decides its content, and the content is the same."""
@@ -155,7 +155,7 @@ class Store:
     def read_json(self, name: str) -> Any:
         """Return what `write_json` wrote under a name such as ``reads/x``; None when there is nothing of use."""
         try:
-            return json.loads((self.root / f"{name}.json").read_text())
+            return json.loads((self.root / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
@@ -165,7 +165,7 @@ class Store:
         with translated(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
             staged = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-            staged.write_text(json.dumps(content, indent=1))
+            staged.write_text(json.dumps(content, indent=1), encoding="utf-8")
             staged.replace(path)
 
     def latest_identity(self, recipe: str, step: str) -> dict[str, str] | None:
@@ -192,9 +192,9 @@ class Store:
         return content if isinstance(content, dict) else {}
 
     def _seal(self, folder: Path, key: str, identity: Mapping[str, str]) -> None:
-        (folder / _IDENTITY).write_text(json.dumps(dict(identity), indent=1))
+        (folder / _IDENTITY).write_text(json.dumps(dict(identity), indent=1), encoding="utf-8")
         seal = {"key": key, "files": self._digests(folder)}
-        (folder / _SEAL).write_text(json.dumps(seal, indent=1))
+        (folder / _SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
 
     def _digests(self, folder: Path) -> dict[str, str]:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL)
@@ -202,7 +202,7 @@ class Store:
 
     def _damage(self, entry: Path) -> str | None:
         try:
-            seal = json.loads((entry / _SEAL).read_text())
+            seal = json.loads((entry / _SEAL).read_text(encoding="utf-8"))
             key, sealed = seal["key"], dict(seal["files"])
             found = self._digests(entry)
         except (OSError, ValueError, KeyError, TypeError) as error:

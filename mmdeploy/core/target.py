@@ -6,7 +6,9 @@ that it was reached on.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import os
 import platform
 import subprocess
@@ -64,8 +66,46 @@ class Hardware:
 
 
 def usable_cores() -> int:
-    """Return the number of logical cores that this process may be scheduled on."""
-    return len(os.sched_getaffinity(0))
+    """Return the number of logical cores that this process may use: those of its affinity, or its quota if less.
+
+    Containers get a quota of processor time (``docker run --cpus 2``) that the affinity does not show.
+    """
+    cores, quota = len(os.sched_getaffinity(0)), _cgroup_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _cgroup_quota(root: Path, membership: Path) -> float | None:
+    """Return the cores' worth of time that the control groups of this process allow, None for any (cgroups(7))."""
+    quotas = []
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            continue
+        top = root / controllers if controllers else root
+        place = top / path.lstrip("/")
+        for folder in (place, *place.parents):  # a group is bound by those around it, too
+            quotas += _quota_of(folder)
+            if folder == top:
+                break
+    return min(quotas, default=None)
+
+
+def _quota_of(folder: Path) -> list[float]:
+    """Read one group's quota, of version 2 or 1; none where it has none."""
+    with contextlib.suppress(OSError, ValueError):
+        if (folder / "cpu.max").exists():
+            given, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            given, period = (
+                (folder / f"cpu.cfs_{what}_us").read_text(encoding="utf-8") for what in ("quota", "period")
+            )
+        if given.strip() not in ("max", "-1"):
+            return [int(given) / int(period)]
+    return []
 
 
 @functools.cache
@@ -91,7 +131,7 @@ def this_hardware() -> Hardware:
     """Describe the machine that this process runs on (Linux)."""
     model, flags = platform.processor() or platform.machine(), set[str]()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     for line in lines:

@@ -30,7 +30,7 @@ def content(folder: Path, first: int | None = None) -> str:
         ValueError: If its index is damaged.
     """
     if first is None:
-        return str(json.loads((folder / INDEX).read_text())["content"])
+        return str(json.loads((folder / INDEX).read_text(encoding="utf-8"))["content"])
     with (folder / DIGESTS).open("rb") as stream:
         return digest_of(stream.read(first * DIGEST_BYTES))
 

@@ -72,7 +72,7 @@ def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
 
 
 def _numbers(path: Path, spec: TensorSpec) -> Array:
-    given = np.asarray(json.loads(path.read_text()))
+    given = np.asarray(json.loads(path.read_text(encoding="utf-8")))
     if given.dtype.kind not in "biuf":
         raise TypeError
     array = given.astype(spec.numpy_dtype)

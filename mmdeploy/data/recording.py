@@ -132,7 +132,7 @@ class _Recorder:
             "content": digest_of(bytes(self._digests), *(parts if labels is not None else ())),
         }
         (self._folder / DIGESTS).write_bytes(self._digests)
-        (self._folder / INDEX).write_text(json.dumps(index, indent=1))
+        (self._folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
         return {
             "samples": self.count,
             "labels": None if labels is None else kind(labels),

@@ -40,7 +40,7 @@ class SampleSet:
     @classmethod
     def open(cls, folder: Path, reference: str) -> SampleSet:
         """Open what `mmdeploy.data.recording.record` wrote."""
-        index = json.loads((folder / INDEX).read_text())
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         count = int(index["count"])
 
         def load(name: str) -> Array:

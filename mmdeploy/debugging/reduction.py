@@ -113,7 +113,9 @@ def write(fault: Fault, run: Run, folder: Path, runner: Sequence[str]) -> Reprod
         *_stricter(fault.tolerance).arguments(),
     ]  # fmt: skip
     line = shlex.join(["polygraphy", *arguments])
-    (folder / SCRIPT).write_text(f'#!/bin/sh\n# Fails while the fault is there.\ncd "$(dirname "$0")" && exec {line}\n')
+    (folder / SCRIPT).write_text(
+        f'#!/bin/sh\n# Fails while the fault is there.\ncd "$(dirname "$0")" && exec {line}\n', encoding="utf-8"
+    )
     (folder / SCRIPT).chmod(0o755)
     return Reproduction(
         folder=folder,
@@ -146,5 +148,5 @@ def _fails(arguments: Sequence[str], folder: Path) -> bool:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return False
-    (folder / "command.log").write_text(done.stdout + done.stderr)
+    (folder / "command.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     return done.returncode != 0 and "Pass Rate" in done.stdout + done.stderr

@@ -99,8 +99,8 @@ def run_debug(
     libraries = {name: version for name, version in built.report.libraries.items() if name in _LIBRARIES}
     report = report.model_copy(update={"libraries": libraries})
     with translated(folder):
-        (folder / JSON).write_text(report.model_dump_json(indent=1) + "\n")
-        (folder / MARKDOWN).write_text(markdown(report))
+        (folder / JSON).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (folder / MARKDOWN).write_text(markdown(report), encoding="utf-8")
     observer.work_finished(f"{component}/debug", f"{len(report.comparisons)} comparisons on {report.samples} samples")
     return report, folder
 

@@ -92,7 +92,7 @@ def _parsed(logs: Path) -> tuple[dict[str, _Seen], set[str]]:
 
 def _lines(logs: Path) -> Iterator[tuple[str, str, str, Any]]:
     for log in sorted(logs.glob("*.reads")):
-        for line in log.read_text().splitlines():
+        for line in log.read_text(encoding="utf-8").splitlines():
             reader, how, what, state = json.loads(line)
             yield reader, how, what, state
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from mmdeploy.core.contracts import Array, Progress, StepContext, no_progress
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.sessions import open_session
+from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.quantize import graphs, kl, mse
 from mmdeploy.quantize.scheme import Calibrator
 
@@ -207,8 +207,8 @@ def _watching(
     given = {value.name for value in model.graph.input}
     computed = [name for name in tensors if name not in given]
     direct = [name for name in tensors if name in given]
-    with tempfile.TemporaryDirectory(prefix="mmdeploy-calibration-") as folder:
-        session = _session(model, computed, Path(folder), threads) if computed else None
+    with temporary_folder("calibration") as folder:
+        session = _session(model, computed, folder, threads) if computed else None
 
         def watch(feed: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
             for name in direct:

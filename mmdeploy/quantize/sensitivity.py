@@ -99,7 +99,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         "seconds": time.perf_counter() - started,
     }
     path = context.workdir / FILENAME
-    path.write_text(json.dumps(content, indent=1))
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "sensitivity", content)
 
 

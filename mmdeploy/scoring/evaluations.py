@@ -55,14 +55,14 @@ class Journal:
         self._values: dict[str, Any] = {}
         if path is None or not path.is_file():
             return
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
                 break
             self._values[entry["name"]] = entry["value"]
         whole = path.with_name(f"{path.name}.whole")
-        whole.write_text("".join(self._line(name, value) for name, value in self._values.items()))
+        whole.write_text("".join(self._line(name, value) for name, value in self._values.items()), encoding="utf-8")
         whole.replace(path)
 
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:

@@ -134,7 +134,7 @@ def module(folder: Path) -> Artifact:
     """Write the component's PyTorch module into a new folder, as a recipe's factory would give it."""
     folder.mkdir(parents=True)
     path = folder / "testing_component.py"
-    path.write_text(_MODEL)
+    path.write_text(_MODEL, encoding="utf-8")
     for name, array in weights().items():
         np.save(f"{path}.{name}.npy", array)
     facts = {

@@ -19,7 +19,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 from mmdeploy.core.child_process import child_environment
 from mmdeploy.core.contracts import Progress, no_progress
 from mmdeploy.core.errors import EnvironmentUnfitError, MmdeployError, StepError
+from mmdeploy.core.temporary import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +81,7 @@ def run_launched(
         EnvironmentUnfitError: When there are fewer GPUs than processes, on a machine that has any.
     """
     _check_devices(processes)
-    with tempfile.TemporaryDirectory(prefix="mmdeploy-launch-") as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
+    with temporary_folder("launch") as folder, contextlib.ExitStack() as stack:
         (folder / REQUEST).write_bytes(pickle.dumps(Request(call, argument)))
         output = stack.enter_context(log.open("ab")) if log is not None else None
         launcher = subprocess.Popen(
@@ -117,7 +116,7 @@ def _command(folder: Path, processes: int, threads: int) -> list[str]:
         "debug": False, "main_training_function": "main", "same_network": True, "rdzv_backend": "c10d",
     }  # fmt: skip
     path = folder / "accelerate.json"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     several = ["--multi_gpu"] if processes > 1 else []
     return [
         sys.executable, "-m", "accelerate.commands.launch", *several, "--config_file", str(path),

@@ -102,7 +102,7 @@ def _reporting(path: Path) -> Progress:
         nonlocal last
         if done == total or time.monotonic() - last > _REPORT_SECONDS:
             last = time.monotonic()
-            with path.open("a") as stream:
+            with path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps([done, total, what]) + "\n")
 
     return progress

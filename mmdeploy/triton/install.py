@@ -158,7 +158,7 @@ def is_complete(repository: Path) -> bool:
 
     for model in (path for path in repository.iterdir() if path.is_dir()):
         try:
-            text = (model / "config.pbtxt").read_text()
+            text = (model / "config.pbtxt").read_text(encoding="utf-8")
             config = text_format.Parse(text, model_config_pb2.ModelConfig())
         except (OSError, UnicodeDecodeError, text_format.ParseError):
             return False

@@ -103,7 +103,7 @@ def publish(
         folder = destination_root / RELEASES / name
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            _check_replaceable(live)
+            _check_replaceable(live, folder)
             for leftover in folder.glob(f"{_STAGING}*"):
                 shutil.rmtree(leftover)
             release = folder / release_id
@@ -141,7 +141,7 @@ def activate(root: Path, name: str, release_id: str) -> Path:
     with translated(what), FileLock(folder / ".lock"):
         if damage := verify(folder / release_id):
             raise StoreError(f"release {release_id} of {name} is damaged: {'; '.join(damage)}")
-        _check_replaceable(root / name)
+        _check_replaceable(root / name, folder)
         _point(root / name, folder / release_id)
     return root / name
 
@@ -246,8 +246,14 @@ def _check_same(staging: Path, release: Path) -> None:
         )
 
 
-def _check_replaceable(live: Path) -> None:
-    if live.exists() and not live.is_symlink():
+def _check_replaceable(live: Path, folder: Path) -> None:
+    """Refuse to replace what is no link to a release of this name, whether it leads anywhere or not."""
+    if live.is_symlink():
+        target = Path(os.path.normpath(live.parent.absolute() / live.readlink()))
+        ours = target.parent.name == folder.name and target.parent.parent.name == RELEASES
+    else:
+        ours = not live.exists()
+    if not ours:
         raise StoreError(
             f"{live} is not a symlink that mmdeploy made, so it is left alone",
             hint="move it away or publish elsewhere",

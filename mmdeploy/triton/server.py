@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError, ServerError, UsageError
+from mmdeploy.core.open_files import require_open_files
 from mmdeploy.triton import server_log
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.http import ask_json
@@ -249,6 +250,7 @@ def start(
         ServerError: If the server refuses a model, dies, or is not ready in time.
     """
     installation = find_installation(binary)
+    require_open_files()
     options = [f"--model-control-mode={model_control}", *(f"--load-model={name}" for name in load)]
     for repository in repositories:
         if not repository.is_dir():

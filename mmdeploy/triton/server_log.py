@@ -52,7 +52,7 @@ def taken_address(text: str) -> str | None:
 
 def read(log: Path | None) -> str:
     """Return a log's text; empty when there is none."""
-    return log.read_text(errors="replace") if log is not None and log.exists() else ""
+    return log.read_text(errors="replace", encoding="utf-8") if log is not None and log.exists() else ""
 
 
 def _first_part(reason: str) -> str:

@@ -81,7 +81,7 @@ def _wipe(pid: int, secret: bytes) -> None:
     """Overwrite a secret in the arguments of a child, where the system lets its parent do that."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         # The name in parentheses may hold anything; arg_start and arg_end are fields 48 and 49 (proc(5)).
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         start, end = int(fields[45]), int(fields[46])
         with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
             memory.seek(start)
@@ -93,7 +93,7 @@ def _wipe(pid: int, secret: bytes) -> None:
 def _kill_descendants() -> None:
     """Kill and reap until no child is left; orphans become children of this process, the subreaper."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
-    while pids := children.read_text().split():
+    while pids := children.read_text(encoding="utf-8").split():
         for pid in map(int, pids):
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)

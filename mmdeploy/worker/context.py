@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from mmdeploy.core.contracts import (
 )
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.store import Store
+from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.model.torch_component import ComponentFacts
 from mmdeploy.worker.feeds import Examples, calibration, sample_set
@@ -75,10 +75,9 @@ def _timer(task: Task, engine: MethodOptions, context: StepContext) -> Timed:
         return with_specs(graph, exported) if takes_modules else exported.path
 
     def measure(graphs: Mapping[str, Path | Artifact]) -> Mapping[str, LatencyEstimate]:
-        with tempfile.TemporaryDirectory(prefix="mmdeploy-timed-") as folder:
+        with temporary_folder("timed") as folder:
             paths = {
-                label: consumed(graph, Path(folder) / str(number))
-                for number, (label, graph) in enumerate(graphs.items())
+                label: consumed(graph, folder / str(number)) for number, (label, graph) in enumerate(graphs.items())
             }
             return timed(paths, engine, context)
 

@@ -46,7 +46,7 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
         _try_metrics(recipe, tensors, samples.labels)
     index = _save(workdir, tensors)
     path = workdir / "index.json"
-    path.write_text(json.dumps(index, indent=1))
+    path.write_text(json.dumps(index, indent=1), encoding="utf-8")
     return Artifact(
         format="reference",
         path=path,

@@ -25,7 +25,7 @@ def refusal(source: Artifact, workdir: Path, error: EngineError) -> Artifact:
     """Write down that an engine refuses a graph, and why."""
     logger.info("refused: %s", error)
     path = workdir / "refused.txt"
-    path.write_text(f"{error}\n")
+    path.write_text(f"{error}\n", encoding="utf-8")
     told = facts.as_metadata(Refusal(error.message))
     return Artifact(REFUSED, path, file_sha256(path), source.inputs, source.outputs, source.produced_by, told)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Pass, Progress, Rewriter
 from mmdeploy.core.errors import EngineError, ExportError, StepError
 from mmdeploy.core.store import Store, translated
+from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.engines.built_from import BuiltFrom
 from mmdeploy.engines.graph_files import copy_graph
 from mmdeploy.planning.steps import digest
@@ -86,8 +86,8 @@ def run_part(part: tuple[Task, Path, Path], progress: Progress) -> Artifact:
     task, workdir, logs = part
     if process_index() == 0:
         return _run_watched(task, workdir, logs, progress)
-    with tempfile.TemporaryDirectory(prefix="mmdeploy-part-") as folder:
-        return _run_watched(task, Path(folder), logs, progress)
+    with temporary_folder("part") as folder:
+        return _run_watched(task, folder, logs, progress)
 
 
 def _run_watched(task: Task, workdir: Path, logs: Path, progress: Progress) -> Artifact:

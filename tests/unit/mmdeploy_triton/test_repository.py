@@ -195,6 +195,18 @@ def test_a_release_that_was_changed_is_not_served_and_lint_says_so(staged, tmp_p
     repository.require_intact(resolve(tmp_path / "copied"))
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_that_is_not_ours_is_left_alone(staged, tmp_path, there):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    if there:
+        elsewhere.mkdir()
+    (root / "digits").symlink_to(elsewhere)
+    with pytest.raises(StoreError, match="not a symlink that mmdeploy made"):
+        publish(staged.path, root, "digits", release_id="r1", extra_files={})
+    assert (root / "digits").readlink() == elsewhere
+
+
 def test_publish_makes_a_relative_link_to_a_verified_release(staged, tmp_path):
     report = tmp_path / "report.json"
     report.write_text("{}")

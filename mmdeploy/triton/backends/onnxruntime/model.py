@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdeploy.core.sessions import CPU, CUDA, open_session
+from mmdeploy.core.target import usable_cores
 from mmdeploy.triton.backends.batch import BatchedModel, string_parameters
 from mmdeploy.triton.graph_match import DTYPE_BY_ORT, GraphTensor, mismatch
 
@@ -50,7 +51,7 @@ def _open(config: Mapping[str, Any], args: Mapping[str, str]) -> Any:
         os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]  # a process serves one instance
         providers = CUDA
     defaults = {
-        "intra_op_thread_count": str(len(os.sched_getaffinity(0))),
+        "intra_op_thread_count": str(usable_cores()),
         "session.intra_op.allow_spinning": "0",
     }
     return open_session(

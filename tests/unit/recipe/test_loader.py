@@ -445,8 +445,8 @@ def test_a_wrong_value_in_an_override_is_said_to_come_from_it(sample, problems):
         ("--set seed=many", 'must be a whole number, not the string "many"'),
         (
             "--set components.fusion.serving={max_batch: 3} components.fusion.serving.max_batch",
-            "unknown key 'max_batch'; did you mean 'max_batch_size'? accepted: dynamic_batching, instance_group, "
-            "max_batch_size, response_cache, version_policy, warmup",
+            "unknown key 'max_batch'; did you mean 'max_batch_size'? accepted: dynamic_batching, guard, "
+            "instance_group, max_batch_size, response_cache, version_policy, warmup",
         ),
     ]
 

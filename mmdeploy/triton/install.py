@@ -156,7 +156,7 @@ def is_complete(repository: Path) -> bool:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
-    for model in (path for path in repository.iterdir() if path.is_dir()):
+    for model in (path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")):
         try:
             text = (model / "config.pbtxt").read_text(encoding="utf-8")
             config = text_format.Parse(text, model_config_pb2.ModelConfig())

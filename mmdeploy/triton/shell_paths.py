@@ -47,14 +47,24 @@ def hold_safe_folder(what: str) -> HeldFolder:
 
 
 def linked(repositories: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Return each repository by a path that survives a shell: its own, or that of a link in ``folder``."""
+    """Return each repository by a path for Triton: its own, or that of a link in ``folder`` where that is unsafe.
+
+    Of a repository with hidden folders, such as a work folder or ``.git``, the others are linked one by one: Triton
+    would take each folder for a model.
+    """
     found = {}
     for number, repository in enumerate(repositories):
-        path = repository.absolute()
-        if survives_shell(str(path)):
+        path, link = repository.absolute(), folder / f"repository_{number}"
+        children = [child for child in path.iterdir() if child.is_dir()]
+        if any(child.name.startswith(".") for child in children):
+            link.mkdir()
+            for child in children:
+                if not child.name.startswith("."):
+                    (link / child.name).symlink_to(child, target_is_directory=True)
+            found[link] = path
+        elif survives_shell(str(path)):
             found[path] = path
         else:
-            link = folder / f"repository_{number}"
             link.symlink_to(path, target_is_directory=True)
             found[link] = path
     return found

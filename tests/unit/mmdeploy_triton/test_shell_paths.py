@@ -26,12 +26,24 @@ def test_what_a_shell_would_read_differently_does_not_survive(name):
 
 def test_a_repository_with_an_unsafe_path_is_linked_and_others_are_not(tmp_path):
     safe, unsafe = tmp_path / "safe", tmp_path / "a $(b)"
+    safe.mkdir()
     unsafe.mkdir()
     (unsafe / "model").mkdir()
     found = shell_paths.linked([safe, unsafe], tmp_path)
     assert list(found.values()) == [safe, unsafe]
     assert all(survives_shell(str(path)) for path in found)
     assert [path.name for path in list(found)[1].iterdir()] == ["model"]
+
+
+def test_hidden_folders_of_a_repository_are_no_models(tmp_path):
+    repository, folder = tmp_path / "served", tmp_path / "run"
+    for name in ("model", ".mmdeploy", ".git"):
+        (repository / name / "1").mkdir(parents=True)
+    folder.mkdir()
+    ((given_path, path),) = shell_paths.linked([repository], folder).items()
+    assert path == repository
+    assert [child.name for child in given_path.iterdir()] == ["model"]
+    assert (given_path / "model" / "1").is_dir()
 
 
 def test_a_temporary_folder_with_an_unsafe_path_is_not_taken(tmp_path, monkeypatch):

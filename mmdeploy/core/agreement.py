@@ -48,11 +48,14 @@ class Expected:
         exact_db: Where the graph is in floating point, or there is no noise to compare with.
         quantized: Whether the graph has Q/DQ pairs.
         noise_db: What quantization did to it, by output, as far as that is known.
+        power: Mean square of an element of each output over more samples than are compared: a single one may be next
+            to zero. That of the reference where it is not given.
     """
 
     exact_db: float = EXACT_DB
     quantized: bool = False
     noise_db: Mapping[str, float | None] = field(default_factory=dict)
+    power: Mapping[str, float] = field(default_factory=dict)
 
     def least_db(self, output: str) -> float:
         """Return the smallest SQNR of an output, in dB."""
@@ -81,10 +84,24 @@ class Apart:
         return f"output {self.output!r} at batch {self.batch_size}: {self.found}"
 
 
-def sqnr_db(reference: Array, answer: Array) -> float | None:
+def power(reference: Array) -> float:
+    """Return the mean square of the finite elements; 0 without any."""
+    import numpy as np
+
+    values = reference.astype(np.float64)
+    values = values[np.isfinite(values)]
+    return float(np.square(values).mean()) if values.size else 0.0
+
+
+def sqnr_db(reference: Array, answer: Array, power_of_all: float | None = None) -> float | None:
     """Return the signal-to-noise ratio in dB; None when there is no noise or no signal.
 
     Elements that are not finite, and the same in both, are left out; where only one is not, nothing is alike.
+
+    Args:
+        reference: What is right.
+        answer: What was answered.
+        power_of_all: Mean square of an element, where more is known than ``reference`` shows.
     """
     import numpy as np
 
@@ -94,8 +111,8 @@ def sqnr_db(reference: Array, answer: Array) -> float | None:
         error = np.where(alike, 0.0, wanted - got)
     if not np.isfinite(error).all():
         return LOWEST_DB
-    signal = float(np.square(wanted[np.isfinite(wanted)]).sum())
-    noise = float(np.square(error).sum())
+    signal = power(reference) if power_of_all is None else power_of_all
+    noise = float(np.square(error).mean()) if error.size else 0.0
     return 10.0 * float(np.log10(signal / noise)) if signal and noise else None
 
 
@@ -119,8 +136,8 @@ def _apart(name: str, wanted: Array, got: Array, expected: Expected) -> str | No
             if share < _EQUAL_SHARE
             else None
         )
-    found_db, least_db = sqnr_db(wanted, got), expected.least_db(name)
+    found_db, least_db = sqnr_db(wanted, got, expected.power.get(name)), expected.least_db(name)
     if found_db is None:
         largest = float(np.abs(got.astype(np.float64) - wanted)[np.isfinite(wanted)].max(initial=0.0))
-        return f"{largest:.3g} where all should be zero" if not wanted.any() and largest > _NEGLIGIBLE else None
+        return f"{largest:.3g} where all should be zero" if largest > _NEGLIGIBLE else None
     return f"{found_db:.1f} dB, at least {least_db:.1f} dB are expected" if found_db < least_db else None

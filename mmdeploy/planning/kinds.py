@@ -39,7 +39,7 @@ _EXPORTING = (
     "safetensors.torch",
 )  # fmt: skip
 _TRAINING = ("torch", "safetensors.torch")
-_RUNNING = ("onnx", "onnxruntime")
+_RUNNING = ("onnx", "onnx.reference", "onnxruntime")
 _QUANTIZING = (*_RUNNING, "onnxruntime.quantization")
 
 

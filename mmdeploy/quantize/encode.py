@@ -20,12 +20,11 @@ from typing import Any, Literal
 
 from mmdeploy.core.contracts import Array, Encoding
 from mmdeploy.core.errors import QuantizeError
+from mmdeploy.engines.int8_forms import uint8_from_int8
 from mmdeploy.quantize import bias_limits, onnxruntime_forms
 from mmdeploy.quantize import weight_scales as given_scales
 from mmdeploy.quantize.scheme import Scheme
 from mmdeploy.quantize.selection import Selection
-
-_UINT8_ZERO = 128
 
 
 def write(
@@ -71,8 +70,8 @@ def write(
         raise QuantizeError(f"ONNX Runtime's quantizer refuses the graph: {cause}") from cause
     quantized = quantizer.model.model
     given_scales.check(quantized, overrides)
-    if encoding is Encoding.UINT8_SYMMETRIC:
-        _move_zero_points(quantized)
+    if encoding is Encoding.UINT8_SYMMETRIC and not uint8_from_int8(quantized):
+        raise QuantizeError("a zero point of the symmetric INT8 graph is not zero")
     if int32_bias:
         onnxruntime_forms.shield_clips(quantized, selection.nodes)
     return quantized
@@ -151,34 +150,6 @@ def _single_scale_weights(model: Any, chosen: set[str]) -> set[str]:
     products = [node for node in model.graph.node if node.op_type == "MatMul" and node.name in chosen]
     left = {node.input[0] for node in products if node.input[0] in rank}
     return left | (grouped & set(rank)) | {node.input[1] for node in products if rank.get(node.input[1], 2) != 2}
-
-
-def _move_zero_points(model: Any) -> None:
-    """Rewrite activations from INT8 around 0 to UINT8 around 128, in place."""
-    import numpy as np
-    from onnx import TensorProto, numpy_helper
-
-    graph = model.graph
-    weights = {weight.name: weight for weight in graph.initializer}
-    encoded = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
-    moved: set[str] = set()
-    for node in graph.node:
-        activation = node.op_type == "QuantizeLinear" or (
-            node.op_type == "DequantizeLinear" and node.input[0] in encoded
-        )
-        if not activation:
-            continue
-        name = node.input[2]
-        if name in moved:
-            continue
-        zeros = numpy_helper.to_array(weights[name])
-        if zeros.dtype != np.int8 or zeros.any():
-            raise QuantizeError(f"{node.name}: zero point {name} is not INT8 zero")
-        weights[name].CopyFrom(numpy_helper.from_array(np.full(zeros.shape, _UINT8_ZERO, np.uint8), name))
-        moved.add(name)
-    for value in graph.value_info:
-        if value.name in encoded:
-            value.type.tensor_type.elem_type = TensorProto.UINT8
 
 
 @contextlib.contextmanager

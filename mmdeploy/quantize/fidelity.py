@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdeploy.core.agreement import Expected, Noise, first_apart, sqnr_db
+from mmdeploy.core.agreement import Expected, Noise, first_apart, power, sqnr_db
 from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.sessions import AS_WRITTEN, open_session
@@ -60,30 +60,29 @@ def compare(float_graph: Path, quantized: Path, feeds: Iterable[Mapping[str, Arr
             raise QuantizeError(f"the quantized graph answers NaN or Inf in output {name!r}")
     floats = [name for name, array in reference.items() if array.dtype.kind == "f"]
     noise = {name: sqnr_db(reference[name], answers[name]) for name in floats}
+    expected = Expected(quantized=True, noise_db=noise, power={name: power(reference[name]) for name in floats})
     written = _answers(quantized, [batches[0], alone], parameters, level=AS_WRITTEN)
     return Likeness(
         sqnr_db=noise,
         cosine={name: cosine(reference[name], answers[name]) for name in answers},
         optimizer_cosine=min(
-            agreement(ours, plain, noise) for ours, plain in zip((optimized[0], optimized[-1]), written, strict=True)
+            agreement(ours, plain, expected) for ours, plain in zip((optimized[0], optimized[-1]), written, strict=True)
         ),
     )
 
 
-def agreement(
-    optimized: Mapping[str, Array], written: Mapping[str, Array], noise_db: Mapping[str, float | None]
-) -> float:
+def agreement(optimized: Mapping[str, Array], written: Mapping[str, Array], expected: Expected) -> float:
     """Return the smallest cosine, over the outputs, of ONNX Runtime's optimized run to that of the graph as written.
 
     Args:
         optimized: What ONNX Runtime answers to a batch.
         written: The same without optimizations.
-        noise_db: SQNR of the graph by output.
+        expected: How near the one must come to the other.
 
     Raises:
         QuantizeError: When they differ by more than the noise of the graph explains.
     """
-    apart = first_apart(written, optimized, Expected(quantized=True, noise_db=noise_db))
+    apart = first_apart(written, optimized, expected)
     if apart is not None:
         raise QuantizeError(
             f"ONNX Runtime's optimizer changes the answers of the quantized graph: {apart}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from mmdeploy import engines
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Pass, Progress, Rewriter
-from mmdeploy.core.errors import EngineError, ExportError, StepError
+from mmdeploy.core.errors import EngineError, ExportError, QuantizeError, StepError
 from mmdeploy.core.store import Store, translated
 from mmdeploy.engines.built_from import BuiltFrom
+from mmdeploy.engines.conformance import handed_over
 from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.planning.kinds import ENGINE, EXPORT, QUANTIZE, REFERENCE, StepKind
 from mmdeploy.planning.steps import digest
 from mmdeploy.plugins.loading import Plugin
 from mmdeploy.worker.context import recipe_module, step_context, with_specs
@@ -27,6 +30,10 @@ from mmdeploy.worker.refusal import reason, refusal
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.watched_inputs import known_identity, learned_identity, watched_recipe
 
+#: What is raised for a graph that a step should not have left.
+_FAILURES: Mapping[StepKind, type[StepError]] = {
+    EXPORT: ExportError, QUANTIZE: QuantizeError, ENGINE: EngineError, REFERENCE: EngineError,
+}  # fmt: skip
 #: Name of the graph beside an engine that is not made of one.
 _GRAPH = "exported.onnx"
 
@@ -147,8 +154,12 @@ def _done(task: Task, source: Artifact, workdir: Path, progress: Progress) -> Ar
     try:
         if made is not None:
             assert isinstance(module, Rewriter)
-            return _whole(module.write(source, task.artifacts[made[step.component]], options, context), module, workdir)
-        return _whole(module.run(source, options, context), module, workdir)
+            artifact = module.write(source, task.artifacts[made[step.component]], options, context)
+        else:
+            artifact = module.run(source, options, context)
+        fails = _FAILURES.get(step.sort, StepError)
+        whole = _whole(artifact, module, workdir)
+        return handed_over(whole, source, context.examples, fails=fails, component=step.component)
     except EngineError as error:
         if not step.optional:
             raise

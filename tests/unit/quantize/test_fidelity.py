@@ -9,6 +9,7 @@ import pytest
 from float_graphs import MLP, built, quantized, samples
 from onnx import numpy_helper
 
+from mmdeploy.core.agreement import Expected
 from mmdeploy.core.contracts import Encoding
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import fidelity
@@ -42,13 +43,13 @@ def test_likeness_of_equal_and_scaled_graphs(tmp_path):
 def test_answers_that_the_optimizer_changes_are_refused():
     random = np.random.default_rng(0)
     plain = {"y": random.standard_normal((20, 5)), "z": np.ones((20, 3))}
-    noise_db = {"y": 35.0, "z": None}
-    assert fidelity.agreement(plain, plain, noise_db) == pytest.approx(1)
+    expected = Expected(quantized=True, noise_db={"y": 35.0, "z": None})
+    assert fidelity.agreement(plain, plain, expected) == pytest.approx(1)
     rounded = plain["y"] + 10 ** (-35 / 20) * random.standard_normal((20, 5))  # another rounding of the whole graph
-    assert fidelity.agreement(plain | {"y": rounded}, plain, noise_db) > 0.999
+    assert fidelity.agreement(plain | {"y": rounded}, plain, expected) > 0.999
     for wrong in (random.standard_normal((20, 5)), plain["y"] * 1.05):
         with pytest.raises(QuantizeError, match=r"optimizer changes the answers .*output 'y' at batch 20"):
-            fidelity.agreement(plain | {"y": wrong}, plain, noise_db)
+            fidelity.agreement(plain | {"y": wrong}, plain, expected)
 
 
 def test_the_optimizer_is_held_against_the_graph_as_it_is_written(tmp_path):

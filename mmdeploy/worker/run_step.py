@@ -16,9 +16,10 @@ from pathlib import Path
 from mmdeploy import engines
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import Pass, Progress, Rewriter
+from mmdeploy.core.contracts import Engine, MethodOptions, Pass, Progress, Rewriter
 from mmdeploy.core.errors import EngineError, ExportError, QuantizeError, StepError
 from mmdeploy.core.store import Store, translated
+from mmdeploy.engines import own_graph
 from mmdeploy.engines.built_from import BuiltFrom
 from mmdeploy.engines.conformance import handed_over
 from mmdeploy.engines.graph_files import copy_graph
@@ -111,10 +112,11 @@ def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
 def run_method(task: Task, workdir: Path, progress: Progress) -> Artifact:
     """Run a pass or an engine; an engine that is one of several to choose from may refuse the graph."""
     source, exported = _source(task), _exported(task)
-    if exported is not None:
-        return _with_graph(_done(task, with_specs(source, exported), workdir, progress), exported)
-    made = _done(task, source, workdir, progress)
-    return _with_graph(made, source) if task.step.sort.methods is engines.METHODS else made
+    made = _done(task, with_specs(source, exported) if exported else source, workdir, progress)
+    if task.step.sort.methods is not engines.METHODS or reason(made) is not None:
+        return made
+    graph = exported or source
+    return _judged(task, _with_graph(made, graph), graph, progress)
 
 
 def run_export(task: Task, workdir: Path, progress: Progress) -> Artifact:
@@ -137,18 +139,37 @@ def _exported(task: Task) -> Artifact | None:
 
 def _with_graph(engine: Artifact, graph: Artifact) -> Artifact:
     """Put a copy of the graph beside an engine that has none: calibration downstream, and substitutes, take that."""
-    if reason(engine) is not None or facts.find(BuiltFrom, engine.metadata) is not None:
+    if facts.find(BuiltFrom, engine.metadata) is not None:
         return engine
     path = engine.path.with_name(_GRAPH)
     copy_graph(graph.path, path)
     return replace(engine, metadata={**engine.metadata, **facts.as_metadata(BuiltFrom(path.name))})
 
 
+def _judged(task: Task, engine: Artifact, graph: Artifact, progress: Progress) -> Artifact:
+    """Hold an engine from outside against its graph, where it runs on this machine; our own have done so themselves."""
+    module: Engine = engines.METHODS.find(task.step.method, task.recipe.root)
+    options, workdir = _options(task, module), engine.path.parent
+    if not isinstance(module, Plugin) or module.unavailable(options) is not None:
+        return engine
+    context = step_context(task, workdir, progress, needs=frozenset())
+    try:
+        return own_graph.judge(engine, graph, context, lambda: module.load(engine, options))
+    except EngineError as error:
+        if not task.step.optional:
+            raise
+        return refusal(graph, workdir, error)
+
+
+def _options(task: Task, module: Pass) -> MethodOptions:
+    return module.Options.model_validate_json(json.dumps(dict(task.step.options)))
+
+
 def _done(task: Task, source: Artifact, workdir: Path, progress: Progress) -> Artifact:
     step = task.step
     module = step.sort.module(step.method, task.recipe.root)
     assert module is not None
-    options = module.Options.model_validate_json(json.dumps(dict(step.options)))
+    options = _options(task, module)
     context = step_context(task, workdir, progress, needs=module.data_needs(options))
     made = step.uses.get("made")
     try:

@@ -62,7 +62,10 @@ class EngineProbe:
         workdir = folder / "engine"
         workdir.mkdir()
         context = dataclasses.replace(
-            self._context, workdir=workdir, examples=lambda size: {name: array[:size] for name, array in feed.items()}
+            self._context,
+            workdir=workdir,
+            examples=lambda size: {name: array[:size] for name, array in feed.items()},
+            settles=False,
         )
         module = engines.METHODS.of(self.options)
         return module.load(module.run(source, self.options, context), self.options)

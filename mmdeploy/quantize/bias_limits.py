@@ -60,7 +60,8 @@ def raised(
         model: The float graph.
         selection: Nodes to quantize.
         smallest: Of `smallest_scales`.
-        overrides: Entries that there are already: with scales, or with the order to use a single one.
+        overrides: Entries that there are already: with scales, which are raised where that changes nothing but
+            weights next to nothing, or with the order to use a single one.
         per_channel: Whether weights have one scale for each output channel where no entry says otherwise.
     """
     import numpy as np
@@ -73,12 +74,13 @@ def raised(
     for name, least in smallest.items():
         entries = overrides.get(name, [])
         single = (len(entries) == 1 and "axis" not in entries[0]) or not (entries or per_channel)
-        if entries and "scale" in entries[0]:
-            scales = np.array([entry["scale"] for entry in entries], np.float32).reshape(-1)
-        else:
-            values = np.abs(np.moveaxis(numpy_helper.to_array(weights[name]), axes[name], 0).reshape(least.size, -1))
-            scales = _natural(values.max() if single else values.max(axis=1, initial=0.0))
+        values = np.abs(np.moveaxis(numpy_helper.to_array(weights[name]), axes[name], 0).reshape(least.size, -1))
+        scales = _natural(values.max() if single else values.max(axis=1, initial=0.0))
         wanted = np.float32(least.max()) if single else least.astype(np.float32)
+        if entries and "scale" in entries[0]:
+            given = np.array([entry["scale"] for entry in entries], np.float32).reshape(-1)
+            wanted = np.where(scales <= wanted, wanted, given)  # larger weights would change with their scale
+            scales = given
         if not (scales < wanted).any():
             continue
         higher = np.maximum(scales, wanted)

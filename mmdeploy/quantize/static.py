@@ -123,7 +123,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         "samples": found.samples,
         "quantized_nodes": list(chosen.nodes),
         "excluded_nodes": {**chosen.excluded, **written.given_back},
-        "ranges": {name: list(found.ranges[name]) for name in chosen.tensors},
+        "ranges": {name: list(limits) for name, limits in found.ranges.items()},
         **as_metadata(equalize.Equalization(tuple(found.equalized))),
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,

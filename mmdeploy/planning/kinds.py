@@ -25,6 +25,8 @@ _AROUND = (
     "mmdeploy.worker.feeds",
     "mmdeploy.worker.refusal",
     "mmdeploy.engines.graph_files",
+    "mmdeploy.engines.conformance",
+    "mmdeploy.engines.own_graph",
 )
 _GIVING: Mapping[str, str] = {
     "training": "mmdeploy.worker.training_setup",

@@ -94,6 +94,8 @@ class StepContext:
             data.
         timed: Measures graphs of the component as its engine would run them. None where that engine cannot run
             on this machine.
+        settles: Whether an engine must answer as its graph does, and the graph may be changed until it does. Whoever
+            looks for what an engine gets wrong wants it as it is.
     """
 
     component: str
@@ -111,6 +113,7 @@ class StepContext:
     training: TrainingSetup | None = None
     fused: FusedOutput | None = None
     timed: Timed | None = None
+    settles: bool = True
 
 
 class Pass(Protocol):

@@ -29,6 +29,8 @@ CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
 #: Where a graph level travels among the parameters; the repository's writer lifts it into config.pbtxt's
 #: field ``optimization { graph { level } }``, which is where the native backend reads it.
 GRAPH_LEVEL = "optimization.graph.level"
+#: The level at which ONNX Runtime changes nothing; at "basic" it folds constants, biases among them.
+AS_WRITTEN = "2"
 _GRAPH_LEVELS = {
     "-1": "ORT_ENABLE_BASIC",
     "0": "ORT_ENABLE_ALL",

@@ -18,7 +18,7 @@ from mmdeploy import engines
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import MethodOptions, Runner, StepContext
 from mmdeploy.core.errors import MmdeployError
-from mmdeploy.core.sessions import open_session, specs
+from mmdeploy.core.sessions import AS_WRITTEN, open_session, specs
 from mmdeploy.debugging.figures import Figures, Tolerance, measure, worst
 from mmdeploy.debugging.findings import TensorFinding
 from mmdeploy.debugging.pairs import rounds
@@ -57,12 +57,15 @@ class EngineProbe:
         """
         path = folder / "piece.onnx"
         save_graph(model, path)
-        inputs, outputs = specs(open_session(path, {"intra_op_thread_count": "1"}, graph_level="2"))
+        inputs, outputs = specs(open_session(path, {"intra_op_thread_count": "1"}, graph_level=AS_WRITTEN))
         source = Artifact("onnx", path, file_sha256(path), inputs, outputs, "debug")
         workdir = folder / "engine"
         workdir.mkdir()
         context = dataclasses.replace(
-            self._context, workdir=workdir, examples=lambda size: {name: array[:size] for name, array in feed.items()}
+            self._context,
+            workdir=workdir,
+            examples=lambda size: {name: array[:size] for name, array in feed.items()},
+            settles=False,
         )
         module = engines.METHODS.of(self.options)
         return module.load(module.run(source, self.options, context), self.options)

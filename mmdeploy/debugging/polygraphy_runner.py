@@ -114,4 +114,5 @@ def _context(encoding: Any, feed: Mapping[str, Array], workdir: Path) -> StepCon
         seed=0,
         threads=usable_cores(),
         examples=lambda size: {name: array[:size] for name, array in feed.items()},
+        settles=False,
     )

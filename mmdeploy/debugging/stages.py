@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -229,19 +230,27 @@ class _Stages:
         return reference
 
     def _artifact(self, step: Step) -> Artifact | None:
-        """Return what a step made; of one that failed, the graph that it left behind."""
+        """Return what a step made; of one that failed, the graph that it left behind, or the engine as it is."""
         if step.id in self._work.artifacts:
             return self._work.artifacts[step.id]
-        if step.id not in self._work.failed or step.sort not in _GRAPHS:
+        if step.id not in self._work.failed or (step.sort in _ENGINES and self._graph_of(graph_step(step)) is None):
             return None
         folder = self._work.folder / _slug(step.id) / "failed"
         folder.mkdir(parents=True, exist_ok=True)
         try:
+            if step.sort in _ENGINES:
+                return self._as_it_is(step, folder)
             return attempt(self._work.task(step), folder, self._progress)
         except MmdeployError as error:
             logger.info("%s failed again: %s", step.id, error)
         path = folder / "model.onnx"
         return Artifact("onnx", path, "", (), (), step.method) if path.is_file() else None
+
+    def _as_it_is(self, step: Step, folder: Path) -> Artifact:
+        """Build an engine that a step has refused since it answers something else than its graph."""
+        options, source = options_of(step, self._work), self._work.artifacts[graph_step(step)]
+        context = dataclasses.replace(self._context(step), workdir=folder)
+        return engines.METHODS.of(options).run(source, options, context)
 
     def _graph(self, step_id: str, path: Path) -> TensorGraph:
         self._graphs[step_id] = TensorGraph(load_graph(path))
@@ -269,6 +278,7 @@ class _Stages:
             seed=recipe.seed,
             threads=self._work.threads,
             examples=lambda size: {name: array[:size] for name, array in feed.items()},
+            settles=False,
         )
 
 

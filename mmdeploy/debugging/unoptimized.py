@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mmdeploy.core.artifact import Array
-from mmdeploy.core.sessions import open_session
+from mmdeploy.core.sessions import AS_WRITTEN, open_session
 from mmdeploy.debugging.figures import Figures, Tolerance, measure, worst
 from mmdeploy.debugging.findings import TensorFinding
 from mmdeploy.debugging.pairs import Pair
 from mmdeploy.debugging.tensors import OWN, TensorGraph
 from mmdeploy.engines.graph_files import save_graph
-
-#: Triton's name of the level at which ONNX Runtime changes nothing; at "basic" it folds constants, biases among them.
-AS_WRITTEN = "2"
 
 #: What single precision loses by another order of sums is far above.
 _ROUNDING_DB = 80.0

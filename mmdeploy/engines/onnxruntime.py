@@ -14,6 +14,7 @@ no such key and spins when a session has more than one thread. Judge where you s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -25,6 +26,7 @@ from mmdeploy.core.sessions import CPU, CUDA, GRAPH_LEVEL, SessionRunner, open_s
 from mmdeploy.core.target import Target, gpu_names, usable_cores
 from mmdeploy.engines.built_from import BuiltFrom, check_tensors
 from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.engines.own_graph import settle
 
 CONSUMES = "onnx"
 PRODUCES = "onnxruntime"
@@ -110,24 +112,29 @@ def data_needs(options: Options) -> frozenset[str]:
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
-    """Copy the graph to ``model.onnx`` and prove that a session opens on it and answers.
+    """Copy the graph to ``model.onnx`` and prove that a session opens on it and answers as it does (`own_graph`).
 
     Where the CUDA provider cannot run, the proof is made on the CPU provider and the metadata says so.
 
     Raises:
-        EngineError: If ONNX Runtime refuses the graph, or its tensors are not the ones that the artifact
-            names.
+        EngineError: If ONNX Runtime refuses the graph, its tensors are not the ones that the artifact names, or it
+            answers something else when it has optimized it.
     """
     context.progress(0, 1, "opening an ONNX Runtime session")
     path = context.workdir / FILENAME
     copy_graph(artifact.path, path)
     providers = CPU if unavailable(options) else _providers(options)
-    session = open_session(path, serving(options), providers=providers)
-    runner = SessionRunner(session)
-    check_tensors(context.component, artifact, inputs=runner.inputs, outputs=runner.outputs)
-    runner.infer(context.examples(1))
-    context.progress(1, 1, "opening an ONNX Runtime session")
+
+    def build(graph: Path) -> SessionRunner:
+        runner = SessionRunner(open_session(graph, serving(options), providers=providers))
+        check_tensors(context.component, artifact, inputs=runner.inputs, outputs=runner.outputs)
+        return runner
+
     import onnxruntime
+
+    runner, own = settle(artifact, path, context, build, whose=f"ONNX Runtime {onnxruntime.__version__}")
+    runner.close()
+    context.progress(1, 1, "opening an ONNX Runtime session")
 
     return Artifact(
         format=PRODUCES,
@@ -141,6 +148,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
             "provider": options.provider,
             "verified_with": providers[0],
             **as_metadata(BuiltFrom(FILENAME)),
+            **as_metadata(own),
         },
     )
 

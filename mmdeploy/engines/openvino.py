@@ -24,6 +24,7 @@ from xml.etree import ElementTree
 
 from pydantic import Field
 
+from mmdeploy.core.agreement import EXACT_DB, LOW_PRECISION_DB
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY, Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import (
     INSTANCE_KIND,
@@ -41,6 +42,7 @@ from mmdeploy.core.sessions import misfit
 from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.engines.built_from import BuiltFrom, check_tensors
 from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.engines.own_graph import settle
 
 CONSUMES = "onnx"
 PRODUCES = "openvino"
@@ -51,6 +53,7 @@ FILENAME = "model.xml"
 STAND_IN = None
 _WEIGHTS = "model.bin"
 _GRAPH = "model.onnx"
+_EXACT_DB = {"fp32": EXACT_DB, "bf16": LOW_PRECISION_DB}
 _BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 Threads = Annotated[int, Field(ge=1, le=1024)]
@@ -104,21 +107,27 @@ def data_needs(options: Options) -> frozenset[str]:
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
-    """Convert the graph to an IR, and prove that it compiles and answers.
+    """Convert the graph to an IR, and prove that it compiles and answers as the graph does (`own_graph`).
 
     Raises:
-        EngineError: If OpenVINO refuses the graph, or its tensors are not the ones that the artifact names.
+        EngineError: If OpenVINO refuses the graph, its tensors are not the ones that the artifact names, or it answers
+            something else.
         EnvironmentUnfitError: If OpenVINO is missing.
     """
     context.progress(0, 1, "converting to OpenVINO's IR")
     path = context.workdir / FILENAME
     copy_graph(artifact.path, context.workdir / _GRAPH)
-    _write_ir(context.workdir / _GRAPH, path)
-    if options.precision == "fp32":
-        _mark_precise(path)
-    runner = open_model(path, serving(options))
-    check_tensors(context.component, artifact, inputs=runner.inputs, outputs=runner.outputs)
-    runner.infer(context.examples(1))
+
+    def build(graph: Path) -> OpenVINORunner:
+        _write_ir(graph, path)
+        if options.precision == "fp32":
+            _mark_precise(path)
+        runner = open_model(path, serving(options))
+        check_tensors(context.component, artifact, inputs=runner.inputs, outputs=runner.outputs)
+        return runner
+
+    whose, exact_db = f"OpenVINO {_openvino().__version__}", _EXACT_DB[options.precision]
+    runner, own = settle(artifact, context.workdir / _GRAPH, context, build, whose=whose, exact_db=exact_db)
     computed_in = runner.precision
     runner.close()
     context.progress(1, 1, "converting to OpenVINO's IR")
@@ -133,6 +142,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
             "openvino_version": _openvino().__version__,
             "computed_in": computed_in,
             **as_metadata(BuiltFrom(_GRAPH)),
+            **as_metadata(own),
         },
         beside=(_WEIGHTS,),
     )

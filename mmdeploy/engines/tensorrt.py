@@ -25,7 +25,7 @@ from mmdeploy.core.contracts import INSTANCE_KIND, Encoding, Runner, StepContext
 from mmdeploy.core.target import Target, gpu_names
 from mmdeploy.engines.trt_build import PLAN_FILENAME, Flavor, build_engine
 from mmdeploy.engines.trt_options import TensorRTOptions
-from mmdeploy.engines.trt_run import load_engine
+from mmdeploy.engines.trt_run import compared, load_engine
 
 CONSUMES = "onnx"
 PRODUCES = "tensorrt_plan"
@@ -78,13 +78,14 @@ def data_needs(options: Options) -> frozenset[str]:
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
-    """Build the engine from an ONNX artifact.
+    """Build the engine from an ONNX artifact; where it runs on this machine it must answer as its graph does.
 
     Raises:
-        EngineError: If TensorRT refuses the graph, the profile or the build.
+        EngineError: If TensorRT refuses the graph, the profile or the build, or the engine answers something else.
         EnvironmentUnfitError: If TensorRT is missing.
     """
-    return build_engine(artifact, options, context, flavor=FLAVOR, configured=_configured(options))
+    built = build_engine(artifact, options, context, flavor=FLAVOR, configured=_configured(options))
+    return compared(built, artifact, context, lambda: load(built, options), unavailable=unavailable(options))
 
 
 def load(artifact: Artifact, options: Options) -> Runner:

@@ -25,7 +25,7 @@ from mmdeploy.core.errors import EngineError
 from mmdeploy.core.target import Target
 from mmdeploy.engines.trt_build import PLAN_FILENAME, Flavor, build_engine
 from mmdeploy.engines.trt_options import TensorRTOptions
-from mmdeploy.engines.trt_run import compute_capabilities, load_engine
+from mmdeploy.engines.trt_run import compared, compute_capabilities, load_engine
 
 CONSUMES = "onnx"
 PRODUCES = "tensorrt_rtx_plan"
@@ -83,13 +83,14 @@ def data_needs(options: Options) -> frozenset[str]:
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
-    """Build the engine from an ONNX artifact.
+    """Build the engine from an ONNX artifact; where it runs on this machine it must answer as its graph does.
 
     Raises:
-        EngineError: If TensorRT refuses the graph, the profile or the build.
+        EngineError: If TensorRT refuses the graph, the profile or the build, or the engine answers something else.
         EnvironmentUnfitError: If TensorRT for RTX is missing.
     """
-    return build_engine(artifact, options, context, flavor=FLAVOR, configured=_configured(options))
+    built = build_engine(artifact, options, context, flavor=FLAVOR, configured=_configured(options))
+    return compared(built, artifact, context, lambda: load(built, options), unavailable=unavailable(options))
 
 
 def load(artifact: Artifact, options: Options) -> Runner:

@@ -51,9 +51,17 @@ class Flavor:
 
 @dataclass(frozen=True)
 class BuiltBy:
-    """What an engine's artifact says of the library that built it."""
+    """What an engine's artifact says of the library that built it, and of the shapes that it takes.
+
+    Attributes:
+        tensorrt_version: Of the library.
+        precision: What the graph is in beside INT8: ``fp32`` or ``fp16``.
+        optimization_profile: By input the shapes ``min``, ``opt`` and ``max``, the batch first.
+    """
 
     tensorrt_version: str
+    precision: str
+    optimization_profile: Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
 def import_tensorrt(flavor: Flavor) -> Any:
@@ -122,11 +130,9 @@ def build_engine(
         path.write_bytes(plan)
         del parser  # it owns weights that the network refers to: it must outlive the build
     facts |= {
-        **as_metadata(BuiltBy(str(trt.__version__))),
-        "precision": options.precision,
+        **as_metadata(BuiltBy(str(trt.__version__), options.precision, _shapes(profile))),
         "build_s": round(time.perf_counter() - started, 3),
         "engine_bytes": path.stat().st_size,
-        "optimization_profile": {name: vars(shapes) for name, shapes in profile.items()},
     }
     return replace(
         artifact,
@@ -136,6 +142,10 @@ def build_engine(
         produced_by=flavor.module,
         metadata=facts,
     )
+
+
+def _shapes(profile: Mapping[str, InputProfile]) -> dict[str, dict[str, tuple[int, ...]]]:
+    return {name: {"min": one.min, "opt": one.opt, "max": one.max} for name, one in profile.items()}
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core import facts
+from mmdeploy.core.agreement import LOW_PRECISION_DB
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.contracts import Runner, StepContext
 from mmdeploy.core.errors import EngineError, EnvironmentUnfitError, InferenceError
 from mmdeploy.core.sessions import misfit
 from mmdeploy.core.target import gpus
+from mmdeploy.engines.own_graph import judge
 from mmdeploy.engines.trt_build import BuiltBy, Flavor, import_tensorrt
 from mmdeploy.engines.trt_messages import Messages, collecting
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+
+#: TensorRT multiplies in TF32, ten bits, where the graph says FP32 and the GPU has it.
+_TF32_DB = 40.0
 
 
 def compute_capabilities() -> tuple[str, ...]:
@@ -127,6 +135,29 @@ def load_engine(artifact: Artifact, *, flavor: Flavor, version_compatible: bool 
         if engine is None:
             raise EngineError(_refusal(artifact, messages), hint="build the engine anew for this GPU")
         return TensorRTRunner(engine, inputs=artifact.inputs, outputs=artifact.outputs, trt=trt)
+
+
+def compared(
+    built: Artifact, source: Artifact, context: StepContext, load: Callable[[], Runner], *, unavailable: str | None
+) -> Artifact:
+    """Hold an engine against the graph that it was built from, where it runs on this machine.
+
+    Args:
+        built: The engine.
+        source: What it was built from.
+        context: Of the step.
+        load: Loads it.
+        unavailable: Why it cannot run here; None where it can.
+
+    Raises:
+        EngineError: If it answers something else.
+    """
+    if unavailable is not None:
+        return replace(built, metadata={**built.metadata, "compared": f"not compared with its graph: {unavailable}"})
+    built_by = facts.read(BuiltBy, built)
+    largest = min(shapes["max"][0] for shapes in built_by.optimization_profile.values())
+    exact_db = _TF32_DB if built_by.precision == "fp32" else LOW_PRECISION_DB
+    return judge(built, source, context, load, exact_db=exact_db, largest=largest)
 
 
 def verify_engine(artifact: Artifact, *, flavor: Flavor) -> None:

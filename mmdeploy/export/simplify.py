@@ -8,6 +8,8 @@ fusing the attention, and cost a fifth of an INT8 text encoder's time in OpenVIN
   masks with the smallest float, so there is none; nor where a mask of -inf is known and leaves something in each row.
   (Rows that are NaN because their scores overflowed were zeros behind the guard; without it they are NaN, as in
   PyTorch.)
+
+The rule of `mmdeploy.export.masked_rows` is taken out, too, where the mask is known to leave something in each row.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ def simplify(proto: Any) -> None:
             _swap_directly(graph, node)
         elif node.op_type == "Where":
             _drop_guard(graph, node)
+            _drop_row_rule(graph, node)
     graph_passes.drop_unused(proto)
 
 
@@ -143,6 +146,29 @@ def _drop_guard(graph: _Graph, where: Any) -> None:
     graph.proto.node.remove(where)
     softmax.output[0] = where.output[0]
     check.input[0] = softmax.output[0]
+
+
+def _drop_row_rule(graph: _Graph, where: Any) -> None:
+    """Take out ``Where(any(mask), attention, 0)``, as `masked_rows` has it, where the mask is known to be open."""
+    attention, zero = graph.producer(where.input[1], "MatMul"), graph.constant(where.input[2])
+    if attention is None or zero is None or zero.any() or not _is_open(graph, where.input[0]):
+        return
+    graph.proto.node.remove(where)
+    attention.output[0] = where.output[0]
+
+
+def _is_open(graph: _Graph, rows: str) -> bool:
+    """Say whether ``any`` of a mask, along its last axis, is known to be true in each row."""
+    values = graph.constant(rows)
+    if values is not None:
+        return bool(values.all())
+    cast = graph.producer(rows, "Cast")
+    reduced = graph.producer(cast.input[0], "ReduceMax") if cast is not None else None
+    number = graph.producer(reduced.input[0], "Cast") if reduced is not None else None
+    if number is None:
+        return False
+    seen = graph.producer(number.input[0], "Greater")
+    return _leaves_something(graph, seen.input[0] if seen is not None else number.input[0])
 
 
 def _leaves_something(graph: _Graph, name: str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ExportError, MmdeployError
-from mmdeploy.export import naming
+from mmdeploy.export import masked_rows, naming
 from mmdeploy.model.sources import describe, user_location
 from mmdeploy.model.torch_model import call_module
 from mmdeploy.model.user_code import is_user_file
@@ -72,6 +72,7 @@ def to_onnx(request: Request) -> Any:
         wrapper = _wrapped(request)
         with quiet():
             program = _traced(wrapper, values, request)
+            masked_rows.zero_masked_rows(program)
             proto = _converted(program, request)
     naming.name_ends(proto, tuple(request.feed), request.outputs)
     _name_batch(proto)

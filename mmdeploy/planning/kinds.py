@@ -25,6 +25,8 @@ _AROUND = (
     "mmdeploy.worker.feeds",
     "mmdeploy.worker.refusal",
     "mmdeploy.engines.graph_files",
+    "mmdeploy.engines.conformance",
+    "mmdeploy.engines.own_graph",
 )
 _GIVING: Mapping[str, str] = {
     "training": "mmdeploy.worker.training_setup",
@@ -39,7 +41,7 @@ _EXPORTING = (
     "safetensors.torch",
 )  # fmt: skip
 _TRAINING = ("torch", "safetensors.torch")
-_RUNNING = ("onnx", "onnxruntime")
+_RUNNING = ("onnx", "onnx.reference", "onnxruntime")
 _QUANTIZING = (*_RUNNING, "onnxruntime.quantization")
 
 

@@ -85,9 +85,10 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     model = graphs.load(artifact.path)
     chosen = selection.choose(model, Scheme(**options.model_dump(exclude={"method"})))
     path = context.workdir / FILENAME
-    graphs.save_checked(_quantized(model, chosen, per_channel=options.per_channel), path)
+    graphs.save(_quantized(model, chosen, per_channel=options.per_channel), path)
     size = min(context.max_batch_size or _COMPARED_SAMPLES, _COMPARED_SAMPLES)
     likeness = fidelity.compare(artifact.path, path, [context.examples(size)], threads=context.threads)
+    fidelity.check_floor(likeness, context.component)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "dynamic")
     metadata: dict[str, Any] = {
         "quantized_nodes": list(chosen.nodes),

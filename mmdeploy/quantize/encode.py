@@ -20,12 +20,11 @@ from typing import Any, Literal
 
 from mmdeploy.core.contracts import Array, Encoding
 from mmdeploy.core.errors import QuantizeError
-from mmdeploy.quantize import onnxruntime_forms
+from mmdeploy.engines.int8_forms import uint8_from_int8
+from mmdeploy.quantize import bias_limits, onnxruntime_forms
 from mmdeploy.quantize import weight_scales as given_scales
 from mmdeploy.quantize.scheme import Scheme
 from mmdeploy.quantize.selection import Selection
-
-_UINT8_ZERO = 128
 
 
 def write(
@@ -46,7 +45,8 @@ def write(
         encoding: How activations are written.
         scheme: Of the recipe; whether a weight has one scale for each output channel.
         weight_scales: Scales to write bit for bit instead of those of the largest weights, by name of a weight or
-            of the node that multiplies by it: one, or one for each output channel [channels].
+            of the node that multiplies by it: one, or one for each output channel [channels]. One under which the
+            bias of its channel would overflow is raised (see `bias_limits`).
 
     Raises:
         QuantizeError: When ONNX Runtime's quantizer refuses the graph, or scales do not fit their weight.
@@ -58,7 +58,10 @@ def write(
     int32_bias = _is_int32(scheme.bias, encoding)
     if int32_bias:
         onnxruntime_forms.join_biases(source, selection.nodes)
-    overrides = _overrides(source, selection, weight_scales or {})
+    smallest = bias_limits.smallest_scales(source, selection, ranges, encoding)
+    overrides = bias_limits.raised(
+        source, selection, smallest, _overrides(source, selection, weight_scales or {}), per_channel=scheme.per_channel
+    )
     try:
         with _quiet():
             quantizer = _quantizer(source, selection, ranges, encoding, scheme=scheme, overrides=overrides)
@@ -67,8 +70,8 @@ def write(
         raise QuantizeError(f"ONNX Runtime's quantizer refuses the graph: {cause}") from cause
     quantized = quantizer.model.model
     given_scales.check(quantized, overrides)
-    if encoding is Encoding.UINT8_SYMMETRIC:
-        _move_zero_points(quantized)
+    if encoding is Encoding.UINT8_SYMMETRIC and not uint8_from_int8(quantized):
+        raise QuantizeError("a zero point of the symmetric INT8 graph is not zero")
     if int32_bias:
         onnxruntime_forms.shield_clips(quantized, selection.nodes)
     return quantized
@@ -135,40 +138,18 @@ def _overrides(model: Any, selection: Selection, scales: Mapping[str, Array]) ->
 def _single_scale_weights(model: Any, chosen: set[str]) -> set[str]:
     """Return the weights of products that ONNX Runtime's INT8 kernel takes with one scale only.
 
-    It refuses at run time a scale a channel for the left operand, and for any that is not a matrix.
+    It refuses at run time a scale a channel for the left operand, and for any that is not a matrix. In a transposed
+    convolution in groups the channels of a weight are those of one group, which a bias has no scales for.
     """
+    grouped = {
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type == "ConvTranspose" and any(one.name == "group" and one.i > 1 for one in node.attribute)
+    }
     rank = {weight.name: len(weight.dims) for weight in model.graph.initializer}
     products = [node for node in model.graph.node if node.op_type == "MatMul" and node.name in chosen]
     left = {node.input[0] for node in products if node.input[0] in rank}
-    return left | {node.input[1] for node in products if rank.get(node.input[1], 2) != 2}
-
-
-def _move_zero_points(model: Any) -> None:
-    """Rewrite activations from INT8 around 0 to UINT8 around 128, in place."""
-    import numpy as np
-    from onnx import TensorProto, numpy_helper
-
-    graph = model.graph
-    weights = {weight.name: weight for weight in graph.initializer}
-    encoded = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
-    moved: set[str] = set()
-    for node in graph.node:
-        activation = node.op_type == "QuantizeLinear" or (
-            node.op_type == "DequantizeLinear" and node.input[0] in encoded
-        )
-        if not activation:
-            continue
-        name = node.input[2]
-        if name in moved:
-            continue
-        zeros = numpy_helper.to_array(weights[name])
-        if zeros.dtype != np.int8 or zeros.any():
-            raise QuantizeError(f"{node.name}: zero point {name} is not INT8 zero")
-        weights[name].CopyFrom(numpy_helper.from_array(np.full(zeros.shape, _UINT8_ZERO, np.uint8), name))
-        moved.add(name)
-    for value in graph.value_info:
-        if value.name in encoded:
-            value.type.tensor_type.elem_type = TensorProto.UINT8
+    return left | (grouped & set(rank)) | {node.input[1] for node in products if rank.get(node.input[1], 2) != 2}
 
 
 @contextlib.contextmanager

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmdeploy.core.agreement import Expected, Noise, first_apart, power, sqnr_db
 from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import QuantizeError
-from mmdeploy.core.sessions import open_session
+from mmdeploy.core.sessions import AS_WRITTEN, open_session
 from mmdeploy.quantize.ranges import Feeds
 
-#: Cosine between optimized and plain execution below which the optimizer has changed the answers.
-_SAME_COSINE = 0.99
-_PLAIN = "-1"  # Triton's name for "no graph optimization"
+#: Below it a graph has little to do with the one that it was made from: cosine 0.95.
+FLOOR_DB = 10.0
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Likeness(Noise):
     """How like a quantized graph is to the float graph.
 
     Attributes:
-        sqnr_db: Signal-to-quantization-noise ratio by output; None without noise or signal.
         cosine: By output.
-        optimizer_cosine: Smallest cosine between the quantized graph with and without ONNX Runtime's optimizations.
+        optimizer_cosine: Smallest cosine between the quantized graph with ONNX Runtime's optimizations and as written.
     """
 
-    sqnr_db: dict[str, float | None]
     cosine: dict[str, float]
     optimizer_cosine: float
+
+    @property
+    def worst(self) -> tuple[str, float] | None:
+        """The output with the most noise, and its SQNR in dB; None without noise."""
+        known = [(name, found) for name, found in self.sqnr_db.items() if found is not None]
+        return min(known, key=lambda one: one[1], default=None)
 
 
 def first(feeds: Feeds, count: int) -> list[dict[str, Array]]:
@@ -38,7 +42,7 @@ def first(feeds: Feeds, count: int) -> list[dict[str, Array]]:
 
 
 def compare(float_graph: Path, quantized: Path, feeds: Iterable[Mapping[str, Array]], *, threads: int) -> Likeness:
-    """Run both graphs.
+    """Run both graphs, and the quantized one as it is written, too: the first batch, and the first sample alone.
 
     Raises:
         QuantizeError: When the graph does not load or run, is not finite, or is changed by the optimizer.
@@ -47,33 +51,71 @@ def compare(float_graph: Path, quantized: Path, feeds: Iterable[Mapping[str, Arr
 
     batches = list(feeds)
     parameters = {"intra_op_thread_count": str(threads)}
-    reference = _answers(float_graph, batches, parameters, "0")
-    answers = _answers(quantized, batches, parameters, "0")
-    plain = _answers(quantized, batches[:1], parameters, _PLAIN)
+    reference = _joined(_answers(float_graph, batches, parameters))
+    alone = {name: array[:1] for name, array in batches[0].items()}
+    optimized = _answers(quantized, [*batches, alone], parameters)
+    answers = _joined(optimized[:-1])
     for name, array in answers.items():
-        if not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not np.isfinite(array).all() and np.isfinite(reference[name]).all():
             raise QuantizeError(f"the quantized graph answers NaN or Inf in output {name!r}")
-    optimized = agreement({name: answers[name][: vector.size] for name, vector in plain.items()}, plain)
+    floats = [name for name, array in reference.items() if array.dtype.kind == "f"]
+    noise = {name: sqnr_db(reference[name], answers[name]) for name in floats}
+    expected = Expected(quantized=True, noise_db=noise, power={name: power(reference[name]) for name in floats})
+    written = _answers(quantized, [batches[0], alone], parameters, level=AS_WRITTEN)
     return Likeness(
-        sqnr_db={name: sqnr_db(reference[name], answers[name]) for name in answers},
+        sqnr_db=noise,
         cosine={name: cosine(reference[name], answers[name]) for name in answers},
-        optimizer_cosine=optimized,
+        optimizer_cosine=min(
+            agreement(ours, plain, expected) for ours, plain in zip((optimized[0], optimized[-1]), written, strict=True)
+        ),
     )
 
 
-def agreement(optimized: Mapping[str, Array], plain: Mapping[str, Array]) -> float:
-    """Return the smallest cosine, over the outputs, between ONNX Runtime's optimized and its plain run.
+def agreement(optimized: Mapping[str, Array], written: Mapping[str, Array], expected: Expected) -> float:
+    """Return the smallest cosine, over the outputs, of ONNX Runtime's optimized run to that of the graph as written.
+
+    Args:
+        optimized: What ONNX Runtime answers to a batch.
+        written: The same without optimizations.
+        expected: How near the one must come to the other.
 
     Raises:
-        QuantizeError: When it is so small that the optimizer has changed the answers.
+        QuantizeError: When they differ by more than the noise of the graph explains.
     """
-    smallest = min(cosine(optimized[name], vector) for name, vector in plain.items())
-    if smallest < _SAME_COSINE:
+    apart = first_apart(written, optimized, expected)
+    if apart is not None:
         raise QuantizeError(
-            f"ONNX Runtime's optimizer changes the answers of the quantized graph (cosine {smallest:.4f})",
+            f"ONNX Runtime's optimizer changes the answers of the quantized graph: {apart}",
             hint="leave attention's products in float (quantize_attention: false), or use symmetric ranges",
         )
-    return smallest
+    return min((cosine(array, optimized[name]) for name, array in written.items()), default=1.0)
+
+
+def check_floor(likeness: Likeness, component: str) -> None:
+    """Refuse a graph of which INT8 leaves too little.
+
+    Raises:
+        QuantizeError: Naming the output.
+    """
+    if likeness.worst is not None and likeness.worst[1] < FLOOR_DB:
+        raise too_little_left(likeness.worst, component)
+
+
+def too_little_left(worst: tuple[str, float], component: str, nodes: Sequence[tuple[str, float]] = ()) -> QuantizeError:
+    """Return the refusal of a quantized graph.
+
+    Args:
+        worst: The output with the most noise, and its SQNR in dB.
+        component: Name of the component.
+        nodes: The worst nodes with the SQNR that each has alone.
+    """
+    named = ", ".join(f"{node} ({found:.1f} dB alone)" for node, found in nodes)
+    return QuantizeError(
+        f"{component}: INT8 leaves too little of output {worst[0]!r}: {worst[1]:.1f} dB, the least is {FLOOR_DB:g} dB"
+        f"{f'; the worst nodes are {named}' if named else ''}",
+        hint="leave layers in float (quantize.exclude), try another calibrator or quantize.equalize; `mmdeploy debug`"
+        " shows where the noise comes from",
+    )
 
 
 def cosine(reference: Array, answer: Array) -> float:
@@ -87,25 +129,20 @@ def cosine(reference: Array, answer: Array) -> float:
     return float(a @ b) / norms
 
 
-def sqnr_db(reference: Array, answer: Array) -> float | None:
-    """Return the signal-to-quantization-noise ratio in dB; None when there is no noise or no signal."""
-    import numpy as np
-
-    a, b = reference.astype(np.float64), answer.astype(np.float64)
-    signal, noise = float(np.square(a).sum()), float(np.square(a - b).sum())
-    return 10.0 * float(np.log10(signal / noise)) if signal and noise else None
-
-
-def _answers(
-    path: Path, batches: list[Mapping[str, Array]], parameters: Mapping[str, str], level: str
-) -> dict[str, Array]:
+def _joined(batches: list[dict[str, Array]]) -> dict[str, Array]:
     """Return every output, all batches flattened into one vector."""
     import numpy as np
 
+    return {name: np.concatenate([batch[name].ravel() for batch in batches]) for name in batches[0]}
+
+
+def _answers(
+    path: Path, batches: list[Mapping[str, Array]], parameters: Mapping[str, str], *, level: str = "0"
+) -> list[dict[str, Array]]:
+    """Return every output of each batch."""
     try:
         session = open_session(path, parameters, graph_level=level)
         names = [output.name for output in session.get_outputs()]
-        rows = [session.run(names, dict(batch)) for batch in batches]
+        return [dict(zip(names, session.run(names, dict(batch)), strict=True)) for batch in batches]
     except Exception as cause:
         raise QuantizeError(f"ONNX Runtime cannot run {path.name}: {' '.join(str(cause).split())}") from cause
-    return {name: np.concatenate([row[index].ravel() for row in rows]) for index, name in enumerate(names)}

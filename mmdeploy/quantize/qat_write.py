@@ -63,7 +63,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     )
     unrounded = qat_graph.round_for_products_only(quantized, chosen)
     path = context.workdir / FILENAME
-    graphs.save_checked(quantized, path)
+    graphs.save(quantized, path)
     after = Artifact("onnx", path, file_sha256(path), graph.inputs, graph.outputs, "qat")
     metadata: dict[str, Any] = {
         "encoding": str(encoding),
@@ -81,7 +81,9 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     }
     if context.calibration is not None:
         batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
-        metadata |= as_metadata(fidelity.compare(graph.path, path, batches, threads=context.threads))
+        likeness = fidelity.compare(graph.path, path, batches, threads=context.threads)
+        fidelity.check_floor(likeness, context.component)
+        metadata |= as_metadata(likeness)
     return replace(after, metadata=metadata)
 
 

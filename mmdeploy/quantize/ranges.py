@@ -88,7 +88,7 @@ def find(model: Any, tensors: Sequence[str], feeds: Feeds, how: Calibration) -> 
     Raises:
         QuantizeError: When there is no data, or an activation holds NaN or Inf.
     """
-    with _watching(model, tensors, how.threads) as watch:
+    with watching(model, tensors, how.threads) as watch:
         extremes: dict[str, tuple[float, float]] = {}
         samples = 0
         for batch, feed in enumerate(feeds()):
@@ -119,7 +119,7 @@ def channel_maxima(model: Any, tensors: Sequence[str], feeds: Feeds, *, threads:
     import numpy as np
 
     maxima: dict[str, Array] = {}
-    with _watching(model, tensors, threads) as watch:
+    with watching(model, tensors, threads) as watch:
         for batch, feed in enumerate(feeds()):
             for name, array in watch(feed):
                 _widened(None, array, f"{name!r} in calibration batch {batch}")
@@ -200,7 +200,7 @@ class _Histograms:
 
 
 @contextlib.contextmanager
-def _watching(
+def watching(
     model: Any, tensors: Sequence[str], threads: int
 ) -> Iterator[Callable[[Mapping[str, Array]], Iterator[tuple[str, Array]]]]:
     """Open the graph with the tensors as its only outputs; nodes that none of them needs are not run."""
@@ -228,7 +228,8 @@ def _session(model: Any, computed: Sequence[str], folder: Path, threads: int) ->
     watched.CopyFrom(model)
     graph = watched.graph
     values = {value.name: value for value in (*graph.value_info, *graph.output)}
-    outputs = [values[name] for name in computed]
+    unknown = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in computed}
+    outputs = [values.get(name, unknown[name]) for name in computed]
     del graph.output[:]
     graph.output.extend(outputs)
     path = folder / "watched.onnx"

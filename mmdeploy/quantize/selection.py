@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdeploy.core import globs
 from mmdeploy.core.errors import QuantizeError, did_you_mean
-from mmdeploy.quantize import graphs
+from mmdeploy.quantize import gemms, graphs
 from mmdeploy.quantize.scheme import Scheme
 
 #: Operators that multiply by a weight; a MatMul that multiplies two activations is attention.
@@ -82,6 +82,8 @@ class _Reasons:
             return "a product of two activations" if both and not self._scheme.quantize_attention else None
         if node.op_type in _WEIGHTED and node.input[1] not in self._constants:
             return "its weight is computed"
+        if node.op_type == "Gemm" and gemms.is_transposed(node):
+            return "its input is transposed"
         return None
 
 

@@ -30,16 +30,22 @@ on values that do not occur). Memory for calibration is one batch of ``batch_siz
 
 from __future__ import annotations
 
+import glob
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.contracts import Encoding, FeedDict, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata
-from mmdeploy.quantize import encode, equalize, fidelity, graphs, ranges, selection
+from mmdeploy.engines.built_from import Warned
+from mmdeploy.quantize import encode, equalize, fidelity, giving_back, graphs, ranges, selection
 from mmdeploy.quantize.scheme import CalibrationOptions, Scheme
+
+logger = logging.getLogger(__name__)
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"
@@ -107,25 +113,85 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
             finite, or when the result does not run, is not finite, or is changed by ONNX Runtime's optimizer.
     """
     found = calibrated(artifact, options, context)
-    quantized = encode.write(found.model, found.chosen, found.ranges, encoding=context.encoding, scheme=options)
     path = context.workdir / FILENAME
-    graphs.save_checked(quantized, path)
-    batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
-    likeness = fidelity.compare(artifact.path, path, batches, threads=context.threads)
+    written = _Writing(artifact, found, options, context).write(path)
+    chosen, likeness = written.chosen, written.likeness
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "static")
     metadata: dict[str, Any] = {
         "encoding": str(context.encoding),
         "calibrator": options.calibrator,
         "samples": found.samples,
-        "quantized_nodes": list(found.chosen.nodes),
-        "excluded_nodes": dict(found.chosen.excluded),
+        "quantized_nodes": list(chosen.nodes),
+        "excluded_nodes": {**chosen.excluded, **written.given_back},
         "ranges": {name: list(limits) for name, limits in found.ranges.items()},
         **as_metadata(equalize.Equalization(tuple(found.equalized))),
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,
         **as_metadata(likeness),
+        **as_metadata(Warned(written.warnings)),
     }
     return replace(after, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A quantized graph that is good enough.
+
+    Attributes:
+        chosen: What is quantized in it.
+        likeness: How like it is to the float graph.
+        given_back: Why nodes that were to be quantized stay in float, by name.
+        warnings: The same for people.
+    """
+
+    chosen: selection.Selection
+    likeness: fidelity.Likeness
+    given_back: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """Writes a calibrated graph, with as many nodes in INT8 as leave enough of its answers."""
+
+    artifact: Artifact
+    found: Calibrated
+    options: Options
+    context: StepContext
+
+    def write(self, path: Path) -> _Written:
+        batches = fidelity.first(
+            ranges.first_samples(self.context, self.options.samples, self.options.batch_size), _COMPARED_BATCHES
+        )
+        quantized, everything = self._attempt(path, (), batches)
+        worst = everything.likeness.worst
+        if worst is None or worst[1] >= fidelity.FLOOR_DB:
+            return everything
+        alone = giving_back.own_noise_db(
+            self.found.model, quantized, everything.chosen.nodes, batches[0], threads=self.context.threads
+        )
+        for nodes in giving_back.portions(list(alone), len(everything.chosen.nodes)):
+            written = self._attempt(path, nodes, batches)[1]
+            left = written.likeness.worst
+            if left is None or left[1] >= fidelity.FLOOR_DB:
+                why = {node: f"{alone[node]:.1f} dB alone, and {worst[0]} came to {worst[1]:.1f} dB" for node in nodes}
+                told = f"left in float, since INT8 takes too much there: {', '.join(nodes)}"
+                logger.warning("%s: %s", self.context.component, told)
+                return replace(written, given_back=why, warnings=(told,))
+        raise fidelity.too_little_left(worst, self.context.component, list(alone.items())[:3])
+
+    def _attempt(self, path: Path, without: Sequence[str], batches: Sequence[FeedDict]) -> tuple[Any, _Written]:
+        """Write the graph without some nodes, and compare it."""
+        found, scheme = self.found, self.options
+        if without:
+            out = (*scheme.exclude, *map(glob.escape, without))
+            scheme = scheme.model_copy(update={"exclude": out})
+        chosen = selection.choose(found.model, scheme) if without else found.chosen
+        limits = {name: found.ranges[name] for name in chosen.tensors}
+        quantized = encode.write(found.model, chosen, limits, encoding=self.context.encoding, scheme=scheme)
+        graphs.save(quantized, path)
+        likeness = fidelity.compare(self.artifact.path, path, batches, threads=self.context.threads)
+        return quantized, _Written(chosen, likeness)
 
 
 def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> Calibrated:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from mmdeploy import engines
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import Pass, Progress, Rewriter
-from mmdeploy.core.errors import EngineError, ExportError, StepError
+from mmdeploy.core.contracts import Engine, MethodOptions, Pass, Progress, Rewriter
+from mmdeploy.core.errors import EngineError, ExportError, QuantizeError, StepError
 from mmdeploy.core.store import Store, translated
 from mmdeploy.core.temporary import temporary_folder
+from mmdeploy.engines import own_graph
 from mmdeploy.engines.built_from import BuiltFrom
+from mmdeploy.engines.conformance import handed_over
 from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.planning.kinds import ENGINE, EXPORT, QUANTIZE, REFERENCE, StepKind
 from mmdeploy.planning.steps import digest
 from mmdeploy.plugins.loading import Plugin
 from mmdeploy.worker.context import recipe_module, step_context, with_specs
@@ -27,6 +31,10 @@ from mmdeploy.worker.refusal import reason, refusal
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.watched_inputs import known_identity, learned_identity, watched_recipe
 
+#: What is raised for a graph that a step should not have left.
+_FAILURES: Mapping[StepKind, type[StepError]] = {
+    EXPORT: ExportError, QUANTIZE: QuantizeError, ENGINE: EngineError, REFERENCE: EngineError,
+}  # fmt: skip
 #: Name of the graph beside an engine that is not made of one.
 _GRAPH = "exported.onnx"
 
@@ -104,10 +112,11 @@ def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
 def run_method(task: Task, workdir: Path, progress: Progress) -> Artifact:
     """Run a pass or an engine; an engine that is one of several to choose from may refuse the graph."""
     source, exported = _source(task), _exported(task)
-    if exported is not None:
-        return _with_graph(_done(task, with_specs(source, exported), workdir, progress), exported)
-    made = _done(task, source, workdir, progress)
-    return _with_graph(made, source) if task.step.sort.methods is engines.METHODS else made
+    made = _done(task, with_specs(source, exported) if exported else source, workdir, progress)
+    if task.step.sort.methods is not engines.METHODS or reason(made) is not None:
+        return made
+    graph = exported or source
+    return _judged(task, _with_graph(made, graph), graph, progress)
 
 
 def run_export(task: Task, workdir: Path, progress: Progress) -> Artifact:
@@ -130,25 +139,48 @@ def _exported(task: Task) -> Artifact | None:
 
 def _with_graph(engine: Artifact, graph: Artifact) -> Artifact:
     """Put a copy of the graph beside an engine that has none: calibration downstream, and substitutes, take that."""
-    if reason(engine) is not None or facts.find(BuiltFrom, engine.metadata) is not None:
+    if facts.find(BuiltFrom, engine.metadata) is not None:
         return engine
     path = engine.path.with_name(_GRAPH)
     copy_graph(graph.path, path)
     return replace(engine, metadata={**engine.metadata, **facts.as_metadata(BuiltFrom(path.name))})
 
 
+def _judged(task: Task, engine: Artifact, graph: Artifact, progress: Progress) -> Artifact:
+    """Hold an engine from outside against its graph, where it runs on this machine; our own have done so themselves."""
+    module: Engine = engines.METHODS.find(task.step.method, task.recipe.root)
+    options, workdir = _options(task, module), engine.path.parent
+    if not isinstance(module, Plugin) or module.unavailable(options) is not None:
+        return engine
+    context = step_context(task, workdir, progress, needs=frozenset())
+    try:
+        return own_graph.judge(engine, graph, context, lambda: module.load(engine, options))
+    except EngineError as error:
+        if not task.step.optional:
+            raise
+        return refusal(graph, workdir, error)
+
+
+def _options(task: Task, module: Pass) -> MethodOptions:
+    return module.Options.model_validate_json(json.dumps(dict(task.step.options)))
+
+
 def _done(task: Task, source: Artifact, workdir: Path, progress: Progress) -> Artifact:
     step = task.step
     module = step.sort.module(step.method, task.recipe.root)
     assert module is not None
-    options = module.Options.model_validate_json(json.dumps(dict(step.options)))
+    options = _options(task, module)
     context = step_context(task, workdir, progress, needs=module.data_needs(options))
     made = step.uses.get("made")
     try:
         if made is not None:
             assert isinstance(module, Rewriter)
-            return _whole(module.write(source, task.artifacts[made[step.component]], options, context), module, workdir)
-        return _whole(module.run(source, options, context), module, workdir)
+            artifact = module.write(source, task.artifacts[made[step.component]], options, context)
+        else:
+            artifact = module.run(source, options, context)
+        fails = _FAILURES.get(step.sort, StepError)
+        whole = _whole(artifact, module, workdir)
+        return handed_over(whole, source, context.examples, fails=fails, component=step.component)
     except EngineError as error:
         if not step.optional:
             raise

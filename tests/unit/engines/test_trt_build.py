@@ -37,7 +37,7 @@ def test_the_graph_beside_the_plan_answers_as_the_source(make_onnx, make_context
     assert built.format == "tensorrt_rtx_plan"
     assert built.path.name == "model.plan"
     assert built.metadata["engine_bytes"] == built.path.stat().st_size > 0
-    assert built.metadata["optimization_profile"]["x"] == {"min": (1, 4), "opt": (4, 4), "max": (8, 4)}
+    assert built.metadata["optimization_profile"]["x"] == {"min": [1, 4], "opt": [4, 4], "max": [8, 4]}
     assert built.metadata["compute_capabilities"] == ["SM86", "SM89", "SM120"]
     feed = context.examples(3)
     beside = built.path.with_name(built.metadata["graph"])

@@ -6,7 +6,11 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from float_graphs import MLP, built, quantized, samples
+from onnx import numpy_helper
 
+from mmdeploy.core.agreement import Expected
+from mmdeploy.core.contracts import Encoding
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import fidelity
 
@@ -38,10 +42,29 @@ def test_likeness_of_equal_and_scaled_graphs(tmp_path):
 
 def test_answers_that_the_optimizer_changes_are_refused():
     random = np.random.default_rng(0)
-    plain = {"y": random.standard_normal(100), "z": np.ones(3)}
-    assert fidelity.agreement(plain, plain) == pytest.approx(1)
+    plain = {"y": random.standard_normal((20, 5)), "z": np.ones((20, 3))}
+    expected = Expected(quantized=True, noise_db={"y": 35.0, "z": None})
+    assert fidelity.agreement(plain, plain, expected) == pytest.approx(1)
+    rounded = plain["y"] + 10 ** (-35 / 20) * random.standard_normal((20, 5))  # another rounding of the whole graph
+    assert fidelity.agreement(plain | {"y": rounded}, plain, expected) > 0.999
+    for wrong in (random.standard_normal((20, 5)), plain["y"] * 1.05):
+        with pytest.raises(QuantizeError, match=r"optimizer changes the answers .*output 'y' at batch 20"):
+            fidelity.agreement(plain | {"y": wrong}, plain, expected)
+
+
+def test_the_optimizer_is_held_against_the_graph_as_it_is_written(tmp_path):
+    """A bias that overflows the INT32 that ONNX Runtime writes it in, at its lowest level already."""
+    artifact, x = built(MLP.replace("Tanh", "Relu"), tmp_path / "float.onnx"), samples((16,))
+    path = quantized(artifact, tmp_path / "q", {"x": x}, encoding=Encoding.INT8_SYMMETRIC).path
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if tensor.name in ("w1_scale", "b1"):
+            values[2] = {"w1_scale": 1e-14, "b1": 3.0}[tensor.name]
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
     with pytest.raises(QuantizeError, match="optimizer changes the answers"):
-        fidelity.agreement(plain | {"y": random.standard_normal(100)}, plain)
+        fidelity.compare(path, path, [{"x": x}], threads=1)
 
 
 def test_answers_that_are_not_finite_are_refused(tmp_path):

@@ -17,6 +17,7 @@ from mmdeploy.core.errors import BudgetError, QuantizeError
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.quantize import auto, sensitivity, static
 from mmdeploy.quantize.auto import Options
+from mmdeploy.quantize.partial import PartialGraphs
 from mmdeploy.recipe.loader import load_recipe
 
 DESTROYED = "blocks.1.down"
@@ -245,13 +246,14 @@ def test_a_budget_that_nothing_keeps_shows_the_best_found(outlier, context_of):
     assert caught.value.best["drop"] > 0.15
 
 
-def test_a_budget_that_is_lost_upstream_says_so(outlier, context_of):
+def test_a_budget_that_is_lost_upstream_says_so(outlier, context_of, tmp_path):
     """The head is judged, and calibrated, behind a tower that INT8 has destroyed."""
-    ruined = static.run(outlier.tower, static.Options.model_validate(STATIC), context_of())
-    tower, before = SessionRunner(open_session(ruined.path, {})), context_of().calibration
+    graphs = PartialGraphs(outlier.tower, Options.model_validate(STATIC), context_of())
+    ruined = graphs.write([group.name for group in graphs.groups], tmp_path / "ruined.onnx")
+    tower, before = SessionRunner(open_session(ruined, {})), context_of().calibration
     context = context_of(
         component="head",
-        fused=judged(outlier.recipe, "head", outlier.graphs, {"tower": ruined.path}),
+        fused=judged(outlier.recipe, "head", outlier.graphs, {"tower": ruined}),
         calibration=lambda: (tower.infer(feed) for feed in before()),
     )
     with pytest.raises(BudgetError, match=r"head: the budget, max_drop 0\.02 of top1, is lost before it") as caught:

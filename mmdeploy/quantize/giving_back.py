@@ -1,0 +1,83 @@
+"""Nodes that go back to float where INT8 leaves too little of a graph's answers: the worst first, until enough is left.
+
+Each quantized node is looked at alone, its inputs being those of the float graph, so that a node that is bad is told
+from one that only passes on what was bad before it. Nothing of this is run for a graph that is good enough.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmdeploy.core import graph_passes
+from mmdeploy.core.agreement import sqnr_db
+from mmdeploy.core.artifact import Array
+from mmdeploy.core.sessions import AS_WRITTEN, open_session
+from mmdeploy.quantize import graphs, ranges
+
+#: Stands before the name of what a node computes where its readers are given the float graph's tensor.
+_OWN = "own noise of "
+
+
+def own_noise_db(
+    model: Any, quantized: Any, nodes: Collection[str], feed: Mapping[str, Array], *, threads: int
+) -> dict[str, float]:
+    """Return the SQNR of what each node gives from exact inputs, the worst first.
+
+    Args:
+        model: The float graph.
+        quantized: The same with Q/DQ pairs.
+        nodes: Names of its quantized nodes; those whose output the float graph does not have are left out.
+        feed: A batch of inputs.
+        threads: Threads for ONNX Runtime.
+    """
+    computed = {name for node in model.graph.node for name in node.output if name}
+    rounded = [node.input[0] for node in quantized.graph.node if node.op_type == "QuantizeLinear"]
+    given = [name for name in dict.fromkeys(rounded) if name in computed]
+    outputs = {node.name: node.output[0] for node in quantized.graph.node if node.name in nodes}
+    outputs = {node: name for node, name in outputs.items() if name in computed}
+    wanted = list(dict.fromkeys([*given, *outputs.values()]))
+    with ranges.watching(model, wanted, threads) as watch:
+        exact = dict(watch(feed))
+    answers = _apart(quantized, given, list(dict.fromkeys(outputs.values())), {**feed, **exact}, threads)
+    found = {node: sqnr_db(exact[name], answers[name]) for node, name in outputs.items()}
+    return dict(sorted(((node, db) for node, db in found.items() if db is not None), key=lambda one: one[1]))
+
+
+def portions(ranked: Sequence[str], total: int) -> list[list[str]]:
+    """Return how many of the worst nodes to give back at a time: 1, 2, 4 and so on, and never all there are."""
+    found, count = [], 1
+    while count <= len(ranked) and count < total:
+        found.append(list(ranked[:count]))
+        count *= 2
+    return found
+
+
+def _apart(
+    model: Any, given: Sequence[str], outputs: Sequence[str], tensors: Mapping[str, Array], threads: int
+) -> dict[str, Array]:
+    """Run a graph as it is written with the given tensors in place of what it computes there."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    graph, replaced = cut.graph, set(given)
+    for node in graph.node:
+        for index, name in enumerate(node.output):
+            if name in replaced:
+                node.output[index] = f"{_OWN}{name}"
+    graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in given)
+    called = {f"{_OWN}{name}" if name in replaced else name: name for name in outputs}
+    del graph.output[:], graph.value_info[:]
+    graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in called)
+    graph_passes.drop_unused(cut)
+    with tempfile.TemporaryDirectory(prefix="mmdeploy-own-noise-") as folder:
+        path = Path(folder) / "cut.onnx"
+        graphs.save(cut, path)
+        session = open_session(path, {"intra_op_thread_count": str(threads)}, graph_level=AS_WRITTEN)
+        wanted = {value.name for value in session.get_inputs()}
+        answers = session.run(list(called), {name: tensors[name] for name in wanted})
+    return dict(zip(called.values(), answers, strict=True))

@@ -1,0 +1,61 @@
+"""Where INT8 leaves too little of the answers the worst nodes stay float, named; where that does not help, it stops."""
+
+import onnx
+import pytest
+from float_graphs import MLP, answers, built, quantized, samples, sqnr_db
+from onnx import numpy_helper
+
+from mmdeploy.core.contracts import Encoding
+from mmdeploy.core.errors import QuantizeError
+from mmdeploy.quantize import giving_back
+
+#: One channel is so large that all others are rounded to nothing, and counts for nothing behind it.
+DROWNED = MLP.replace("a = Tanh (h)", "s = Tanh (h) a = Mul (s, size)").replace(
+    "float[8] b2>", "float[8] b2, float[32] size>"
+)
+
+
+def drowned(path):
+    artifact = built(DROWNED, path)
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if tensor.name == "size":
+            values[:] = 1
+            values[3] = 1e5
+        if tensor.name == "w2":
+            values[:, 3] = 0
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
+    return artifact
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_the_worst_node_goes_back_to_float_and_is_named(tmp_path, encoding):
+    artifact, x = drowned(tmp_path / "float.onnx"), samples((16,))
+    result = quantized(artifact, tmp_path / "q", {"x": x}, encoding=encoding)
+    assert result.metadata["quantized_nodes"] == ["first"]
+    assert "dB alone" in result.metadata["excluded_nodes"]["second"]
+    assert result.metadata["warnings"] == ["left in float, since INT8 takes too much there: second"]
+    assert sqnr_db(answers(artifact.path, x), answers(result.path, x)) > 30
+
+
+def test_a_graph_without_a_node_to_spare_is_refused(tmp_path):
+    artifact, x = drowned(tmp_path / "float.onnx"), samples((16,))
+    with pytest.raises(
+        QuantizeError, match=r"part: INT8 leaves too little of output 'y': .*the worst nodes are second"
+    ):
+        quantized(artifact, tmp_path / "q", {"x": x}, exclude=("first",))
+
+
+def test_a_graph_that_is_good_enough_is_left_alone(tmp_path):
+    artifact, x = built(MLP, tmp_path / "float.onnx"), samples((16,))
+    result = quantized(artifact, tmp_path / "q", {"x": x})
+    assert result.metadata["quantized_nodes"] == ["first", "second"]
+    assert result.metadata["warnings"] == []
+
+
+def test_portions_double_and_leave_something():
+    assert giving_back.portions(list("abcdefg"), 7) == [["a"], ["a", "b"], ["a", "b", "c", "d"]]
+    assert giving_back.portions(list("ab"), 2) == [["a"]]
+    assert giving_back.portions(["a"], 1) == []

@@ -305,7 +305,7 @@ class Deployment(Protocol):
         """Return the resident set of the server and its children now, in bytes."""
 
     def size_bytes(self) -> Mapping[str, int]:
-        """Return the bytes on disk of each component's engine."""
+        """Return the bytes on disk of each component's engine as it would be published, whatever stands in for it."""
 
 
 @dataclass(frozen=True)

@@ -240,3 +240,73 @@ def test_limits_that_make_no_sense(given, message):
 
 def test_an_ensemble_that_does_not_batch():
     assert accuracy.check(options(max_drop=0.0), evidence(max_batch_size=0)).verdict is Verdict.PASS
+
+
+def wrong_in_batches(given, is_wrong, *, share=1.0):
+    """A candidate that errs in requests of some sizes, on a share of the samples."""
+    order, rng = given.original["logits"], np.random.default_rng(5)
+    chosen = rng.random(SAMPLES) < share
+
+    def answer(image, audio):
+        logits = fusion(image, audio)["logits"]
+        rows = np.abs(logits[:, None] - order[None]).sum(axis=2).argmin(axis=1)
+        return {"logits": np.where(chosen[rows][:, None] & is_wrong(len(logits)), -logits, logits)}
+
+    return deployment({"fusion": answer})
+
+
+@pytest.mark.parametrize(
+    ("is_wrong", "words"),
+    [(lambda size: size == 1, "batches of 1"), (lambda size: size in (3, 15), "batches of 3 and 15")],
+)
+def test_a_candidate_that_errs_in_batches_of_one_size_fails_each_limit(is_wrong, words):
+    given = evidence()
+    result = check_with(wrong_in_batches(given, is_wrong), given, min=0.8, max_drop=0.05, max_relative_drop=0.05)
+    passed, failed = result.checks[:3], result.checks[3:]
+    assert all(check.verdict is Verdict.PASS and check.measured in (86 / 96, 0.0) for check in passed)
+    assert [check.name for check in failed] == [
+        f"top1 in {words}", f"top1 drop in {words}", f"top1 relative drop in {words}",
+    ]  # fmt: skip
+    assert all(check.verdict is Verdict.FAIL for check in failed)
+    assert failed[0].measured < 0.3
+    assert failed[1].measured == pytest.approx(86 / 96 - failed[0].measured)
+
+
+def test_what_some_samples_lose_is_confirmed_by_all_of_them():
+    """Of many samples some are asked again, and all of them where these lose more than the limit allows."""
+    given = evidence()
+    repeated = {name: np.concatenate([array] * 4) for name, array in given.feeds.items()}
+    more = {**given.__dict__, "feeds": repeated, "labels": np.concatenate([given.labels] * 4)}
+    more["original"] = {name: np.concatenate([array] * 4) for name, array in given.original.items()}
+    asked = []
+
+    def counting(share):
+        wrong = wrong_in_batches(given, lambda size: size == 1, share=share)
+        inner = wrong.runner("fusion")
+
+        def answer(image, audio):
+            asked.append(len(image))
+            return inner.infer({"image": image, "audio": audio})
+
+        return deployment({"fusion": answer})
+
+    result = accuracy.check(options(max_drop=0.5), type(given)(**{**more, "candidate": counting(0.1)}))
+    assert result.verdict is Verdict.PASS
+    assert asked.count(1) == 128
+    asked.clear()
+    result = accuracy.check(options(max_drop=0.01), type(given)(**{**more, "candidate": counting(0.1)}))
+    assert result.verdict is Verdict.FAIL
+    assert asked.count(1) == 128 + 4 * SAMPLES
+    assert result.checks[-1].name == "top1 drop in batches of 1"
+
+
+def test_a_refusal_in_odd_batches_alone_fails():
+    def refusing(image, audio):
+        if len(image) == 15:
+            raise InferenceError("the plan has a profile for 16")
+        return fusion(image, audio)
+
+    result = check_with(deployment({"fusion": refusing}), max_drop=0.1)
+    assert result.checks[-1].name == "top1 in batches of 3 and 15"
+    assert (result.verdict, result.checks[-1].measured) == (Verdict.FAIL, None)
+    assert "the plan has a profile for 16" in result.checks[-1].note

@@ -23,7 +23,7 @@ import numpy as np
 from mmdeploy import engines, gates
 from mmdeploy.choice.record import engine_choice
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent
+from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.data.sample_sets import SampleSet
@@ -311,7 +311,7 @@ def judge(
             candidate=ServedDeployment(servers[0], candidate.ensemble, published=published.ensemble),
             reference=ServedDeployment(servers[1], reference.ensemble),
             components=tuple(
-                WiredComponent(name, part.inputs, part.outputs)
+                WiredComponent(name, part.inputs, part.outputs, passes_of(recipe, name, part.artifact))
                 for name, part in zip(topological_order(recipe.components), candidate.ensemble.components, strict=True)
             ),
             ensemble_outputs=tuple(recipe.outputs),
@@ -330,6 +330,20 @@ def judge(
         if substitute and verdict is Verdict.PASS:
             verdict = Verdict.INCONCLUSIVE
         return Judgement(results, verdict, tuple(watch.seconds), servers[0].server_version, substitute)
+
+
+def passes_of(recipe: Recipe, name: str, artifact: Artifact) -> tuple[str, ...]:
+    """Say what makes a component, as it ships, differ from the original: its passes, and a precision below FP32."""
+    component, choice = recipe.components[name], engine_choice(artifact)
+    sections: tuple[str, ...] = ("prune", "recover", "quantize")
+    if choice is not None and not choice.winner.compressed:
+        sections = ()
+    elif choice is not None and choice.winner.graph == "float":
+        sections = ("prune", "recover")
+    given = [(section, getattr(component, section)) for section in sections]
+    passes = [f"{section} {method_of(options)}" for section, options in given if options is not None]
+    precision = getattr(shipped_engine(recipe, name, artifact), "precision", None)
+    return (*passes, *([f"precision {precision}"] if precision not in (None, "fp32") else []))
 
 
 def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Server]:

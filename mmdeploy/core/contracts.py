@@ -316,11 +316,13 @@ class WiredComponent:
         name: The component, which is also the name of its model in Triton.
         inputs: Ensemble tensor by the component's input name.
         outputs: Ensemble tensor by the component's output name.
+        passes: What makes it differ from the original, as it ships: such as ``quantize static``, ``prune structured``.
     """
 
     name: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    passes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

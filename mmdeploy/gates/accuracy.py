@@ -171,12 +171,15 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     details = comparison.to_json() | {
         "metric": metric.name, "larger_is_better": metric.larger_is_better, "source": options.metric,
         "outputs": list(metric.outputs), "arguments": options.arguments, "rule": options.rule,
+        advising.PASSES: advising.passes(evidence),
     }  # fmt: skip
     served_reference = _answers(evidence.reference, "reference", metric, evidence)
     if isinstance(served_reference, str):
         details["reference_problem"] = served_reference
     else:
         details["scores"]["reference"] = metric.scored(served_reference, labels).score
+    if _misses(options, original.score):
+        details["original_misses"] = True
     figures = _Figures.of(comparison)
     checks = list(_checks(figures, metric.name, options))
     if Verdict.of_all([check.verdict for check in checks]) is not Verdict.FAIL:
@@ -190,8 +193,30 @@ def check(options: Options, evidence: Evidence) -> GateResult:
 
 
 def advice(options: Options, result: GateResult) -> str | None:
-    """Say what loses less, or how to decide."""
-    return advising.advised(result, failed=advising.LOSE_LESS, undecided=advising.MORE_SAMPLES)
+    """Say what loses less, or how to decide; where the original misses a limit itself, that nothing else helps."""
+    scores = result.details.get("scores", {})
+    original = scores.get("original")
+    if original is not None and _misses(options, original):
+        limit = f"min: {options.min:g}" if options.min is not None else f"max: {options.max:g}"
+        told = (
+            f"the PyTorch original itself scores {original:.4g} and misses `{limit}`: nothing that is done to it helps; "
+            "train it further, or move the limit"
+        )
+        return advising.advised(result, failed=told, undecided=told)
+    failed = advising.lose_less(result)
+    drop, reference = result.details.get("drop", 0.0), scores.get("reference")
+    if reference is not None and drop > SLACK:
+        lost = original - reference if result.details["larger_is_better"] else reference - original
+        if lost >= drop / 2.0:
+            failed = (
+                f"the FP32 reference, served, scores {reference:.4g} and PyTorch {original:.4g}: what was lost was "
+                "lost at export or by the engine; `mmdeploy debug RECIPE COMPONENT` names the first tensor"
+            )
+    return advising.advised(result, failed=failed, undecided=advising.MORE_SAMPLES)
+
+
+def _misses(options: Options, score: float) -> bool:
+    return limits.within(score, at_least=options.min, at_most=options.max, slack=SLACK) is Verdict.FAIL
 
 
 @dataclass(frozen=True)

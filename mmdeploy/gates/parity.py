@@ -167,12 +167,16 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         checks += found
         tensors |= figures
     details = {"samples": len(chosen), "statistic": options.statistic, "tensors": tensors}
+    details[advising.PASSES] = advising.passes(evidence)
     return GateResult("parity", answers.of_whom(checks, evidence), details)
 
 
 def advice(options: Options, result: GateResult) -> str | None:
-    """Say what loses less."""
-    return advising.advised(result, failed=advising.LOSE_LESS)
+    """Say what loses less, of the components that fail alone."""
+    missed = [check.name.partition(":")[0] for check in result.checks if check.verdict is Verdict.FAIL]
+    alone = dict.fromkeys(name.partition(".")[0] for name in missed)
+    done = result.details.get(advising.PASSES, {})
+    return advising.advised(result, failed=advising.lose_less(result, [name for name in alone if name in done]))
 
 
 def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:

@@ -76,7 +76,7 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
 
 def advice(options: Options, result: GateResult) -> str | None:
     """Say what is faster, or how to decide."""
-    return advising.advised(result, failed=advising.PAY_OR_LEAVE, undecided=advising.MEASURE_AGAIN)
+    return advising.advised(result, failed=advising.be_faster(result), undecided=advising.MEASURE_AGAIN)
 
 
 def _checks(

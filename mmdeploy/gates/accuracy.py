@@ -199,7 +199,7 @@ def advice(options: Options, result: GateResult) -> str | None:
     if original is not None and _misses(options, original):
         limit = f"min: {options.min:g}" if options.min is not None else f"max: {options.max:g}"
         told = (
-            f"the PyTorch original itself scores {original:.4g} and misses `{limit}`: nothing that is done to it helps; "
+            f"the PyTorch original itself scores {original:.4g} and misses `{limit}`: nothing done to it helps; "
             "train it further, or move the limit"
         )
         return advising.advised(result, failed=told, undecided=told)

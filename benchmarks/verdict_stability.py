@@ -3,7 +3,7 @@
 Run it as ``python benchmarks/verdict_stability.py [--trials 20] [--in-process] [--json FILE]``. A small ensemble of
 three components is served twice by real Tritons, as candidate and as reference (or, with ``--in-process``, by ONNX
 Runtime sessions in this process), and the gates' own code judges it again and again. ``equal`` asks for at most 1.1
-of the reference's time: it must not fail. ``equal, limit 1.0`` asks for exactly what equals reach: any verdict is false.
+of the reference's time: it must not fail. ``equal, limit 1.0`` asks for exactly what equals reach: no verdict is right.
 ``slowed`` waits a fifth of each request's own time before it hands the answer on: it must not pass a limit of 1.1. The
 exit code is 1 when more than 1 of 20 verdicts are false; how many are open is shown beside it. Error rates are measured
 by ``verdict_errors.py``, which simulates, since some twenty judgements say little about a rate of 1 %.

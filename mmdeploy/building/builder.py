@@ -240,6 +240,10 @@ class _Run:
             substitute=substitute,
             observer=self.observer,
         )
+        warned = [
+            (one.gate, one.details["warning"]) for one in self.state.judgement.results if "warning" in one.details
+        ]
+        self.state.notes.extend(f"{gate}: {warning}." for gate, warning in warned)
         for folder in ("reference", "substitute"):  # measured; what would be published stays
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 

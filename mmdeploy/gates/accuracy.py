@@ -6,8 +6,9 @@ score with ``min`` (``max`` where smaller is better) and its loss against the or
 How it decides: by the point estimate (``rule: estimate``, the default). The same samples and the same model give
 the same figures, so the verdict is repeatable; it is a statement about *these* samples. The confidence interval,
 from the paired comparison, says what other samples of the kind could have shown, and a note says so when it
-includes the limit. With ``rule: interval`` the whole interval must keep the limit (a non-inferiority test): too few
-samples then make the gate ``inconclusive``.
+includes the limit. With 500 samples a true drop of 2 points passes a limit of 1 in 15 of 100 cases: the report warns
+where a drop of more than one and a half limits may pass. With ``rule: interval`` the whole interval must keep the limit
+(a non-inferiority test): too few samples then make the gate ``inconclusive``.
 Batches: all samples are asked in batches of ``max_batch_size``. Some (all, where what these lose breaks a limit) are
 asked again one at a time, and in odd batches: what they lose against the same samples in the largest batches is taken
 off, and the limits must still be kept; a check says so where they are not.
@@ -24,8 +25,9 @@ of your own ``metrics.py:wer`` (a file beside the recipe) or ``package.module:na
 What it needs: labels, and at least one limit. ``outputs`` names what the metric sees: by default the first output of
 the ensemble, and for a metric of your own all of them.
 Intervals: for right and wrong answers Wilson's (score) and Bonett and Price's (paired drop), and McNemar's exact
-p-value; for other means over samples the BCa, for what is no such mean the percentile bootstrap, up to 1000 resamples
-in a minute. The interval of a relative drop takes the original's score as given.
+p-value; for other means over samples the wider of Student's t and the bootstrap-t, widened for heavy tails; for what
+is no such mean the percentile bootstrap, up to 1000 resamples in a minute. The interval of a relative drop takes the
+original's score as given.
 Searches and training score with the metric, and keep the budget, of the first accuracy gate that has ``max_drop`` and
 sees an output that the component feeds.
 Limits: a limit finer than one sample (1 / samples) asks for no loss at all.
@@ -60,6 +62,8 @@ REQUIRES: tuple[str, ...] = ("scipy", "torch", "torchmetrics")
 #: Lets a build refuse unlabelled evaluation data before anything is served.
 NEEDS_LABELS = True
 
+#: Times the limit that a drop may be and pass, before it is warned of.
+_MUCH_MORE = 1.5
 #: Samples that are asked again one at a time, and in odd batches.
 _SAMPLES_AGAIN = 128
 
@@ -178,6 +182,7 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         details["reference_problem"] = served_reference
     else:
         details["scores"]["reference"] = metric.scored(served_reference, labels).score
+    details |= _resolution(comparison, options)
     if _misses(options, original.score):
         details["original_misses"] = True
     figures = _Figures.of(comparison)
@@ -217,6 +222,24 @@ def advice(options: Options, result: GateResult) -> str | None:
 
 def _misses(options: Options, score: float) -> bool:
     return limits.within(score, at_least=options.min, at_most=options.max, slack=SLACK) is Verdict.FAIL
+
+
+def _resolution(comparison: Comparison, options: Options) -> dict[str, object]:
+    """Return the smallest true drop that these samples show, and a warning where estimates let much more pass."""
+    limit, scale = options.max_drop, abs(comparison.original.score)
+    if limit is None and options.max_relative_drop is not None:
+        limit = options.max_relative_drop * scale
+    smallest = None if limit is None or options.rule == "interval" else comparison.smallest_drop(limit)
+    if limit is None or smallest is None:
+        return {}
+    found: dict[str, object] = {"smallest_drop": smallest}
+    if smallest > _MUCH_MORE * limit:
+        count = comparison.original.units
+        found["warning"] = (
+            f"with these {count} samples a true drop of less than {smallest:.3g} may pass the limit of {limit:.3g}: "
+            "`rule: interval` lets no such drop pass, and more samples decide"
+        )
+    return found
 
 
 @dataclass(frozen=True)

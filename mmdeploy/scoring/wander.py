@@ -12,8 +12,8 @@ with time and not with the number of requests. This is the spatial correlation r
 W. Watson (Econometrica 90, 2022) on a line. The distribution of the statistic is computed, not simulated, by the
 formula of N. K. Bakirov and G. J. Székely (J. Math. Sciences 139, 2006).
 
-The second, with a tenth of the error, takes for granted that nothing wanders by more than `WANDER_SHARE` (standard deviation). It decides in
-seconds what is so far from the limit that no such wander explains it.
+The second, with a tenth of the error, takes for granted that nothing wanders by more than `WANDER_SHARE` (standard
+deviation). It decides in seconds what is so far from the limit that no such wander explains it.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import DataError, InferenceError
 from mmdeploy.gates import accuracy
 from mmdeploy.scoring import class_scores
+from mmdeploy.scoring.comparison import Comparison
 
 
 def options(metric="top1", **given):
@@ -310,3 +311,35 @@ def test_a_refusal_in_odd_batches_alone_fails():
     assert result.checks[-1].name == "top1 in batches of 3 and 15"
     assert (result.verdict, result.checks[-1].measured) == (Verdict.FAIL, None)
     assert "the plan has a profile for 16" in result.checks[-1].note
+
+
+def with_counts(samples, lost, won, limit, **options_given):
+    """Judge a classifier of two classes that differs from the original on so many samples."""
+    labels = np.zeros(samples, np.int64)
+    original = np.tile(np.array([[1.0, 0.0]], np.float32), (samples, 1))
+    original[lost : lost + won] = [0.0, 1.0]
+    candidate = np.tile(np.array([[1.0, 0.0]], np.float32), (samples, 1))
+    candidate[:lost] = [0.0, 1.0]
+    comparison = Comparison(
+        class_scores.top_k("top1", candidate, labels, 1), class_scores.top_k("top1", original, labels, 1),
+        larger_is_better=True, confidence=0.95, seed=0,
+    )  # fmt: skip
+    return accuracy._resolution(comparison, options(max_drop=limit, **options_given))
+
+
+def test_the_smallest_drop_that_samples_show_is_told_and_warned_of():
+    few = with_counts(500, 5, 5, 0.01)
+    assert 0.018 < few["smallest_drop"] < 0.025
+    assert "with these 500 samples a true drop of less than 0.02" in few["warning"]
+    assert "`rule: interval`" in few["warning"]
+    many = with_counts(20_000, 200, 200, 0.02)
+    assert 0.02 < many["smallest_drop"] < 0.025
+    assert "warning" not in many
+    assert with_counts(500, 5, 5, 0.01, rule="interval") == {}
+
+
+def test_the_smallest_drop_fails_in_19_of_20_sets():
+    """Drawn anew: of sets whose true drop is what was told, a twentieth passes."""
+    smallest = with_counts(500, 8, 3, 0.01)["smallest_drop"]
+    lost = np.random.default_rng(0).binomial(500, smallest, 20_000)
+    assert (lost / 500 <= 0.01).mean() == pytest.approx(0.05, abs=0.03)

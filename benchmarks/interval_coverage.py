@@ -2,9 +2,9 @@
 
 Run it as ``python benchmarks/interval_coverage.py [--trials 2000] [--json FILE]``. Of each shape many sets of samples
 are drawn, and the interval that the accuracy gate takes of a mean is compared with the true mean. Beside it stands the
-BCa bootstrap, in a tenth of the trials, and how much wider the interval is than Student's t. Promised, and what the exit
-code is 1 for where it does not hold: 95 % intervals cover 93 % or more wherever the shape is not marked. Of the marked
-ones a few samples in a thousand hold most of the mean, and so few samples often hold none of them.
+BCa bootstrap, in a tenth of the trials, and how much wider the interval is than Student's t. Promised, and what the
+exit code is 1 for where it does not hold: 95 % intervals cover 93 % or more wherever the shape is not marked. Of the
+marked ones a few samples in a thousand hold most of the mean, and so few samples often hold none of them.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from mmdeploy.core.contracts import Array, Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
 from mmdeploy.core.errors import DataError, InferenceError, MetricError, StepError
-from mmdeploy.gates import advising, answers, differences, limits
+from mmdeploy.gates import advising, answers, differences, limits, resolution
 from mmdeploy.scoring import ask
 from mmdeploy.scoring.builtin import METRICS
 from mmdeploy.scoring.comparison import Comparison
@@ -62,8 +62,6 @@ REQUIRES: tuple[str, ...] = ("scipy", "torch", "torchmetrics")
 #: Lets a build refuse unlabelled evaluation data before anything is served.
 NEEDS_LABELS = True
 
-#: Times the limit that a drop may be and pass, before it is warned of.
-_MUCH_MORE = 1.5
 #: Samples that are asked again one at a time, and in odd batches.
 _SAMPLES_AGAIN = 128
 
@@ -182,7 +180,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         details["reference_problem"] = served_reference
     else:
         details["scores"]["reference"] = metric.scored(served_reference, labels).score
-    details |= _resolution(comparison, options)
+    if options.rule == "estimate":
+        details |= resolution.found(comparison, max_drop=options.max_drop, max_relative_drop=options.max_relative_drop)
     if _misses(options, original.score):
         details["original_misses"] = True
     figures = _Figures.of(comparison)
@@ -222,24 +221,6 @@ def advice(options: Options, result: GateResult) -> str | None:
 
 def _misses(options: Options, score: float) -> bool:
     return limits.within(score, at_least=options.min, at_most=options.max, slack=SLACK) is Verdict.FAIL
-
-
-def _resolution(comparison: Comparison, options: Options) -> dict[str, object]:
-    """Return the smallest true drop that these samples show, and a warning where estimates let much more pass."""
-    limit, scale = options.max_drop, abs(comparison.original.score)
-    if limit is None and options.max_relative_drop is not None:
-        limit = options.max_relative_drop * scale
-    smallest = None if limit is None or options.rule == "interval" else comparison.smallest_drop(limit)
-    if limit is None or smallest is None:
-        return {}
-    found: dict[str, object] = {"smallest_drop": smallest}
-    if smallest > _MUCH_MORE * limit:
-        count = comparison.original.units
-        found["warning"] = (
-            f"with these {count} samples a true drop of less than {smallest:.3g} may pass the limit of {limit:.3g}: "
-            "`rule: interval` lets no such drop pass, and more samples decide"
-        )
-    return found
 
 
 @dataclass(frozen=True)

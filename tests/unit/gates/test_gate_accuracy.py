@@ -8,7 +8,7 @@ from sklearn import metrics as sk
 
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import DataError, InferenceError
-from mmdeploy.gates import accuracy
+from mmdeploy.gates import accuracy, resolution
 from mmdeploy.scoring import class_scores
 from mmdeploy.scoring.comparison import Comparison
 
@@ -313,7 +313,7 @@ def test_a_refusal_in_odd_batches_alone_fails():
     assert "the plan has a profile for 16" in result.checks[-1].note
 
 
-def with_counts(samples, lost, won, limit, **options_given):
+def with_counts(samples, lost, won, limit):
     """Judge a classifier of two classes that differs from the original on so many samples."""
     labels = np.zeros(samples, np.int64)
     original = np.tile(np.array([[1.0, 0.0]], np.float32), (samples, 1))
@@ -324,7 +324,7 @@ def with_counts(samples, lost, won, limit, **options_given):
         class_scores.top_k("top1", candidate, labels, 1), class_scores.top_k("top1", original, labels, 1),
         larger_is_better=True, confidence=0.95, seed=0,
     )  # fmt: skip
-    return accuracy._resolution(comparison, options(max_drop=limit, **options_given))
+    return resolution.found(comparison, max_drop=limit)
 
 
 def test_the_smallest_drop_that_samples_show_is_told_and_warned_of():
@@ -335,7 +335,8 @@ def test_the_smallest_drop_that_samples_show_is_told_and_warned_of():
     many = with_counts(20_000, 200, 200, 0.02)
     assert 0.02 < many["smallest_drop"] < 0.025
     assert "warning" not in many
-    assert with_counts(500, 5, 5, 0.01, rule="interval") == {}
+    assert "warning" in check_with(deployment(), max_drop=0.01).details
+    assert "smallest_drop" not in check_with(deployment(), max_drop=0.01, rule="interval").details
 
 
 def test_the_smallest_drop_fails_in_19_of_20_sets():

@@ -27,7 +27,7 @@ def found(
     details: dict[str, object] = {"smallest_drop": smallest}
     if smallest > _MUCH_MORE * limit:
         details["warning"] = (
-            f"with these {comparison.original.units} samples a true drop of less than {smallest:.3g} may pass the limit "
-            f"of {limit:.3g}: `rule: interval` lets no such drop pass, and more samples decide"
+            f"with these {comparison.original.units} samples a true drop of less than {smallest:.3g} may pass the "
+            f"limit of {limit:.3g}: `rule: interval` lets no such drop pass, and more samples decide"
         )
     return details

@@ -12,8 +12,9 @@ with time and not with the number of requests. This is the spatial correlation r
 W. Watson (Econometrica 90, 2022) on a line. The distribution of the statistic is computed, not simulated, by the
 formula of N. K. Bakirov and G. J. Székely (J. Math. Sciences 139, 2006).
 
-The second, with a tenth of the error, takes for granted that nothing wanders by more than `WANDER_SHARE` (standard
-deviation). It decides in seconds what is so far from the limit that no such wander explains it.
+The second takes for granted that nothing wanders by more than `WANDER_SHARE` (standard deviation), or by more than half
+again of the slow movement that is seen. It decides in seconds what is so far from the limit that no such wander can
+explain it, and on busy machines, where noise is large and wander is not.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 #: Wander with this time constant, or a shorter one, keeps the confidence.
 WANDER_SECONDS = 20.0
-#: What values may wander by, as a standard deviation, where it cannot be seen yet; logarithms, as those of ratios.
-WANDER_SHARE = 0.1
+#: What values may wander by, as a standard deviation, where it cannot be seen yet; and how much more than is seen.
+WANDER_SHARE, UNSEEN = 0.05, 1.5
 #: Shorter time constants that are guarded against too, as shares of it, and shares of wander in what is seen.
 _SHORTER = (1.0, 0.5, 0.2, 0.05)
 _SHARES = (1.0, 0.9, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02, 0.005)
@@ -54,21 +55,24 @@ def half_width(values: FloatArray, times: FloatArray, *, confidence: float) -> f
         return 0.0
     if len(values) < 3:
         return math.inf
-    doubt = 1.0 - confidence
-    components, critical = _components(tuple(np.round(times - times[0], 2).tolist()), 1.0 - 0.9 * doubt)
-    error = math.sqrt(float(np.square(values @ components).mean()) / len(values))
-    return min(critical * error, _bounded(values, times, 1.0 - 0.1 * doubt))
+    each = (1.0 + confidence) / 2.0
+    components, critical = _components(tuple(np.round(times - times[0], 2).tolist()), each)
+    moved = values @ components
+    error = math.sqrt(float(np.square(moved).mean()) / len(values))
+    noise = float(np.square(np.diff(values)).mean()) / 2.0  # neighbours have the same wander
+    seen = math.sqrt(max(0.0, float((np.square(moved) - noise).sum()) / len(values)))
+    return min(critical * error, _bounded(values, times, each, wander=max(WANDER_SHARE, UNSEEN * seen)))
 
 
-def _bounded(values: FloatArray, times: FloatArray, confidence: float) -> float:
-    """Return half the width of the interval where nothing wanders by more than `WANDER_SHARE`, or than is seen."""
+def _bounded(values: FloatArray, times: FloatArray, confidence: float, *, wander: float) -> float:
+    """Return half the width of the interval where nothing wanders by more than a standard deviation."""
     import numpy as np
     from scipy.stats import norm, t
 
-    spread, beyond = float(values.std(ddof=1)), 0.5 + confidence / 2.0
-    noise = float(t.ppf(beyond, len(values) - 1)) * spread / math.sqrt(len(values))
+    beyond = 0.5 + confidence / 2.0
+    noise = float(t.ppf(beyond, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
     kept = float(np.exp(-np.abs(np.subtract.outer(times, times)) / WANDER_SECONDS).mean())
-    return math.hypot(noise, float(norm.ppf(beyond)) * max(WANDER_SHARE, spread) * math.sqrt(kept))
+    return math.hypot(noise, float(norm.ppf(beyond)) * wander * math.sqrt(kept))
 
 
 @functools.lru_cache(maxsize=32)

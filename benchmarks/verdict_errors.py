@@ -156,7 +156,8 @@ def main() -> None:
     rows = []
     print(f"{'':<46}{'pass':>7}{'fail':>7}{'open':>7}{'false':>8}{'s, median':>11}")
     for case in cases(arguments.max_seconds):
-        if arguments.only not in case.name:
+        name = f"{case.name}{', wander' if case.wander else ''}"
+        if arguments.only not in name:
             continue
         began, found, seconds = time.perf_counter(), Counter[Verdict](), list[float]()
         for seed in range(arguments.trials):
@@ -168,7 +169,6 @@ def main() -> None:
         allowed = 0.01 + 2.33 * math.sqrt(0.01 * 0.99 / arguments.trials)
         wrong = {verdict: shares[verdict] for verdict in case.false}
         kept = all(share <= allowed for share in wrong.values())
-        name = f"{case.name}{', wander' if case.wander else ''}"
         counts = "".join(f"{shares[verdict]:>7.1%}" for verdict in (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE))
         worst = max(wrong.values(), default=0.0)
         print(f"{name:<46}{counts}{worst:>8.2%}{np.median(seconds):>11.1f}{'' if kept else '  BROKEN'}")

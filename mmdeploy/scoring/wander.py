@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: Wander with this time constant, or a shorter one, keeps the confidence.
 WANDER_SECONDS = 20.0
 #: What values may wander by, as a standard deviation, where it cannot be seen yet; and how much more than is seen.
-WANDER_SHARE, UNSEEN = 0.05, 1.5
+WANDER_SHARE, UNSEEN = 0.06, 1.5
 #: Shorter time constants that are guarded against too, as shares of it, and shares of wander in what is seen.
 _SHORTER = (1.0, 0.5, 0.2, 0.05)
 _SHARES = (1.0, 0.9, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02, 0.005)
@@ -55,7 +55,7 @@ def half_width(values: FloatArray, times: FloatArray, *, confidence: float) -> f
         return 0.0
     if len(values) < 3:
         return math.inf
-    each = (1.0 + confidence) / 2.0
+    each = 1.0 - (1.0 - confidence) / 4.0  # half of the error is kept for what is not normal
     components, critical = _components(tuple(np.round(times - times[0], 2).tolist()), each)
     moved = values @ components
     error = math.sqrt(float(np.square(moved).mean()) / len(values))

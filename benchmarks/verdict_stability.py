@@ -1,12 +1,12 @@
-"""How often the latency and throughput gates come to the same verdict, with and without an injected slowdown.
+"""Which verdicts the latency and throughput gates come to on real servers, with and without an injected slowdown.
 
 Run it as ``python benchmarks/verdict_stability.py [--trials 20] [--in-process] [--json FILE]``. A small ensemble of
 three components is served twice by real Tritons, as candidate and as reference (or, with ``--in-process``, by ONNX
 Runtime sessions in this process), and the gates' own code judges it again and again. ``equal`` asks for at most 1.1
-of the reference's time: it should pass. ``equal, limit 1.0`` asks for exactly what equals reach: whatever it says, it
-must hardly ever fail. ``slowed`` waits a fifth of each request's own time before it hands the answer on: it should
-fail. The exit code is 1 when a promise is broken: a slowdown of 1.2 caught in less than 19 of 20 trials, or equals
-failed in more than 1 of 20.
+of the reference's time: it must not fail. ``equal, limit 1.0`` asks for exactly what equals reach: no verdict is right.
+``slowed`` waits a fifth of each request's own time before it hands the answer on: it must not pass a limit of 1.1. The
+exit code is 1 when more than 1 of 20 verdicts are false; how many are open is shown beside it. Error rates are measured
+by ``verdict_errors.py``, which simulates, since some twenty judgements say little about a rate of 1 %.
 """
 
 from __future__ import annotations
@@ -122,16 +122,16 @@ def run_cases(evidence: Evidence, arguments: argparse.Namespace) -> Iterator[dic
     shared = {"max_seconds": arguments.max_seconds}
     timing = {"percentile": arguments.percentile, "per_component": False, **shared}
     loose = latency.Options(**timing, max_ratio_to_reference=LIMIT)
-    strict = latency.Options(**timing | {"max_seconds": min(20.0, arguments.max_seconds)}, max_ratio_to_reference=1.0)
+    strict = latency.Options(**timing, max_ratio_to_reference=1.0)
     rate = throughput.Options(**shared, concurrency=1, min_ratio_to_reference=1 / LIMIT)
     slowed = Slowed(evidence.candidate, SLOWDOWN - 1.0)
-    few, most = arguments.trials // 20, arguments.trials - arguments.trials // 20
+    few = arguments.trials // 20
     cases: list[tuple[str, MethodOptions, Deployment, Callable[[Counter[str]], bool]]] = [
-        ("latency, equal", loose, evidence.candidate, lambda found: found["pass"] >= most),
-        ("latency, equal, limit 1.0", strict, evidence.candidate, lambda found: found["fail"] <= few),
-        ("latency, slowed", loose, slowed, lambda found: found["fail"] >= most),
-        ("throughput, equal", rate, evidence.candidate, lambda found: found["pass"] >= most),
-        ("throughput, slowed", rate, slowed, lambda found: found["fail"] >= most),
+        ("latency, equal", loose, evidence.candidate, lambda found: found["fail"] <= few),
+        ("latency, equal, limit 1.0", strict, evidence.candidate, lambda found: found["fail"] + found["pass"] <= few),
+        ("latency, slowed", loose, slowed, lambda found: found["pass"] <= few),
+        ("throughput, equal", rate, evidence.candidate, lambda found: found["fail"] <= few),
+        ("throughput, slowed", rate, slowed, lambda found: found["pass"] <= few),
     ]
     print(f"{'':<28}{'pass':>6}{'fail':>6}{'open':>6}{'ratio, spread over trials':>28}{'requests':>10}{'s each':>8}")
     for name, options, candidate, keeps in cases:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmdeploy.building.builder import Outcome, Settings, run_build
-from mmdeploy.core.errors import UsageError, did_you_mean
+from mmdeploy.core.errors import StoreError, UsageError, did_you_mean
 from mmdeploy.core.store import Store
 from mmdeploy.debugging.findings import DebugReport
 from mmdeploy.debugging.run import DebugSettings, run_debug
@@ -14,7 +14,7 @@ from mmdeploy.planning.planner import make_plan
 from mmdeploy.planning.steps import Decision, explain, only_step, recorded_in
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.observer import Observer, Silent
-from mmdeploy.report import write_all, write_sensitivity
+from mmdeploy.report import unreported, write_all, write_sensitivity
 
 
 def plan(
@@ -54,10 +54,15 @@ def build(
 
     Raises:
         UsageError: If there is no step ``only``.
-        MmdeployError: If a step failed; the reports have been written.
+        MmdeployError: If a step failed; the reports have been written, where there was space.
+        StoreError: If the reports cannot be written; it says whether the release is live.
     """
     outcome = run_build(recipe, settings or Settings(), observer or Silent(), upto=only_step(only))
-    write_all(outcome.report, outcome.folder)
+    try:
+        write_all(outcome.report, outcome.folder)
+    except StoreError as error:
+        if outcome.error is None:
+            raise unreported(error, outcome.report) from error
     if outcome.error is not None:
         raise outcome.error
     return outcome

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mmdeploy.building import plain_recipe
+from mmdeploy.building.endings import exit_code, failure, placed, unfinished
 from mmdeploy.building.environment import require_environment
 from mmdeploy.building.figures import costs, latencies, sizes, stages
 from mmdeploy.building.judge import (
@@ -33,28 +34,23 @@ from mmdeploy.building.label_counts import require_label_counts
 from mmdeploy.building.live_plan import LivePlan
 from mmdeploy.building.revision import recipe_record
 from mmdeploy.building.run_folder import run_folder
+from mmdeploy.building.sample_notes import sample_notes
 from mmdeploy.building.sample_request import write_sample_request
 from mmdeploy.building.scheduler import Workers, log_of
 from mmdeploy.building.turns import admitted, startable
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Verdict
-from mmdeploy.core.errors import (
-    EXIT_BUG,
-    EXIT_GATE_FAILED,
-    EXIT_INCONCLUSIVE,
-    EXIT_INTERRUPTED,
-    EXIT_PASS,
-    MmdeployError,
-    StepError,
-)
+from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS
+from mmdeploy.core.room import require_room
 from mmdeploy.core.store import Store
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.planning.kinds import KINDS
 from mmdeploy.planning.recipe_inputs import unseen_notes
 from mmdeploy.planning.steps import DATA_SETS, ORIGINAL, Decision, Goal, Plan, Step, Wanted, explain
+from mmdeploy.recipe.plausible import doubts
 from mmdeploy.recipe.schema import Recipe
-from mmdeploy.record.build_report import BuildReport, Failure, StepRecord, gate_record
+from mmdeploy.record.build_report import BuildReport, StepRecord, gate_record
 from mmdeploy.record.observer import Observer
 from mmdeploy.triton.repository import publish
 from mmdeploy.worker.task import Task
@@ -141,9 +137,7 @@ def run_build(
             run.publish()
     except (Exception, KeyboardInterrupt) as caught:
         logger.debug("the build stopped", exc_info=True)
-        error = caught
-        if isinstance(error, StepError) and error.log is None:
-            error.log = str(run.folder / "logs")
+        error = placed(caught, run.folder)
     run.live.settle(run.state.artifacts)
     run.store.facts.save()
     run.store.sweep()  # steps beside one that failed were ended in the middle
@@ -157,6 +151,7 @@ class _Progress:
 
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     records: dict[str, StepRecord] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)  # steps that run now, by the clock of this process
     plain_recipe: Path | None = None
     judgement: Judgement | None = None
     published: Path | None = None
@@ -183,6 +178,8 @@ class _Run:
         waiting = self._left_to_do({})
         judged = self.recipe if self.goal == "build" else self.recipe.model_copy(update={"gates": ()})
         require_environment(judged, [one.step for one in waiting])
+        if waiting or judged.gates:
+            require_room()
         jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
         kinds = [kind for kind in KINDS.values() if any(one.step.sort is kind for one in waiting)]
         running: dict[str, Decision] = {}
@@ -193,10 +190,12 @@ class _Run:
                     waiting.remove(decision)
                     step = decision.step
                     running[step.key] = decision
+                    self.state.started[step.id] = time.monotonic()
                     self.observer.step_started(step.id)
                     alone = step.exclusive or jobs == 1
                     workers.start(self._task(step, threads=usable_cores() if alone else max(1, usable_cores() // jobs)))
                 finished = workers.wait()
+                del self.state.started[finished.step_id]
                 learned = self.live.learn(finished.step_id)
                 under_way = {one.step.id: replace(one, step=self.live.step(one.step.id)) for one in running.values()}
                 done = under_way.pop(finished.step_id)
@@ -209,6 +208,7 @@ class _Run:
                     self._record(twin.step, finished.artifact, made=False, why=f"the same as {done.step.id}")
                 if learned:
                     waiting = self._left_to_do(running)
+        self.state.notes.extend(f"{doubt}." for doubt in doubts(self.recipe) if self.goal == "build")
         self.state.notes.extend(unseen_notes(self.live.fingerprints.inputs))
 
     def write_plain_recipe(self) -> None:
@@ -228,15 +228,22 @@ class _Run:
             served = staged(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable))
             substitute = "; ".join(f"{name}: {why}" for name, why in unrunnable.items())
         reference = staged(self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable))
+        record = self._evaluation_record()
+        self.state.notes.extend(sample_notes(record.samples, self._sample_set("calibration")))
         self.state.judgement = judge(
             recipe,
             served,
             reference,
-            self._evaluation_record(),
+            record,
+            published=self.candidate,
             logs=self.folder / "logs",
             substitute=substitute,
             observer=self.observer,
         )
+        warned = [
+            (one.gate, one.details["warning"]) for one in self.state.judgement.results if "warning" in one.details
+        ]
+        self.state.notes.extend(f"{gate}: {warning}." for gate, warning in warned)
         for folder in ("reference", "substitute"):  # measured; what would be published stays
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
@@ -267,9 +274,9 @@ class _Run:
         seconds = judgement.seconds if judgement else ()
         results = judgement.results if judgement else ()
         verdict = Verdict.FAIL if error else (judgement.verdict if judgement else Verdict.PASS)
-        failed = getattr(error, "step", None)
-        steps, done = self.live.plan.steps, self.state.records
-        records = tuple(done.get(step.id) or _unfinished(step, failed=step.id == failed) for step in steps)
+        steps, done, now = self.live.plan.steps, self.state.records, time.monotonic()
+        under_way = {step_id: now - since for step_id, since in self.state.started.items()}
+        records = tuple(done.get(step.id) or unfinished(step, error, under_way) for step in steps)
         gate_records = tuple(gate_record(result, seconds=taken) for result, taken in zip(results, seconds, strict=True))
         return BuildReport(
             recipe=recipe_record(self.recipe),
@@ -294,7 +301,7 @@ class _Run:
             latencies=latencies(results),
             plain_recipe=self.state.plain_recipe,
             notes=tuple(self.state.notes),
-            failure=_failure(error, self.folder / "logs") if error else None,
+            failure=failure(error, self.folder / "logs", under_way, self.state.published) if error else None,
         )
 
     def _left_to_do(self, running: Mapping[str, Decision]) -> list[Decision]:
@@ -346,8 +353,14 @@ class _Run:
         self.observer.step_finished(record)
 
     def _evaluation_record(self) -> EvaluationRecord:
-        folder, reference = self.state.artifacts[DATA_SETS["evaluation"]].path.parent, str(self.recipe.data.evaluation)
-        return EvaluationRecord(SampleSet.open(folder, reference), self.state.artifacts[ORIGINAL])
+        samples = self._sample_set("evaluation")
+        assert samples is not None  # a recipe with gates has evaluation data
+        return EvaluationRecord(samples, self.state.artifacts[ORIGINAL])
+
+    def _sample_set(self, name: str) -> SampleSet | None:
+        """Open a recorded set; None where none was needed."""
+        artifact = self.state.artifacts.get(DATA_SETS[name])
+        return None if artifact is None else SampleSet.open(artifact.path.parent, str(getattr(self.recipe.data, name)))
 
     def _task(self, step: Step, threads: int) -> Task:
         needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs}
@@ -368,31 +381,3 @@ class _Run:
             return True
         failed = any(result.verdict is Verdict.FAIL for result in judgement.results)
         return bool(judgement.substitute) and not failed and self.settings.publish_unverified
-
-
-def exit_code(error: BaseException) -> int:
-    """Return the code that a command ends with after an error."""
-    if isinstance(error, MmdeployError):
-        return error.exit_code
-    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_BUG
-
-
-def _unfinished(step: Step, *, failed: bool) -> StepRecord:
-    return StepRecord(
-        id=step.id,
-        component=step.component,
-        kind=step.kind,
-        method=step.method,
-        status="failed" if failed else "skipped",
-        why="" if failed else "not reached",
-        key=step.key,
-    )
-
-
-def _failure(error: BaseException, logs: Path) -> Failure:
-    log = getattr(error, "log", None)
-    step, place = getattr(error, "step", ""), Path(log) if log else logs
-    if isinstance(error, MmdeployError):
-        return Failure(step=step, message=error.message, hint=error.hint, log=place)
-    message = "interrupted" if isinstance(error, KeyboardInterrupt) else f"a bug: {type(error).__name__}: {error}"
-    return Failure(step=step, message=message, log=place)

@@ -23,7 +23,7 @@ import numpy as np
 from mmdeploy import engines, gates
 from mmdeploy.choice.record import engine_choice
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent
+from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.data.sample_sets import SampleSet
@@ -86,10 +86,17 @@ class EvaluationRecord:
 class ServedDeployment:
     """An ensemble on a running Triton; a `contracts.Deployment`."""
 
-    def __init__(self, server: Server, ensemble: ServedEnsemble) -> None:
-        """Take a server that serves the ensemble."""
+    def __init__(self, server: Server, ensemble: ServedEnsemble, *, published: ServedEnsemble | None = None) -> None:
+        """Take a server that serves the ensemble.
+
+        Args:
+            server: Up and ready.
+            ensemble: What it serves.
+            published: What the ensemble stands in for; None where it is that itself.
+        """
         self._server = server
         self._ensemble = ensemble
+        self._published = published or ensemble
 
     def runner(self, model: str | None = None) -> GrpcRunner:
         """Open a connection to a composing model, or to the ensemble."""
@@ -101,9 +108,9 @@ class ServedDeployment:
         return self._server.memory_bytes()
 
     def size_bytes(self) -> dict[str, int]:
-        """Return the bytes on disk of each component's engine."""
-        prefix = len(model_name(self._ensemble.name, ""))
-        return {part.name[prefix:]: part.artifact.size_bytes for part in self._ensemble.components}
+        """Return the bytes on disk of each component's engine, as it would be published: not those of a stand-in."""
+        prefix = len(model_name(self._published.name, ""))
+        return {part.name[prefix:]: part.artifact.size_bytes for part in self._published.components}
 
 
 @dataclass(frozen=True)
@@ -263,11 +270,22 @@ def judge(
     reference: Staged,
     record: EvaluationRecord,
     *,
+    published: Staged,
     logs: Path,
     substitute: str | None,
     observer: Observer,
 ) -> Judgement:
     """Serve both repositories and run every gate of the recipe.
+
+    Args:
+        recipe: Its gates.
+        candidate: What is served for the candidate.
+        reference: The FP32 reference.
+        record: What was recorded before.
+        published: What would be published: the candidate, or what it stands in for.
+        logs: Folder of the servers' logs.
+        substitute: Why the candidate is a stand-in, or None.
+        observer: Who watches.
 
     Raises:
         ServerError: If Triton refuses a repository or dies.
@@ -290,10 +308,10 @@ def judge(
         servers = _entered(stack, starting)
         observer.work_finished("serve", f"Triton {servers[0].server_version}, candidate and reference, are ready")
         evidence = Evidence(
-            candidate=ServedDeployment(servers[0], candidate.ensemble),
+            candidate=ServedDeployment(servers[0], candidate.ensemble, published=published.ensemble),
             reference=ServedDeployment(servers[1], reference.ensemble),
             components=tuple(
-                WiredComponent(name, part.inputs, part.outputs)
+                WiredComponent(name, part.inputs, part.outputs, passes_of(recipe, name, part.artifact))
                 for name, part in zip(topological_order(recipe.components), candidate.ensemble.components, strict=True)
             ),
             ensemble_outputs=tuple(recipe.outputs),
@@ -312,6 +330,20 @@ def judge(
         if substitute and verdict is Verdict.PASS:
             verdict = Verdict.INCONCLUSIVE
         return Judgement(results, verdict, tuple(watch.seconds), servers[0].server_version, substitute)
+
+
+def passes_of(recipe: Recipe, name: str, artifact: Artifact) -> tuple[str, ...]:
+    """Say what makes a component, as it ships, differ from the original: its passes, and a precision below FP32."""
+    component, choice = recipe.components[name], engine_choice(artifact)
+    sections: tuple[str, ...] = ("prune", "recover", "quantize")
+    if choice is not None and not choice.winner.compressed:
+        sections = ()
+    elif choice is not None and choice.winner.graph == "float":
+        sections = ("prune", "recover")
+    given = [(section, getattr(component, section)) for section in sections]
+    passes = [f"{section} {method_of(options)}" for section, options in given if options is not None]
+    precision = getattr(shipped_engine(recipe, name, artifact), "precision", None)
+    return (*passes, *([f"precision {precision}"] if precision not in (None, "fp32") else []))
 
 
 def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Server]:

@@ -197,8 +197,7 @@ def _sigint_blocked() -> Iterator[None]:
 
 
 def _with_log(error: MmdeployError, log: Path) -> MmdeployError:
-    if isinstance(error, StepError) and error.log is None:
-        error.log = str(log)
+    error.log = error.log or str(log)
     return error
 
 
@@ -220,6 +219,10 @@ def _work(task: Task, sender: Any, log: Path) -> None:
     except MmdeployError as error:
         logging.getLogger(__name__).exception("step %s failed", task.step.id)
         sender.send(("error", error))
+    except MemoryError:
+        logging.getLogger(__name__).exception("step %s failed", task.step.id)
+        hint = "use fewer samples or smaller batches, --jobs 1, or a machine with more memory"
+        sender.send(("error", StepError("out of memory", hint=hint, step=task.step.id)))
     except Exception as error:
         logging.getLogger(__name__).exception("step %s failed unexpectedly", task.step.id)
         summary = traceback.format_exception_only(error)[-1].strip()

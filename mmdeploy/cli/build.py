@@ -66,7 +66,7 @@ def command(
     from mmdeploy.building.builder import Settings, run_build
     from mmdeploy.planning.steps import only_step
     from mmdeploy.recipe.loader import load_recipe
-    from mmdeploy.report import write_all
+    from mmdeploy.report import unreported, write_all
     from mmdeploy.report.display import BuildDisplay
     from mmdeploy.report.terminal import Summary
 
@@ -82,13 +82,15 @@ def command(
     console = Console(stderr=False)
     with BuildDisplay(console) as display:
         outcome = run_build(loaded, settings, display, upto=only_step(only))
+    files: dict[str, Path] = {}
+    unwritten: StoreError | None = None
     try:
         files = write_all(outcome.report, outcome.folder)
-    except StoreError:
-        if outcome.error is None:
-            raise
-        files = {}  # what stopped the build is the news, and often why the report cannot be written either
+    except StoreError as error:
+        unwritten = error
     console.print(Summary(outcome.report, files, with_failure=False))  # it is told on standard error, once
-    if outcome.error is not None:
+    if outcome.error is not None:  # the news, and often why the report cannot be written either
         raise outcome.error
+    if unwritten is not None:
+        raise unreported(unwritten, outcome.report)
     return outcome.report.exit_code

@@ -19,7 +19,6 @@ from mmdeploy.core.errors import (
     EXIT_PASS,
     EXIT_USAGE,
     MmdeployError,
-    StepError,
 )
 
 if TYPE_CHECKING:
@@ -73,11 +72,11 @@ def run(commands: click.Command, argv: Sequence[str]) -> int:
 
 
 def _tell(error: MmdeployError) -> int:
-    step = f"step {error.step} failed: " if isinstance(error, StepError) and error.step else ""
+    step = f"step {error.step} failed: " if error.step else ""
     _say("error", f"{step}{error.message}")
     if error.hint:
         _say("hint", error.hint)
-    if isinstance(error, StepError) and error.log:
+    if error.log:
         _say("log", error.log)
     return error.exit_code
 

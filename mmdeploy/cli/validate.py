@@ -28,8 +28,9 @@ def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bo
     The plug-ins that it names (gates.py:flips) are imported: their options are theirs to say.
 
     Reads the YAML, checks it against the schema, checks that the components fit together as Triton wants them,
-    and that the files are there. Reports every problem at once. Says what the recipe's code depends on that a plan
-    cannot notice: as far as its source tells, and as far as earlier builds in the work folder saw.
+    and that the files are there. Reports every problem at once. Warns of limits and samples that prove little. Says
+    what the recipe's code depends on that a plan cannot notice: as far as its source tells, and as far as earlier
+    builds in the work folder saw.
 
     \b
     Example:
@@ -46,8 +47,12 @@ def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bo
         problems = [{"where": problem.where, "message": problem.message} for problem in error.problems]
         click.echo(json.dumps({"ok": False, "problems": problems}, indent=2))
         return error.exit_code
-    unseen = _unseen(loaded, workdir)
-    click.echo(_json(loaded, unseen) if as_json else "\n".join([_summary(loaded), *_warnings(unseen)]))
+    from mmdeploy.recipe.plausible import doubts
+
+    doubted, unseen = doubts(loaded), _unseen(loaded, workdir)
+    told = ["", *(f"warning: {what}" for what in doubted)] if doubted else []
+    text = "\n".join([_summary(loaded), *told, *_warnings(unseen)])
+    click.echo(_json(loaded, doubted, unseen) if as_json else text)
     return None
 
 
@@ -69,7 +74,7 @@ def _warnings(unseen: list[str]) -> list[str]:
     return ["", *(f"warning: {what}" for what in unseen), f"hint: {hint}"] if unseen else []
 
 
-def _json(recipe: Recipe, unseen: list[str]) -> str:
+def _json(recipe: Recipe, doubted: list[str], unseen: list[str]) -> str:
     from mmdeploy.recipe.wiring import topological_order
 
     fields = {
@@ -79,6 +84,7 @@ def _json(recipe: Recipe, unseen: list[str]) -> str:
         "base": str(recipe.origin.base) if recipe.origin.base else None,
         "order": topological_order(recipe.components),
         "max_batch_size": recipe.max_batch_size,
+        "warnings": doubted,
         "unseen": unseen,
         "recipe": recipe.model_dump(mode="json"),
     }

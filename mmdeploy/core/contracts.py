@@ -308,7 +308,7 @@ class Deployment(Protocol):
         """Return the resident set of the server and its children now, in bytes."""
 
     def size_bytes(self) -> Mapping[str, int]:
-        """Return the bytes on disk of each component's engine."""
+        """Return the bytes on disk of each component's engine as it would be published, whatever stands in for it."""
 
 
 @dataclass(frozen=True)
@@ -319,11 +319,13 @@ class WiredComponent:
         name: The component, which is also the name of its model in Triton.
         inputs: Ensemble tensor by the component's input name.
         outputs: Ensemble tensor by the component's output name.
+        passes: What makes it differ from the original, as it ships: such as ``quantize static``, ``prune structured``.
     """
 
     name: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    passes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

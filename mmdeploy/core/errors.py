@@ -43,9 +43,16 @@ EXIT_INTERRUPTED = 130
 
 
 class MmdeployError(Exception):
-    """Root of the tree: one clear message, one optional hint, one exit code."""
+    """Root of the tree: one clear message, one optional hint, one exit code.
+
+    Attributes:
+        step: The step's id, such as ``image_encoder/quantize``; empty where no step was running.
+        log: Path of the log with the details, or None.
+    """
 
     exit_code = EXIT_STEP_FAILED
+    step: str = ""
+    log: str | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -104,12 +111,7 @@ class PluginError(MmdeployError):
 
 
 class StepError(MmdeployError):
-    """A step of the build failed.
-
-    Attributes:
-        step: The step's id, such as ``image_encoder/quantize``; empty where no step was running.
-        log: Path of the log with the details, or None.
-    """
+    """A step of the build failed."""
 
     exit_code = EXIT_STEP_FAILED
 

@@ -36,6 +36,7 @@ from typing import Any
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import StoreError
+from mmdeploy.core.room import out_of_space
 
 logger = logging.getLogger(__name__)
 
@@ -232,10 +233,7 @@ def translated(place: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(
-                f"no space left under {place}; nothing was half-written",
-                hint="free some space, or name a folder on another disk with --workdir",
-            ) from error
+            raise out_of_space(place) from error
         raise StoreError(
             f"cannot write {error.filename or place}: {error.strerror or error}",
             hint="name another folder with --workdir",

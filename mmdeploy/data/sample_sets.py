@@ -151,6 +151,10 @@ class SeenSamples:
         self._order = np.argsort(numbers, kind="stable")
         self._numbers = numbers[self._order]
 
+    def shared_with(self, other: SeenSamples) -> int:
+        """Return how many of these samples are in another set too."""
+        return int(np.isin(self._numbers, other._numbers).sum())
+
     def find(self, digest: bytes) -> int | None:
         """Return the index of the first sample with a digest; None when there is none."""
         number = np.frombuffer(digest, "<u8", count=1)[0]

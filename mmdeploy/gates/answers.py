@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mmdeploy.core.contracts import Array
+from collections.abc import Iterable
+from dataclasses import replace
+
+from mmdeploy.core.contracts import Array, Check, Evidence
 
 
 def problem(expected: Array, answered: Array | None, output: str, side: str) -> str:
@@ -24,3 +27,11 @@ def problem(expected: Array, answered: Array | None, output: str, side: str) -> 
         return ""
     broken = int((~np.isfinite(answered)).reshape(len(answered), -1).any(axis=1).sum())
     return f"{broken} of the {side}'s {len(answered)} answers hold NaN or Inf" if broken else ""
+
+
+def of_whom(checks: Iterable[Check], evidence: Evidence) -> tuple[Check, ...]:
+    """Return checks of answers, each with a note where a stand-in gave them: the engine's own are not known."""
+    if evidence.substitute is None:
+        return tuple(checks)
+    said = "answers of a stand-in: the engine that would be published could not be asked here"
+    return tuple(replace(one, note="; ".join(part for part in (one.note, said) if part)) for one in checks)

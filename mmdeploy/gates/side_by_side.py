@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmdeploy.core.contracts import Check, Evidence, GateResult, Verdict
-from mmdeploy.gates import limits
+from mmdeploy.gates import advising, limits
 from mmdeploy.scoring import ask, load, looks
 
 
@@ -55,7 +55,7 @@ def judged(
             what=subject.gate,
             decide=lambda measured, confidence: subject.decide(measured, confidence, binding),
         )
-    details = looks.figures(pair.measured, options)
+    details = looks.figures(pair.measured, options) | {advising.PASSES: advising.passes(evidence)}
     if subject.absolute and not binding:
         machine = ", ".join((evidence.hardware.cpu, *evidence.hardware.gpus))
         note = f"{subject.absolute} holds on {options.hardware!r} and was not judged here ({machine})"

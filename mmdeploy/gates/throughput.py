@@ -15,17 +15,13 @@ builds judge with a cache too small to help.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Check, Evidence, GateResult, Verdict
 from mmdeploy.gates import advising, limits, side_by_side
-from mmdeploy.scoring import load, looks, metrics
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from mmdeploy.scoring import load, looks, served_figures
 
 REQUIRES: tuple[str, ...] = ("scipy",)
 NEEDS_LABELS = False
@@ -67,50 +63,31 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         limits=_all_limits(options),
         absolute="" if options.min_per_second is None else f"min_per_second: {options.min_per_second:g}",
         unit="samples/s",
-        decide=lambda measured, confidence, absolute: _checks(
-            measured, confidence, options, absolute=absolute, seed=evidence.seed
-        ),
+        decide=lambda measured, confidence, absolute: _checks(measured, confidence, options, absolute=absolute),
     )
     return side_by_side.judged(subject, options, evidence, clock)[0]
 
 
 def advice(options: Options, result: GateResult) -> str | None:
     """Say what is faster, or how to decide."""
-    return advising.advised(result, failed=advising.PAY_OR_LEAVE, undecided=advising.MEASURE_AGAIN)
+    return advising.advised(result, failed=advising.be_faster(result), undecided=advising.MEASURE_AGAIN)
 
 
-def _checks(
-    measured: load.Measurement, confidence: float, options: Options, *, absolute: bool, seed: int
-) -> list[Check]:
-    import numpy as np
-
-    candidate, reference = measured.seconds("candidate"), measured.seconds("reference")
-    samples = measured.block_requests * measured.rounds_per_unit * options.batch
-    short = looks.too_few(measured, 0)
-    everything = np.arange(len(candidate))
+def _checks(measured: load.Measurement, confidence: float, options: Options, *, absolute: bool) -> list[Check]:
+    short = looks.too_few(measured, 0) if confidence else ""
     checks = []
 
-    def ratio(rounds: npt.NDArray[np.intp]) -> metrics.FloatArray:
-        return np.asarray(reference[rounds].sum(axis=-1) / candidate[rounds].sum(axis=-1))
-
-    def per_second(rounds: npt.NDArray[np.intp]) -> metrics.FloatArray:
-        return np.asarray(samples * rounds.shape[-1] / candidate[rounds].sum(axis=-1))
-
-    wanted = [(ratio, "samples/s ratio", options.min_ratio_to_reference, "")]
-    if absolute:
-        wanted.append((per_second, "samples/s", options.min_per_second, "samples/s"))
-    for statistic, name, limit, unit in wanted:
-        if limit is None:
-            continue
-        drawn = metrics.bootstrap_interval(statistic, len(candidate), confidence=confidence, seed=seed, resamples=4000)
-        interval = looks.lasting(drawn)
-        verdict = Verdict.INCONCLUSIVE if short else limits.decided(interval, at_least=limit)
+    def judged(name: str, found: served_figures.Estimate, limit: float, unit: str) -> Check:
+        verdict = Verdict.INCONCLUSIVE if short else limits.decided(found.interval, at_least=limit)
         words = limits.in_words(at_least=limit, unit=unit)
-        checks.append(
-            Check(
-                side_by_side.named(name, options), float(statistic(everything)), words, verdict, interval, unit, short
-            )
-        )
+        return Check(side_by_side.named(name, options), found.value, words, verdict, found.interval, unit, short)
+
+    if options.min_ratio_to_reference is not None:
+        ratio = served_figures.rate_ratio(measured, confidence=confidence)
+        checks.append(judged("samples/s ratio", ratio, options.min_ratio_to_reference, ""))
+    if options.min_per_second is not None and absolute:
+        found = served_figures.rate(measured, samples=options.batch, confidence=confidence)
+        checks.append(judged("samples/s", found, options.min_per_second, "samples/s"))
     return checks
 
 

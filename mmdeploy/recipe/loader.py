@@ -12,6 +12,7 @@ from mmdeploy.core.errors import Problem, RecipeError
 from mmdeploy.plugins.registry import beside, is_reference
 from mmdeploy.recipe.files import check_files
 from mmdeploy.recipe.mending import Mended, mended
+from mmdeploy.recipe.plausible import findings
 from mmdeploy.recipe.schema import REGISTRIES, Origin, Recipe, folder_of_paths
 from mmdeploy.recipe.variants import Base, laid_over_its_base
 from mmdeploy.recipe.wiring import Finding, check
@@ -50,8 +51,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         problem for problem in result.problems if not any(place.startswith(f"{problem.where}.") for place in unreadable)
     ]
     if result.recipe is not None:
-        findings = [*check(result.recipe), *_wrong_files(result.recipe, result.tree, path, base)]
-        problems += [_problem(finding, result.tree) for finding in findings if _stands(finding, result)]
+        wrong = [*check(result.recipe), *findings(result.recipe), *_wrong_files(result.recipe, result.tree, path, base)]
+        problems += [_problem(finding, result.tree) for finding in wrong if _stands(finding, result)]
     if problems or result.recipe is None:
         raise RecipeError(_in_order(problems, path))
     origin = Origin(path, hashlib.sha256(content).hexdigest(), tuple(overrides))

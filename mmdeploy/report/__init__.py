@@ -16,7 +16,7 @@ from pathlib import Path
 from mmdeploy.core.errors import StoreError
 from mmdeploy.record.build_report import FILENAME, BuildReport
 
-__all__ = ["write_all", "write_sensitivity"]
+__all__ = ["unreported", "write_all", "write_sensitivity"]
 
 
 def write_all(report: BuildReport, folder: Path) -> dict[str, Path]:
@@ -37,6 +37,16 @@ def write_all(report: BuildReport, folder: Path) -> dict[str, Path]:
     for kind, (name, render) in renderers.items():
         written[kind] = _write(folder / name, render(report))
     return written
+
+
+def unreported(error: StoreError, report: BuildReport) -> StoreError:
+    """Return the error of a report that cannot be written, with what the build came to: that holds all the same."""
+    came_to = f"the verdict is {report.verdict}, and nothing was published"
+    if report.published is not None:
+        came_to = f"the release is live: {report.published}"
+    told = StoreError(f"{came_to}; but {error.message}", hint=error.hint)
+    told.__cause__ = error
+    return told
 
 
 def write_sensitivity(report: BuildReport, folder: Path) -> dict[str, Path]:

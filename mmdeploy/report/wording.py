@@ -145,7 +145,8 @@ def _grouped(report: BuildReport, verdict: Verdict) -> dict[tuple[str, bool], st
     found: dict[tuple[str, bool], list[str]] = {}
     for gate in report.gates:
         if gate.verdict is verdict:
-            found.setdefault((gate.advice, bool(_OF_ANSWERS & gate.details.keys())), []).append(gate.gate)
+            lossy = bool(_OF_ANSWERS & gate.details.keys()) and not gate.details.get("original_misses")
+            found.setdefault((gate.advice, lossy), []).append(gate.gate)
     return {key: ", ".join(dict.fromkeys(names)) for key, names in found.items()}
 
 

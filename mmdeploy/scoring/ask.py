@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmdeploy.core.contracts import Array, Check, Deployment, Evidence, FeedDict, Progress, Verdict, WiredComponent
+from mmdeploy.core.contracts import (
+    Array,
+    Check,
+    Deployment,
+    Evidence,
+    FeedDict,
+    Progress,
+    Runner,
+    Verdict,
+    WiredComponent,
+)
 from mmdeploy.core.errors import DataError, InferenceError
 
 if TYPE_CHECKING:
@@ -58,6 +70,31 @@ def requests(feeds: FeedDict, batch: int) -> list[dict[str, Array]]:
     return [{name: np.ascontiguousarray(array[chosen]) for name, array in feeds.items()} for chosen in rows]
 
 
+def spread(samples: int, wanted: int) -> npt.NDArray[np.intp]:
+    """Return the indices of so many samples, spread evenly over all; every one where there are no more."""
+    import numpy as np
+
+    return np.unique(np.linspace(0, samples - 1, min(samples, wanted)).round().astype(np.intp))
+
+
+def other_sizes(max_batch_size: int) -> tuple[tuple[int, ...], ...]:
+    """Return the sizes of requests to ask with besides the largest: one alone, and odd ones in turns.
+
+    A graph may be right only for the batch that it was made with: each is a way to be wrong that the largest batch
+    does not show.
+    """
+    odd = {3, max_batch_size - 1 - max_batch_size % 2} - {1}
+    larger = tuple(sorted(size for size in odd if 1 < size < max_batch_size))
+    if max_batch_size < 2:
+        return ()
+    return ((1,), larger) if larger else ((1,),)
+
+
+def sizes_in_words(sizes: Sequence[int]) -> str:
+    """Return ``batches of 3 and 31``."""
+    return f"batches of {' and '.join(map(str, sizes))}"
+
+
 def answers(
     deployment: Deployment,
     model: str | None,
@@ -66,8 +103,12 @@ def answers(
     max_batch_size: int,
     progress: Progress,
     what: str,
+    sizes: Sequence[int] = (),
 ) -> dict[str, Array]:
     """Ask for every sample, in batches as large as allowed, and stack the answers along axis 0.
+
+    Where there are fewer samples than the first request holds, samples repeat in it: it is as large as it is said to
+    be.
 
     Args:
         deployment: Who is asked.
@@ -76,30 +117,42 @@ def answers(
         max_batch_size: Of the ensemble; with 0 each request holds one sample, its batch axis a plain dimension.
         progress: Told the samples done.
         what: What progress calls it.
+        sizes: Samples a request, used in turns; as many as allowed when empty.
 
     Raises:
         InferenceError: If a request is refused, or its answer does not hold one row a sample.
     """
-    samples = len(next(iter(feeds.values())))
-    step = max(1, max_batch_size)
+    samples, start = len(next(iter(feeds.values()))), 0
+    turns = itertools.cycle(sizes or (max(1, max_batch_size),))
     runner = deployment.runner(model)
     parts: dict[str, list[Array]] = {}
     try:
-        for start in range(0, samples, step):
-            stop = min(samples, start + step)
-            try:
-                answer = runner.infer({name: array[start:stop] for name, array in feeds.items()})
-            except InferenceError as error:
-                message = f"samples {start} to {stop - 1} refused: {error.message}"
-                raise InferenceError(message, hint=error.hint) from error
-            for name, array in answer.items():
-                if array.ndim == 0 or len(array) != stop - start:
-                    raise InferenceError(f"output {name!r} of {stop - start} samples has shape {list(array.shape)}")
+        while start < samples:
+            size = next(turns)
+            stop = min(samples, start + size)
+            for name, array in _answer(runner, feeds, start, stop, size if start == 0 else stop - start).items():
                 parts.setdefault(name, []).append(array)
             progress(stop, samples, what)
+            start = stop
     finally:
         runner.close()
     return {name: _stacked(name, arrays, samples) for name, arrays in parts.items()}
+
+
+def _answer(runner: Runner, feeds: FeedDict, start: int, stop: int, size: int) -> dict[str, Array]:
+    """Ask for samples ``start`` to ``stop - 1`` with a request of ``size`` samples, and return their answers."""
+    import numpy as np
+
+    rows = slice(start, stop) if size == stop - start else start + np.arange(size) % (stop - start)
+    try:
+        answer = runner.infer({name: array[rows] for name, array in feeds.items()})
+    except InferenceError as error:
+        message = f"samples {start} to {stop - 1} refused: {error.message}"
+        raise InferenceError(message, hint=error.hint) from error
+    for name, array in answer.items():
+        if array.ndim == 0 or len(array) != size:
+            raise InferenceError(f"output {name!r} of {size} samples has shape {list(array.shape)}")
+    return {name: array[: stop - start] for name, array in answer.items()}
 
 
 def refused(name: str, limit: str, error: InferenceError) -> Check:

@@ -30,6 +30,21 @@ def per_sample_scale_error(reference: Array, candidate: Array) -> FloatArray:
     return np.asarray(np.abs(ratio - 1.0), dtype=np.float64)
 
 
+def per_sample_norm_error(reference: Array, candidate: Array) -> FloatArray:
+    """Return by how much each sample's norm differs, as a share of its norm or of the norms' root mean square.
+
+    The larger of the two is what it is a share of: a sample near zero, where any rounding is a multiple, is judged by
+    the size that the output has in general.
+    """
+    import numpy as np
+
+    norms = [np.linalg.norm(rows_of(array), axis=1) for array in (reference, candidate)]
+    usual = np.sqrt(np.mean(np.square(norms[0])))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.abs(norms[1] - norms[0]) / np.maximum(norms[0], usual)
+    return np.asarray(np.where(norms[1] == norms[0], 0.0, np.minimum(share, 1e300)), dtype=np.float64)
+
+
 def per_sample_equal(reference: Array, candidate: Array) -> FloatArray:
     """Return 1 for each sample whose values are all equal, else 0."""
     import numpy as np

@@ -45,8 +45,9 @@ class LoadOptions(MethodOptions):
     Attributes:
         batch: Samples a request.
         concurrency: Requests in flight at any time.
-        requests: Requests counted on each side before the first look; doubled while undecided.
-        max_seconds: When to stop measuring and say ``inconclusive``.
+        requests: Requests counted on each side before the first look.
+        max_seconds: When to stop measuring and say ``inconclusive``. Limits that are close need the time: what wanders
+            slowly shows in minutes, however many requests there are.
         warmup: Requests to each side before anything is counted.
         confidence: Of the intervals, over all looks together: how rarely noise may decide.
         hardware: Name or glob of the CPU or GPU that absolute limits hold on; needed with them.
@@ -68,10 +69,12 @@ class Block:
     Attributes:
         latencies_ms: One a counted request.
         seconds: From the first counted request sent to the last one answered.
+        at: Its middle, by the clock of the measurement.
     """
 
     latencies_ms: FloatArray
     seconds: float
+    at: float
 
 
 class Clients:
@@ -111,7 +114,8 @@ class Clients:
         wait(futures)
         runs = [run for future in futures if (run := future.result()) is not None]
         latencies_ms = np.concatenate([np.asarray(run[2], dtype=np.float64) for run in runs]) * 1e3
-        return Block(latencies_ms, max(run[1] for run in runs) - min(run[0] for run in runs))
+        began, ended = min(run[0] for run in runs), max(run[1] for run in runs)
+        return Block(latencies_ms, ended - began, (began + ended) / 2)
 
     def _client(
         self, runner: Runner, tickets: itertools.count[int], stop: int, start_line: threading.Barrier
@@ -164,24 +168,6 @@ class Measurement:
         """Requests counted on each side."""
         return len(self.candidate) * self.block_requests
 
-    @property
-    def candidate_ms(self) -> FloatArray:
-        """The candidate's latencies, shape [units, requests of a unit]."""
-        return self._latencies_ms(self.candidate)
-
-    @property
-    def reference_ms(self) -> FloatArray:
-        """The reference's latencies, shape [units, requests of a unit]."""
-        return self._latencies_ms(self.reference)
-
-    def seconds(self, side: str) -> FloatArray:
-        """Return the length of each unit of the ``candidate`` or the ``reference``, shape [units]."""
-        import numpy as np
-
-        blocks = getattr(self, side)[self._unused :]
-        seconds = np.array([block.seconds for block in blocks])
-        return np.asarray(seconds.reshape(-1, self.rounds_per_unit).sum(axis=1))
-
     def halves(self) -> tuple[Measurement, Measurement]:
         """Return the earlier and the later half of the rounds."""
         middle = len(self.candidate) // 2
@@ -189,24 +175,6 @@ class Measurement:
             replace(self, candidate=self.candidate[:middle], reference=self.reference[:middle]),
             replace(self, candidate=self.candidate[middle:], reference=self.reference[middle:]),
         )
-
-    @property
-    def rounds_per_unit(self) -> int:
-        """How many neighbouring rounds are resampled as one, so that there are 30 to 59 units of them.
-
-        What disturbs a shared machine lasts for seconds; units that grow with the measurement cover it.
-        """
-        return max(1, len(self.candidate) // FIRST_ROUNDS)
-
-    @property
-    def _unused(self) -> int:
-        return len(self.candidate) % self.rounds_per_unit
-
-    def _latencies_ms(self, blocks: Sequence[Block]) -> FloatArray:
-        import numpy as np
-
-        latencies = np.stack([block.latencies_ms for block in blocks[self._unused :]])
-        return latencies.reshape(-1, self.rounds_per_unit * latencies.shape[1])
 
 
 class SideBySide:

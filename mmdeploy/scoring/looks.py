@@ -1,27 +1,29 @@
 """Measure for as long as a verdict needs, and no longer.
 
-Verdicts come from intervals over units of neighbouring rounds, widened by what no interval sees: two servers started
-on the same files differ by a percent or two as long as they live (where their memory came to lie), see
-`SERVING_SPREAD`. Looking repeatedly at growing data would find a "significant" difference sooner or later, so look
-number k spends 1/2^k of the allowed error: all looks together keep the promise. A failure must also show in each half
-of the rounds alone.
+Verdicts come from intervals that allow for slow wander of one server, and for what starting the servers anew changes
+(`mmdeploy.scoring.served_figures`). Looking repeatedly at growing data would find a "significant" difference sooner or
+later: looks are at a sixteenth, an eighth, a quarter, a half and all of the time, and each may err in the share of all
+errors that its share of the time is, so that all looks together keep the promise. A verdict, pass or fail, must also be
+that of the earlier and of the later half of the rounds, by their figures alone: what lasts for a while is no verdict.
+`benchmarks/verdict_errors.py` shows how often they err.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from mmdeploy.core.contracts import Check, Evidence, GateResult, Verdict
-from mmdeploy.scoring.load import MIN_ROUNDS, LoadOptions, Measurement, SideBySide
-from mmdeploy.scoring.metrics import Interval, percentile_interval
+from mmdeploy.scoring import served_figures
+from mmdeploy.scoring.load import MIN_ROUNDS, Block, LoadOptions, Measurement, SideBySide
+from mmdeploy.scoring.metrics import Interval
 
-#: Share by which two servings of the same bytes differ lastingly. Ten pairs of servers on the same files, timed twice
-#: each: the ratios of p50 scattered with a standard deviation of 0.018, where the intervals allowed for 0.009.
-SERVING_SPREAD = 0.02
-#: Data doubles from look to look, so this is 64 times the first look.
-MAX_LOOKS = 7
+#: What two loads of the same file may differ by as long as they live, where engines are chosen and nothing is judged.
+LOADING_SPREAD = 0.02
+#: When to look, as shares of the time.
+_LOOKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 #: Turns a measurement into checks, with intervals of the given confidence.
 Decide = Callable[[Measurement, float], list[Check]]
@@ -35,57 +37,54 @@ def until_decided(
     Args:
         pair: What to measure; holds the measurement afterwards.
         options: Requests before the first look, seconds at most, confidence.
-        evidence: Its progress is told the requests done.
+        evidence: Its progress is told the seconds spent.
         what: What progress calls it.
-        decide: Turns a measurement into checks, with intervals of the given confidence.
+        decide: Turns a measurement into checks, with intervals of the given confidence; with confidence 0 the figures
+            decide alone.
     """
-    deadline = pair.clock() + options.max_seconds
+    began, spent, checks = pair.clock(), 0.0, list[Check]()
     pair.warm_up()
-    measured, checks, target = pair.measured, list[Check](), options.requests
-    for look in range(1, MAX_LOOKS + 1):
-        while measured.refusal is None and measured.requests < target and pair.clock() < deadline:
+    measured = pair.measured
+    for share in _LOOKS:
+        until = share * options.max_seconds
+        while measured.refusal is None and (elapsed := pair.clock() - began) < options.max_seconds:
+            if elapsed >= until and measured.requests >= options.requests:
+                break
             pair.round()
-            evidence.progress(measured.requests, target, what)
+            evidence.progress(int(pair.clock() - began), int(options.max_seconds), f"{what}: seconds")
         if measured.refusal is not None:
             return [measured.refusal]
-        if not measured.candidate:
+        elapsed = min(pair.clock() - began, options.max_seconds)
+        if not measured.candidate or elapsed <= spent:
+            continue
+        measured.looks += 1
+        doubt = (1.0 - options.confidence) * (elapsed - spent) / options.max_seconds
+        spent = elapsed
+        checks = _confirmed(decide(measured, 1.0 - doubt), measured, decide)
+        if Verdict.of_all([check.verdict for check in checks]) is not Verdict.INCONCLUSIVE:
             break
-        measured.looks = look
-        last, confidence = pair.clock() >= deadline, 1.0 - (1.0 - options.confidence) / 2.0**look
-        checks = _confirmed(
-            decide(measured, confidence), measured, decide, confidence, too_early=look == 1 and not last
-        )
-        if last or Verdict.of_all([check.verdict for check in checks]) is not Verdict.INCONCLUSIVE:
-            break
-        target *= 2
     if not measured.candidate:
         return [_unmeasured(f"not one round fits into max_seconds: {options.max_seconds:g}")]
     return [_explained(check, measured, options) for check in checks]
 
 
-def _confirmed(
-    checks: list[Check], measured: Measurement, decide: Decide, confidence: float, *, too_early: bool
-) -> list[Check]:
-    """Let a failure stand only if each half of the rounds shows it alone, and not on the first look while time is left.
-
-    A busy machine can slow one of two servers down for seconds, which no interval over those seconds shows.
-    """
-    failed = [check.verdict is Verdict.FAIL for check in checks]
-    if not any(failed):
+def _confirmed(checks: list[Check], measured: Measurement, decide: Decide) -> list[Check]:
+    """Let a verdict stand only if the figures of each half of the rounds come to it too."""
+    if all(check.verdict is Verdict.INCONCLUSIVE for check in checks):
         return checks
-    halves = [decide(half, confidence) for half in measured.halves()]
-    note = "beyond the limit over all rounds, but not in the earlier and in the later half of them alone"
+    halves = [decide(half, 0.0) for half in measured.halves()]
+    note = "decided over all rounds, but not by the figures of the earlier and of the later half of them alone"
     return [
         replace(check, verdict=Verdict.INCONCLUSIVE, note=note)
-        if failed[index] and (too_early or any(half[index].verdict is not Verdict.FAIL for half in halves))
+        if check.verdict is not Verdict.INCONCLUSIVE and any(half[at].verdict is not check.verdict for half in halves)
         else check
-        for index, check in enumerate(checks)
+        for at, check in enumerate(checks)
     ]
 
 
 def lasting(interval: Interval) -> Interval:
-    """Widen an interval of a time or a rate by what starting the servers anew can change."""
-    return (interval[0] * (1.0 - SERVING_SPREAD), interval[1] * (1.0 + SERVING_SPREAD))
+    """Widen an interval of a ratio of times by what loading both again can change."""
+    return (interval[0] * (1.0 - LOADING_SPREAD), interval[1] * (1.0 + LOADING_SPREAD))
 
 
 def too_few(measured: Measurement, needed: int) -> str:
@@ -112,19 +111,24 @@ def figures(measured: Measurement, options: LoadOptions) -> dict[str, Any]:
     """Return what reports plot: percentiles and rates of both sides, and how they were measured."""
     import numpy as np
 
-    sides: dict[str, Any] = {}
-    for side in ("candidate", "reference") if measured.candidate else ():
-        latencies, seconds = getattr(measured, f"{side}_ms"), measured.seconds(side).sum()
+    found: dict[str, Any] = {}
+    sides: tuple[tuple[served_figures.Side, list[Block]], ...] = (
+        ("candidate", measured.candidate), ("reference", measured.reference),
+    )  # fmt: skip
+    for side, blocks in sides:
+        if not blocks:
+            continue
+        latencies, seconds = np.concatenate([one.latencies_ms for one in blocks]), sum(one.seconds for one in blocks)
         percentiles = {f"p{at}": float(np.percentile(latencies, at)) for at in (50, 90, 95, 99)}
-        sides[f"{side}_ms"] = percentiles | {"mean": float(latencies.mean())}
-        if len(latencies) > 1:
-            sides[f"{side}_interval_ms"] = {
-                f"p{at}": list(percentile_interval(latencies, float(at), confidence=options.confidence, seed=0))
-                for at in (50, 95)
-            }
-        served = latencies.size * options.batch
-        sides[f"{side}_per_second"] = float(served / seconds) if seconds > 0 else None
-    return sides | {
+        found[f"{side}_ms"] = percentiles | {"mean": float(latencies.mean())}
+        intervals = {
+            f"p{at}": served_figures.percentile_ms(measured, at, confidence=options.confidence, side=side).interval
+            for at in (50, 95)
+        }
+        if all(math.isfinite(high) for _, high in intervals.values()):
+            found[f"{side}_interval_ms"] = {name: list(interval) for name, interval in intervals.items()}
+        found[f"{side}_per_second"] = float(latencies.size * options.batch / seconds) if seconds > 0 else None
+    return found | {
         "batch": options.batch, "concurrency": options.concurrency, "confidence": options.confidence,
         "requests": measured.requests, "rounds": len(measured.candidate), "looks": measured.looks,
     }  # fmt: skip

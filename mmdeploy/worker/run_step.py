@@ -16,7 +16,8 @@ from mmdeploy import engines
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Engine, MethodOptions, Pass, Progress, Rewriter
-from mmdeploy.core.errors import EngineError, ExportError, QuantizeError, StepError
+from mmdeploy.core.errors import EngineError, ExportError, MmdeployError, QuantizeError, StepError, StoreError
+from mmdeploy.core.room import LEAST_BYTES, tight
 from mmdeploy.core.store import Store, translated
 from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.engines import own_graph
@@ -46,7 +47,7 @@ def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
         The artifact at its place in the store, and whether it was made here.
 
     Raises:
-        MmdeployError: With the step's id in ``step`` where it is a `StepError`.
+        MmdeployError: With the step's id in ``step``.
     """
     store, step = Store(task.store), task.step
     try:
@@ -59,11 +60,23 @@ def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
                 artifact = run(task, workdir, logs, progress)
                 identity = learned_identity(task, logs, store)
                 return store.add(digest(identity), artifact, identity, replace=task.fresh), True
-    except StepError as error:
+    except MmdeployError as error:
         error.step = error.step or step.id
+        if told := tight(_room_needed(task)):
+            error.hint = f"{told}: set TMPDIR to a folder on a larger disk" + (f"; {error.hint}" if error.hint else "")
+        raise
+    except Exception as error:
+        if told := tight(_room_needed(task)):  # a library's words for a file that was cut off
+            reason = f"{type(error).__name__}: {error}"
+            raise StoreError(f"no space left in TMPDIR: {told} ({reason})", step=step.id) from error
         raise
     finally:
         store.facts.save()
+
+
+def _room_needed(task: Task) -> int:
+    """Return what libraries write to TMPDIR at most: a graph with its weights, twice."""
+    return max(LEAST_BYTES, 2 * max((one.size_bytes for one in task.artifacts.values()), default=0))
 
 
 def attempt(task: Task, workdir: Path, progress: Progress) -> Artifact:

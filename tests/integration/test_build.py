@@ -172,6 +172,17 @@ def test_an_engine_that_cannot_run_here_is_judged_by_a_substitute(tiny_recipe: P
     assert insisted.published is not None
 
 
+def test_the_size_that_is_judged_is_that_of_what_would_be_published(tiny_recipe: Path, shared_workdir: Path) -> None:
+    """An engine that cannot run here is many times as large as the graph that stands in for it."""
+    gates = 'gates=[{"method": "size", "max_ratio_to_reference": 1.0}]'
+    report = build(tiny_recipe, shared_workdir, "target=tensorrt_rtx", gates).report
+    staged = sum(path.stat().st_size for path in report.staged.glob("*/1/model.plan"))
+    (gate,) = report.gates
+    assert (gate.verdict, report.exit_code) == (Verdict.FAIL, 1)
+    assert gate.details["candidate_bytes"] == staged
+    assert gate.checks[0].measured == pytest.approx(staged / sum(size.reference_bytes or 0 for size in report.sizes))
+
+
 # ---- what goes wrong
 
 

@@ -152,8 +152,8 @@ def test_a_candidate_that_takes_half_the_time_passes_the_gates_of_speed(deployme
 def test_a_component_that_is_off_is_named_and_a_limit_out_of_reach_fails(deployments):
     given = evidence(deployments("off"), deployments("reference"))
     parity = METHODS["parity"].check(METHODS["parity"].Options(min_cosine=0.99), given)
-    failed = [check.name for check in parity.checks if check.verdict is Verdict.FAIL]
-    assert failed == ["head: worst cosine", "end to end: worst cosine"]
+    failed = {check.name.partition(":")[0] for check in parity.checks if check.verdict is Verdict.FAIL}
+    assert failed == {"head", "end to end"}
     accuracy = METHODS["accuracy"].check(METHODS["accuracy"].Options(metric="top1", max_drop=0.1), given)
     assert accuracy.verdict is Verdict.FAIL
     assert accuracy.details["scores"]["reference"] == 1.0 > accuracy.details["scores"]["candidate"]

@@ -9,7 +9,7 @@ import pytest
 from recorded_sets import set_artifact
 
 from mmdeploy.building.scheduler import WorkerBugError, Workers
-from mmdeploy.core.errors import DataError, StepError
+from mmdeploy.core.errors import DataError, MmdeployError, StepError
 from mmdeploy.planning.fingerprints import take_fingerprints
 from mmdeploy.planning.kinds import OUTPUTS
 from mmdeploy.planning.planner import make_plan
@@ -23,6 +23,7 @@ ENDINGS = {
     "killed": "os.kill(os.getpid(), 9)",
     "exits": "os._exit(3)",
     "interrupted": "os.kill(os.getpid(), 2); return Model()",
+    "refused": "from mmdeploy.core.errors import InferenceError; raise InferenceError('the model refused')",
     "long": "time.sleep(300)",
 }
 MODEL = """
@@ -154,6 +155,15 @@ def test_a_process_that_dies_is_one_failed_step(
     assert (caught.value.step, caught.value.log) == ("original/outputs", str(tmp_path / "logs" / LOG))
     assert caught.value.hint is not None
     assert len(workers) == 0
+
+
+def test_any_error_inside_a_step_names_the_step_and_its_log(
+    task: Callable[[str], Task], workers: Workers, tmp_path: Path
+) -> None:
+    workers.start(task("refused"))
+    with pytest.raises(MmdeployError, match="the model refused") as caught:
+        workers.wait()
+    assert (caught.value.step, caught.value.log) == ("original/outputs", str(tmp_path / "logs" / LOG))
 
 
 def test_ctrl_c_is_for_the_scheduler_to_handle(task: Callable[[str], Task], workers: Workers) -> None:

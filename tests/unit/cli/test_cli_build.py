@@ -114,7 +114,28 @@ def test_a_report_that_cannot_be_written_is_an_error_by_itself(
     monkeypatch.setattr(builder, "run_build", lambda *a, **k: dataclasses.replace(real(*a, **k), error=None))
     monkeypatch.setattr("mmdeploy.report.write_all", refuse)
     code, _, err = build()
-    assert (code, err) == (3, "error: cannot write the report\n")
+    assert (code, err) == (3, "error: the verdict is fail, and nothing was published; but cannot write the report\n")
+
+
+def test_a_release_that_is_live_is_told_although_its_report_cannot_be_written(
+    build: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StoreError("cannot write the report")
+
+    def published(*arguments: object, **given: object) -> builder.Outcome:
+        outcome = real(*arguments, **given)  # type: ignore[arg-type]
+        changes = {"published": tmp_path / "live", "failure": None, "verdict": "pass", "exit_code": 0}
+        report = BuildReport.model_validate(outcome.report.model_dump() | changes)
+        return dataclasses.replace(outcome, error=None, report=report)
+
+    real = builder.run_build
+    monkeypatch.setattr(builder, "require_environment", unfit)
+    monkeypatch.setattr(builder, "run_build", published)
+    monkeypatch.setattr("mmdeploy.report.write_all", refuse)
+    code, out, err = build()
+    assert (code, err) == (3, f"error: the release is live: {tmp_path / 'live'}; but cannot write the report\n")
+    assert f"published: {tmp_path / 'live'}" in out
 
 
 def test_an_interrupt_is_one_line(

@@ -231,3 +231,18 @@ def test_validate_says_what_code_fetches_from_elsewhere(sample, capsys):
     assert json.loads(capsys.readouterr().out)["unseen"] == [
         f"model.py:{line} urlopen: what it gets is not noticed when it changes"
     ]
+
+
+def test_validate_warns_of_limits_and_samples_that_prove_little(sample, capsys):
+    doubtful = [
+        "--set",
+        'gates=[{"method": "parity", "min_cosine": -1}]',
+        "--set",
+        "data.calibration=data.py:evaluation",
+    ]
+    assert run(commands, ["validate", "recipe.yaml", *doubtful]) == 0
+    shown = capsys.readouterr().out
+    assert "warning: gates.0.min_cosine: can never fail: no cosine is below -1" in shown
+    assert "warning: data.calibration: 'data.py:evaluation' is what the gates judge on too" in shown
+    assert run(commands, ["validate", "recipe.yaml", *doubtful, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["warnings"]) == 2

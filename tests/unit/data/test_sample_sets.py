@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmdeploy.building.sample_notes import sample_notes
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import no_progress
 from mmdeploy.core.errors import DataError
@@ -201,3 +202,14 @@ def test_what_needs_labels_is_named_where_there_are_none(recorded):
 def test_a_calibration_set_has_no_labels(recorded):
     samples = recorded([({"x": np.arange(3, dtype=np.float32) + n}, object()) for n in range(1, 4)], calibration=True)
     assert samples.labels is None
+
+
+def test_what_a_verdict_must_say_of_its_samples(recorded: Any) -> None:
+    rows = [{"x": np.full(3, index, np.float32)} for index in range(6)]
+    calibration, evaluation = recorded(rows[:4], name="calibration"), recorded(rows[2:], name="evaluation")
+    assert calibration.seen.shared_with(evaluation.seen) == 2
+    (shared,) = sample_notes(evaluation, calibration)
+    assert shared.startswith("2 of the 4 calibration samples of given.py:samples are evaluation samples too")
+    assert sample_notes(recorded(rows[4:], name="apart"), calibration) == []
+    (single,) = sample_notes(evaluation.first(1), None)
+    assert single.startswith("given.py:samples gave one evaluation sample")

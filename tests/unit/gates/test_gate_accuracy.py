@@ -8,8 +8,9 @@ from sklearn import metrics as sk
 
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import DataError, InferenceError
-from mmdeploy.gates import accuracy
+from mmdeploy.gates import accuracy, resolution
 from mmdeploy.scoring import class_scores
+from mmdeploy.scoring.comparison import Comparison
 
 
 def options(metric="top1", **given):
@@ -240,3 +241,106 @@ def test_limits_that_make_no_sense(given, message):
 
 def test_an_ensemble_that_does_not_batch():
     assert accuracy.check(options(max_drop=0.0), evidence(max_batch_size=0)).verdict is Verdict.PASS
+
+
+def wrong_in_batches(given, is_wrong, *, share=1.0):
+    """A candidate that errs in requests of some sizes, on a share of the samples."""
+    order, rng = given.original["logits"], np.random.default_rng(5)
+    chosen = rng.random(SAMPLES) < share
+
+    def answer(image, audio):
+        logits = fusion(image, audio)["logits"]
+        rows = np.abs(logits[:, None] - order[None]).sum(axis=2).argmin(axis=1)
+        return {"logits": np.where(chosen[rows][:, None] & is_wrong(len(logits)), -logits, logits)}
+
+    return deployment({"fusion": answer})
+
+
+@pytest.mark.parametrize(
+    ("is_wrong", "words"),
+    [(lambda size: size == 1, "batches of 1"), (lambda size: size in (3, 15), "batches of 3 and 15")],
+)
+def test_a_candidate_that_errs_in_batches_of_one_size_fails_each_limit(is_wrong, words):
+    given = evidence()
+    result = check_with(wrong_in_batches(given, is_wrong), given, min=0.8, max_drop=0.05, max_relative_drop=0.05)
+    passed, failed = result.checks[:3], result.checks[3:]
+    assert all(check.verdict is Verdict.PASS and check.measured in (86 / 96, 0.0) for check in passed)
+    assert [check.name for check in failed] == [
+        f"top1 in {words}", f"top1 drop in {words}", f"top1 relative drop in {words}",
+    ]  # fmt: skip
+    assert all(check.verdict is Verdict.FAIL for check in failed)
+    assert failed[0].measured < 0.3
+    assert failed[1].measured == pytest.approx(86 / 96 - failed[0].measured)
+
+
+def test_what_some_samples_lose_is_confirmed_by_all_of_them():
+    """Of many samples some are asked again, and all of them where these lose more than the limit allows."""
+    given = evidence()
+    repeated = {name: np.concatenate([array] * 4) for name, array in given.feeds.items()}
+    more = {**given.__dict__, "feeds": repeated, "labels": np.concatenate([given.labels] * 4)}
+    more["original"] = {name: np.concatenate([array] * 4) for name, array in given.original.items()}
+    asked = []
+
+    def counting(share):
+        wrong = wrong_in_batches(given, lambda size: size == 1, share=share)
+        inner = wrong.runner("fusion")
+
+        def answer(image, audio):
+            asked.append(len(image))
+            return inner.infer({"image": image, "audio": audio})
+
+        return deployment({"fusion": answer})
+
+    result = accuracy.check(options(max_drop=0.5), type(given)(**{**more, "candidate": counting(0.1)}))
+    assert result.verdict is Verdict.PASS
+    assert asked.count(1) == 128
+    asked.clear()
+    result = accuracy.check(options(max_drop=0.01), type(given)(**{**more, "candidate": counting(0.1)}))
+    assert result.verdict is Verdict.FAIL
+    assert asked.count(1) == 128 + 4 * SAMPLES
+    assert result.checks[-1].name == "top1 drop in batches of 1"
+
+
+def test_a_refusal_in_odd_batches_alone_fails():
+    def refusing(image, audio):
+        if len(image) == 15:
+            raise InferenceError("the plan has a profile for 16")
+        return fusion(image, audio)
+
+    result = check_with(deployment({"fusion": refusing}), max_drop=0.1)
+    assert result.checks[-1].name == "top1 in batches of 3 and 15"
+    assert (result.verdict, result.checks[-1].measured) == (Verdict.FAIL, None)
+    assert "the plan has a profile for 16" in result.checks[-1].note
+
+
+def with_counts(samples, lost, won, limit):
+    """Judge a classifier of two classes that differs from the original on so many samples."""
+    labels = np.zeros(samples, np.int64)
+    original = np.tile(np.array([[1.0, 0.0]], np.float32), (samples, 1))
+    original[lost : lost + won] = [0.0, 1.0]
+    candidate = np.tile(np.array([[1.0, 0.0]], np.float32), (samples, 1))
+    candidate[:lost] = [0.0, 1.0]
+    comparison = Comparison(
+        class_scores.top_k("top1", candidate, labels, 1), class_scores.top_k("top1", original, labels, 1),
+        larger_is_better=True, confidence=0.95, seed=0,
+    )  # fmt: skip
+    return resolution.found(comparison, max_drop=limit)
+
+
+def test_the_smallest_drop_that_samples_show_is_told_and_warned_of():
+    few = with_counts(500, 5, 5, 0.01)
+    assert 0.018 < few["smallest_drop"] < 0.025
+    assert "with these 500 samples a true drop of less than 0.02" in few["warning"]
+    assert "`rule: interval`" in few["warning"]
+    many = with_counts(20_000, 200, 200, 0.02)
+    assert 0.02 < many["smallest_drop"] < 0.025
+    assert "warning" not in many
+    assert "warning" in check_with(deployment(), max_drop=0.01).details
+    assert "smallest_drop" not in check_with(deployment(), max_drop=0.01, rule="interval").details
+
+
+def test_the_smallest_drop_fails_in_19_of_20_sets():
+    """Drawn anew: of sets whose true drop is what was told, a twentieth passes."""
+    smallest = with_counts(500, 8, 3, 0.01)["smallest_drop"]
+    lost = np.random.default_rng(0).binomial(500, smallest, 20_000)
+    assert (lost / 500 <= 0.01).mean() == pytest.approx(0.05, abs=0.03)

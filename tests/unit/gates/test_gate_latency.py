@@ -3,10 +3,10 @@ import pytest
 from gate_evidence import SteppedClock, TimedDeployment, deployment, evidence, fusion
 from pydantic import ValidationError
 
-from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.contracts import Check, Verdict
 from mmdeploy.core.errors import InferenceError
 from mmdeploy.gates import latency
-from mmdeploy.scoring import load
+from mmdeploy.scoring import load, looks
 
 
 def options(**given):
@@ -27,57 +27,70 @@ def judge(candidate, reference, *, clock=None, seed=0, given=None, **limits):
     return latency.check(options(**limits), evidence(**sides, seed=seed, **(given or {})), clock=clock)
 
 
-@pytest.mark.parametrize(
-    ("factor", "verdict"),
-    [(0.7, Verdict.PASS), (1.0, Verdict.PASS), (1.2, Verdict.FAIL), (2.0, Verdict.FAIL)],
-)
+@pytest.mark.parametrize(("factor", "verdict"), [(0.7, Verdict.PASS), (1.0, Verdict.PASS), (1.5, Verdict.FAIL)])
 @pytest.mark.parametrize("percentile", ["p50", "p90", "p95", "p99"])
 def test_the_ratio_of_a_percentile_decides(factor, verdict, percentile):
-    result = judge(noisy(1, 2 * factor), noisy(2, 2), max_ratio_to_reference=1.1, percentile=percentile)
+    reference = noisy(2, 20, spread=0.02)
+    result = judge(noisy(1, 20 * factor, spread=0.02), reference, max_ratio_to_reference=1.15, percentile=percentile)
     assert result.verdict is verdict
     (check,) = result.checks
     assert check.measured == pytest.approx(factor, rel=0.06)
     assert check.interval[0] < check.measured < check.interval[1]
-    assert check.limit == "<= 1.1"
+    assert check.limit == "<= 1.15"
 
 
-def test_verdicts_are_stable_and_the_error_is_bounded_under_noise():
-    """Twenty runs each, with a tail: a slowdown of 1.2 is caught, equals pass at 1.1, hardly fail at 1.0."""
-    slow, same, strict = [], [], []
-    for seed in range(20):
+class Wandering:
+    """What a request costs on a server that is faster or slower for a while: sd 5 %, time constant 20 s."""
 
-        def tailed(offset, mean, seed=seed):
-            rng = np.random.default_rng([seed, offset])
-            return lambda: 1e-3 * mean * (rng.lognormal(0, 0.1) + (rng.random() < 0.02) * 3)
+    def __init__(self, clock, seed, factor, *, wander=0.05):
+        self.clock, self.random, self.factor, self.wander = clock, np.random.default_rng(seed), factor, wander
+        self.level, self.seen_at = self.random.normal(), 0.0
 
-        slow.append(judge(tailed(0, 1.2), tailed(1, 1), seed=seed, max_ratio_to_reference=1.1).verdict)
-        same.append(judge(tailed(2, 1), tailed(3, 1), seed=seed, max_ratio_to_reference=1.1).verdict)
-        strict.append(
-            judge(
-                tailed(4, 1),
-                tailed(5, 1),
-                seed=seed,
-                max_ratio_to_reference=1.0,
-                max_seconds=2,
-                percentile="p50",
-            ).verdict
-        )
-    assert slow.count(Verdict.FAIL) >= 19
-    assert same.count(Verdict.PASS) >= 19
-    assert strict.count(Verdict.FAIL) <= 1
+    def __call__(self):
+        kept = np.exp(-(self.clock.now - self.seen_at) / 20.0)
+        self.level = kept * self.level + np.sqrt(1 - kept**2) * self.random.normal()
+        self.seen_at = self.clock.now
+        return 0.05 * self.factor * np.exp(self.wander * self.level) * self.random.lognormal(0, 0.03)
+
+
+def judged_while_wandering(factor, limit, trials, *, wander=0.05):
+    found = []
+    for seed in range(trials):
+        clock = SteppedClock()
+        candidate = Wandering(clock, [seed, 0], factor, wander=wander)
+        reference = Wandering(clock, [seed, 1], 1.0, wander=0.0)
+        given = {"max_ratio_to_reference": limit, "percentile": "p50", "requests": 120}
+        found.append(judge(candidate, reference, clock=clock, seed=seed, **given).verdict)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("factor", "limit", "false"),
+    [(1.0, 1.0, {Verdict.PASS, Verdict.FAIL}), (1.1, 1.0, {Verdict.PASS}), (1.1, 1.05, {Verdict.PASS})],
+)
+def test_a_server_that_wanders_slowly_does_not_decide(factor, limit, false):
+    """The error rates are measured by benchmarks/verdict_errors.py; these twelve judgements are the same each time."""
+    assert not false.intersection(judged_while_wandering(factor, limit, 12))
+
+
+def test_what_is_clear_is_decided_though_a_server_wanders():
+    assert judged_while_wandering(0.5, 0.8, 5) == [Verdict.PASS] * 5
+    assert judged_while_wandering(1.5, 1.0, 5) == [Verdict.FAIL] * 5
+    assert judged_while_wandering(1.0, 1.1, 5, wander=0.0) == [Verdict.PASS] * 5
+    assert judged_while_wandering(1.2, 1.1, 5, wander=0.0) == [Verdict.FAIL] * 5
 
 
 def test_a_limit_that_is_just_reached_is_measured_longer_and_then_inconclusive():
-    result = judge(noisy(1, 2.2), noisy(2, 2), max_ratio_to_reference=1.1, max_seconds=20)
+    result = judge(noisy(1, 22), noisy(2, 20), max_ratio_to_reference=1.1, max_seconds=40)
     (check,) = result.checks
     assert check.verdict is Verdict.INCONCLUSIVE
     assert "the limit lies inside the interval" in check.note
-    assert result.details["looks"] > 2
-    assert result.details["requests"] > 2000
+    assert result.details["looks"] > 1
+    assert result.details["requests"] > 700
 
 
-def test_undecided_at_first_and_decided_with_more_requests():
-    result = judge(noisy(3, 2.08, spread=0.3), noisy(4, 2, spread=0.3), max_ratio_to_reference=1.1, percentile="p50")
+def test_undecided_at_first_and_decided_with_more_time():
+    result = judge(noisy(3, 20), noisy(4, 20), max_ratio_to_reference=1.15, percentile="p50", requests=60)
     assert result.verdict is Verdict.PASS
     assert result.details["looks"] > 1
 
@@ -111,12 +124,12 @@ def test_a_machine_that_slows_down_does_it_to_both_sides():
 
     def drifting(seed, factor):
         rng = np.random.default_rng(seed)
-        return lambda: 1e-3 * factor * (1 + clock.now) * rng.lognormal(0, 0.02)
+        return lambda: 1e-2 * factor * (1 + clock.now / 10) * rng.lognormal(0, 0.02)
 
-    for factor, verdict in ((1.0, Verdict.PASS), (1.2, Verdict.FAIL)):
+    for factor, verdict in ((1.0, Verdict.PASS), (1.5, Verdict.FAIL)):
         clock.now = 0.0
-        result = judge(drifting(1, factor), drifting(2, 1.0), clock=clock, max_ratio_to_reference=1.1, percentile="p50")
-        assert clock.now > 1  # slower by more than two at the end
+        result = judge(drifting(1, factor), drifting(2, 1.0), clock=clock, max_ratio_to_reference=1.2, percentile="p50")
+        assert clock.now > 10  # slower by more than two at the end
         assert result.verdict is verdict
         assert result.checks[0].measured == pytest.approx(factor, rel=0.03)
 
@@ -126,39 +139,40 @@ def test_a_passing_disturbance_of_one_server_is_not_a_failure():
     rng = np.random.default_rng(0)
 
     def disturbed_at_first():
-        return 1e-3 * rng.lognormal(0, 0.02) * (1.5 if clock.now < 1.3 else 1.0)
+        return 2e-2 * rng.lognormal(0, 0.02) * (1.5 if clock.now < 3 else 1.0)
 
-    result = judge(disturbed_at_first, noisy(2, 1), clock=clock, max_ratio_to_reference=1.1, percentile="p50")
+    result = judge(disturbed_at_first, noisy(2, 20), clock=clock, max_ratio_to_reference=1.2, percentile="p50")
     assert result.verdict is Verdict.PASS
-    assert result.details["looks"] > 1
 
 
-def test_a_disturbance_that_lasts_for_half_of_the_time_is_inconclusive():
+@pytest.mark.parametrize(("before", "after"), [(1.0, 2.0), (2.0, 1.0), (0.5, 1.2), (1.2, 0.5)])
+def test_what_holds_for_half_of_the_time_is_no_verdict(before, after):
     clock = SteppedClock()
     rng = np.random.default_rng(0)
 
-    def disturbed_late():
-        return 1e-3 * rng.lognormal(0, 0.05) * (1.5 if clock.now > 2.5 else 1.1)
+    def changing():
+        return 2e-2 * rng.lognormal(0, 0.02) * (after if clock.now > 10 else before)
 
-    result = judge(
-        disturbed_late, noisy(2, 1), clock=clock, max_ratio_to_reference=1.1, percentile="p90", max_seconds=5
-    )
+    result = judge(changing, noisy(2, 20), clock=clock, max_ratio_to_reference=1.1, percentile="p50", max_seconds=20)
     (check,) = result.checks
     assert check.verdict is Verdict.INCONCLUSIVE
-    assert "not in the earlier and in the later half" in check.note
 
 
-def test_rounds_are_resampled_in_longer_units_as_they_grow_in_number():
-    measured = load.Measurement(block_requests=2)
-    for index in range(95):
-        measured.candidate.append(load.Block(np.array([index, index + 0.5]), 1.0))
-        measured.reference.append(load.Block(np.array([1.0, 1.0]), 2.0))
-    assert measured.candidate_ms.shape == (31, 6)
-    assert measured.candidate_ms[0].tolist() == [2, 2.5, 3, 3.5, 4, 4.5]  # the two oldest rounds are left out
-    assert measured.seconds("reference").tolist() == [6.0] * 31
-    earlier, later = measured.halves()
-    assert (len(earlier.candidate), len(later.candidate)) == (47, 48)
-    assert measured.requests == 190
+def test_a_verdict_must_be_that_of_each_half_by_its_figure():
+    """Far below the limit at first, a little above it later: the whole is below, and a half says no."""
+    measured = load.Measurement(block_requests=1)
+    for at in range(40):
+        seconds = 0.5 if at < 20 else 1.2
+        measured.candidate.append(load.Block(np.array([seconds]), seconds, float(at)))
+        measured.reference.append(load.Block(np.array([1.0]), 1.0, float(at)))
+
+    def decided(seen, confidence):
+        slower = np.mean([one.seconds for one in seen.candidate])
+        return [Check("ratio", slower, "<= 1", Verdict.PASS if slower <= 1 else Verdict.FAIL)]
+
+    (told,) = looks._confirmed(decided(measured, 0.99), measured, decided)
+    assert told.verdict is Verdict.INCONCLUSIVE
+    assert "not by the figures of the earlier and of the later half" in told.note
 
 
 def test_first_requests_are_not_counted():
@@ -168,7 +182,7 @@ def test_first_requests_are_not_counted():
         calls["candidate"] += 1
         return 0.1 if calls["candidate"] <= 20 else 0.001
 
-    result = judge(cold_start, lambda: 0.001, max_ratio_to_reference=1.1)
+    result = judge(cold_start, lambda: 0.001, max_ratio_to_reference=1.1, max_seconds=20)
     assert result.details["candidate_ms"]["p99"] == pytest.approx(1.0)
 
 

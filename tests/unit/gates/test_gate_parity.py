@@ -34,8 +34,8 @@ def test_equal_models_pass_every_limit():
 def test_only_the_component_that_is_off_fails_and_the_ensemble_with_it():
     candidate = deployment({"image_encoder": off_by(1.0, noise=3.0)})
     result = parity.check(options(min_cosine=0.999), evidence(candidate=candidate))
-    failed = {name for name, verdict in verdicts(result).items() if verdict is Verdict.FAIL}
-    assert failed == {"image_encoder: worst cosine", "end to end: worst cosine"}
+    failed = {name.partition(":")[0] for name, verdict in verdicts(result).items() if verdict is Verdict.FAIL}
+    assert failed == {"image_encoder", "end to end"}
 
 
 def test_a_wrong_scale_passes_the_cosine_and_fails_the_sqnr():
@@ -46,6 +46,89 @@ def test_a_wrong_scale_passes_the_cosine_and_fails_the_sqnr():
     assert found["image_encoder: worst SQNR"] is Verdict.FAIL
     sqnr = next(check for check in result.checks if check.name == "image_encoder: worst SQNR")
     assert sqnr.measured == pytest.approx(20.0, abs=0.01)
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(1000.0, False), (2.0, False), (0.5, False), (1.1, True), (1.0, True)])
+def test_cosine_alone_judges_the_norms_too(factor, kept):
+    given = evidence(candidate=deployment({"image_encoder": off_by(np.float32(factor))}))
+    result = parity.check(options(min_cosine=0.99, outputs=["image_embedding"]), given)
+    cosine, norm = result.checks
+    assert (cosine.verdict, norm.verdict) == (Verdict.PASS, Verdict.PASS if kept else Verdict.FAIL)
+    assert (norm.name, norm.limit) == ("image_encoder: worst norm error", "<= 0.141")
+    assert norm.measured == pytest.approx(abs(factor - 1), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("min_cosine", "allowed"), [(0.9, 0.436), (0.9999, 0.05), (1.0, 0.05), (0.0, 1.0), (-1.0, 1.0)]
+)
+def test_norms_may_differ_by_what_the_cosine_allows_and_by_five_percent(min_cosine, allowed):
+    assert options(min_cosine=min_cosine).max_norm_error == pytest.approx(allowed, abs=1e-6)
+
+
+@pytest.mark.parametrize("seen", [{"max_scale_error": 3.0}, {"min_sqnr_db": -10.0}, {"max_abs_error": 1e6}])
+def test_a_limit_that_sees_the_size_takes_the_place_of_that_on_norms(seen):
+    given = evidence(candidate=deployment({"image_encoder": off_by(np.float32(2.0))}))
+    result = parity.check(options(min_cosine=0.99, outputs=["image_embedding"], **seen), given)
+    assert len(result.checks) == 2
+    assert result.verdict is Verdict.PASS
+
+
+def wrong_in_batches(function, is_wrong):
+    """An encoder that answers with other samples' embeddings in requests of some sizes."""
+
+    def answer(pixels):
+        found = function(pixels)
+        return {"embedding": -found["embedding"]} if is_wrong(len(pixels)) else found
+
+    return deployment({"image_encoder": answer})
+
+
+@pytest.mark.parametrize("statistic", ["worst", "mean"])
+@pytest.mark.parametrize(
+    ("is_wrong", "note"),
+    [
+        (lambda size: size == 1, "batches of 1; 1 in the largest"),
+        (lambda size: size % 2 == 1 and size > 1, "batches of 3 and 15; 1 in the largest"),
+        (lambda size: size == 15, "batches of 3 and 15; 1 in the largest"),
+        (lambda size: size == 16, ""),
+    ],
+)
+def test_a_candidate_that_is_wrong_in_batches_of_one_size_fails(is_wrong, note, statistic):
+    given = evidence(candidate=wrong_in_batches(image_encoder, is_wrong))
+    result = parity.check(options(min_cosine=0.99, statistic=statistic), given)
+    failed = {check.name: check.note for check in result.checks if check.verdict is Verdict.FAIL}
+    assert failed[f"image_encoder: {statistic} cosine"] == note
+    assert f"end to end: {statistic} cosine" in failed
+    assert not any(name.startswith("audio_encoder") for name in failed)
+
+
+def test_a_request_of_one_that_is_refused_fails_and_says_so():
+    def refusing(pixels):
+        if len(pixels) == 1:
+            raise InferenceError("expected a batch of 16")
+        return image_encoder(pixels)
+
+    given = evidence(candidate=deployment({"image_encoder": refusing}))
+    result = parity.check(options(min_cosine=0.99, scope="components"), given)
+    (check,) = [check for check in result.checks if check.name.startswith("image_encoder")]
+    assert check.verdict is Verdict.FAIL
+    assert check.note.startswith("batches of 1: the candidate did not answer: samples 0 to 0 refused: expected a batch")
+
+
+def test_a_mean_over_few_samples_that_is_beyond_is_taken_over_all():
+    """The samples asked again are no fair share: three of the 32 are off, and of all 96 only these."""
+    original = evidence().original["logits"]
+    off = original[[0, 46, 95]]
+
+    def off_alone(image, audio):
+        logits = fusion(image, audio)["logits"]
+        bad = (np.abs(logits[:, None] - off[None]).sum(axis=2) < 1e-3).any(axis=1, keepdims=True)
+        return {"logits": np.where(bad & (len(logits) == 1), -logits, logits)}
+
+    given = evidence(candidate=deployment({"fusion": off_alone}))
+    wanted = {"outputs": ["logits"], "scope": "end_to_end", "max_scale_error": 1.0}
+    assert parity.check(options(min_cosine=0.9, statistic="mean", **wanted), given).verdict is Verdict.PASS
+    assert parity.check(options(min_cosine=0.9, **wanted), given).verdict is Verdict.FAIL
 
 
 def test_one_bad_sample_fails_the_worst_and_not_the_mean():
@@ -109,7 +192,20 @@ def test_requests_are_as_large_as_the_ensemble_takes_and_no_larger():
 
     candidate = deployment({"image_encoder": recording})
     parity.check(options(min_cosine=0.9, scope="end_to_end"), evidence(candidate=candidate, max_batch_size=40))
-    assert rows == [40, 40, 16]
+    assert rows == [40, 40, 16, *[1] * 32, 3, 39]
+
+
+def test_few_samples_still_make_a_request_of_the_largest_size():
+    rows = []
+
+    def recording(pixels):
+        rows.append(len(pixels))
+        return image_encoder(pixels)
+
+    given = evidence(candidate=deployment({"image_encoder": recording}), max_batch_size=200)
+    result = parity.check(options(min_cosine=0.9999, scope="end_to_end", samples=5), given)
+    assert result.verdict is Verdict.PASS
+    assert rows == [200, *[1] * 5, 3, 2]
 
 
 def test_an_ensemble_that_does_not_batch_is_asked_one_sample_at_a_time():
@@ -135,13 +231,14 @@ def test_samples_are_spread_over_the_evaluation_set():
 
     given = evidence(candidate=deployment({"image_encoder": recording}))
     result = parity.check(options(min_cosine=0.9, scope="end_to_end", samples=3), given)
-    assert seen == list(given.feeds["image"][[0, 48, 95], 0])
+    assert seen[:3] == list(given.feeds["image"][[0, 48, 95], 0])
+    assert set(seen) == set(seen[:3])
     assert result.details["samples"] == 3
 
 
 @pytest.mark.parametrize(("scope", "asked"), [("components", 4), ("end_to_end", 1), ("both", 5)])
 def test_scope(scope, asked):
-    assert len(parity.check(options(min_cosine=0.9, scope=scope), evidence()).checks) == asked
+    assert len(parity.check(options(min_sqnr_db=20, scope=scope), evidence()).checks) == asked
 
 
 def test_no_samples_is_a_data_error():

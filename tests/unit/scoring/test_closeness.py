@@ -62,3 +62,15 @@ def test_the_noise_is_that_of_the_output_that_changed():
     assert cosine == pytest.approx(1.0)
     assert closeness.output_noise(original, original) == (math.inf, 1.0)
     assert closeness.output_noise(original, candidate, np.array([False, True])) == (-math.inf, 0.5)
+
+
+@given(ROWS, ROWS)
+def test_the_norm_error_is_a_share_of_the_norm_or_of_the_usual_norm(reference, candidate):
+    found = closeness.per_sample_norm_error(reference, candidate)
+    norms = [[math.hypot(*row) for row in array.astype(float)] for array in (reference, candidate)]
+    usual = math.sqrt(sum(norm**2 for norm in norms[0]) / len(norms[0]))
+    for share, before, after in zip(found, *norms, strict=True):
+        if before == after or max(before, usual) == 0:
+            assert share == (0 if before == after else 1e300)
+        else:
+            assert share == pytest.approx(abs(after - before) / max(before, usual), rel=1e-6, abs=1e-9)

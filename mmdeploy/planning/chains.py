@@ -166,6 +166,12 @@ def encodings(recipe: Recipe, component: str, unavailable: Mapping[str, str]) ->
     return list(dict.fromkeys(sorted(wanted, key=lambda encoding: encoding != own))) or [own]
 
 
+def trained_encoding(recipe: Recipe, component: str, unavailable: Mapping[str, str]) -> Encoding:
+    """Return what training under quantization rounds to: one training serves every encoding that is written."""
+    wanted = encodings(recipe, component, unavailable)
+    return wanted[0] if len(wanted) == 1 else Encoding.INT8_SYMMETRIC
+
+
 @dataclass(frozen=True)
 class PlannedCandidate:
     """An engine to choose from, as the select step is told of it.

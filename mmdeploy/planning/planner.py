@@ -38,9 +38,10 @@ from mmdeploy.planning.chains import (
     lowers_precision,
     original_graph,
     torch_sections,
+    trained_encoding,
 )
 from mmdeploy.planning.identities import Identities
-from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SAMPLES, SELECT, SENSITIVITY
+from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SAMPLES, SELECT, SENSITIVITY, TRAIN
 from mmdeploy.planning.steps import (
     DATA_SETS,
     ORIGINAL,
@@ -213,6 +214,9 @@ class _Planner:
         if module.MEASURES:
             identity |= self.identities.timing(name)
         step = Step(f"{name}/{kind.name}", name, kind.name, method_of(options), options_json(options), needs, identity)
+        if kind is TRAIN:
+            encoding = trained_encoding(self.recipe, name, self.fingerprints.unavailable)
+            step = replace(step, encoding=encoding, identity=identity | {"encoding": str(encoding)})
         self._add(replace(step, uses=uses, exclusive=module.MEASURES))
 
     def _add_export(self, step_id: str, name: str, before: tuple[str, ...]) -> None:

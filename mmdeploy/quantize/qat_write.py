@@ -56,7 +56,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
         chosen = selection.choose(model, options.model_copy(update={"exclude": out}))
     limits = _limits(model, chosen, matched, options, context)
     encoding = context.encoding
-    if encoding is Encoding.UINT8_ASYMMETRIC:
+    if encoding is Encoding.UINT8_ASYMMETRIC and not scales.asymmetric:
         encoding = Encoding.UINT8_SYMMETRIC
     quantized = encode.write(
         model, chosen, limits, encoding=encoding, scheme=options, weight_scales=matched.weight_scales
@@ -89,7 +89,7 @@ def _limits(
     model: Any, chosen: selection.Selection, matched: qat_graph.Matched, options: Options, context: StepContext
 ) -> dict[str, tuple[float, float]]:
     """Return the range of every tensor: as trained, or, for those that no trained layer reads, as static."""
-    limits = {name: (-amax, amax) for name, amax in matched.amax.items() if name in chosen.tensors}
+    limits = {name: limits for name, limits in matched.ranges.items() if name in chosen.tensors}
     missing = [name for name in chosen.tensors if name not in limits]
     if not missing:
         return limits
@@ -114,19 +114,21 @@ def _trained_layers(trained: Artifact, scales: QatScales) -> list[qat_graph.Trai
     from safetensors.numpy import load_file
 
     weights = load_file(trained.path)
-    amax = load_file(trained.path.with_name(scales.file))
+    beside = load_file(trained.path.with_name(scales.file))
     found = []
     for layer in scales.layers:
         name = layer.name
-        weight = weights[layer.parameter]
+        weight = weights[layer.parameter] if layer.parameter in weights else beside[layer.parameter]
         found.append(
             qat_graph.TrainedLayer(
                 name=name,
                 node_paths=layer.node_paths,
                 weight=weight[slice(*layer.rows)] if layer.rows else weight,
-                weight_scale=amax[name] / np.float32(LARGEST_CODE),
-                input_amax=layer.input_amax,
-                output_amax=layer.output_amax,
+                weight_scale=beside[name] / np.float32(LARGEST_CODE),
+                input_range=(layer.input_low, layer.input_amax),
+                output_range=None
+                if layer.output_low is None or layer.output_amax is None
+                else (layer.output_low, layer.output_amax),
             )
         )
     return found

@@ -10,7 +10,8 @@ from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata, read
-from mmdeploy.quantize import encode, fidelity, graphs, qat_graph, ranges, selection
+from mmdeploy.quantize import coverage, embeddings, encode, fidelity, graphs, held_out, qat_graph, ranges, selection
+from mmdeploy.quantize.coverage import COVERAGE
 from mmdeploy.quantize.qat_modelopt import LARGEST_CODE
 from mmdeploy.quantize.qat_options import Options
 from mmdeploy.quantize.qat_scales import SCALES, QatScales
@@ -63,6 +64,11 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     )
     unrounded = qat_graph.round_for_products_only(quantized, chosen)
     path = context.workdir / FILENAME
+    batches = []
+    if context.calibration is not None:
+        batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
+    judge = held_out.judge(graph.path, batches, threads=context.threads) if batches else None
+    quantized, tables = embeddings.settle(quantized, options, context, judge)
     graphs.save_checked(quantized, path)
     after = Artifact("onnx", path, file_sha256(path), graph.inputs, graph.outputs, "qat")
     metadata: dict[str, Any] = {
@@ -76,11 +82,12 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
         "widened": matched.widened,
         "unrounded_readers": unrounded,
         "ranges": {name: list(pair) for name, pair in limits.items()},
+        **as_metadata(tables),
+        COVERAGE: as_metadata(coverage.measure(quantized)),
         "bytes_before": graph.size_bytes,
         "bytes_after": after.size_bytes,
     }
-    if context.calibration is not None:
-        batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
+    if batches:
         metadata |= as_metadata(fidelity.compare(graph.path, path, batches, threads=context.threads))
     return replace(after, metadata=metadata)
 

@@ -35,11 +35,23 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata
-from mmdeploy.quantize import encode, equalize, fidelity, graphs, ranges, selection
-from mmdeploy.quantize.scheme import CalibrationOptions, Scheme
+from mmdeploy.quantize import (
+    coverage,
+    embeddings,
+    encode,
+    equalize,
+    fidelity,
+    graphs,
+    held_out,
+    ranges,
+    selection,
+    settle,
+)
+from mmdeploy.quantize.coverage import COVERAGE
+from mmdeploy.scoring.findings import PlainSection
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"
@@ -51,8 +63,7 @@ FILENAME = "model.onnx"
 _COMPARED_BATCHES = 4
 
 
-class Settings(CalibrationOptions, Scheme):
-    """Everything that decides the numbers: what the options of static and of a search over it have in common."""
+Settings = settle.Settings
 
 
 class Options(Settings):
@@ -80,13 +91,15 @@ class Calibrated:
         ranges: Smallest and largest value by tensor.
         samples: Number of samples that the ranges were found on.
         equalized: What was equalized in the graph: see `mmdeploy.quantize.equalize.apply`.
+        how: How ranges were found, and what else was tried.
     """
 
     model: Any
     chosen: selection.Selection
     ranges: Mapping[str, tuple[float, float]]
     samples: int
-    equalized: Sequence[equalize.Equalized] = ()
+    equalized: Sequence[equalize.Equalized]
+    how: settle.Choice
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
@@ -109,18 +122,23 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     found = calibrated(artifact, options, context)
     quantized = encode.write(found.model, found.chosen, found.ranges, encoding=context.encoding, scheme=options)
     path = context.workdir / FILENAME
-    graphs.save_checked(quantized, path)
     batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
+    judge = held_out.judge(artifact.path, batches, threads=context.threads)
+    quantized, tables = embeddings.settle(quantized, options, context, judge)
+    graphs.save_checked(quantized, path)
     likeness = fidelity.compare(artifact.path, path, batches, threads=context.threads)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "static")
     metadata: dict[str, Any] = {
         "encoding": str(context.encoding),
-        "calibrator": options.calibrator,
+        "calibrator": found.how.calibrator,
         "samples": found.samples,
         "quantized_nodes": list(found.chosen.nodes),
         "excluded_nodes": dict(found.chosen.excluded),
         "ranges": {name: list(limits) for name, limits in found.ranges.items()},
         **as_metadata(equalize.Equalization(tuple(found.equalized))),
+        **(_searched(options, found.how) if found.how.trials else {}),
+        **as_metadata(tables),
+        COVERAGE: as_metadata(coverage.measure(quantized)),
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,
         **as_metadata(likeness),
@@ -141,31 +159,22 @@ def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> C
             hint="name a callable under `data.calibration` in the recipe",
         )
     model = graphs.load(artifact.path)
+    how = settle.settle(artifact.path, model, options, context)
+    feeds = ranges.first_samples(context, options.samples, options.batch_size)
+    model, equalized = settle.equalized(model, how.equalize, options, feeds, threads=context.threads)
     chosen = selection.choose(model, options)
-    equalized: Sequence[equalize.Equalized] = ()
-    if options.equalize is not None:
-        groups = equalize.find(model, chosen.nodes)
-        tensors = [group.tensor for group in groups]
-        maxima = ranges.channel_maxima(
-            model, tensors, ranges.first_samples(context, options.samples, options.batch_size), threads=context.threads
-        )
-        equalized = equalize.apply(model, groups, maxima, options.equalize)
-        chosen = selection.choose(model, options)
-    found = ranges.find(
-        model,
-        chosen.tensors,
-        ranges.first_samples(context, options.samples, options.batch_size),
-        _how(options, context),
-    )
-    return Calibrated(model, chosen, found.by_tensor, found.samples, equalized)
+    total = min(options.samples, context.calibration_batches * options.batch_size) or None
+    finding = replace(settle.calibration(how.calibrator, options, context), total=total, progress=context.progress)
+    found = ranges.find(model, chosen.tensors, feeds, finding)
+    return Calibrated(model, chosen, found.by_tensor, found.samples, equalized, how)
 
 
-def _how(options: Settings, context: StepContext) -> ranges.Calibration:
-    return ranges.Calibration(
-        calibrator=options.calibrator,
-        percentile=options.percentile,
-        symmetric=context.encoding is not Encoding.UINT8_ASYMMETRIC,
-        threads=context.threads,
-        total=min(options.samples, context.calibration_batches * options.batch_size) or None,
-        progress=context.progress,
-    )
+def _searched(options: Settings, how: settle.Choice) -> dict[str, Any]:
+    section = {"method": "static", **plain(options, how)}
+    return {**as_metadata(settle.Trials(how.trials)), **as_metadata(PlainSection(section))}
+
+
+def plain(options: Settings, how: settle.Choice) -> dict[str, Any]:
+    """Return the fields of options that leave nothing open."""
+    fields = options.model_dump(mode="json", include=set(Options.model_fields) - {"method"})
+    return {**fields, "calibrator": how.calibrator, "equalize": how.equalize}

@@ -96,8 +96,7 @@ def _without_onednn() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        flags = torch.backends.mkldnn.flags(enabled=False)  # type: ignore[no-untyped-call]
-        with flags:
+        with torch.backends.mkldnn.flags(enabled=False):
             yield
 
 
@@ -109,10 +108,10 @@ def _formulas() -> dict[Any, Any]:
 
     def of_vector(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
         matrix = next(shape for shape in shapes if len(shape) == max(map(len, shapes)))
-        return 2 * math.prod(matrix)
+        return int(2 * math.prod(matrix))
 
     def of_distance(first: Any, second: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return 3 * math.prod(out_shape) * int(first[-1])
+        return int(3 * math.prod(out_shape) * first[-1])
 
     aten = torch.ops.aten
     vectors = dict.fromkeys((aten.mv, aten.addmv, aten.dot, aten.vdot), of_vector)
@@ -132,9 +131,9 @@ def _operator_names(counted: Mapping[Any, Any]) -> Any:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
-    class Names(TorchDispatchMode):
+    class Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.found: set[str] = set()
 
         def __torch_dispatch__(self, operator: Any, types: Any, given: Any = (), named: Any = None) -> Any:

@@ -329,8 +329,8 @@ def _learned_amax(quantizer: Any) -> Tensor:
 def scales(layer: Any) -> Scales:
     """Return the scales of a layer as they are now."""
     low, high = _limits(layer.input_quantizer)
-    output = _limits(layer.output_quantizer) if layer.output_quantizer.is_enabled else (None, None)
-    return Scales(low, high, *output, weight_amax=_amax(layer.weight_quantizer))
+    least, most = _limits(layer.output_quantizer) if layer.output_quantizer.is_enabled else (None, None)
+    return Scales(low, high, least, most, _amax(layer.weight_quantizer))
 
 
 def _limits(quantizer: Any) -> tuple[float, float]:

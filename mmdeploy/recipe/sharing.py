@@ -125,12 +125,18 @@ def _difference(recipe: Recipe, first: str, second: str) -> str:
     if one.serving.max_batch_size != other.serving.max_batch_size:
         return "their serving.max_batch_size differs"
     for side in ("inputs", "outputs"):
-        if _declared(recipe, getattr(one, side)) != _declared(recipe, getattr(other, side)):
+        if not _fit(_declared(recipe, getattr(one, side)), _declared(recipe, getattr(other, side))):
             return f"their {side} differ in name, type or shape"
     feeding = {first: _feeding(recipe.components, first), second: _feeding(recipe.components, second)}
     if first in feeding[second] or second in feeding[first]:
         return "one feeds the other, so that they cannot be calibrated as one"
     return ""
+
+
+def _fit(one: Mapping[str, tuple[object, object]], other: Mapping[str, tuple[object, object]]) -> bool:
+    """Say whether tensors have the same names, and are of the same type and shape as far as those are declared."""
+    pairs = [pair for name in one.keys() & other.keys() for pair in zip(one[name], other[name], strict=True)]
+    return one.keys() == other.keys() and all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def _declared(recipe: Recipe, wires: Mapping[str, Any]) -> dict[str, tuple[object, object]]:

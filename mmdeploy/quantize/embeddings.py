@@ -25,6 +25,8 @@ _FEWEST_NUMBERS = 10_000
 _LARGEST_CODE = 127
 #: Noise that tables in INT8 may add at the component's outputs where ``auto`` decides.
 _MOST_LOST_DB = 1.0
+#: What they may leave in any case: by then they are what is heard of the noise, and it is small.
+_QUIET_DB = 35.0
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,9 @@ def settle(
         return written, Embeddings(tuple(tables), "asked for")
     if judge is None:
         return model, Embeddings(tables_because="there is nothing to judge them on")
-    lost = judge(model) - judge(written)
-    if lost > _MOST_LOST_DB:
+    left = judge(written)
+    lost = judge(model) - left
+    if lost > _MOST_LOST_DB and left < _QUIET_DB:
         return model, Embeddings((), f"in INT8 they cost {lost:.1f} dB at the component's outputs", lost)
     return written, Embeddings(tuple(tables), f"they cost {max(lost, 0.0):.1f} dB at the component's outputs", lost)
 

@@ -92,7 +92,9 @@ def test_calibration_has_what_both_are_given(tmp_path):
 
 
 def test_training_puts_the_module_in_both_places():
-    setup = training_setup(load_recipe(TINY, (*ONE, "data.training=data.py:calibration", "data.validation=data.py:validation")), "left")
+    setup = training_setup(
+        load_recipe(TINY, (*ONE, "data.training=data.py:calibration", "data.validation=data.py:validation")), "left"
+    )
     calls = []
 
     class Spy(nn.Module):

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.prune.tracing import Graph, UntraceableError
+from mmdeploy.prune.bounds import UntraceableError
+from mmdeploy.prune.tracing import Graph
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

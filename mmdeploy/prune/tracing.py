@@ -4,10 +4,6 @@ The graph is read off autograd (Fang et al., 2023, "DepGraph: Towards Any Struct
 change are made visible to it: what enters and leaves the component, and what enters and leaves an excluded module,
 is multiplied by a parameter of ones, so every group that reaches one of them holds that parameter. Recurrent layers
 are cut out in the same way: torch-pruning takes their gates for channels.
-
-torch-pruning follows channels through index maps that it guesses from shapes. Where a guess is wrong (weights picked by
-an index, for one) the lists of indices may double at every turn of a cycle and never end: a `_Bound` at the end of
-each map stops it.
 """
 
 from __future__ import annotations
@@ -22,16 +18,12 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy.core.errors import PruneError
 from mmdeploy.model.sources import describe
 from mmdeploy.model.torch_model import call_module
+from mmdeploy.prune import bounds
+from mmdeploy.prune.bounds import UntraceableError
 from mmdeploy.prune.weights import matching
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-#: How often the search for one group may follow one dependency: by each path through the network, but not for ever.
-_VISITS = 1000
-#: Channels that a list of indices may hold, in widths of the widest parameter: maps repeat and flatten on the way.
-_WIDTHS = 64
 
 
 @dataclass(frozen=True)
@@ -109,42 +101,13 @@ class Graph:
         Raises:
             UntraceableError: When torch-pruning does not find it out.
         """
-        for bound in self._bounds():
-            bound.left = _VISITS
+        bounds.renew(self.dependencies)
         try:
             return self.dependencies.get_pruning_group(layer, cut, list(channels))
         except UntraceableError:
             raise
         except Exception as cause:
             raise UntraceableError(f"torch-pruning fails on it ({describe(cause)})") from cause
-
-    def _bounds(self) -> Iterator[_Bound]:
-        for node in self.dependencies.module2node.values():
-            for dependency in node.dependencies:
-                yield from (one for one in dependency.index_mapping if isinstance(one, _Bound))
-
-
-class UntraceableError(Exception):
-    """Channels that torch-pruning cannot follow; the message is a reason."""
-
-
-@dataclass
-class _Bound:
-    """The last index map of a dependency: passes indices on until they are more than any tensor has, or come too often.
-
-    Attributes:
-        indices: The most indices at once.
-        left: How often it may still be passed in the search for one group.
-    """
-
-    indices: int
-    left: int = 0
-
-    def __call__(self, found: list[Any]) -> list[Any]:
-        self.left -= 1
-        if len(found) > self.indices or self.left < 0:
-            raise UntraceableError("its channels are picked by an index or reshaped in a way that never ends")
-        return found
 
 
 def trace(subject: Subject) -> Graph:
@@ -181,17 +144,10 @@ def _build(subject: Subject) -> Graph:
     with _fixing(wrapper, kept):
         wrapper(**subject.feed)  # makes the parameters of ones, which torch-pruning looks for before it traces
         graph = _dependencies(wrapper, dict(subject.feed), ignored=list(kept))
-    _bound(graph, subject.module)
+    bounds.bind(graph, subject.module)
     paths = {part: path for path, part in subject.module.named_modules()}
     fixed = {id(wrapper.ones[key]): meaning for key, meaning in wrapper.meaning.items()}
     return Graph(graph, paths, fixed)
-
-
-def _bound(graph: Any, module: nn.Module) -> None:
-    widest = max((size for parameter in module.parameters() for size in parameter.shape), default=1)
-    for node in graph.module2node.values():
-        for dependency in node.dependencies:
-            dependency.index_mapping.append(_Bound(_WIDTHS * widest))
 
 
 def _dependencies(module: nn.Module, feed: Any, *, ignored: Sequence[nn.Module] = ()) -> Any:

@@ -88,7 +88,7 @@ def settle(path: Path, model: Any, options: Settings, context: StepContext) -> C
     )
     if held_out.count(fitted) + held_out.count(judged) < _FEWEST_SAMPLES:
         return simplest
-    bench = _Bench(path, model, options, context, fitted, judged)
+    bench = _Bench(model, options, context, fitted, held_out.HeldOut(path, judged, threads=context.threads))
     by_strength = [bench.tried(strength, calibrators[0]) for strength in strengths]
     best = _best(by_strength)
     trials = [*by_strength, *(bench.tried(best.equalize, calibrator) for calibrator in calibrators[1:])]
@@ -109,10 +109,10 @@ class _Bench:
     """Quantizes a component in several ways and judges each."""
 
     def __init__(
-        self, path: Path, model: Any, options: Settings, context: StepContext, fitted: Batches, judged: Batches
+        self, model: Any, options: Settings, context: StepContext, fitted: Batches, judged: held_out.HeldOut
     ) -> None:
-        self._model, self._options, self._context, self._fitted = model, options, context, fitted
-        self._held_out = held_out.HeldOut(path, judged, threads=context.threads)
+        self._model, self._options, self._context = model, options, context
+        self._fitted, self._held_out = fitted, judged
         self._equalized: dict[float | None, Any] = {None: model}
         self._done = 0
 

@@ -8,15 +8,20 @@ and as fast); those of convolutions are, because ONNX Runtime runs a convolution
 When to choose it: first; it needs minutes and no training. Where it costs too much accuracy, leave the worst
 layers out with ``exclude``.
 
-What it needs: calibration data like that of production, 100 to 500 samples. Ranges: ``percentile`` (the
-default) leaves out the tails; ``minmax`` takes the smallest and largest value seen, and is safe where rare large
+What it needs: calibration data like that of production, 100 to 500 samples. Ranges: ``percentile`` (the default, but
+see below) leaves out the tails; ``minmax`` takes the smallest and largest value seen, and is safe where rare large
 values carry meaning; ``entropy`` keeps the part whose distribution survives 8 bits best (Migacz, "8-bit Inference
 with TensorRT", GTC 2017) and takes 0.1 s a tensor; ``mse`` has the smallest squared error that 8 bits can have. On
 spoken_digits, along the chain, logits against FP32: percentile 44 dB, minmax 42, entropy 40 asymmetric; 42, 39, 40
 symmetric.
 
 ``equalize`` is for transformers with a few large channels: it moves them from normalized activations into the
-weights, exactly, before ranges are found (SmoothQuant), and reads the calibration data once more.
+weights, exactly, before ranges are found (SmoothQuant). Left at ``auto`` it is tried with 0.5 and without, wherever a
+normalization feeds linear layers, and so is ``mse`` after it: on 32 calibration samples each, judged on 32 others by
+the noise at the component's outputs. On MiniLM-L6 (real weights, 256 sentences held out; mean cosine to FP32) this
+took 0.989 to 0.996, where dynamic quantization has 0.993.
+
+Embedding tables are INT8, a scale a row, where that costs next to nothing at the outputs: see ``embeddings``.
 
 Limits: products of two activations (attention) stay FP32 unless ``quantize_attention``; ONNX Runtime has
 answered wrongly on some of those graphs, so the result is checked against ONNX Runtime's own unoptimized run.

@@ -49,8 +49,15 @@ def test_too_few_samples_are_not_split(tmp_path):
 
 def test_what_is_asked_for_is_not_tried(tmp_path):
     artifact = built(VIT, tmp_path / "float.onnx")
-    made = quantized(artifact, tmp_path / "q", {"x": samples((9, 16))}, equalize=0.4, calibrator="auto")
-    assert trials_of(made) == [(0.4, "percentile"), (0.4, "mse")]
+    outlying(artifact.path, 400.0)
+    made = quantized(artifact, tmp_path / "q", {"x": samples((9, 16))}, equalize=0.1, calibrator="auto")
+    assert trials_of(made) == [(0.1, "percentile"), (0.1, "mse")]
+
+
+def test_nothing_more_is_tried_where_the_noise_is_small_already(tmp_path):
+    artifact = built(VIT, tmp_path / "float.onnx")
+    made = quantized(artifact, tmp_path / "q", {"x": samples((9, 16))}, **AUTO)
+    assert made.metadata["sqnr_db"]["y"] > 35 and trials_of(made) == [(None, "percentile")]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 50])

@@ -150,15 +150,27 @@ def costs(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> tuple[CostRecord
             after=after,
             latency_ratio=compared.ratio if compared else None,
             latency_ratio_interval=compared.ratio_interval if compared else None,
-            notes=tuple(_cost_notes(name, artifacts, choice, changed=after not in (None, before))),
+            notes=(
+                *_uncounted(_counted(artifacts, original_graph(recipe, name))),
+                *_cost_notes(name, artifacts, choice, changed=after not in (None, before)),
+            ),
         )
         records.append(record)
     return tuple(records)
 
 
 def _module_costs(artifacts: Mapping[str, Artifact], step: str) -> ModuleCosts | None:
-    found = find(Costs, artifacts[step].metadata, under=COSTS) if step in artifacts else None
-    return ModuleCosts(**asdict(found)) if found else None
+    found = _counted(artifacts, step)
+    return ModuleCosts(**{key: value for key, value in asdict(found).items() if key != "uncounted"}) if found else None
+
+
+def _counted(artifacts: Mapping[str, Artifact], step: str) -> Costs | None:
+    return find(Costs, artifacts[step].metadata, under=COSTS) if step in artifacts else None
+
+
+def _uncounted(found: Costs | None) -> Iterator[str]:
+    if found is not None and found.uncounted:
+        yield f"FLOPs leave out {', '.join(found.uncounted)}, which no formula counts"
 
 
 def _cost_notes(

@@ -18,6 +18,9 @@ from mmdeploy.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mmdeploy.core.store import Store
     from mmdeploy.planning.steps import Decision
 
 
@@ -61,6 +64,22 @@ def command(
         click.echo(json.dumps({"recipe": plan.recipe, "steps": list(steps.values())}, indent=2))
     else:
         click.echo(_table(decisions))
+        for line in _covered(decisions, store):
+            click.echo(line)
+
+
+def _covered(decisions: tuple[Decision, ...], store: Store) -> Iterator[str]:
+    """Say of each quantization that the store has how much is in INT8."""
+    from mmdeploy.core.facts import find
+    from mmdeploy.quantize.coverage import COVERAGE, Coverage
+    from mmdeploy.report.coverage import Row, cells
+
+    for decision in decisions:
+        if decision.step.kind != "quantize" or not decision.reuse:
+            continue
+        found = find(Coverage, store.metadata(decision.step.key), under=COVERAGE)
+        if found is not None:
+            yield Row(cells(decision.step.id, found)).sentence
 
 
 def _table(decisions: tuple[Decision, ...]) -> str:

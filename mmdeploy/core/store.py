@@ -89,6 +89,11 @@ class Store:
         found = self.read_json(f"entries/{key}/{_IDENTITY.removesuffix('.json')}")
         return found if isinstance(found, dict) else None
 
+    def metadata(self, key: str) -> dict[str, Any]:
+        """Return the facts of an entry, without verifying it; empty when there is none."""
+        found = self.read_json(f"entries/{key}/{_ARTIFACT.removesuffix('.json')}")
+        return dict(found["metadata"]) if isinstance(found, dict) else {}
+
     @contextlib.contextmanager
     def claimed(self, key: str) -> Iterator[None]:
         """Hold the key's lock: of several builds, one makes the entry and the others wait for it."""

@@ -26,6 +26,27 @@ def shared_names(model: nn.Module) -> list[tuple[str, str]]:
     return sorted({(user, used) for user, used in pairs if user != used and not used.startswith(f"{user}.")})
 
 
+def common_part(one: nn.Module, other: nn.Module, *, weights_too: bool) -> str | None:
+    """Say what two modules have in common; None for nothing.
+
+    Args:
+        one: A component's module.
+        other: Another's.
+        weights_too: Whether a part, or a tied weight, in both counts, and not only that both are the same module.
+    """
+    if one is other:
+        return "everything"
+    if not weights_too:
+        return None
+    held = {id(part) for part in other.modules()}
+    for name, part in one.named_modules():
+        if id(part) in held and any(True for _ in part.parameters()):
+            return f"the module {name!r}" if name else "everything"
+    weights = {id(parameter) for parameter in other.parameters()}
+    found = next((name for name, parameter in one.named_parameters() if id(parameter) in weights), None)
+    return None if found is None else f"the weight {found!r}"
+
+
 def _tied(model: nn.Module) -> Iterator[tuple[str, str]]:
     holders: dict[int, list[str]] = defaultdict(list)
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.errors import ModelError
+from mmdeploy.model.sharing import common_part
 from mmdeploy.model.torch_model import load_model, submodule
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class ComponentFacts:
         allow_pickle: Whether the weights may be a pickle.
         resized: Integer attributes that passes changed, by submodule path; None for the factory's own module.
         sparse_parameters: Names of the parameters whose zeros later training must keep.
+        apart: Other components and their modules' paths, which compression would make differ from this one: see
+            `mmdeploy.model.sharing.common_part`.
+        retrained: Those of ``apart`` where pruning or training changes weights, on either side.
     """
 
     factory: str
@@ -52,6 +56,8 @@ class ComponentFacts:
     allow_pickle: bool = False
     resized: Mapping[str, Mapping[str, Size]] | None = None
     sparse_parameters: tuple[str, ...] = ()
+    apart: tuple[tuple[str, str], ...] = ()
+    retrained: tuple[str, ...] = ()
 
 
 def component_facts(artifact: Artifact) -> ComponentFacts:
@@ -79,10 +85,24 @@ def load_component(artifact: Artifact) -> nn.Module:
 
 
 def original_component(artifact: Artifact) -> nn.Module:
-    """Build the module of a component as the recipe's factory and weights give it, whatever passes did since."""
+    """Build the module of a component as the recipe's factory and weights give it, whatever passes did since.
+
+    Raises:
+        ModelError: Also when it shares with another component what compression would make differ.
+    """
     of = component_facts(artifact)
     model = load_model(of.factory, root=of.root, weights=of.weights, allow_pickle=of.allow_pickle)
-    return submodule(model, of.module)
+    module = submodule(model, of.module)
+    for name, path in of.apart:
+        part = common_part(module, submodule(model, path), weights_too=name in of.retrained)
+        if part is not None:
+            raise ModelError(
+                f"the module {of.module!r} has {part} in common with {path!r}, the module of component {name}:"
+                " compressed apart, they would no longer be the same",
+                hint="name one path for both components, with the same sections; or, if they may differ, give each its"
+                " own in the factory (copy.deepcopy)",
+            )
+    return module
 
 
 def save_component(

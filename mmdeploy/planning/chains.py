@@ -166,6 +166,38 @@ def encodings(recipe: Recipe, component: str, unavailable: Mapping[str, str]) ->
     return list(dict.fromkeys(sorted(wanted, key=lambda encoding: encoding != own))) or [own]
 
 
+def variants(
+    recipe: Recipe, component: str, quantized: Mapping[Encoding, str], unavailable: Mapping[str, str]
+) -> Iterator[tuple[Variant, str]]:
+    """Give engine options and graph's step of each candidate but the reference, the simplest first.
+
+    Args:
+        recipe: The recipe.
+        component: The component.
+        quantized: Ids of the steps that write its INT8 graphs, by encoding.
+        unavailable: Of `Fingerprints`.
+    """
+    floats = float_graphs(recipe, component)
+    if recipe.automatic_engine(component) is None:
+        engine = recipe.engine_options(component)
+        yield from ((Variant(engine, "float"), graph) for graph in floats)
+        yield from ((Variant(engine, "quantized"), graph) for graph in quantized.values())
+        return
+    for variant in candidates(recipe, component):
+        if options_key(variant.options) in unavailable:
+            continue
+        if variant.graph == "float":
+            yield from ((variant, graph) for graph in floats)
+        elif (encoding := encoding_of(variant.options)) in quantized:
+            yield variant, quantized[encoding]
+
+
+def trained_encoding(recipe: Recipe, component: str, unavailable: Mapping[str, str]) -> Encoding:
+    """Return what training under quantization rounds to: one training serves every encoding that is written."""
+    wanted = encodings(recipe, component, unavailable)
+    return wanted[0] if len(wanted) == 1 else Encoding.INT8_SYMMETRIC
+
+
 @dataclass(frozen=True)
 class PlannedCandidate:
     """An engine to choose from, as the select step is told of it.

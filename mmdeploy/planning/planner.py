@@ -28,19 +28,18 @@ from mmdeploy.planning.chains import (
     PlannedCandidate,
     TorchSection,
     budgeted,
-    candidates,
-    encoding_of,
     encodings,
     engines_of,
-    float_graphs,
     full_precision,
     left_out,
     lowers_precision,
     original_graph,
     torch_sections,
+    trained_encoding,
+    variants,
 )
 from mmdeploy.planning.identities import Identities
-from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SAMPLES, SELECT, SENSITIVITY
+from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SAMPLES, SELECT, SENSITIVITY, TRAIN
 from mmdeploy.planning.steps import (
     DATA_SETS,
     ORIGINAL,
@@ -53,12 +52,11 @@ from mmdeploy.planning.steps import (
     in_order,
     options_identity,
     options_json,
-    options_key,
     samples_taken,
     unrecorded,
     used_by,
 )
-from mmdeploy.recipe.wiring import topological_order, upstream
+from mmdeploy.recipe.sharing import above, building_order, callers
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -89,10 +87,13 @@ def make_plan(
 
 def _plan(planner: _Planner, goal: Goal) -> Plan:
     recipe = planner.recipe
-    names = topological_order(recipe.components)
+    names = building_order(recipe.components)
     for name in names:
-        planner.add_graphs(name)
+        if not planner.copied(name):
+            planner.add_graphs(name)
     for name in names:
+        if planner.copied(name):
+            continue
         if goal == "sensitivity":
             planner.add_sensitivity(name)
         else:
@@ -115,6 +116,18 @@ class _Planner:
         self.steps: dict[str, Step] = {}
         self.shipped: dict[str, str] = {}
         self.identities = Identities(recipe, fingerprints)
+
+    def copied(self, name: str) -> bool:
+        """Give a component that is one with an earlier one the steps of that one, as far as there are any."""
+        first = callers(self.recipe.components, name)[0]
+        if first == name:
+            return False
+        for step in [step for step in self.steps.values() if step.component == first]:
+            own = f"{name}{step.id.removeprefix(first)}"
+            self._add(replace(step, id=own, component=name, needs=(step.id,), uses={}))
+        if first in self.shipped:
+            self.shipped[name] = f"{name}{self.shipped[first].removeprefix(first)}"
+        return True
 
     def add_graphs(self, name: str) -> None:
         """Add a component's torch passes and exports."""
@@ -194,12 +207,12 @@ class _Planner:
         uses: dict[str, dict[str, str]] = {}
         wanted = module.data_needs(options)
         if wanted:
-            above = upstream(self.recipe.components, name)
-            uses["torch"] = {other: last for other in above if (last := self._last_torch(other))}
+            before_it = above(self.recipe.components, name)
+            uses["torch"] = {other: last for other in before_it if (last := self._last_torch(other))}
         # no sample of the gates' split may be among those that are trained on
         held_out = {"validation", "evaluation"} if wanted - {"calibration"} else set[str]()
         needs = (*before, *used_by(uses), *self._sets(held_out | (wanted & {"calibration"})))
-        around = tuple(self.recipe.components) if wanted else (name,)
+        around = tuple(self.recipe.components) if wanted else callers(self.recipe.components, name)
         identity = {
             **self.identities.model(*around),
             "wiring": self.identities.wiring(*around),
@@ -213,10 +226,13 @@ class _Planner:
         if module.MEASURES:
             identity |= self.identities.timing(name)
         step = Step(f"{name}/{kind.name}", name, kind.name, method_of(options), options_json(options), needs, identity)
+        if kind is TRAIN:
+            encoding = trained_encoding(self.recipe, name, self.fingerprints.unavailable)
+            step = replace(step, encoding=encoding, identity=identity | {"encoding": str(encoding)})
         self._add(replace(step, uses=uses, exclusive=module.MEASURES))
 
     def _add_export(self, step_id: str, name: str, before: tuple[str, ...]) -> None:
-        component, around = self.recipe.components[name], (*upstream(self.recipe.components, name), name)
+        component, around = self.recipe.components[name], self._fed_and_called(name)
         options = component.export
         identity = {
             **self.identities.model(*around),
@@ -316,7 +332,9 @@ class _Planner:
             yield PlannedCandidate(
                 label(default), reference.id, "float", options_json(default.options), compressed=False
             )
-        for variant, graph in self._variants(name):
+        own = [step for step in self.steps.values() if step.component == name]
+        quantized = {step.encoding: step.id for step in own if step.kind == QUANTIZE.name}
+        for variant, graph in variants(self.recipe, name, quantized, self.fingerprints.unavailable):
             compressed = graph != original
             if kept and not compressed:
                 continue
@@ -330,27 +348,6 @@ class _Planner:
             seen.add(self.steps[step_id].key)
             yield PlannedCandidate(called, step_id, variant.graph, options_json(variant.options), compressed=compressed)
 
-    def _variants(self, name: str) -> Iterator[tuple[Variant, str]]:
-        """Give engine options and graph's step of each candidate but the reference, the simplest first."""
-        floats = float_graphs(self.recipe, name)
-        quantized = {
-            step.encoding: step.id
-            for step in self.steps.values()
-            if step.component == name and step.kind == QUANTIZE.name
-        }
-        if self.recipe.automatic_engine(name) is None:
-            engine = self.recipe.engine_options(name)
-            yield from ((Variant(engine, "float"), graph) for graph in floats)
-            yield from ((Variant(engine, "quantized"), graph) for graph in quantized.values())
-            return
-        for variant in candidates(self.recipe, name):
-            if options_key(variant.options) in self.fingerprints.unavailable:
-                continue
-            if variant.graph == "float":
-                yield from ((variant, graph) for graph in floats)
-            elif (encoding := encoding_of(variant.options)) in quantized:
-                yield variant, quantized[encoding]
-
     def _around(self, name: str) -> dict[str, dict[str, str]]:
         """Return the graphs that judging a component at the fused output takes, by role and component."""
         return {
@@ -359,7 +356,10 @@ class _Planner:
         }
 
     def _upstream_shipped(self, name: str) -> dict[str, str]:
-        return {other: self.shipped[other] for other in upstream(self.recipe.components, name)}
+        return {other: self.shipped[other] for other in above(self.recipe.components, name)}
+
+    def _fed_and_called(self, name: str) -> tuple[str, ...]:
+        return (*above(self.recipe.components, name), *callers(self.recipe.components, name))
 
     def _last_torch(self, name: str) -> str | None:
         sections = torch_sections(self.recipe.components[name])

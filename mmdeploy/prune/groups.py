@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mmdeploy.prune.bounds import UntraceableError
 from mmdeploy.prune.tracing import Graph
 
 if TYPE_CHECKING:
@@ -93,10 +94,16 @@ def channel_groups(graph: Graph, module: nn.Module) -> Iterator[Group | Refused]
 
     shared = _shared(module)
     roots = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR)
-    for found in graph.dependencies.get_all_groups(root_module_types=roots):
-        root = found[0].dep.target.module
-        if root in graph.paths:
+    seen: set[nn.Module] = set()
+    for root in list(graph.dependencies.module2node):
+        if not isinstance(root, roots) or root not in graph.paths or root in seen:
+            continue
+        try:
+            found = graph.whole_group(root)
+            seen.update(item.dep.target.module for item in found if graph.cuts_outputs(item.dep))
             yield _translated(found, graph, shared)
+        except UntraceableError as reason:
+            yield Refused(graph.paths[root] or WHOLE, str(reason))
 
 
 def _translated(found: Any, graph: Graph, shared: Mapping[int, str]) -> Group | Refused:
@@ -134,7 +141,7 @@ def _units(found: Any, graph: Graph) -> list[tuple[Any, Tensor]] | None:
     layers = [item for item in found if item.dep.target.type.name in _AXES]
     root = layers[0].dep
     channels = len(layers[0].idxs)
-    probe = graph.dependencies.get_pruning_group(root.target.module, root.handler, [0])
+    probe = graph.group(root.target.module, root.handler, [0])
     if len(probe[0].idxs) != 1:
         return _coupled_units(graph, root, channels)
     by_layer = []
@@ -155,7 +162,7 @@ def _coupled_units(graph: Graph, root: Any, channels: int) -> list[tuple[Any, Te
     owned: dict[tuple[int, str], list[list[int]]] = {}
     units = 0
     while left:
-        taken = graph.dependencies.get_pruning_group(root.target.module, root.handler, [min(left)])
+        taken = graph.group(root.target.module, root.handler, [min(left)])
         layers = [item for item in taken if item.dep.target.type.name in _AXES]
         for item in layers:
             key = (id(item.dep.target), item.dep.handler.__name__)

@@ -17,8 +17,10 @@ widths can be slower than before.
 Limits: the widths of the component's inputs and outputs never change, nor does the residual stream of a transformer.
 ``nn.MultiheadAttention`` keeps its heads, because it ties them to the width of its input; MLPs around it are pruned.
 Attention written with linear layers loses heads when it counts them in an attribute (``heads``, ``num_heads``, ...; for
-other names see ``heads``). Grouped convolutions and group norms keep their number of groups. A layer that multiplies by
-a buffer as wide as its channels stays as it is.
+other names see ``heads``). Recurrent layers (`nn.LSTM`, `nn.GRU`, cells) keep their widths. Grouped convolutions and
+group norms keep their number of groups. A layer that multiplies by
+a buffer as wide as its channels stays as it is, and so does one whose channels are picked by an index (weights of
+experts in one parameter).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The graph is read off autograd (Fang et al., 2023, "DepGraph: Towards Any Structural Pruning"). Widths that must not
 change are made visible to it: what enters and leaves the component, and what enters and leaves an excluded module,
-is multiplied by a parameter of ones, so every group that reaches one of them holds that parameter.
+is multiplied by a parameter of ones, so every group that reaches one of them holds that parameter. Recurrent layers
+are cut out in the same way: torch-pruning takes their gates for channels.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy.core.errors import PruneError
 from mmdeploy.model.sources import describe
 from mmdeploy.model.torch_model import call_module
+from mmdeploy.prune import bounds
+from mmdeploy.prune.bounds import UntraceableError
 from mmdeploy.prune.weights import matching
 
 if TYPE_CHECKING:
@@ -74,6 +77,38 @@ class Graph:
     paths: Mapping[nn.Module, str]
     fixed: Mapping[int, str]
 
+    def whole_group(self, layer: nn.Module) -> Any:
+        """Return what must go with the outputs of a layer.
+
+        Raises:
+            UntraceableError: When torch-pruning does not find it out.
+        """
+        pruner = self.dependencies.get_pruner_of_module(layer)
+        return self.group(layer, pruner.prune_out_channels, range(pruner.get_out_channels(layer)))
+
+    def cuts_outputs(self, dependency: Any) -> bool:
+        """Say whether what a dependency takes out are outputs of its target."""
+        return bool(self.dependencies.is_out_channel_pruning_fn(dependency.handler))
+
+    def group(self, layer: nn.Module, cut: Callable[..., Any], channels: Sequence[int]) -> Any:
+        """Return what must go with channels of a layer, a ``torch_pruning.Group``.
+
+        Args:
+            layer: The layer that the channels belong to.
+            cut: torch-pruning's function that takes them out.
+            channels: Numbers of the channels.
+
+        Raises:
+            UntraceableError: When torch-pruning does not find it out.
+        """
+        bounds.renew(self.dependencies)
+        try:
+            return self.dependencies.get_pruning_group(layer, cut, list(channels))
+        except UntraceableError:
+            raise
+        except Exception as cause:
+            raise UntraceableError(f"torch-pruning fails on it ({describe(cause)})") from cause
+
 
 def trace(subject: Subject) -> Graph:
     """Build the dependency graph of a component.
@@ -105,10 +140,11 @@ def _untraceable(component: str, culprit: str, why: str) -> PruneError:
 
 def _build(subject: Subject) -> Graph:
     wrapper = _wrapped(subject)
-    excluded = [part for path, part in subject.module.named_modules() if _excluded(path, subject)]
-    with _fixing(wrapper, excluded):
+    kept = _kept(subject)
+    with _fixing(wrapper, kept):
         wrapper(**subject.feed)  # makes the parameters of ones, which torch-pruning looks for before it traces
-        graph = _dependencies(wrapper, dict(subject.feed), ignored=excluded)
+        graph = _dependencies(wrapper, dict(subject.feed), ignored=list(kept))
+    bounds.bind(graph, subject.module)
     paths = {part: path for path, part in subject.module.named_modules()}
     fixed = {id(wrapper.ones[key]): meaning for key, meaning in wrapper.meaning.items()}
     return Graph(graph, paths, fixed)
@@ -152,8 +188,17 @@ def _tensors(value: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
-def _excluded(path: str, subject: Subject) -> bool:
-    return bool(path) and matching(path, subject.exclude) is not None
+def _kept(subject: Subject) -> dict[nn.Module, str]:
+    """Return the modules that keep their shape with all that is inside, and why, in words behind their path."""
+    from torch import nn
+
+    found = {}
+    for path, part in subject.module.named_modules():
+        if path and matching(path, subject.exclude) is not None:
+            found[part] = "which is excluded"
+        elif isinstance(part, nn.RNNBase | nn.RNNCellBase):
+            found[part] = "which is recurrent"
+    return found
 
 
 def _wrapped(subject: Subject) -> Any:
@@ -192,28 +237,28 @@ def _wrapped(subject: Subject) -> Any:
 
 
 @contextlib.contextmanager
-def _fixing(wrapper: Any, excluded: Sequence[nn.Module]) -> Iterator[None]:
-    """Cut the graph at excluded modules and fix the widths on both sides while the context is open."""
+def _fixing(wrapper: Any, kept: Mapping[nn.Module, str]) -> Iterator[None]:
+    """Cut the graph at modules that keep their shape and fix the widths on both sides while the context is open."""
     import torch
 
     paths = {part: path for path, part in wrapper.component.named_modules()}
 
     def fix_inputs(part: nn.Module, arguments: Any, named: Any) -> Any:
-        meaning = f"the input of {paths[part]!r}, which is excluded"
+        meaning = f"the input of {paths[part]!r}, {kept[part]}"
         arguments = tuple(wrapper.fix(value, meaning) for value in arguments)
         named = {name: wrapper.fix(value, meaning) for name, value in named.items()}
         wrapper.further.extend(_tensors([arguments, named]))
         return arguments, named
 
     def fix_outputs(part: nn.Module, _: Any, returned: Any) -> Any:
-        meaning = f"the output of {paths[part]!r}, which is excluded"
+        meaning = f"the output of {paths[part]!r}, {kept[part]}"
         return _mapped(
             returned, lambda value: wrapper.fix(value.detach(), meaning) if isinstance(value, torch.Tensor) else value
         )
 
     handles = [
         handle
-        for part in excluded
+        for part in kept
         for handle in (
             part.register_forward_pre_hook(fix_inputs, with_kwargs=True),
             part.register_forward_hook(fix_outputs),
@@ -268,7 +313,8 @@ def _cutting(subject: Subject) -> str | None:
 
         return look
 
-    parts = [(path, part) for path, part in subject.module.named_modules() if not _excluded(path, subject)]
+    kept = _kept(subject)
+    parts = [(path, part) for path, part in subject.module.named_modules() if part not in kept]
     handles = [
         handle
         for path, part in parts
@@ -277,9 +323,8 @@ def _cutting(subject: Subject) -> str | None:
             part.register_forward_hook(after(path), with_kwargs=True),
         )
     ]
-    excluded = [part for path, part in subject.module.named_modules() if _excluded(path, subject)]
     try:
-        with _fixing(wrapper, excluded):
+        with _fixing(wrapper, kept):
             wrapper(**subject.feed)
     finally:
         for handle in handles:
@@ -302,7 +347,8 @@ def _failing(subject: Subject) -> str:
     def keep(path: str) -> Callable[..., None]:
         return lambda _, arguments, named: calls.update({path: (arguments, named)})
 
-    parts = {path: part for path, part in subject.module.named_modules() if path and not _excluded(path, subject)}
+    kept = _kept(subject)
+    parts = {path: part for path, part in subject.module.named_modules() if path and part not in kept}
     handles = [part.register_forward_pre_hook(keep(path), with_kwargs=True) for path, part in parts.items()]
     try:
         subject.answer()

@@ -32,7 +32,8 @@ from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Target
-from mmdeploy.quantize import fidelity, graphs, selection
+from mmdeploy.quantize import coverage, embeddings, fidelity, graphs, held_out, selection
+from mmdeploy.quantize.coverage import COVERAGE
 from mmdeploy.quantize.scheme import NodeChoice, Scheme
 
 CONSUMES = "onnx"
@@ -85,14 +86,21 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     model = graphs.load(artifact.path)
     chosen = selection.choose(model, Scheme(**options.model_dump(exclude={"method"})))
     path = context.workdir / FILENAME
-    graphs.save(_quantized(model, chosen, per_channel=options.per_channel), path)
     size = min(context.max_batch_size or _COMPARED_SAMPLES, _COMPARED_SAMPLES)
-    likeness = fidelity.compare(artifact.path, path, [context.examples(size)], threads=context.threads)
+    batches = [context.examples(size)]
+    judge = held_out.judge(artifact.path, batches, threads=context.threads)
+    quantized, tables = embeddings.settle(
+        _quantized(model, chosen, per_channel=options.per_channel), options, context, judge
+    )
+    graphs.save(quantized, path)
+    likeness = fidelity.compare(artifact.path, path, batches, threads=context.threads)
     fidelity.check_floor(likeness, context.component)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "dynamic")
     metadata: dict[str, Any] = {
         "quantized_nodes": list(chosen.nodes),
         "excluded_nodes": dict(chosen.excluded),
+        **as_metadata(tables),
+        COVERAGE: as_metadata(coverage.measure(quantized)),
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,
         **as_metadata(likeness),
@@ -100,7 +108,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     return replace(after, metadata=metadata)
 
 
-def _quantized(model: Any, chosen: selection.Selection, *, per_channel: bool) -> Any:
+def _quantized(model: Any, chosen: selection.Selection, per_channel: bool) -> Any:
     from onnxruntime.quantization import QuantizationMode, QuantType
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 

@@ -80,6 +80,11 @@ def find(model: Any, chosen: Iterable[str]) -> list[Group]:
     return _Search(model, set(chosen)).groups()
 
 
+def normalized(groups: Iterable[Group]) -> bool:
+    """Say whether any of the activations is the output of a normalization, written as one operator or as several."""
+    return any(group.producer.op_type in (*_NORMS, "Add", "Mul") for group in groups)
+
+
 def apply(model: Any, groups: Iterable[Group], maxima: Mapping[str, Array], alpha: float) -> list[Equalized]:
     """Equalize in place.
 

@@ -47,5 +47,5 @@ class PartialGraphs:
     def excluding(self, names: Collection[str]) -> dict[str, Any]:
         """Return the recipe's section that quantizes the same without the named groups, and without a search."""
         globs = [pattern for group in self.groups if group.name in names for pattern in group.globs]
-        fields = self._options.model_dump(mode="json", include=set(static.Options.model_fields) - {"method"})
+        fields = static.plain(self._options, self._calibrated.how)
         return {"method": "static", **fields, "exclude": [*self._options.exclude, *globs]}

@@ -6,8 +6,10 @@ outputs of convolutions, as static quantization does; gradients pass the roundin
 where a value is clipped (straight-through). Weights end up where rounding harms least. Scales are found on
 calibration data before the first step and stay fixed, or are trained with the weights (``learn_scales``). The
 trained weights are exported as ever; the graph is then written with exactly the scales that were trained, in the
-encoding that the engine wants: symmetric INT8, or the same numbers as UINT8 with zero point 128 (also where the
-engine asks for asymmetric UINT8: training was symmetric).
+encoding that the engine wants: symmetric INT8, or the same numbers as UINT8 with zero point 128. Where all engines of
+the component take asymmetric UINT8 (ONNX Runtime on a CPU), ranges are asymmetric in training too, found as static
+quantization finds them: no code is spent on values that do not occur, such as those below the zero of a ReLU, and
+epoch 0 has the ranges of static quantization.
 
 When to choose it: where static quantization costs too much accuracy and leaving layers out costs too much speed; and
 after pruning, where it is recovery and quantization in one. It rarely gains where static quantization loses less
@@ -22,6 +24,9 @@ Limits: trained are `nn.Linear`, `nn.Conv1d` to `nn.Conv3d` and `nn.MultiheadAtt
 `nn.TransformerEncoder`), where they are called as modules. A product written with functions, a ConvTranspose, and,
 with ``quantize_attention``, products of two activations are quantized as static quantization does, with ranges from
 calibration data, and named in the report. A batch normalization behind a layer is folded into it before training.
+A weight under weight normalization, or under a parametrization that takes back any weight, is trained as a plain one
+and decomposed again afterwards; under others (spectral normalization, masks of `torch.nn.utils.prune`) the layer is
+trained in floating point, and its node gets static ranges.
 ``calibrator: mse`` is modelopt's search over 41 candidates; entropy is not offered. modelopt's own learned step size is
 for NVFP4 only, so INT8's (LSQ, Esser et al., 2020) is a backend registered with it.
 """
@@ -34,12 +39,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Array, StepContext, TrainingSetup
+from mmdeploy.core.contracts import Array, Encoding, StepContext, TrainingSetup
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.model.torch_component import component_facts, load_component, save_component
 from mmdeploy.model.torch_model import call_module, torch_threads
-from mmdeploy.quantize import qat_layers, qat_modelopt, qat_selection
+from mmdeploy.quantize import qat_layers, qat_modelopt, qat_selection, qat_weights
 from mmdeploy.quantize.qat_options import Options as Options
 from mmdeploy.quantize.qat_scales import SCALES, LayerScales, QatScales
 from mmdeploy.quantize.qat_write import write as write
@@ -88,19 +93,21 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         network = _Network(artifact, options, context, setup)
         prepared = qat_layers.prepare(lambda: load_component(artifact), network.first)
         chosen = qat_selection.choose(prepared, options, context.component)
-        _quantize(prepared.module, chosen, options, network)
+        asymmetric = context.encoding is Encoding.UINT8_ASYMMETRIC
+        _quantize(prepared.module, chosen, options, network, asymmetric=asymmetric)
         zeroed = component_facts(artifact).sparse_parameters
         sparse = [own for name in zeroed for own in qat_layers.parameters_of(prepared, name)]
         record = fit(prepared.module, options, context, sparse=sparse)
         scales = [qat_modelopt.scales(module) for module in chosen.modules]
         plain = _plain(prepared, chosen, scales, load_component(artifact))
-    _save_scales(context, chosen, scales)
+    _save_scales(context, chosen, scales, plain)
     facts = QatScales(
         file=SCALES_FILENAME,
         layers=_layers(plain, chosen, scales),
         calibrator=options.calibrator,
         samples=network.samples,
         learned=options.learn_scales,
+        asymmetric=asymmetric,
         left_float={**prepared.notes, **chosen.excluded},
     )
     metadata = {TRAINING: record.to_metadata(), SCALES: as_metadata(facts)}
@@ -113,13 +120,16 @@ def _layers(
 ) -> tuple[LayerScales, ...]:
     """Return what `write` must know of each layer; a tied weight is named as it is saved."""
     saved = {id(parameter): name for name, parameter in plain.named_parameters()}
+    every = dict(plain.named_parameters(remove_duplicate=False))
     return tuple(
         LayerScales(
             name=layer.name,
-            parameter=saved[id(plain.get_parameter(layer.parameter))],
+            parameter=saved[id(every[layer.parameter])] if layer.parameter in every else layer.parameter,
             rows=layer.rows,
             node_paths=tuple(layer.node_paths),
+            input_low=found.input_low,
             input_amax=found.input_amax,
+            output_low=found.output_low,
             output_amax=found.output_amax,
         )
         for layer, found in zip(chosen.layers, scales, strict=True)
@@ -175,13 +185,16 @@ class _Network:
                 yield feed
 
 
-def _quantize(module: nn.Module, chosen: qat_selection.Chosen, options: Options, network: _Network) -> None:
+def _quantize(
+    module: nn.Module, chosen: qat_selection.Chosen, options: Options, network: _Network, *, asymmetric: bool
+) -> None:
     def calibrate() -> None:
         network.all(module)
 
     rounded = [layer.operators == ("Conv",) for layer in chosen.layers]
     qat_modelopt.insert(chosen.modules, per_channel=options.per_channel, rounded=rounded, run=calibrate)
-    qat_modelopt.calibrate(chosen.modules, calibrator=options.calibrator, percentile=options.percentile, run=calibrate)
+    find = qat_modelopt.spread if asymmetric else qat_modelopt.calibrate
+    find(chosen.modules, calibrator=options.calibrator, percentile=options.percentile, run=calibrate)
     packed = () if options.per_channel else chosen.packed
     qat_modelopt.tie_weights(chosen.modules, packed)
     if options.learn_scales:
@@ -209,10 +222,17 @@ def _plain(
     return qat_layers.write_back(prepared, untouched)
 
 
-def _save_scales(context: StepContext, chosen: qat_selection.Chosen, scales: Sequence[qat_modelopt.Scales]) -> None:
+def _save_scales(
+    context: StepContext, chosen: qat_selection.Chosen, scales: Sequence[qat_modelopt.Scales], plain: nn.Module
+) -> None:
     from safetensors.numpy import save_file
 
     arrays = {layer.name: found.weight_amax for layer, found in zip(chosen.layers, scales, strict=True)}
+    held = dict(plain.named_parameters(remove_duplicate=False))
+    for layer in chosen.layers:
+        if layer.parameter not in held:
+            computed = qat_weights.read(plain.get_submodule(layer.name)).cpu().numpy()
+            arrays[layer.parameter] = computed
     save_file(arrays, context.workdir / SCALES_FILENAME)
 
 

@@ -26,9 +26,14 @@ _DEFAULTS: Mapping[str, Any] = {
 def unsupported(attention: nn.MultiheadAttention) -> str | None:
     """Say why an attention cannot be separated; None when it can."""
     from torch import nn
+    from torch.nn.utils import parametrize
 
     if type(attention).forward is not nn.MultiheadAttention.forward:
         return "its forward is not PyTorch's own"
+    if any(parametrize.is_parametrized(part) for part in attention.modules()):
+        return "its weights are parametrized"
+    if "weight" not in attention.out_proj._parameters:
+        return "its weights are computed anew in each pass"
     if attention.bias_k is not None or attention.add_zero_attn:
         return "it adds a learned or a zero token (add_bias_kv, add_zero_attn)"
     return None

@@ -30,16 +30,16 @@ class TrainedLayer:
         node_paths: Module paths that its node may be named after.
         weight: Trained weight in floating point, output channels on axis 0.
         weight_scale: One scale for each output channel [channels], or one [1].
-        input_amax: Absolute value of the input that the largest code stands for.
-        output_amax: The same of the output; None where the output is not rounded.
+        input_range: Values of the input that the smallest and the largest code stand for.
+        output_range: The same of the output; None where the output is not rounded.
     """
 
     name: str
     node_paths: tuple[str, ...]
     weight: Array
     weight_scale: Array
-    input_amax: float
-    output_amax: float | None
+    input_range: tuple[float, float]
+    output_range: tuple[float, float] | None
 
 
 @dataclass
@@ -48,14 +48,14 @@ class Matched:
 
     Attributes:
         layers: Names of the layers of a node, by node.
-        amax: Largest absolute value by tensor.
+        ranges: Smallest and largest value by tensor.
         weight_scales: Scales by node.
-        widened: Tensors for which layers want different ranges, with the smallest that one wants.
+        widened: Tensors for which layers want different ranges, with the smallest upper end that one wants.
         untrained: Chosen nodes that no trained layer fits.
     """
 
     layers: dict[str, list[str]] = field(default_factory=dict)
-    amax: dict[str, float] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     weight_scales: dict[str, Array] = field(default_factory=dict)
     widened: dict[str, float] = field(default_factory=dict)
     untrained: list[str] = field(default_factory=list)
@@ -85,10 +85,10 @@ def match(model: Any, selection: Selection, layers: Sequence[TrainedLayer]) -> M
         matched.layers[node.name] = [layer.name for layer in run]
         matched.weight_scales[node.name] = _scale_of(run)
         for layer in run:
-            _widen(matched, node.input[0], layer.input_amax)
-        output = [layer.output_amax for layer in run if layer.output_amax is not None]
-        if output and node.output[0] in selection.tensors:
-            _widen(matched, node.output[0], max(output))
+            _widen(matched, node.input[0], layer.input_range)
+        for layer in run:
+            if layer.output_range is not None and node.output[0] in selection.tensors:
+                _widen(matched, node.output[0], layer.output_range)
     _give_each_its_weight(model, matched)
     return matched
 
@@ -144,11 +144,11 @@ def _scale_of(run: Sequence[TrainedLayer]) -> Array:
     return np.concatenate([np.broadcast_to(layer.weight_scale, layer.weight.shape[:1]) for layer in run])
 
 
-def _widen(matched: Matched, tensor: str, amax: float) -> None:
-    before = matched.amax.get(tensor, amax)
-    if before != amax:
-        matched.widened[tensor] = min(before, amax, matched.widened.get(tensor, amax))
-    matched.amax[tensor] = max(before, amax)
+def _widen(matched: Matched, tensor: str, wanted: tuple[float, float]) -> None:
+    before = matched.ranges.get(tensor, wanted)
+    if before != wanted:
+        matched.widened[tensor] = min(before[1], wanted[1], matched.widened.get(tensor, wanted[1]))
+    matched.ranges[tensor] = min(before[0], wanted[0]), max(before[1], wanted[1])
 
 
 def _give_each_its_weight(model: Any, matched: Matched) -> None:

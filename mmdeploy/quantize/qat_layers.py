@@ -1,10 +1,11 @@
 """Which layers of a module are fake-quantized, and the module made ready for it.
 
 A copy of the component is rewritten before quantizers are attached, without changing its answers: attention is
-separated into linear layers (`qat_attention`), and a batch normalization behind a convolution or a linear layer is
+separated into linear layers (`qat_attention`), weights that are computed from others become plain ones (`qat_weights`),
+and a batch normalization behind a convolution or a linear layer is
 folded into it, because the exporter folds it too and scales found before would belong to other weights (the same is
 done before quantization-aware training in Krishnamoorthi, "Quantizing deep convolutional networks for efficient
-inference", 2018, section 3.2.2). `write_back` undoes both in an untouched module.
+inference", 2018, section 3.2.2). `write_back` undoes all of it in an untouched module.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.quantize import qat_attention
+from mmdeploy.quantize import qat_attention, qat_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,6 +60,7 @@ class Prepared:
         layers: Its layers, in the order in which they are called.
         shared: Groups of layers (indices) that read one tensor.
         attentions: Paths of the attentions that were separated.
+        computed: Paths of the layers whose weights were computed and are plain now.
         folded: Path of the layer that a batch normalization was folded into, by the path of the latter.
         notes: What could not be rewritten and why, by module path.
     """
@@ -67,6 +69,7 @@ class Prepared:
     layers: tuple[Layer, ...] = ()
     shared: tuple[tuple[int, ...], ...] = ()
     attentions: tuple[str, ...] = ()
+    computed: tuple[str, ...] = ()
     folded: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -80,23 +83,37 @@ def prepare(load: Callable[[], nn.Module], forward: Callable[[nn.Module], Mappin
     """
     original = load()
     expected = forward(original)
-    prepared = Prepared(load())
+    prepared = _plain(load())
     _separate_attentions(prepared)
     if prepared.attentions and (why := _difference(prepared.module, forward, expected)):
         logger.warning("attention is left as it is, because separated it %s", why)
         notes = dict.fromkeys(prepared.attentions, f"separated into linear layers it {why}")
-        prepared = Prepared(load(), notes=notes)
+        prepared = _plain(load(), notes)
     pairs = _batchnorm_pairs(prepared.module, forward)
     if pairs:
         _fold_all(prepared, pairs)
         if why := _difference(prepared.module, forward, expected):
             logger.warning("batch normalizations are left as they are, because folded the module %s", why)
             notes = prepared.notes | dict.fromkeys(pairs, f"folded, the module {why}")
-            prepared = Prepared(load(), notes=notes)
+            prepared = _plain(load(), notes)
             _separate_attentions(prepared)
     seen = _observe(prepared.module, forward)
     layers = tuple(_layer(prepared, name, seen) for name in seen)
     return replace(prepared, layers=layers, shared=_shared(seen))
+
+
+def _plain(module: nn.Module, notes: Mapping[str, str] | None = None) -> Prepared:
+    """Start with a copy of the component whose computed weights are plain parameters, as far as they can be."""
+    prepared = Prepared(module, notes=dict(notes or {}))
+    for path, part in module.named_modules():
+        if not _is_known(part) or not qat_weights.is_computed(part):
+            continue
+        if why := qat_weights.obstacle(part):
+            prepared.notes[path] = why
+        else:
+            qat_weights.make_plain(part)
+            prepared.computed += (path,)
+    return prepared
 
 
 def write_back(prepared: Prepared, plain: nn.Module) -> nn.Module:
@@ -104,7 +121,8 @@ def write_back(prepared: Prepared, plain: nn.Module) -> nn.Module:
     import torch
 
     modules = dict(prepared.module.named_modules())
-    rewritten = {*prepared.attentions, *prepared.folded, *prepared.folded.values()}
+    layers = set(prepared.computed).difference(prepared.folded.values())
+    rewritten = {*prepared.attentions, *layers, *prepared.folded, *prepared.folded.values()}
     prefixes = tuple(f"{path}." if path else "" for path in rewritten)
     known = dict(prepared.module.named_parameters(remove_duplicate=False)) | dict(prepared.module.named_buffers())
     with torch.no_grad():
@@ -114,13 +132,28 @@ def write_back(prepared: Prepared, plain: nn.Module) -> nn.Module:
     own: dict[str, Any] = dict(plain.named_modules())
     for path in prepared.attentions:
         qat_attention.pack(modules[path], own[path])
+    for path in layers:
+        _copy(modules[path], own[path])
     for norm, layer in prepared.folded.items():
         _unfold(modules[layer], own[layer], own[norm])
     return plain
 
 
+def _copy(trained: Any, layer: Any) -> None:
+    import torch
+
+    qat_weights.put(layer, trained.weight)
+    if layer.bias is not None:
+        with torch.no_grad():
+            layer.bias.copy_(trained.bias)
+
+
 def parameters_of(prepared: Prepared, name: str) -> tuple[str, ...]:
     """Return the names in the rewritten module of a parameter of the component."""
+    for path in prepared.computed:
+        prefix = f"{path}." if path else ""
+        if name.startswith(prefix) and not name.removeprefix(prefix).startswith("bias"):
+            return (f"{prefix}weight",)
     for path in prepared.attentions:
         prefix = f"{path}." if path else ""
         one, _, kind = name.removeprefix(prefix).rpartition("_")
@@ -200,13 +233,17 @@ def _batchnorm_pairs(module: nn.Module, forward: Callable[[nn.Module], Mapping[s
     }
 
 
-def _is_weighted(part: nn.Module) -> bool:
+def _is_known(part: nn.Module) -> bool:
     from torch import nn
-    from torch.nn.utils import parametrize
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    as_known = any(isinstance(part, kind) and type(part).forward is kind.forward for kind in kinds)
-    return as_known and not parametrize.is_parametrized(part)
+    return any(isinstance(part, kind) and type(part).forward is kind.forward for kind in kinds)
+
+
+def _is_weighted(part: nn.Module) -> bool:
+    from torch.nn.utils import parametrize
+
+    return _is_known(part) and not qat_weights.is_computed(part) and not parametrize.is_parametrized(part)
 
 
 def _fold_all(prepared: Prepared, pairs: Mapping[str, str]) -> None:
@@ -232,7 +269,7 @@ def _unfold(trained: Any, layer: Any, norm: Any) -> None:
     import torch
 
     with torch.no_grad():
-        layer.weight.copy_(trained.weight)
+        qat_weights.put(layer, trained.weight)
         norm.running_mean.zero_()
         norm.running_var.fill_(1.0 - norm.eps)
         if norm.affine:

@@ -3,7 +3,7 @@
 The only module that imports modelopt. Importing that takes seconds (it pulls in transformers), so it happens inside
 functions; what it prints and warns of is kept from the user, and what it raises becomes a `QuantizeError`.
 
-Three things of modelopt 0.47 are gone around. Its histogram calibrator chooses nonsense by ``mse`` (it passes the
+Four things of modelopt 0.47 are gone around. Its histogram calibrator chooses nonsense by ``mse`` (it passes the
 number of bits where a bias is taken) and fails on a first batch of zeros: here `MseCalibrator` searches, and
 histograms never see zeros alone. Its learned step size (LSQ) exists for blocks of NVFP4 weights only: here it is a
 quantization backend registered with it, for activations and INT8 weights alike. And only the chosen layers are given
@@ -17,11 +17,13 @@ import functools
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import MmdeployError, QuantizeError
+from mmdeploy.quantize import ranges
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 Calibrator = Literal["max", "percentile", "mse"]
 #: Largest INT8 code; scales are amax / 127.
 LARGEST_CODE = 127
+#: Steps between the smallest and the largest of 256 codes.
+_CODES = 255
 #: What modelopt quantizes to zero: the smallest step of FP16 (tensor_quant.py).
 SMALLEST_AMAX = 2.0**-24
 
@@ -48,12 +52,16 @@ class Scales:
     """What training found for one layer.
 
     Attributes:
-        input_amax: Absolute value of the input that the largest code stands for.
+        input_low: Value of the input that the smallest code stands for; minus ``input_amax`` where symmetric.
+        input_amax: Value of the input that the largest code stands for.
+        output_low: As of the input; None where the output is not rounded.
         output_amax: The same of the output; None where the output is not rounded.
         weight_amax: The same of the weight, one for each output channel [channels], or one [1].
     """
 
+    input_low: float
     input_amax: float
+    output_low: float | None
     output_amax: float | None
     weight_amax: npt.NDArray[np.float32]
 
@@ -143,6 +151,53 @@ def calibrate(layers: Sequence[Any], *, calibrator: Calibrator, percentile: floa
                 one.amax = found.to(one.amax)
 
 
+def spread(layers: Sequence[Any], *, calibrator: Calibrator, percentile: float, run: Callable[[], None]) -> None:
+    """Replace the ranges of activations by asymmetric ones, found as static quantization finds them.
+
+    What is never negative, such as the output of a ReLU, has all 256 codes above zero.
+
+    Args:
+        layers: What `insert` took.
+        calibrator: As of `calibrate`.
+        percentile: Share of the values kept by ``percentile``, in percent.
+        run: As of `insert`.
+    """
+    quantizers = {f"{index}.{place}": one for index, layer in enumerate(layers) for place, one in _placed(layer)}
+    how = ranges.Calibration("minmax" if calibrator == "max" else calibrator, percentile)
+    collector = ranges.Collector(how)
+    with _modelopt():
+        for layer in layers:
+            _switch(layer, on=False)
+        try:
+            for collect in (collector.widen, collector.count)[: 1 if calibrator == "max" else 2]:
+                hooks = [one.register_forward_pre_hook(_giving(collect, name)) for name, one in quantizers.items()]
+                try:
+                    run()
+                finally:
+                    for hook in hooks:
+                        hook.remove()
+        finally:
+            for layer in layers:
+                _switch(layer, on=True)
+        _register()
+        for name, (low, high) in collector.ranges().items():
+            scale = max((max(high, 0.0) - min(low, 0.0)) / _CODES, SMALLEST_AMAX / _CODES)
+            smallest = round(min(low, 0.0) / scale)
+            codes = {"low": smallest, "high": smallest + _CODES, "scale": scale, "asymmetric": True}
+            quantizers[name].set_from_attribute_config({"backend": _BACKEND, "backend_extra_args": codes})
+
+
+def _placed(layer: Any) -> Iterator[tuple[str, Any]]:
+    yield from zip(("input", "output"), _activations(layer), strict=False)
+
+
+def _giving(collect: Callable[[str, Array, str], None], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        collect(name, given[0].detach().float().cpu().numpy(), f"at layer {name}")
+
+    return hook
+
+
 def _collecting(collector: Any) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
         if given[0].numel() and bool(given[0].any()):
@@ -185,16 +240,15 @@ def learn(layers: Sequence[Any], *, inputs: Sequence[Sequence[int]], weights: Se
     """
     with _modelopt():
         import torch
-        from modelopt.torch.quantization.nn import is_registered_quant_backend, register_quant_backend
         from torch import nn
 
-        if not is_registered_quant_backend(_BACKEND):
-            register_quant_backend(_BACKEND, _learned_step)
+        _register()
         for layer in layers:
             for one in (*_activations(layer), layer.weight_quantizer):
-                amax = one.amax.detach().float().clamp_min(SMALLEST_AMAX)
-                one.log2_amax = nn.Parameter(torch.log2(amax.reshape(-1)) / _SCALE_RATE)
-                codes = {"low": -LARGEST_CODE - (one is not layer.weight_quantizer)}
+                symmetric = {"low": -LARGEST_CODE - (one is not layer.weight_quantizer), "high": LARGEST_CODE}
+                codes = _own_codes(one) or symmetric
+                amax = torch.tensor(_amax_of(codes)) if "scale" in codes else one.amax.detach().float()
+                one.log2_amax = nn.Parameter(torch.log2(amax.clamp_min(SMALLEST_AMAX).reshape(-1)) / _SCALE_RATE)
                 one.set_from_attribute_config({"backend": _BACKEND, "backend_extra_args": codes})
         for first, *others in inputs:
             for other in others:
@@ -204,12 +258,33 @@ def learn(layers: Sequence[Any], *, inputs: Sequence[Sequence[int]], weights: Se
                 layers[other].weight_quantizer = layers[first].weight_quantizer
 
 
-def _learned_step(inputs: Tensor, quantizer: Any) -> Tensor:
-    """Fake-quantize with a scale that takes part in the gradient."""
-    scale = _learned_amax(quantizer) / LARGEST_CODE
+def _register() -> None:
+    from modelopt.torch.quantization.nn import is_registered_quant_backend, register_quant_backend
+
+    if not is_registered_quant_backend(_BACKEND):
+        register_quant_backend(_BACKEND, _rounded)
+
+
+def _own_codes(quantizer: Any) -> Mapping[str, Any] | None:
+    """Return the codes that `spread` or `learn` gave a quantizer; None where it is modelopt's own."""
+    return quantizer.backend_extra_args if quantizer.backend == _BACKEND else None
+
+
+def _amax_of(codes: Mapping[str, Any]) -> float:
+    """Return what a learned scale is told by: the value of code 127."""
+    return float(codes["scale"]) * LARGEST_CODE
+
+
+def _rounded(inputs: Tensor, quantizer: Any) -> Tensor:
+    """Fake-quantize with codes of our own, and a scale that is fixed or takes part in the gradient."""
+    codes = quantizer.backend_extra_args
+    if hasattr(quantizer, "log2_amax"):
+        scale = _learned_amax(quantizer) / LARGEST_CODE
+    else:
+        scale = inputs.new_tensor(codes["scale"])
     if scale.numel() > 1:
         scale = scale.reshape(-1, *[1] * (inputs.dim() - 1))
-    rounded: Tensor = _step_function().apply(inputs, scale, quantizer.backend_extra_args["low"])
+    rounded: Tensor = _step_function().apply(inputs, scale, codes["low"], codes["high"])
     return rounded
 
 
@@ -224,19 +299,21 @@ def _step_function() -> Any:
         """
 
         @staticmethod
-        def forward(ctx: Any, inputs: Tensor, scale: Tensor, low: int) -> Tensor:
+        def forward(ctx: Any, inputs: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
             steps = inputs / scale
-            ctx.low = low
+            ctx.low, ctx.high = low, high
             ctx.save_for_backward(steps, scale)
-            return steps.round().clamp_(low, LARGEST_CODE).mul_(scale)
+            return steps.round().clamp_(low, high).mul_(scale)
 
         @staticmethod
-        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
             (gradient,), (steps, scale) = gradients, ctx.saved_tensors
-            inside = (steps >= ctx.low) & (steps <= LARGEST_CODE)
-            error = steps.round().clamp_(ctx.low, LARGEST_CODE).sub_(steps * inside).mul_(gradient)
-            damping = (steps.numel() / scale.numel() * LARGEST_CODE) ** -0.5
-            return gradient * inside, error.sum_to_size(scale.shape) * damping, None
+            inside = (steps >= ctx.low) & (steps <= ctx.high)
+            if not ctx.needs_input_grad[1]:
+                return gradient * inside, None, None, None
+            error = steps.round().clamp_(ctx.low, ctx.high).sub_(steps * inside).mul_(gradient)
+            damping = (steps.numel() / scale.numel() * ctx.high) ** -0.5
+            return gradient * inside, error.sum_to_size(scale.shape) * damping, None, None
 
     return LearnedStep
 
@@ -251,12 +328,19 @@ def _learned_amax(quantizer: Any) -> Tensor:
 
 def scales(layer: Any) -> Scales:
     """Return the scales of a layer as they are now."""
-    output = layer.output_quantizer
-    return Scales(
-        input_amax=float(_amax(layer.input_quantizer)[0]),
-        output_amax=float(_amax(output)[0]) if output.is_enabled else None,
-        weight_amax=_amax(layer.weight_quantizer),
-    )
+    low, high = _limits(layer.input_quantizer)
+    least, most = _limits(layer.output_quantizer) if layer.output_quantizer.is_enabled else (None, None)
+    return Scales(low, high, least, most, _amax(layer.weight_quantizer))
+
+
+def _limits(quantizer: Any) -> tuple[float, float]:
+    """Return the values that the smallest and the largest code of an activation stand for."""
+    codes = _own_codes(quantizer) or {}
+    fixed = "scale" in codes and not hasattr(quantizer, "log2_amax")
+    amax = _amax_of(codes) if fixed else float(_amax(quantizer)[0])
+    if not codes.get("asymmetric"):  # -128 is what rounding may reach, not the range
+        return -amax, amax
+    return amax / LARGEST_CODE * codes["low"], amax / LARGEST_CODE * codes["high"]
 
 
 def _amax(quantizer: Any) -> npt.NDArray[np.float32]:

@@ -15,10 +15,13 @@ class LayerScales:
 
     Attributes:
         name: Of the layer.
-        parameter: Name of its weight as it is saved; a tied weight has one.
+        parameter: Name of its weight as it is saved, with the module or, where the module computes it (weight
+            normalization), with the scales; a tied weight has one.
         rows: First row and the one after the last of its share of the parameter; None for all.
         node_paths: Module paths that its node may have in the graph.
-        input_amax: Largest magnitude of its input.
+        input_low: Value of its input that the smallest code stands for; minus ``input_amax`` where symmetric.
+        input_amax: Value of its input that the largest code stands for.
+        output_low: Of its output; None where that is not quantized.
         output_amax: Of its output; None where that is not quantized.
     """
 
@@ -26,7 +29,9 @@ class LayerScales:
     parameter: str
     rows: tuple[int, int] | None
     node_paths: tuple[str, ...]
+    input_low: float
     input_amax: float
+    output_low: float | None
     output_amax: float | None
 
 
@@ -40,6 +45,7 @@ class QatScales:
         calibrator: Where training started from.
         samples: Samples that the first ranges were found on.
         learned: Whether scales were trained too.
+        asymmetric: Whether ranges of activations are not symmetric around zero.
         left_float: Why other layers stay float, by name.
     """
 
@@ -48,4 +54,5 @@ class QatScales:
     calibrator: str
     samples: int
     learned: bool
+    asymmetric: bool
     left_float: Mapping[str, str]

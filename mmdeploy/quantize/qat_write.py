@@ -10,7 +10,8 @@ from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata, read
-from mmdeploy.quantize import encode, fidelity, graphs, qat_graph, ranges, selection
+from mmdeploy.quantize import coverage, embeddings, encode, fidelity, graphs, held_out, qat_graph, ranges, selection
+from mmdeploy.quantize.coverage import COVERAGE
 from mmdeploy.quantize.qat_modelopt import LARGEST_CODE
 from mmdeploy.quantize.qat_options import Options
 from mmdeploy.quantize.qat_scales import SCALES, QatScales
@@ -56,13 +57,18 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
         chosen = selection.choose(model, options.model_copy(update={"exclude": out}))
     limits = _limits(model, chosen, matched, options, context)
     encoding = context.encoding
-    if encoding is Encoding.UINT8_ASYMMETRIC:
+    if encoding is Encoding.UINT8_ASYMMETRIC and not scales.asymmetric:
         encoding = Encoding.UINT8_SYMMETRIC
     quantized = encode.write(
         model, chosen, limits, encoding=encoding, scheme=options, weight_scales=matched.weight_scales
     )
     unrounded = qat_graph.round_for_products_only(quantized, chosen)
     path = context.workdir / FILENAME
+    batches = []
+    if context.calibration is not None:
+        batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
+    judge = held_out.judge(graph.path, batches, threads=context.threads) if batches else None
+    quantized, tables = embeddings.settle(quantized, options, context, judge)
     graphs.save(quantized, path)
     after = Artifact("onnx", path, file_sha256(path), graph.inputs, graph.outputs, "qat")
     metadata: dict[str, Any] = {
@@ -76,11 +82,12 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
         "widened": matched.widened,
         "unrounded_readers": unrounded,
         "ranges": {name: list(pair) for name, pair in limits.items()},
+        **as_metadata(tables),
+        COVERAGE: as_metadata(coverage.measure(quantized)),
         "bytes_before": graph.size_bytes,
         "bytes_after": after.size_bytes,
     }
-    if context.calibration is not None:
-        batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
+    if batches:
         likeness = fidelity.compare(graph.path, path, batches, threads=context.threads)
         fidelity.check_floor(likeness, context.component)
         metadata |= as_metadata(likeness)
@@ -91,7 +98,7 @@ def _limits(
     model: Any, chosen: selection.Selection, matched: qat_graph.Matched, options: Options, context: StepContext
 ) -> dict[str, tuple[float, float]]:
     """Return the range of every tensor: as trained, or, for those that no trained layer reads, as static."""
-    limits = {name: (-amax, amax) for name, amax in matched.amax.items() if name in chosen.tensors}
+    limits = {name: limits for name, limits in matched.ranges.items() if name in chosen.tensors}
     missing = [name for name in chosen.tensors if name not in limits]
     if not missing:
         return limits
@@ -116,19 +123,21 @@ def _trained_layers(trained: Artifact, scales: QatScales) -> list[qat_graph.Trai
     from safetensors.numpy import load_file
 
     weights = load_file(trained.path)
-    amax = load_file(trained.path.with_name(scales.file))
+    beside = load_file(trained.path.with_name(scales.file))
     found = []
     for layer in scales.layers:
         name = layer.name
-        weight = weights[layer.parameter]
+        weight = weights[layer.parameter] if layer.parameter in weights else beside[layer.parameter]
         found.append(
             qat_graph.TrainedLayer(
                 name=name,
                 node_paths=layer.node_paths,
                 weight=weight[slice(*layer.rows)] if layer.rows else weight,
-                weight_scale=amax[name] / np.float32(LARGEST_CODE),
-                input_amax=layer.input_amax,
-                output_amax=layer.output_amax,
+                weight_scale=beside[name] / np.float32(LARGEST_CODE),
+                input_range=(layer.input_low, layer.input_amax),
+                output_range=None
+                if layer.output_low is None or layer.output_amax is None
+                else (layer.output_low, layer.output_amax),
             )
         )
     return found

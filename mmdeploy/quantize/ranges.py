@@ -88,26 +88,55 @@ def find(model: Any, tensors: Sequence[str], feeds: Feeds, how: Calibration) -> 
     Raises:
         QuantizeError: When there is no data, or an activation holds NaN or Inf.
     """
+    collector = Collector(how)
     with watching(model, tensors, how.threads) as watch:
-        extremes: dict[str, tuple[float, float]] = {}
         samples = 0
         for batch, feed in enumerate(feeds()):
             for name, array in watch(feed):
-                extremes[name] = _widened(extremes.get(name), array, f"{name!r} in calibration batch {batch}")
+                collector.widen(name, array, f"{name!r} in calibration batch {batch}")
             samples += _size(feed)
             how.progress(samples, how.total, "calibration samples: smallest and largest values")
         if not samples:
             raise QuantizeError("the calibration set is empty")
         if how.calibrator == "minmax":
-            return Found(extremes, samples)
-        histograms = _Histograms(extremes, how)
+            return Found(collector.ranges(), samples)
         counted = 0
         for feed in feeds():
             for name, array in watch(feed):
-                histograms.add(name, array)
+                collector.count(name, array)
             counted += _size(feed)
             how.progress(counted, samples, "calibration samples: histograms")
-    return Found({name: histograms.range_of(name) for name in extremes}, samples)
+    return Found(collector.ranges(), samples)
+
+
+class Collector:
+    """Finds ranges of arrays that are given to it twice: first to `widen`, then, but for ``minmax``, to `count`."""
+
+    def __init__(self, how: Calibration) -> None:
+        """Start with no array."""
+        self._how = how
+        self._extremes: dict[str, tuple[float, float]] = {}
+        self._histograms: _Histograms | None = None
+
+    def widen(self, name: str, array: Array, where: str) -> None:
+        """Take an array into the smallest and largest value.
+
+        Raises:
+            QuantizeError: When it holds NaN or Inf; the message says ``where``.
+        """
+        self._extremes[name] = _widened(self._extremes.get(name), array, where)
+
+    def count(self, name: str, array: Array, where: str = "") -> None:
+        """Count the values of an array that `widen` has had."""
+        if self._histograms is None:
+            self._histograms = _Histograms(self._extremes, self._how)
+        self._histograms.add(name, array)
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the range of each name."""
+        if self._histograms is None:
+            return dict(self._extremes)
+        return {name: self._histograms.range_of(name) for name in self._extremes}
 
 
 def channel_maxima(model: Any, tensors: Sequence[str], feeds: Feeds, *, threads: int) -> dict[str, Array]:

@@ -14,7 +14,9 @@ from mmdeploy import engines, prune, quantize, recover
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.gates import parity
+from mmdeploy.recipe import sharing
 from mmdeploy.recipe.schema import Component, Recipe, Wire
+from mmdeploy.recipe.wiring_order import order_with, sources_of
 from mmdeploy.recipe.yaml_tree import Keys
 from mmdeploy.triton.config import PUBLISHED_VERSION
 from mmdeploy.triton.options import SpecificVersions
@@ -69,6 +71,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_data(recipe),
         *_judged_outputs(recipe),
         *_graphless_engines(recipe),
+        *_shared_modules(recipe),
     ]
 
 
@@ -78,20 +81,12 @@ def topological_order(components: Mapping[str, Component]) -> tuple[str, ...]:
     Raises:
         ValueError: If the wiring has a cycle.
     """
-    sources = _sources(components)
-    order: list[str] = []
-    while len(order) < len(components):
-        ready = (name for name in components if name not in order and sources[name] <= set(order))
-        following = next(ready, None)
-        if following is None:
-            raise ValueError(f"the wiring of these components has a cycle: {sorted(set(components) - set(order))}")
-        order.append(following)
-    return tuple(order)
+    return order_with(sources_of(components))
 
 
 def upstream(components: Mapping[str, Component], name: str) -> tuple[str, ...]:
     """Return the components that feed ``name``, directly or through others, in topological order."""
-    sources = _sources(components)
+    sources = sources_of(components)
     found: set[str] = set()
     waiting = [name]
     while waiting:
@@ -99,18 +94,6 @@ def upstream(components: Mapping[str, Component], name: str) -> tuple[str, ...]:
         found |= new
         waiting += new
     return tuple(component for component in topological_order(components) if component in found)
-
-
-def _sources(components: Mapping[str, Component]) -> dict[str, set[str]]:
-    """Return, for each component, the components that write what it reads."""
-    writers: dict[str, set[str]] = {}
-    for name, component in components.items():
-        for wire in component.outputs.values():
-            writers.setdefault(wire.tensor, set()).add(name)
-    return {
-        name: {writer for wire in component.inputs.values() for writer in writers.get(wire.tensor, ())}
-        for name, component in components.items()
-    }
 
 
 def _tensors(recipe: Recipe) -> dict[str, _Tensor]:
@@ -178,7 +161,7 @@ def _ends(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
 
 def _cycles(components: Mapping[str, Component]) -> Iterator[Finding]:
     """Find one cycle in each group of components that feed each other."""
-    sources = _sources(components)
+    sources = sources_of(components)
     while True:
         try:
             graphlib.TopologicalSorter(sources).prepare()
@@ -194,7 +177,7 @@ def _cycles(components: Mapping[str, Component]) -> Iterator[Finding]:
 
 def _unused(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
     """Find components that run for nothing, and tensors that nothing takes."""
-    needed, sources = set[str](), _sources(recipe.components)
+    needed, sources = set[str](), sources_of(recipe.components)
     waiting = [
         name
         for name, component in recipe.components.items()
@@ -332,6 +315,17 @@ def _graphless_engines(recipe: Recipe) -> Iterator[Finding]:
                 f"take quantize out, or name an engine that takes the graph ({', '.join(takers)})"
             )
             yield Finding(("components", name, "quantize"), message, involves=(("components", name, "engine"),))
+
+
+def _shared_modules(recipe: Recipe) -> Iterator[Finding]:
+    """Find components that would make several modules of one."""
+    for first, second, difference in sharing.differences(recipe):
+        message = (
+            f"{recipe.components[second].module!r} is the module of {first!r} too, so both have the same weights, and"
+            f" compressed they must stay one; but {difference}: make them alike, or give each a module of its own in"
+            " the factory (copy.deepcopy)"
+        )
+        yield Finding(("components", second, "module"), message, involves=(("components", first, "module"),))
 
 
 _DATA_USES = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, GateRecord, StageSeries, TableRecord
-from mmdeploy.report import choices, costs, sensitivities, trainings
+from mmdeploy.report import choices, costs, coverage, sensitivities, trainings
 from mmdeploy.report.units import (
     basis_text,
     bytes_text,
@@ -50,6 +50,7 @@ def render(report: BuildReport) -> str:
         *_warnings(report),
         *_gates(report),
         *_sizes(report),
+        *_coverage(report),
         *_costs(report),
         *_trainings(report),
         *_choices(report),
@@ -137,6 +138,11 @@ def _sizes(report: BuildReport) -> list[str]:
         for size in sizes_and_total(report)
     ]
     return [_table(("Size", "FP32", "Candidate", "Ratio"), rows, right=(1, 2, 3))]
+
+
+def _coverage(report: BuildReport) -> list[str]:
+    rows = [[_code(row.cells[0]), *(_text(cell) for cell in row.cells[1:])] for row in coverage.rows(report)]
+    return [_table(coverage.HEAD, rows, right=(1, 2))] if rows else []
 
 
 def _costs(report: BuildReport) -> list[str]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from mmdeploy.choice.record import EngineChoice
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, GateRecord, StepRecord
-from mmdeploy.report import choices, costs, sensitivities, trainings
+from mmdeploy.report import choices, costs, coverage, sensitivities, trainings
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -73,7 +73,12 @@ class Summary:
         if searched := sensitivities.searches(report):
             yield from (_paragraph(f"{step.id}: {sensitivities.told(search)}", options) for step, search in searched)
             yield ""
-        if lines := [*_trained(report), *map(costs.sentence, costs.changed(report)), *costs.notes(report)]:
+        if lines := [
+            *(row.sentence for row in coverage.rows(report)),
+            *_trained(report),
+            *map(costs.sentence, costs.changed(report)),
+            *costs.notes(report),
+        ]:
             yield from (_paragraph(line, options) for line in lines)
             yield ""
         if warning := substitute_warning(report):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines, export
 from mmdeploy.choice.graphs import timed
@@ -25,6 +25,7 @@ from mmdeploy.core.store import Store
 from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.model.torch_component import ComponentFacts
+from mmdeploy.recipe import sharing
 from mmdeploy.worker.feeds import Examples, calibration, sample_set
 from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Samples
 from mmdeploy.worker.task import Task
@@ -133,9 +134,17 @@ def recipe_module(task: Task) -> Artifact:
                 inputs=tuple(component.inputs),
                 outputs=tuple(component.outputs),
                 allow_pickle=model.allow_pickle,
+                **_apart(task.recipe, task.step.component),
             )
         ),
     )
+
+
+def _apart(recipe: Recipe, name: str) -> dict[str, Any]:
+    """Say which other components' modules this one must not share, and where weights change on either side."""
+    others = sharing.apart(recipe.components, name)
+    changes = {other: sharing.retrained(recipe.components, other) for other in (name, *(pair[0] for pair in others))}
+    return {"apart": others, "retrained": tuple(pair[0] for pair in others if changes[name] or changes[pair[0]])}
 
 
 def _declared(recipe: Recipe, wires: Mapping[str, Wire]) -> tuple[TensorSpec, ...]:

@@ -17,6 +17,7 @@ from mmdeploy.model import torch_model
 from mmdeploy.model.torch_component import load_component
 from mmdeploy.planning.kinds import SELECT
 from mmdeploy.planning.steps import DATA_SETS, samples_taken
+from mmdeploy.recipe.sharing import above, callers
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.task import Task
 
@@ -95,13 +96,16 @@ def wires(recipe: Recipe, name: str) -> tuple[dict[str, str], dict[str, str]]:
 class _CalibrationFeeds:
     """Calibration batches of a component: along the chain, through what really ships upstream.
 
-    They are read several times. What upstream computes of the first of them, up to `_KEPT_BYTES`, is held in memory;
+    Of a module that several components call, the batches of all of them. They are read several times. What upstream
+    computes of the first of them, up to `_KEPT_BYTES`, is held in memory;
     what clients send is memory-mapped.
     """
 
     def __init__(self, task: Task, samples: SampleSet, batch_size: int) -> None:
         self._samples, self._batch_size = samples, batch_size
-        self._inputs, _ = wires(task.recipe, task.step.component)
+        called_by = callers(task.recipe.components, task.step.component)
+        self._inputs = [wires(task.recipe, name)[0] for name in called_by]
+        self._read = {tensor for inputs in self._inputs for tensor in inputs.values()}
         self._kept: list[dict[str, Array]] = []
         self._room_bytes = _KEPT_BYTES
         self._through = _torch_upstream(task) if task.step.sort.on_module else shipped_upstream(task)
@@ -109,14 +113,15 @@ class _CalibrationFeeds:
     def __call__(self) -> Iterator[dict[str, Array]]:
         for index, feeds in enumerate(self._samples.batches(self._batch_size)):
             computed = self._kept[index] if index < len(self._kept) else self._computed(index, feeds)
-            yield {key: computed[key] if key in computed else feeds[tensor] for key, tensor in self._inputs.items()}
+            for inputs in self._inputs:
+                yield {key: computed[tensor] if tensor in computed else feeds[tensor] for key, tensor in inputs.items()}
 
     def _computed(self, index: int, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return those of the component's inputs that upstream computes."""
-        if all(tensor in feeds for tensor in self._inputs.values()):
+        """Return those of the tensors read that upstream computes."""
+        if all(tensor in feeds for tensor in self._read):
             return {}
         tensors = self._through(feeds)
-        computed = {key: tensors[tensor] for key, tensor in self._inputs.items() if tensor not in feeds}
+        computed = {tensor: tensors[tensor] for tensor in sorted(self._read) if tensor not in feeds}
         self._room_bytes -= sum(array.nbytes for array in computed.values())
         if self._room_bytes >= 0 and index == len(self._kept):
             self._kept.append(computed)
@@ -131,7 +136,7 @@ def shipped_upstream(task: Task) -> Upstream:
     shipped = task.step.uses.get("shipped", {})
     sessions = {
         name: open_session(graph_path(task.artifacts[shipped[name]]), {"intra_op_thread_count": str(task.threads)})
-        for name in upstream(task.recipe.components, task.step.component)
+        for name in above(task.recipe.components, task.step.component)
     }
 
     def through(feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -147,7 +152,7 @@ def shipped_upstream(task: Task) -> Upstream:
 
 def _torch_upstream(task: Task) -> Upstream:
     """Return the same for a step on the PyTorch module: through modules as their own passes left them."""
-    before = upstream(task.recipe.components, task.step.component)
+    before = above(task.recipe.components, task.step.component)
     made = task.step.uses.get("torch", {})
     modules = {name: load_component(task.artifacts[step_id]) for name, step_id in made.items()}
     chain = torch_chain(task, before, modules) if before else None
@@ -163,7 +168,8 @@ def calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
     if first is not samples and task.step.sort is not SELECT:  # which only times what it is fed
         refuse_constant(first, masks(*ensemble_inputs(task.recipe)))
     batch_size = int(task.step.options.get("batch_size", _CALIBRATION_BATCH))
-    return _CalibrationFeeds(task, first, batch_size), math.ceil(first.count / batch_size)
+    calls = len(callers(task.recipe.components, task.step.component))
+    return _CalibrationFeeds(task, first, batch_size), calls * math.ceil(first.count / batch_size)
 
 
 def sample_set(task: Task, key: str) -> SampleSet | None:

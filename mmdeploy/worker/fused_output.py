@@ -21,6 +21,7 @@ from mmdeploy.core.errors import DataError, EngineError, InferenceError
 from mmdeploy.core.labels import Labels
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.planning.chains import fed_outputs, yardstick
+from mmdeploy.recipe.sharing import above, below, callers
 from mmdeploy.recipe.wiring import topological_order, upstream
 from mmdeploy.scoring import closeness
 from mmdeploy.scoring.scored import Scored
@@ -92,7 +93,8 @@ class FusedEnsemble:
                 f"{component} does not feed {seen}, which is what {self._metric.name} scores",
                 hint="add an accuracy gate whose metric sees an output that depends on it",
             )
-        self._before = upstream(recipe.components, component)
+        self._callers = callers(recipe.components, component)
+        self._before = above(recipe.components, component)
         self._after = _followers(recipe, component, self._outputs)
         self._runners: dict[Path, Runner] = {}
         self._around: dict[str, Array] | None = None
@@ -151,7 +153,7 @@ class FusedEnsemble:
             candidate.close()
 
     def _answers_with(self, candidate: Runner, tensors: Mapping[str, Array], batch_size: int) -> dict[str, Array]:
-        runners = {self._component: candidate} | {name: self._exported(name) for name in self._after}
+        runners = dict.fromkeys(self._callers, candidate) | {name: self._exported(name) for name in self._after}
         return self._through(runners, tensors, keep=self._outputs, batch_size=batch_size)
 
     @property
@@ -179,7 +181,7 @@ class FusedEnsemble:
         if self._originals is None:
             exported = self._graphs.exported
             if all(self._graphs.shipped[name] == exported[name] for name in self._before):  # it is computed anyway
-                rest, tensors = (self._component, *self._after), self._fixed()
+                rest, tensors = (*self._callers, *self._after), self._fixed()
             else:
                 rest, tensors = topological_order(self._recipe.components), dict(self._feeds)
             runners = {name: self._exported(name) for name in rest}
@@ -192,9 +194,9 @@ class FusedEnsemble:
             runners = {
                 name: self._opened(self._graphs.shipped[name]) if name in self._before else self._exported(name)
                 for name in topological_order(self._recipe.components)
-                if name != self._component and self._component not in upstream(self._recipe.components, name)
+                if name not in {*self._callers, *below(self._recipe.components, self._component)}
             }
-            readers = (self._component, *self._after)
+            readers = (*self._callers, *self._after)
             read = {wire.tensor for name in readers for wire in self._recipe.components[name].inputs.values()}
             written = {wire.tensor for name in readers for wire in self._recipe.components[name].outputs.values()}
             self._around = self._through(runners, self._feeds, keep=sorted({*read, *self._outputs} - written))
@@ -250,9 +252,7 @@ def _followers(recipe: Recipe, component: str, outputs: Sequence[str]) -> tuple[
     ]
     wanted = {*writers, *(name for writer in writers for name in upstream(recipe.components, writer))}
     return tuple(
-        name
-        for name in topological_order(recipe.components)
-        if name in wanted and component in upstream(recipe.components, name)
+        name for name in topological_order(recipe.components) if name in wanted & below(recipe.components, component)
     )
 
 

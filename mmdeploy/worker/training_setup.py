@@ -17,6 +17,7 @@ from mmdeploy.model.torch_component import load_component
 from mmdeploy.model.torch_model import call_module, load_model, submodule
 from mmdeploy.model.watching import reading
 from mmdeploy.planning.chains import yardstick
+from mmdeploy.recipe.sharing import callers
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.scoring.metric_spec import MetricSpec
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
@@ -45,6 +46,8 @@ class HeldOut:
 class RecipeTrainingSetup:
     """A component of a recipe inside its model, with the recipe's training and validation data.
 
+    A module that several components call is put into the place of each of them.
+
     Nothing is loaded before it is asked for. The original model is loaded once; the component that is trained, and
     others that passes have changed, come beside it.
     """
@@ -71,6 +74,7 @@ class RecipeTrainingSetup:
             )
         self._recipe, self._component, self._artifacts = recipe, component, dict(torch_artifacts)
         self._held_out = held_out
+        self._callers = callers(recipe.components, component)
         self._order = topological_order(recipe.components)
         #: What the last batch's network and the teacher have in common: tensors of components before any change.
         self._common: tuple[Mapping[str, Tensor], dict[str, Tensor]] | None = None
@@ -106,12 +110,12 @@ class RecipeTrainingSetup:
         return self._metric.larger_is_better
 
     def network(self, module: nn.Module) -> Network:
-        """Put a module in the component's place; the returned function runs every component in order."""
+        """Put a module in the component's place, or places; the returned function runs every component in order."""
         parts: dict[str, nn.Module] = dict(self._originals)
         for name, artifact in self._artifacts.items():
-            if name != self._component:
+            if name not in self._callers:
                 parts[name] = load_component(artifact).requires_grad_(False).eval()
-        parts[self._component] = module
+        parts |= dict.fromkeys(self._callers, module)
         changed = {name for name in parts if parts[name] is not self._originals[name]}
 
         def run(feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:

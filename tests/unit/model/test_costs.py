@@ -49,7 +49,7 @@ def test_scaled_dot_product_attention_is_counted():
             return nn.functional.scaled_dot_product_attention(x, x, x)
 
     x = torch.randn(1, 2, 5, 8)
-    assert costs.count_flops(Attention(), {"x": x}) == 2 * 2 * 2 * 5 * 5 * 8
+    assert costs.count_flops(Attention(), {"x": x})[0] == 2 * 2 * 2 * 5 * 5 * 8
 
 
 def test_agrees_with_another_library_s_counter():
@@ -60,3 +60,38 @@ def test_agrees_with_another_library_s_counter():
     peer = torch_pruning.utils.count_ops_and_params(network, x, layer_wise=True)[2]
     macs = sum(peer[layer] for layer in network if isinstance(layer, nn.Conv2d))
     assert costs.measure(network, {"input": x}).flops == 2 * macs > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "gates", "named"),
+    [(nn.LSTM, 4, {"num_layers": 2, "bidirectional": True}), (nn.GRU, 3, {}), (nn.RNN, 1, {})],
+)
+def test_recurrent_layers_count_the_products_of_every_step(kind, gates, named):
+    layer, steps = kind(8, 48, batch_first=True, **named).eval(), 40
+    widths = [8, 2 * 48][: layer.num_layers]
+    sides = 2 if layer.bidirectional else 1
+    expected = sum(2 * steps * gates * 48 * (width + 48) * sides for width in widths)
+    assert costs.count_flops(layer, {"input": torch.randn(1, steps, 8)}) == (expected, ())
+
+
+class Spectrum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(33, 4)
+
+    def forward(self, wave):
+        return self.head(torch.stft(wave, 64, window=torch.hann_window(64), return_complex=True).abs().mean(-1))
+
+
+def test_work_that_no_formula_counts_is_named_and_passes_over_elements_are_not():
+    assert costs.measure(Spectrum(), {"wave": torch.randn(1, 640)}).uncounted == ("aten::_fft_r2c",)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.AdaptiveAvgPool2d(1)).eval()
+    assert costs.measure(plain, {"input": torch.randn(1, 3, 8, 8)}).uncounted == ()
+
+
+def test_a_product_with_a_vector_counts():
+    class Product(nn.Module):
+        def forward(self, matrix):
+            return matrix[0] @ torch.ones(8)
+
+    assert costs.count_flops(Product(), {"matrix": torch.randn(1, 5, 8)})[0] == 2 * 5 * 8

@@ -458,6 +458,60 @@ def test_excluded_layers_keep_their_shape(tmp_path):
         run(tmp_path, TWO, VECTOR, exclude=("7",))
 
 
+RECURRENT = HEAD + """
+class Net(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.first, self.recurrent = nn.Linear(6, 16), kind(16, 8, batch_first=True)
+        self.wide, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, input):
+        found = self.recurrent(torch.relu(self.first(input)))[0][:, -1]
+        return self.last(torch.relu(self.wide(found)))
+
+class Stepwise(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.first, self.recurrent = nn.Linear(6, 16), kind(16, 8)
+        self.wide, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, input):
+        state, inner = None, torch.relu(self.first(input))
+        for step in range(input.shape[1]):
+            state = self.recurrent(inner[:, step], state)
+        return self.last(torch.relu(self.wide(state[0] if isinstance(state, tuple) else state)))
+
+"""  # fmt: skip
+
+
+@pytest.mark.parametrize("net", ["Net(nn.GRU)", "Net(nn.LSTM)", "Stepwise(nn.LSTMCell)"])
+def test_recurrent_layers_keep_their_widths_and_the_rest_is_pruned(tmp_path, net):
+    after, _, _ = run(tmp_path, with_part(RECURRENT, net), normal(input=(7, 6)))
+    assert cuts(after) == {"wide": (16, 8)}
+    assert "input of 'recurrent', which is recurrent" in after.metadata["pruning"]["not_pruned"]["first"]
+
+
+EXPERTS = HEAD + """
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Parameter(torch.randn(4, 16, 32)), nn.Parameter(torch.randn(4, 32, 16))
+        self.router, self.rest = nn.Linear(16, 4), nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    def forward(self, input):
+        weights, index = torch.topk(self.router(input.mean(1)).softmax(-1), 2)
+        found = torch.relu(input[:, None] @ self.up[index]) @ self.down[index]
+        return self.rest((input + (found * weights[:, :, None, None]).sum(1)).mean(1))
+
+"""  # fmt: skip
+
+
+def test_weights_picked_by_an_index_end_in_a_reason_and_the_rest_is_pruned(tmp_path):
+    after, _, _ = run(tmp_path, with_part(EXPERTS, "Experts()"), normal(input=(5, 16)))
+    assert cuts(after) == {"rest.0": (32, 16)}
+    assert "picked by an index" in after.metadata["pruning"]["not_pruned"]["router"]
+
+
 UNTRACEABLE = HEAD + """
 class Frozen(nn.Module):
     def __init__(self):

@@ -126,8 +126,9 @@ def context_of(work: Path, feed, *, encoding: Encoding = Encoding.UINT8_ASYMMETR
 def quantized(
     artifact: Artifact, work: Path, feed, *, encoding: Encoding = Encoding.UINT8_ASYMMETRIC, batch: int = 16, **options
 ) -> Artifact:
-    """Quantize statically."""
-    return static.run(artifact, static.Options(**options), context_of(work, feed, encoding=encoding, batch=batch))
+    """Quantize statically, and try nothing unless it is asked for."""
+    given = {"equalize": None, "calibrator": "percentile"} | options
+    return static.run(artifact, static.Options(**given), context_of(work, feed, encoding=encoding, batch=batch))
 
 
 def answers(path: Path, x: Array) -> Array:

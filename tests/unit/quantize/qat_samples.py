@@ -156,17 +156,38 @@ class Own(nn.Linear):
 
 
 class Subclasses(nn.Module):
-    """Linear layers that are not `nn.Linear` by name, and one that is parametrized."""
+    """Linear layers that are not `nn.Linear` by name, and two that are parametrized."""
 
     def __init__(self) -> None:
         super().__init__()
         self.renamed = Renamed(WIDTH, WIDTH)
         self.own = Own(WIDTH, WIDTH)
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH))
+        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(WIDTH, WIDTH))
         self.head = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.head(self.normed(self.own(self.renamed(values))).mean(dim=1))
+        return self.head(self.spectral(self.normed(self.own(self.renamed(values)))).mean(dim=1))
+
+
+class NormalizedWeights(nn.Module):
+    """Layers under weight normalization, old and new, one before a batch normalization and one with a dead row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.utils.weight_norm(nn.Conv1d(TOKENS, 8, 3))
+        self.norm = nn.BatchNorm1d(8)
+        self.second = nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 8, 3, bias=False))
+        self.third = nn.utils.weight_norm(nn.Linear(8, 8), dim=None)
+        self.head = nn.Linear(8, CLASSES)
+        nn.init.uniform_(self.norm.running_mean, -0.5, 0.5)
+        nn.init.uniform_(self.norm.running_var, 0.2, 2.0)
+        with torch.no_grad():
+            self.second.parametrizations.weight.original0[2] = 0.0
+
+    def forward(self, values: Tensor) -> Tensor:
+        hidden = torch.relu(self.second(torch.relu(self.norm(self.first(values)))))
+        return self.head(torch.relu(self.third(hidden.mean(dim=2))))
 
 
 class Alone(nn.MultiheadAttention):
@@ -264,11 +285,15 @@ def context(folder: Path, setup: Any, **changes: Any) -> StepContext:
     return replace(plain, **changes)
 
 
-def trained(name: str, folder: Path, *, source: Artifact | None = None, **options: Any) -> Artifact:
+def trained(
+    name: str, folder: Path, *, source: Artifact | None = None, encoding: Encoding = Encoding.INT8_SYMMETRIC,
+    **options: Any,
+) -> Artifact:  # fmt: skip
     """Run quantization-aware training on a component."""
     setup = Network(build(name))
     given = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3} | options
-    return qat.run(source or component(name, folder / "source"), qat.Options(**given), context(folder / "qat", setup))
+    step = context(folder / "qat", setup, encoding=encoding)
+    return qat.run(source or component(name, folder / "source"), qat.Options(**given), step)
 
 
 def exported(artifact: Artifact, folder: Path) -> Artifact:

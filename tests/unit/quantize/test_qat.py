@@ -27,8 +27,11 @@ each_style = pytest.mark.parametrize("style", [style.__name__ for style in qat_s
 class Built:
     """A component trained and exported once, with the module that modelopt trained."""
 
-    def __init__(self, style: str, folder: Path, source: Artifact | None = None, **options: Any) -> None:
-        self.folder, self.options = folder, qat.Options(**options)
+    def __init__(
+        self, style: str, folder: Path, source: Artifact | None = None,
+        encoding: Encoding = Encoding.INT8_SYMMETRIC, **options: Any,
+    ) -> None:  # fmt: skip
+        self.folder, self.options, self.encoding = folder, qat.Options(**options), encoding
         kept: list[nn.Module] = []
         fit = qat.fit
 
@@ -38,11 +41,12 @@ class Built:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(qat, "fit", spy)
-            self.trained = qat_samples.trained(style, folder, source=source, **options)
+            self.trained = qat_samples.trained(style, folder, source=source, encoding=encoding, **options)
         self.module = kept[0].eval()
         self.graph = qat_samples.exported(self.trained, folder)
 
-    def write(self, encoding: Encoding = Encoding.INT8_SYMMETRIC, **changes: Any) -> Artifact:
+    def write(self, encoding: Encoding | None = None, **changes: Any) -> Artifact:
+        encoding = encoding or self.encoding
         context = qat_samples.context(self.folder / f"write-{encoding}", None, encoding=encoding, **changes)
         return qat.write(self.graph, self.trained, self.options, context)
 
@@ -86,6 +90,57 @@ def test_the_written_graph_computes_what_modelopt_trained(built, style, changes)
     np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
     (plain,) = answers(part.graph.path, feed)
     assert np.abs(plain - wanted).max() > 20 * np.abs(found - wanted).max()  # the rounding is really in both
+
+
+@pytest.mark.parametrize("changes", [{}, {"learn_scales": True}, {"calibrator": "mse"}])
+@pytest.mark.parametrize("style", ["Encoder", "Convolutions"])
+def test_asymmetric_ranges_are_trained_where_the_engine_takes_them(built, style, changes):
+    part = built(style, encoding=Encoding.UINT8_ASYMMETRIC, **changes)
+    written = part.write()
+    assert written.metadata["encoding"] == "uint8_asymmetric"
+    feed = next(qat_samples.feeds(1, seed=21))
+    with torch.no_grad(), qat._no_fused_attention():
+        wanted = part.module(torch.from_numpy(feed["values"])).numpy()
+    (found,) = answers(written.path, feed)
+    assert np.median(np.abs(found - wanted)) <= 2e-5 * np.abs(wanted).max()
+    # A bias is INT32 in this encoding, which may move a value that lies between two codes to the other.
+    np.testing.assert_allclose(found, wanted, atol=1e-2 * np.abs(wanted).max())
+    rectified = {"Encoder": "encoder.layers.0.linear2", "Convolutions": "second"}[style]
+    layer = next(layer for layer in part.trained.metadata["scales"]["layers"] if layer["name"] == rectified)
+    assert layer["input_low"] == 0 < layer["input_amax"]  # no code below zero behind a ReLU
+
+
+def test_training_starts_from_what_static_quantization_gives(built):
+    part = built("Convolutions", encoding=Encoding.UINT8_ASYMMETRIC, learning_rate=1e-30)
+    assert len(part.trained.metadata["training"]["epochs"]) == 2
+    context = qat_samples.context(part.folder / "static", None, encoding=Encoding.UINT8_ASYMMETRIC)
+    wanted = static.run(part.graph, static.Options(), context)
+    found = part.write()
+    assert found.metadata["ranges"].keys() == wanted.metadata["ranges"].keys()
+    for name, limits in wanted.metadata["ranges"].items():
+        step = (max(limits[1], 0) - min(limits[0], 0)) / 255
+        np.testing.assert_allclose(found.metadata["ranges"][name], limits, atol=step)
+    feed = next(qat_samples.feeds(1, seed=21))
+    np.testing.assert_allclose(answers(found.path, feed)[0], answers(wanted.path, feed)[0], atol=0.05)
+
+
+@pytest.mark.parametrize("encoding", [Encoding.INT8_SYMMETRIC, Encoding.UINT8_ASYMMETRIC])
+def test_normalized_weights_are_trained_and_given_back(built, encoding):
+    part = built("NormalizedWeights", encoding=encoding, learning_rate=1e-2, epochs=2)
+    assert sorted(quantizers(part.module)) == ["first", "head", "second", "third"]
+    written = part.write()
+    assert not written.metadata["untrained_nodes"] and not part.trained.metadata["scales"]["left_float"]
+    feed = next(qat_samples.feeds(1, seed=21))
+    with torch.no_grad():
+        wanted = part.module(torch.from_numpy(feed["values"])).numpy()
+    (found,) = answers(written.path, feed)
+    np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_a_weight_that_cannot_be_given_back_is_trained_in_floating_point(built):
+    part = built("Subclasses")
+    assert "take back any weight" in part.trained.metadata["scales"]["left_float"]["spectral"]
+    assert any("spectral" in node for node in part.write().metadata["untrained_nodes"])
 
 
 @each_style
@@ -274,10 +329,10 @@ def test_what_is_called_as_a_function_gets_static_ranges(built):
 
 def test_layers_of_other_classes_are_trained_where_they_work_alike(built):
     part = built("Subclasses")
-    assert sorted(quantizers(part.module)) == ["head", "renamed"]
+    assert sorted(quantizers(part.module)) == ["head", "normed", "renamed"]
     facts = part.write().metadata
-    assert facts["untrained_nodes"] == ["own/MatMul", "normed/MatMul"]
-    assert set(facts["trained_nodes"]) == {"renamed/MatMul", "head/Gemm"}
+    assert facts["untrained_nodes"] == ["own/MatMul", "spectral/MatMul"]
+    assert set(facts["trained_nodes"]) == {"renamed/MatMul", "normed/MatMul", "head/Gemm"}
 
 
 def test_excluded_layers_stay_float(built):

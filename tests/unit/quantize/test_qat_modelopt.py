@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from mmdeploy.quantize import qat_modelopt
 
 
-def by_definition(inputs: torch.Tensor, scale: torch.Tensor, low: int) -> torch.Tensor:
+def by_definition(inputs: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
     """Esser et al., 2020, appendix A: grad_scale, round_pass, clamp."""
-    damping = (inputs.numel() / scale.numel() * 127) ** -0.5
+    damping = (inputs.numel() / scale.numel() * high) ** -0.5
     scale = (scale - scale * damping).detach() + scale * damping
-    steps = torch.clamp(inputs / scale, low, 127)
+    steps = torch.clamp(inputs / scale, low, high)
     return (steps + (steps.round() - steps).detach()) * scale
 
 
@@ -22,10 +22,11 @@ def by_definition(inputs: torch.Tensor, scale: torch.Tensor, low: int) -> torch.
     seed=st.integers(0, 2**20),
     shape=st.sampled_from([(5, 4), (3, 2, 3), (6, 2, 3, 3)]),
     per_channel=st.booleans(),
-    low=st.sampled_from([-127, -128]),
+    codes=st.sampled_from([(-127, 127), (-128, 127), (0, 255), (-17, 238)]),
     size=st.floats(1e-4, 10),
 )
-def test_the_gradient_is_that_of_the_paper(seed, shape, per_channel, low, size):
+def test_the_gradient_is_that_of_the_paper(seed, shape, per_channel, codes, size):
+    low, high = codes
     generator = torch.Generator().manual_seed(seed)
     channels = (shape[0], *[1] * (len(shape) - 1)) if per_channel else (1,)
     found = []
@@ -33,7 +34,7 @@ def test_the_gradient_is_that_of_the_paper(seed, shape, per_channel, low, size):
         generator.manual_seed(seed)
         inputs = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
         scale = (size * (0.1 + torch.rand(channels, generator=generator, dtype=torch.float64))).requires_grad_()
-        rounded = step(inputs, scale, low)
+        rounded = step(inputs, scale, low, high)
         rounded.backward(torch.randn(shape, generator=generator, dtype=torch.float64))
         found.append((rounded.detach(), inputs.grad, scale.grad))
     for ours, wanted in zip(*found, strict=True):

@@ -6,8 +6,10 @@ import pytest
 from report_samples import COMPONENTS, STEPS, chosen, passed, trained
 from rich.console import Console
 
+from mmdeploy.core.facts import as_metadata
+from mmdeploy.quantize.coverage import COVERAGE, Coverage
 from mmdeploy.record.build_report import BuildReport, CostRecord, StepRecord
-from mmdeploy.report import costs, html, markdown, trainings
+from mmdeploy.report import choices, costs, coverage, html, markdown, trainings
 from mmdeploy.report.terminal import Summary
 from mmdeploy.report.units import count_text
 
@@ -102,3 +104,44 @@ def test_candidates_share_a_row_and_one_that_failed_does_not():
 )  # fmt: skip
 def test_counts_have_three_digits(count, text):
     assert count_text(count) == text
+
+
+def covered() -> BuildReport:
+    """The trained build, whose steps say how much is in INT8."""
+    half = Coverage(3, 1, 40_000, 3_072, {"r/LSTM": "LSTM", "r/LSTM_1": "LSTM"})
+    whole = Coverage(5, 5, 1000, 990, {})
+    found = {"audio_encoder": half, "fusion": whole}
+    told = [
+        StepRecord(
+            id=f"{name}/quantize", component=name, kind="quantize", method="static", status="ran",
+            metadata={COVERAGE: as_metadata(one)},
+        )
+        for name, one in found.items()
+    ]  # fmt: skip
+    others = [step for step in trained().steps if step.kind != "quantize"]
+    engines = [
+        StepRecord(id=f"{name}/engine", component=name, kind="engine", method="onnxruntime", status="ran")
+        for name in COMPONENTS
+    ]
+    return trained().model_copy(
+        update={"steps": (*told, *engines, *(step for step in others if step.kind not in ("engine", "select")))}
+    )
+
+
+@pytest.mark.parametrize("render", [terminal, markdown.render, page_text], ids=["terminal", "markdown", "html"])
+def test_every_rendering_says_what_stayed_in_floating_point(render):
+    text = render(covered()).replace("\\", "")
+    for words in ("1 of 3", "8 %", "2 LSTM (r/LSTM, r/LSTM_1)", "5 of 5", "99.0 %", "not quantized"):
+        assert words in text
+
+
+def test_what_does_not_ship_covers_nothing():
+    quantized = StepRecord(
+        id="fusion/quantize", component="fusion", kind="quantize", method="static", status="ran",
+        metadata={COVERAGE: as_metadata(Coverage(5, 5, 1000, 990, {}))},
+    )  # fmt: skip
+    report = chosen().model_copy(update={"steps": (quantized, *chosen().steps)})
+    (fusion,) = [row for row in coverage.rows(report) if row.cells[0] == "fusion"]
+    shipped = dict(choices.choices(report))["fusion"].winner
+    assert ("was chosen" in fusion.sentence) == (shipped.graph == "float")
+    assert coverage.rows(passed()) == []

@@ -25,7 +25,8 @@ from mmdeploy.core.store import Store
 from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.model.torch_component import ComponentFacts
-from mmdeploy.worker.feeds import Examples, calibration, sample_set
+from mmdeploy.worker.examples import Examples
+from mmdeploy.worker.feeds import calibration, sample_set
 from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Samples
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.training_setup import HeldOut, RecipeTrainingSetup

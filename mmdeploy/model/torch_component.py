@@ -9,7 +9,7 @@ Loading it builds the original, resizes it and loads the state: code is only eve
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,6 +39,7 @@ class ComponentFacts:
         inputs: Names of its inputs.
         outputs: Names of its outputs.
         allow_pickle: Whether the weights may be a pickle.
+        prefix: Where in the model the tensors of the weights belong.
         resized: Integer attributes that passes changed, by submodule path; None for the factory's own module.
         sparse_parameters: Names of the parameters whose zeros later training must keep.
     """
@@ -50,6 +51,7 @@ class ComponentFacts:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     allow_pickle: bool = False
+    prefix: Mapping[str, str] = field(default_factory=dict)
     resized: Mapping[str, Mapping[str, Size]] | None = None
     sparse_parameters: tuple[str, ...] = ()
 
@@ -81,7 +83,7 @@ def load_component(artifact: Artifact) -> nn.Module:
 def original_component(artifact: Artifact) -> nn.Module:
     """Build the module of a component as the recipe's factory and weights give it, whatever passes did since."""
     of = component_facts(artifact)
-    model = load_model(of.factory, root=of.root, weights=of.weights, allow_pickle=of.allow_pickle)
+    model = load_model(of.factory, root=of.root, weights=of.weights, prefix=of.prefix, allow_pickle=of.allow_pickle)
     return submodule(model, of.module)
 
 

@@ -36,7 +36,7 @@ def torch_chain(
     recipe, model = task.recipe, task.recipe.model
     parts = [torch_model.WiredModule(name, recipe.components[name].module, *wires(recipe, name)) for name in components]
     module = torch_model.load_model(
-        model.factory, root=recipe.root, weights=model.weights, allow_pickle=model.allow_pickle
+        model.factory, root=recipe.root, weights=model.weights, prefix=model.prefix, allow_pickle=model.allow_pickle
     )
     return torch_model.TorchChain(module, parts, replaced or {})
 

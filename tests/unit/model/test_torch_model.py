@@ -173,7 +173,7 @@ def test_missing_and_unknown_weights_files(root):
         load(root, weights="weight.safetensors")
     assert refused.value.hint is not None and "did you mean 'weights.safetensors'?" in refused.value.hint
     with pytest.raises(ModelError, match="unknown file type"):
-        load(root, weights="weights.bin")
+        load(root, weights="weights.onnx")
 
 
 def test_pickle_is_refused_unless_allowed_and_not_run(root):

@@ -7,7 +7,8 @@ at several batch sizes, and a difference beyond ``atol + rtol * |reference|`` fa
 When to choose it: always; it is the only exporter that torch develops further.
 
 What it needs: a module whose ``forward`` takes tensors by name and returns a tensor, a tuple or a mapping of
-tensors, whose control flow does not depend on tensor values, and whose axis 0 may be of any size.
+tensors, whose control flow does not depend on tensor values, and whose axis 0 may be of any size. What it answers to a
+sample must depend on that sample alone (`mmdeploy.export.demands`).
 
 Limits: opsets 18 to 23. A graph above 2 GB keeps its weights in ``model.onnx.data`` beside it.
 
@@ -34,7 +35,7 @@ from mmdeploy.core.contracts import MethodOptions, StepContext
 from mmdeploy.core.errors import ExportError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.sessions import open_session, specs
-from mmdeploy.export import naming, parity, simplify, trace
+from mmdeploy.export import demands, naming, parity, simplify, trace
 from mmdeploy.model import costs
 from mmdeploy.model.torch_component import component_facts, load_component
 from mmdeploy.model.torch_model import torch_threads
@@ -102,8 +103,14 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     with torch_threads(context.threads):
         context.progress(0, 3, "loading the model")
         module = load_component(artifact)
+        subject = demands.Subject(
+            component=context.component, module=module, fresh=lambda: load_component(artifact),
+            inputs=of.inputs, outputs=of.outputs, atol=options.atol, rtol=options.rtol,
+        )  # fmt: skip
+        first = demands.require_no_memory(subject, context.examples)
         context.progress(1, 3, "exporting to ONNX")
         proto = _export(module, artifact, options, context)
+        demands.require_own_answers(subject, first)
         path = context.workdir / FILENAME
         _save(proto, path)
         context.progress(2, 3, "comparing with PyTorch")

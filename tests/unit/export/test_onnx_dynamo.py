@@ -218,12 +218,32 @@ UNEXPORTABLE = {
     "random answers": (
         one("return self.linear(x) + torch.rand_like(x)"),
         ExportError,
-        ["the graph differs from PyTorch by up to"],
+        ["output 'y' differs when the module is asked the same again"],
+    ),
+    "an operator that can be written in other forms only": (
+        one("h = self.linear(x)[:, None]\nreturn torch.nn.functional.scaled_dot_product_attention(h, h, h)"),
+        ExportError,
+        ["aten.scaled_dot_product_attention.default, used at model.py:10: only 4D query, key, and value are supported"],
+    ),
+    "an argument that its ONNX form needs": (
+        one("h = self.linear(x)\nreturn h - h.amax()"),
+        ExportError,
+        ["aten.amax.default, used at model.py:10: Required parameter 'dim' is not provided"],
+    ),
+    "an answer that depends on the batch": (
+        one("h = self.linear(x)\nreturn h - h.mean(0)"),
+        ExportError,
+        ["output 'y' of a sample depends on the other samples of its batch"],
+    ),
+    "state of the first call": (
+        one("if not hasattr(self, 'kept'):\n    self.kept = self.linear(x[:1])\nreturn x * self.kept"),
+        ExportError,
+        ["the module keeps state: its first call left 'kept' behind"],
     ),
     "module that fails": (
         one("return self.linear(x[:, :3])"),
         ModelError,
-        ["component model: the module failed on inputs x [2, 4]: RuntimeError at", "model.py:9 (forward)"],
+        ["component model: the module failed on inputs x [3, 4]: RuntimeError at", "model.py:9 (forward)"],
     ),
     "NaN": (
         one("return self.linear(x) / 0 * 0"),

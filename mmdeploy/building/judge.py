@@ -39,6 +39,7 @@ from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.install import stand_in_of
 from mmdeploy.triton.options import InstanceGroup, Serving
 from mmdeploy.triton.repository import StagedRepository, stage
+from mmdeploy.triton.scalars import ScalarRunner
 from mmdeploy.worker.examples import kept_example
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ class ServedDeployment:
     def runner(self, model: str | None = None) -> GrpcRunner:
         """Open a connection to a composing model, or to the ensemble."""
         served = model_name(self._ensemble.name, model) if model else self._ensemble.name
-        return GrpcRunner(self._server.grpc_url, served)
+        parts = {part.name: part.artifact for part in self._ensemble.components}
+        specs = parts.get(served, self._ensemble)
+        return ScalarRunner(self._server.grpc_url, served, inputs=specs.inputs, outputs=specs.outputs)
 
     def memory_bytes(self) -> int:
         """Return the resident set of the server and its children in bytes."""

@@ -163,10 +163,11 @@ class TorchChain:
             What the components wrote, by ensemble tensor, batch on axis 0.
 
         Raises:
-            ModelError: When a module fails or its outputs are not as declared.
+            ModelError: When a module fails, its outputs are not as declared, or one has no row a sample.
         """
         import torch
 
+        batch = len(next(iter(feeds.values())))
         tensors = {name: torch.from_numpy(_writable(array)) for name, array in feeds.items()}
         written: dict[str, Array] = {}
         for component, module in self._parts:
@@ -176,6 +177,12 @@ class TorchChain:
             with torch.inference_mode():
                 answers = call_module(module, given, tuple(component.outputs), name=component.name)
             for name, tensor in component.outputs.items():
+                if answers[name].shape[:1] != (batch,):
+                    raise ModelError(
+                        f"component {component.name}: output {name!r} is {list(answers[name].shape)} for a batch of "
+                        f"{batch}: it has no batch axis, every output of a served component has one row a sample",
+                        hint="return only what each sample has of its own: a mean over the batch is for training",
+                    )
                 tensors[tensor] = answers[name]
                 written[tensor] = as_numpy(answers[name], component.name, name)
         return written

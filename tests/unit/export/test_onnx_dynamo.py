@@ -184,6 +184,26 @@ def one(body: str, *, extra: str = "") -> str:
     )
 
 
+DOUBLES = one("return ((self.linear(x).double() - self.centre) @ self.basis).float()").replace(
+    "        self.linear = nn.Linear(4, 4)\n",
+    "        self.linear = nn.Linear(4, 4)\n"
+    "        self.register_buffer('centre', torch.full((4,), CENTRE, dtype=torch.float64))\n"
+    "        self.register_buffer('basis', torch.eye(4, dtype=torch.float64))\n",
+)
+
+
+@pytest.mark.parametrize(("centre", "kept"), [("0.25", False), ("1e9 + 0.25", True)])
+def test_what_was_fitted_in_doubles_is_computed_in_fp32_where_the_numbers_bear_it(tmp_path, centre, kept):
+    source = DOUBLES.replace("CENTRE", centre).replace(".float()", ".float()" if not kept else ".add(1e9).float()")
+    artifact = export(tmp_path, source, normal(x=(4,)), module="")
+    graph = onnx.load(artifact.path).graph
+    doubles = [weight.name for weight in graph.initializer if weight.data_type == onnx.TensorProto.DOUBLE]
+    assert bool(doubles) == kept
+    casts = [node.output[0] for node in graph.node if node.op_type == "Cast"]
+    assert kept or casts == ["y"], "those that change nothing are dropped, but for the one that names the output"
+    assert all(figures["max_abs_error"] < 1e-4 for figures in artifact.metadata["parity"].values())
+
+
 UNEXPORTABLE = {
     "data-dependent control flow": (
         one("h = self.linear(x)\nif h.sum() > 0:\n    return h\nreturn -h"),

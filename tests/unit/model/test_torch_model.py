@@ -252,6 +252,21 @@ def test_chain_runs_components_as_they_are_wired():
     np.testing.assert_array_equal(written["double"], 2 * (2 * image + 1))
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: x.mean(), r"component all: output 'y' is \[\] for a batch of 2: it has no batch axis"),
+        (lambda x: x.flatten(), r"output 'y' is \[6\] for a batch of 2"),
+        (lambda x: x.to(torch.bfloat16), "output 'y' is bfloat16, which no client of Triton can read"),
+    ],
+)
+def test_chain_gives_rows_that_clients_can_read(answer, message):
+    part = nn.Module()
+    part.forward = answer
+    with pytest.raises(ModelError, match=message):
+        TorchChain(part, [WiredModule("all", "", {"x": "x"}, {"y": "y"})]).run({"x": np.ones((2, 3), np.float32)})
+
+
 def test_chain_stops_before_a_component():
     assert set(chain().run({"image": np.ones((1, 3), np.float32)}, upto="pair")) == {"embedding", "total"}
 

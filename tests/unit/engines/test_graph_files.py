@@ -10,7 +10,8 @@ import pytest
 from mmdeploy.engines import graph_files
 
 TEXT = """<ir_version: 10, opset_import: ["": 20]>
-g (float[b,4,64] x) => (float[b,64] z) <int64[1] axes = {1}> { y = MatMul(x, w) z = ReduceMean <keepdims = 0> (y, axes) }
+g (float[b,4,64] x) => (float[b,64] z) <int64[1] axes = {1}>
+{ y = MatMul(x, w) z = ReduceMean <keepdims = 0> (y, axes) }
 """
 
 

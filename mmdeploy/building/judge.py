@@ -11,7 +11,7 @@ served by ONNX Runtime. `Judgement.substitute` says so, and no latency is claime
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -29,6 +29,7 @@ from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.planning.chains import candidates, original_graph
+from mmdeploy.planning.kinds import EXPORT
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.record.build_report import gate_record
 from mmdeploy.record.observer import Observer
@@ -38,6 +39,8 @@ from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.install import stand_in_of
 from mmdeploy.triton.options import InstanceGroup, Serving
 from mmdeploy.triton.repository import StagedRepository, stage
+from mmdeploy.triton.scalars import ScalarRunner
+from mmdeploy.worker.examples import kept_example
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -101,7 +104,9 @@ class ServedDeployment:
     def runner(self, model: str | None = None) -> GrpcRunner:
         """Open a connection to a composing model, or to the ensemble."""
         served = model_name(self._ensemble.name, model) if model else self._ensemble.name
-        return GrpcRunner(self._server.grpc_url, served)
+        parts = {part.name: part.artifact for part in self._ensemble.components}
+        specs = parts.get(served, self._ensemble)
+        return ScalarRunner(self._server.grpc_url, served, inputs=specs.inputs, outputs=specs.outputs)
 
     def memory_bytes(self) -> int:
         """Return the resident set of the server and its children in bytes."""
@@ -134,7 +139,7 @@ def model_name(recipe: str, component: str) -> str:
 def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
     """Describe what would be published: the engines of the ``<component>/engine`` steps."""
     built = {name: artifacts[f"{name}/engine"] for name in recipe.components}
-    return _ensemble(recipe, built, lambda name: shipped_engine(recipe, name, built[name]))
+    return _ensemble(recipe, built, _samples(artifacts, built), lambda name: shipped_engine(recipe, name, built[name]))
 
 
 def shipped_engine(recipe: Recipe, component: str, artifact: Artifact) -> MethodOptions:
@@ -151,7 +156,8 @@ def reference_ensemble(
         name: artifacts[original_graph(recipe, name) if name in unrunnable else f"{name}/reference"]
         for name in recipe.components
     }
-    return _ensemble(recipe, built, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
+    samples = _samples(artifacts, built)
+    return _ensemble(recipe, built, samples, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
 
 
 def substitute_ensemble(
@@ -166,6 +172,7 @@ def substitute_ensemble(
     return _ensemble(
         recipe,
         built,
+        _samples(artifacts, built),
         lambda name: onnxruntime if name in unrunnable else shipped_engine(recipe, name, built[name]),
         substituted=unrunnable,
     )
@@ -181,14 +188,23 @@ def _engine_or_substitute(recipe: Recipe, unrunnable: Mapping[str, str]) -> Call
     return lambda name: onnxruntime if name in unrunnable else recipe.engine_options(name)
 
 
+def _samples(artifacts: Mapping[str, Artifact], names: Iterable[str]) -> dict[str, dict[str, Array]]:
+    """Return one sample of each component's inputs, as its export kept it."""
+    return {name: kept_example(artifacts[f"{name}/{EXPORT.name}"]) for name in names}
+
+
 def _ensemble(
     recipe: Recipe,
     built: Mapping[str, Artifact],
+    samples: Mapping[str, Mapping[str, Array]],
     engine_of: Callable[[str], MethodOptions],
     substituted: Collection[str] = (),
 ) -> ServedEnsemble:
     components = tuple(
-        _component(recipe, name, built[name], engine_of(name), substitute=name in substituted)
+        replace(
+            _component(recipe, name, built[name], engine_of(name), substitute=name in substituted),
+            sample=samples[name],
+        )
         for name in topological_order(recipe.components)
     )
     specs = {

@@ -79,8 +79,9 @@ class StepContext:
         max_batch_size: Largest batch that the component will be served with.
         seed: For anything random.
         threads: Threads that the step may use.
-        examples: Makes a feed dict of the component with the given batch size, from the declared specs and,
-            for inputs that upstream components compute, by running those in PyTorch.
+        examples: Makes a feed dict of the component with the given batch size, of the recipe's first samples
+            (calibration, else evaluation; made-up values where it names neither) and, for inputs that upstream
+            components compute, by running those in PyTorch.
         calibration: Iterates over the calibration set as feed dicts of the component, batched along axis 0;
             for inputs that upstream components compute, what their *shipped* graphs put out. May be called
             again for another pass over the same batches. None when the recipe has no calibration data.

@@ -42,7 +42,8 @@ class Request:
         specs: The ensemble's inputs.
         ranges: Smallest and largest value allowed, by input.
         limit: Stop after so many samples; None takes all.
-        calibration: Whether ranges are taken from it: then it has no labels, and what would ruin them is refused.
+        calibration: Whether it is the calibration set, which has no labels; those that it gives are passed over.
+        for_ranges: Whether ranges are taken from a calibration set: what would ruin them is refused.
         unlike: Sets of which it may hold no sample.
         labels_for: What needs labels, for the message where there are none; None where they need not be.
         empty_hint: What to say where there are no samples.
@@ -55,6 +56,7 @@ class Request:
     ranges: Ranges = field(default_factory=dict)
     limit: int | None = None
     calibration: bool = False
+    for_ranges: bool = True
     unlike: Sequence[SeenSamples] = ()
     labels_for: str | None = None
     empty_hint: str | None = None
@@ -92,9 +94,8 @@ class _Recorder:
             for number, spec in enumerate(request.specs)
         }  # fmt: skip
         self._censuses = {spec.name: Census() for spec in request.specs}
-        self._check = (
-            CalibrationCheck(request.reference, request.specs, request.ranges) if request.calibration else None
-        )
+        held_to_it = request.calibration and request.for_ranges
+        self._check = CalibrationCheck(request.reference, request.specs, request.ranges) if held_to_it else None
         self._digests, self._labels = bytearray(), list[Any]()
         self._bytes = 0
         self.count = 0

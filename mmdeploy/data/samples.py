@@ -185,5 +185,6 @@ def unequal(reference: str, name: str, one: tuple[int, Sequence[int]], other: tu
     return DataError(
         f"{reference}: samples {one[0]} and {other[0]} cannot be in one batch: "
         f"input {name!r} is {[int(size) for size in one[1]]} and {[int(size) for size in other[1]]}",
-        hint="pad the samples to one size, or use batches of 1",
+        hint="pad the samples to one size where they are made; only a calibration can be read in batches of 1 "
+        "(quantize.batch_size)",
     )

@@ -11,7 +11,8 @@ from mmdeploy.core.artifact import Array
 from mmdeploy.data.samples import stacked, stream
 from mmdeploy.debugging.work import DebugWork
 from mmdeploy.recipe.wiring import upstream
-from mmdeploy.worker.feeds import Examples, ensemble_inputs, sample_set, shipped_upstream, torch_chain
+from mmdeploy.worker.examples import Examples
+from mmdeploy.worker.feeds import ensemble_inputs, sample_set, shipped_upstream, torch_chain
 
 if TYPE_CHECKING:
     from mmdeploy.worker.feeds import Upstream

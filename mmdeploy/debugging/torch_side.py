@@ -11,7 +11,7 @@ from mmdeploy.model.torch_component import ComponentFacts, load_component
 from mmdeploy.model.torch_model import call_module
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 class TorchSide:
@@ -59,9 +59,12 @@ class TorchSide:
 
 
 def _noting(values: list[Any]) -> Any:
-    def hook(_: nn.Module, __: object, returned: Tensor) -> None:
+    def hook(_: nn.Module, __: object, returned: object) -> None:
         import torch
 
-        values.append(returned.numpy().copy() if isinstance(returned, torch.Tensor) else None)
+        if not isinstance(returned, torch.Tensor):
+            values.append(None)
+            return
+        values.append((returned.float() if returned.dtype == torch.bfloat16 else returned).numpy().copy())
 
     return hook

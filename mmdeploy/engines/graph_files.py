@@ -62,8 +62,7 @@ def copy_graph(source: Path, destination: Path) -> None:
         str(destination),
         save_as_external_data=True,
         all_tensors_to_one_file=True,
-        location=f"{destination.name}.data",
-        size_threshold=0,
+        location=f"{destination.name}.data",  # without shapes and axes: ONNX Runtime wants those in the graph
     )
 
 

@@ -1,13 +1,15 @@
 """Export a PyTorch module to ONNX with ``torch.export`` and the dynamo exporter; numbers stay FP32.
 
-What it does to the numbers: nothing but the order of sums. The exporter's detours in attention are taken out, so that
+What it does to the numbers: nothing but the order of sums, and FP32 in the place of FP64 where that stays within the
+tolerance (`mmdeploy.export.single_precision`). The exporter's detours in attention are taken out, so that
 engines fuse it (`mmdeploy.export.simplify`). The graph is run by ONNX Runtime against PyTorch
 at several batch sizes, and a difference beyond ``atol + rtol * |reference|`` fails the step.
 
 When to choose it: always; it is the only exporter that torch develops further.
 
 What it needs: a module whose ``forward`` takes tensors by name and returns a tensor, a tuple or a mapping of
-tensors, whose control flow does not depend on tensor values, and whose axis 0 may be of any size.
+tensors, whose control flow does not depend on tensor values, and whose axis 0 may be of any size. What it answers to a
+sample must depend on that sample alone (`mmdeploy.export.demands`).
 
 Limits: opsets 18 to 23. A graph above 2 GB keeps its weights in ``model.onnx.data`` beside it.
 
@@ -24,6 +26,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,9 +37,9 @@ from mmdeploy.core.contracts import MethodOptions, StepContext
 from mmdeploy.core.errors import ExportError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.sessions import open_session, specs
-from mmdeploy.export import naming, parity, simplify, trace
+from mmdeploy.export import demands, naming, parity, simplify, single_precision, trace
 from mmdeploy.model import costs
-from mmdeploy.model.torch_component import component_facts, load_component
+from mmdeploy.model.torch_component import ComponentFacts, component_facts, load_component
 from mmdeploy.model.torch_model import torch_threads
 
 if TYPE_CHECKING:
@@ -102,15 +105,17 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     with torch_threads(context.threads):
         context.progress(0, 3, "loading the model")
         module = load_component(artifact)
+        subject = demands.Subject(
+            component=context.component, module=module, fresh=lambda: load_component(artifact),
+            inputs=of.inputs, outputs=of.outputs, atol=options.atol, rtol=options.rtol,
+        )  # fmt: skip
+        first = demands.require_no_memory(subject, context.examples)
         context.progress(1, 3, "exporting to ONNX")
         proto = _export(module, artifact, options, context)
-        path = context.workdir / FILENAME
-        _save(proto, path)
+        demands.require_own_answers(subject, first)
         context.progress(2, 3, "comparing with PyTorch")
-        session = open_session(path, {"intra_op_thread_count": str(context.threads)})
-        pair = parity.Pair(context.component, module, session, of.outputs)
-        compared = _compare(pair, of.inputs, options, context)
-    inputs, outputs = specs(session)
+        kept = _written(proto, module, of, options, context)
+    path, (inputs, outputs) = context.workdir / FILENAME, specs(kept.session)
     context.progress(3, 3, "comparing with PyTorch")
     return Artifact(
         format=PRODUCES,
@@ -119,7 +124,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         inputs=inputs,
         outputs=outputs,
         produced_by="onnx",
-        metadata=_figures(proto, path, options) | {"parity": compared} | _costs(module, of.inputs, context),
+        metadata=_figures(kept.proto, path, options) | {"parity": kept.compared} | _costs(module, of.inputs, context),
     )
 
 
@@ -156,6 +161,44 @@ def _save(proto: Any, path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as cause:
         raise ExportError(f"torch.onnx wrote a graph that is not valid ONNX: {cause}") from cause
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A graph on disk that answers as PyTorch does: the graph, its session, and the figures by batch size."""
+
+    proto: Any
+    session: Any
+    compared: dict[str, dict[str, float]]
+
+
+def _written(proto: Any, module: nn.Module, of: ComponentFacts, options: Options, context: StepContext) -> _Written:
+    """Write a graph and compare it with PyTorch: with FP32 in the place of FP64 where that answers alike."""
+
+    def written(graph: Any) -> _Written:
+        _save(graph, context.workdir / FILENAME)
+        session = open_session(context.workdir / FILENAME, {"intra_op_thread_count": str(context.threads)})
+        pair = parity.Pair(context.component, module, session, of.outputs)
+        return _Written(graph, session, _compare(pair, of.inputs, options, context))
+
+    narrow = _without_doubles(proto)
+    if narrow is None:
+        return written(proto)
+    try:
+        return written(narrow)
+    except ExportError as problem:
+        logger.info("%s: its FP64 is kept, in FP32 it answers otherwise: %s", context.component, problem.message)
+        return written(proto)
+
+
+def _without_doubles(proto: Any) -> Any:
+    """Return a copy of a graph with FP32 in the place of FP64; None where there is nothing to replace."""
+    if not single_precision.holds_doubles(proto):
+        return None
+    narrow = type(proto)()
+    narrow.CopyFrom(proto)
+    single_precision.narrow(narrow)
+    return narrow
 
 
 def _compare(

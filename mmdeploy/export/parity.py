@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ExportError
-from mmdeploy.model.torch_model import call_module
+from mmdeploy.model.torch_model import as_numpy, call_module
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +65,7 @@ def compare(pair: Pair, feed: Mapping[str, Array], *, atol: float, rtol: float) 
     worst, cosine = 0.0, 1.0
     for name, answer in zip(pair.outputs, answers, strict=True):
         where = f"{pair.component}: output {name!r} at batch {batch}"
-        error, likeness = _differ(named[name].numpy(), answer, where, atol=atol, rtol=rtol)
+        error, likeness = _differ(as_numpy(named[name], pair.component, name), answer, where, atol=atol, rtol=rtol)
         worst, cosine = max(worst, error), min(cosine, likeness)
     return {"max_abs_error": worst, "cosine": cosine}
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy.core.errors import ExportError, MmdeployError
 from mmdeploy.export import masked_rows, naming
 from mmdeploy.model.sources import describe, user_location
-from mmdeploy.model.torch_model import call_module
 from mmdeploy.model.user_code import is_user_file
 
 if TYPE_CHECKING:
@@ -26,6 +25,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: What torch.onnx raises for an operator that it has no translation of at all.
+_NO_FORM = "DispatchError"
+#: Characters of a reason that are told: some end in a whole signature.
+_LONGEST_REASON = 200
 #: Attribute under which the exported module sits in the wrapper that orders inputs and outputs.
 WRAPPER = "component"
 
@@ -57,7 +60,6 @@ def to_onnx(request: Request) -> Any:
     """Return the module as an ``onnx.ModelProto`` whose batch dimension is called ``batch``.
 
     Raises:
-        ModelError: When the module fails on the example inputs.
         ExportError: Naming the operator, and the line of the user's model.
     """
     import numpy as np
@@ -65,10 +67,6 @@ def to_onnx(request: Request) -> Any:
 
     values = tuple(torch.from_numpy(np.array(array)) for array in request.feed.values())
     with torch.no_grad():
-        call_module(
-            request.module, dict(zip(request.feed, values, strict=True)), request.outputs,
-            name=request.component,
-        )  # fmt: skip
         wrapper = _wrapped(request)
         with quiet():
             program = _traced(wrapper, values, request)
@@ -168,7 +166,7 @@ def _trace_error(cause: Exception, request: Request) -> ExportError:
             hint="compute both sides and choose with torch.where, or keep the decision out of the component",
         )
     return ExportError(
-        f"{request.component}: torch.export failed in the module: {describe(cause, request.root)}",
+        f"{request.component}: torch.export failed in the module: {describe(_root_cause(cause), request.root)}",
         hint="only operations on tensors can be exported: no NumPy, no .item(), no printing of values",
     )
 
@@ -224,14 +222,19 @@ def _converted(program: Any, request: Request) -> Any:
         return exported.model_proto
     except Exception as cause:
         operator, line = _failing_operator(cause)
+        reason = _root_cause(cause)
         if operator is None:
+            raise ExportError(f"{request.component}: torch.onnx failed: {describe(reason, request.root)}") from cause
+        used = f"{operator}{f', used at {_shown(line, request.root)}' if line else ''}"
+        if type(reason).__name__ == _NO_FORM:
             raise ExportError(
-                f"{request.component}: torch.onnx failed: {describe(_root_cause(cause), request.root)}"
+                f"{request.component}: torch.onnx has no ONNX form of the operator {used}",
+                hint="write it with operators that ONNX has, or leave that part outside the component",
             ) from cause
+        said = (str(reason).strip() or type(reason).__name__).splitlines()[0]
         raise ExportError(
-            f"{request.component}: torch.onnx has no ONNX form of the operator {operator}"
-            f"{f', used at {_shown(line, request.root)}' if line else ''}",
-            hint="write it with operators that ONNX has, or leave that part outside the component",
+            f"{request.component}: torch.onnx cannot write the operator {used}: {said[:_LONGEST_REASON]}",
+            hint="it can write other forms of that operator: change the call as the reason says",
         ) from cause
 
 

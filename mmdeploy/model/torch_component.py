@@ -9,7 +9,7 @@ Loading it builds the original, resizes it and loads the state: code is only eve
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -40,6 +40,7 @@ class ComponentFacts:
         inputs: Names of its inputs.
         outputs: Names of its outputs.
         allow_pickle: Whether the weights may be a pickle.
+        prefix: Where in the model the tensors of the weights belong.
         resized: Integer attributes that passes changed, by submodule path; None for the factory's own module.
         sparse_parameters: Names of the parameters whose zeros later training must keep.
         apart: Other components and their modules' paths, which compression would make differ from this one: see
@@ -54,6 +55,7 @@ class ComponentFacts:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     allow_pickle: bool = False
+    prefix: Mapping[str, str] = field(default_factory=dict)
     resized: Mapping[str, Mapping[str, Size]] | None = None
     sparse_parameters: tuple[str, ...] = ()
     apart: tuple[tuple[str, str], ...] = ()
@@ -91,7 +93,7 @@ def original_component(artifact: Artifact) -> nn.Module:
         ModelError: Also when it shares with another component what compression would make differ.
     """
     of = component_facts(artifact)
-    model = load_model(of.factory, root=of.root, weights=of.weights, allow_pickle=of.allow_pickle)
+    model = load_model(of.factory, root=of.root, weights=of.weights, prefix=of.prefix, allow_pickle=of.allow_pickle)
     module = submodule(model, of.module)
     for name, path in of.apart:
         part = common_part(module, submodule(model, path), weights_too=name in of.retrained)

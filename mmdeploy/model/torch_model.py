@@ -1,23 +1,21 @@
-"""The recipe's PyTorch model: build it, load its weights safely, take its parts, run them as they are wired.
-
-Weights are read from ``.safetensors``, or from ``.pt``/``.pth`` with ``torch.load(weights_only=True)``. A
-pickle that needs more than that can run any code when it is read, so it is refused unless the recipe says
-``model.allow_pickle: true``.
-"""
+"""The recipe's PyTorch model: build it, load its weights, take its parts, run them as they are wired."""
 
 from __future__ import annotations
 
 import contextlib
-import zipfile
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ModelError, did_you_mean, kind_of
 from mmdeploy.model.sharing import shared_names
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
+from mmdeploy.model.state_dicts import read_state_dict
 from mmdeploy.model.watching import is_watching, note, reading
+from mmdeploy.model.weight_files import is_covered, place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +24,9 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.generic]
 
+logger = logging.getLogger(__name__)
+
 _SHOWN = 5
-_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,28 @@ class WiredModule:
     outputs: Mapping[str, str]
 
 
-def load_model(factory: str, *, root: Path, weights: Path | None, allow_pickle: bool = False) -> nn.Module:
+def load_model(
+    factory: str,
+    *,
+    root: Path,
+    weights: Path | None,
+    prefix: Mapping[str, str] = MappingProxyType({}),
+    allow_pickle: bool = False,
+) -> nn.Module:
     """Build the model of a recipe and load its weights.
 
     Args:
         factory: ``path.py:callable`` relative to ``root``, or ``package.module:callable``; takes no arguments
             and gives an ``nn.Module``.
         root: Folder of the recipe.
-        weights: A ``.safetensors``, ``.pt`` or ``.pth`` file with a state dict, relative to ``root`` or
-            absolute; None leaves the model as the factory made it.
+        weights: A checkpoint (see `mmdeploy.model.weight_files`), relative to ``root`` or absolute; None leaves the
+            model as the factory made it.
+        prefix: Where in the model the checkpoint's tensors belong: attribute path there by attribute path in the file.
         allow_pickle: Whether a ``.pt`` file may hold arbitrary pickled objects, which runs code when read.
 
     Returns:
-        The model in eval mode, on the CPU.
+        The model in eval mode, on the CPU. What a checkpoint holds in BF16 or FP16 is computed in FP32: precision is
+        chosen when it is compiled.
 
     Raises:
         ModelError: When any of it is missing, fails, or does not fit.
@@ -84,34 +92,23 @@ def load_model(factory: str, *, root: Path, weights: Path | None, allow_pickle: 
     if weights is not None:
         with importing_from(root):  # an allowed pickle may name the recipe's classes
             state = read_state_dict(root / weights, allow_pickle=allow_pickle)
-        _load_state(model, state, weights)
-    return model.eval()
+        _load_state(model, {place(name, prefix): value for name, value in state.items()}, weights, prefix)
+    return _in_full_precision(model).eval()
 
 
-def read_state_dict(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
-    """Read a state dict from a weights file onto the CPU.
-
-    Raises:
-        ModelError: When the file is missing, of an unknown kind, damaged, unsafe, or no state dict.
-    """
+def _in_full_precision(model: nn.Module) -> nn.Module:
+    """Turn parameters and buffers of BF16 and FP16 into FP32, in place; tied ones stay tied."""
     import torch
 
-    if path.suffix not in _SUFFIXES:
-        raise ModelError(f"weights {path.name}: unknown file type", hint=did_you_mean(path.suffix, _SUFFIXES))
-    if not path.is_file():
-        beside = (other.name for other in path.parent.glob("*") if other.suffix in _SUFFIXES)
-        raise ModelError(f"there is no weights file {path}", hint=did_you_mean(path.name, beside))
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, allow_pickle)
-    if isinstance(state, torch.nn.Module):
-        state = state.state_dict()
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError(
-            f"weights {path.name} hold {kind_of(state)}, expected a state dict (tensor by name)",
-            hint="save with safetensors.torch.save_file(model.state_dict(), path)",
-        )
-    return dict(state)
+    half = (torch.bfloat16, torch.float16)
+    tensors = (*model.parameters(), *model.buffers())
+    if not any(tensor.dtype in half for tensor in tensors):
+        return model
+    logger.info("%s has tensors in BF16 or FP16: they are computed in FP32", type(model).__name__)
+    for tensor in tensors:
+        if tensor.dtype in half:
+            tensor.data = tensor.data.float()
+    return model
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:
@@ -166,10 +163,11 @@ class TorchChain:
             What the components wrote, by ensemble tensor, batch on axis 0.
 
         Raises:
-            ModelError: When a module fails or its outputs are not as declared.
+            ModelError: When a module fails, its outputs are not as declared, or one has no row a sample.
         """
         import torch
 
+        batch = len(next(iter(feeds.values())))
         tensors = {name: torch.from_numpy(_writable(array)) for name, array in feeds.items()}
         written: dict[str, Array] = {}
         for component, module in self._parts:
@@ -179,8 +177,14 @@ class TorchChain:
             with torch.inference_mode():
                 answers = call_module(module, given, tuple(component.outputs), name=component.name)
             for name, tensor in component.outputs.items():
+                if answers[name].shape[:1] != (batch,):
+                    raise ModelError(
+                        f"component {component.name}: output {name!r} is {list(answers[name].shape)} for a batch of "
+                        f"{batch}: it has no batch axis, every output of a served component has one row a sample",
+                        hint="return only what each sample has of its own: a mean over the batch is for training",
+                    )
                 tensors[tensor] = answers[name]
-                written[tensor] = answers[name].numpy()
+                written[tensor] = as_numpy(answers[name], component.name, name)
         return written
 
 
@@ -233,6 +237,23 @@ def name_outputs(returned: object, outputs: Sequence[str], *, name: str) -> dict
     return named
 
 
+def as_numpy(answer: Tensor, component: str, output: str) -> Array:
+    """Return an output as an array.
+
+    Raises:
+        ModelError: When it is of a type that neither NumPy nor Triton's clients have.
+    """
+    try:
+        array: Array = answer.detach().numpy()
+        return array
+    except TypeError as cause:
+        kind = str(answer.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"component {component}: output {output!r} is {kind}, which no client of Triton can read",
+            hint=f"return {output}.float() in forward",
+        ) from cause
+
+
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let PyTorch use ``count`` threads while the context is open."""
@@ -246,54 +267,8 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as cause:
-        raise ModelError(
-            f"weights {path.name} cannot be read as safetensors: {' '.join(str(cause).split())}",
-            hint="the file is damaged or of another kind; a Git LFS pointer looks like this too",
-        ) from cause
-
-
-def _read_torch(path: Path, allow_pickle: bool) -> Any:
-    import pickle
-
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    except pickle.UnpicklingError as cause:
-        if allow_pickle or not _is_torch_file(path):
-            raise _unreadable(path, cause) from cause
-        raise ModelError(
-            f"weights {path.name} hold more than tensors: reading them would run pickled code, refused",
-            hint="save the state dict as safetensors, or, if you trust the file, write "
-            "`allow_pickle: true` under `model:` in the recipe",
-        ) from cause
-    except Exception as cause:
-        raise _unreadable(path, cause) from cause
-
-
-def _is_torch_file(path: Path) -> bool:
-    """Say whether a file is what torch.save writes: a zip archive, or a pickle before torch 1.6."""
-    with path.open("rb") as stream:
-        return stream.read(1) == b"\x80" or zipfile.is_zipfile(path)
-
-
-def _unreadable(path: Path, cause: Exception) -> ModelError:
-    first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-    return ModelError(
-        f"weights {path.name} cannot be read by torch.load: {first}",
-        hint="the file is damaged or of another kind; a Git LFS pointer looks like this too",
-    )
-
-
-def _load_state(model: nn.Module, state: Mapping[str, Tensor], weights: Path) -> None:
-    wanted = model.state_dict()
+def _load_state(model: nn.Module, state: Mapping[str, Tensor], weights: Path, prefix: Mapping[str, str]) -> None:
+    wanted = {name: value for name, value in model.state_dict().items() if name in state or is_covered(name, prefix)}
     given = {wanted[name].data_ptr() for name in state if name in wanted}  # tied weights may be stored once
     problems = [
         _listing(
@@ -314,12 +289,26 @@ def _load_state(model: nn.Module, state: Mapping[str, Tensor], weights: Path) ->
         raise ModelError(
             f"weights {weights.name} do not fit {type(model).__name__}:\n  "
             + "\n  ".join(problem for problem in problems if problem),
-            hint="the factory must build exactly the network that the weights were trained in",
+            hint=_prefix_hint(wanted, state)
+            or "the factory must build exactly the network that the weights were trained in",
         )
     try:
         model.load_state_dict(dict(state), strict=False)
     except RuntimeError as cause:
         raise ModelError(f"weights {weights.name} do not fit {type(model).__name__}: {cause}") from cause
+
+
+def _prefix_hint(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
+    """Find where in the model the whole checkpoint would fit, or what its names begin with that the model's do not."""
+    for name in state:
+        inside = [own.removesuffix(f".{name}") for own in wanted if own.endswith(f".{name}")]
+        if inside and all(f"{inside[0]}.{other}" in wanted for other in state):
+            return f'say where it belongs: model.prefix: {{"": {inside[0]}}}'
+        first = name.partition(".")[0]
+        if name not in wanted and all(other.removeprefix(f"{first}.") in wanted for other in state):
+            return f'take off what all names begin with: model.prefix: {{{first}: ""}}'
+        break
+    return None
 
 
 def _listing(what: str, names: Sequence[str]) -> str:

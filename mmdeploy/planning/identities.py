@@ -66,7 +66,9 @@ class Identities:
         """Name the PyTorch model, the weights of some components, and what clients send."""
         inputs, wanted = self._fingerprints.inputs, (*names, OTHERS)
         labels: Labels = {label: inputs.weights[name] for name, label in inputs.weight_labels.items() if name in wanted}
-        return self._flat(inputs.model | labels) | {"factory": self._recipe.model.factory, **self.inputs()}
+        prefix = self._recipe.model.prefix
+        placed = {"prefix of the weights": digest(prefix)} if prefix else {}
+        return self._flat(inputs.model | labels) | {"factory": self._recipe.model.factory, **placed, **self.inputs()}
 
     def data(self, key: str) -> dict[str, str]:
         """Name one of the recipe's callables under ``data`` and what it reads."""

@@ -22,6 +22,7 @@ _METHOD_STEP = "mmdeploy.worker.run_step:run_method"
 _AROUND = (
     "mmdeploy.worker.run_step",
     "mmdeploy.worker.context",
+    "mmdeploy.worker.examples",
     "mmdeploy.worker.feeds",
     "mmdeploy.worker.refusal",
     "mmdeploy.engines.graph_files",

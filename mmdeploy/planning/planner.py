@@ -13,11 +13,9 @@ lies downstream then waits for the choice: it is calibrated on what really ships
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmdeploy import engines, export, quantize
 from mmdeploy.choice.candidates import label, slug
@@ -40,8 +38,8 @@ from mmdeploy.planning.chains import (
 )
 from mmdeploy.planning.identities import Identities
 from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SAMPLES, SELECT, SENSITIVITY, TRAIN
+from mmdeploy.planning.planned_sets import Extent, PlannedSets
 from mmdeploy.planning.steps import (
-    DATA_SETS,
     ORIGINAL,
     Contents,
     Fingerprints,
@@ -52,7 +50,6 @@ from mmdeploy.planning.steps import (
     in_order,
     options_identity,
     options_json,
-    samples_taken,
     unrecorded,
     used_by,
 )
@@ -77,12 +74,10 @@ def make_plan(
     Raises:
         EnvironmentUnfitError: If engines are to be measured and none of them runs on this machine.
     """
-    plan = _plan(_Planner(recipe, fingerprints, contents, None), goal)
-    wanted = [samples_taken(step.options) for step in plan.steps if DATA_SETS["calibration"] in step.needs]
-    limits = [count for count in wanted if count is not None]
-    if not limits or len(limits) < len(wanted):  # nobody reads the set, or somebody reads all of it
-        return plan
-    return _plan(_Planner(recipe, fingerprints, contents, max(limits)), goal)
+    planner = _Planner(recipe, fingerprints, contents, {})
+    plan = _plan(planner, goal)
+    wanted = planner.sets.wanted()
+    return _plan(_Planner(recipe, fingerprints, contents, wanted), goal) if wanted else plan
 
 
 def _plan(planner: _Planner, goal: Goal) -> Plan:
@@ -106,16 +101,17 @@ def _plan(planner: _Planner, goal: Goal) -> Plan:
 
 
 class _Planner:
-    """Collects the steps of one recipe; of the calibration samples the first ``limit`` are recorded."""
+    """Collects the steps of one recipe; of its sets of samples that is recorded which is ``wanted``."""
 
-    def __init__(self, recipe: Recipe, fingerprints: Fingerprints, contents: Contents, limit: int | None) -> None:
+    def __init__(
+        self, recipe: Recipe, fingerprints: Fingerprints, contents: Contents, wanted: Mapping[str, Extent]
+    ) -> None:
         self.recipe = recipe
         self.fingerprints = fingerprints
-        self.contents = contents
-        self.limit = limit
         self.steps: dict[str, Step] = {}
         self.shipped: dict[str, str] = {}
         self.identities = Identities(recipe, fingerprints)
+        self.sets = PlannedSets(recipe, self.identities, self.steps, contents, wanted)
 
     def copied(self, name: str) -> bool:
         """Give a component that is one with an earlier one the steps of that one, as far as there are any."""
@@ -176,13 +172,14 @@ class _Planner:
         self.shipped[name] = f"{name}/export"
         options = quantize.sensitivity.options_for(self.recipe.components[name].quantize)
         uses, encoding = self._around(name), encodings(self.recipe, name, self.fingerprints.unavailable)[0]
-        needs = (f"{name}/export", *used_by(uses), *self._sets({"calibration", "validation"}))
+        reads = {"calibration", "validation"}
+        needs = (f"{name}/export", *used_by(uses), *self.sets.read(reads))
         identity = {
             **self.identities.inputs(),
             **self.identities.judging(name),
             "encoding": str(encoding),
             **options_identity(options),
-            **self._inputs(needs, options_json(options)),
+            **self.sets.inputs(needs, reads, options_json(options)),
             **self.identities.made_by(SENSITIVITY, quantize.sensitivity, ("calibration", "validation")),
         }
         step = Step(
@@ -192,11 +189,11 @@ class _Planner:
 
     def add_original(self) -> None:
         """Add the record of what the PyTorch model answers."""
-        needs = self._sets({"evaluation"})
+        needs = self.sets.add({"evaluation"})
         identity = {
             **self.identities.model(*self.recipe.components),
             "wiring": self.identities.wiring(*self.recipe.components),
-            **self._inputs(needs),
+            **self.sets.inputs(needs, {"evaluation"}),
             **self.identities.made_by(OUTPUTS),
         }
         self._add(Step(ORIGINAL, "original", OUTPUTS.name, "torch", {}, needs, identity))
@@ -211,7 +208,8 @@ class _Planner:
             uses["torch"] = {other: last for other in before_it if (last := self._last_torch(other))}
         # no sample of the gates' split may be among those that are trained on
         held_out = {"validation", "evaluation"} if wanted - {"calibration"} else set[str]()
-        needs = (*before, *used_by(uses), *self._sets(held_out | (wanted & {"calibration"})))
+        reads = held_out | (wanted & {"calibration"})
+        needs = (*before, *used_by(uses), *self.sets.read(reads))
         around = tuple(self.recipe.components) if wanted else callers(self.recipe.components, name)
         identity = {
             **self.identities.model(*around),
@@ -220,7 +218,7 @@ class _Planner:
             **(self.identities.data("training") | self.identities.data("loss") if "training" in wanted else {}),
             **(self.identities.judging(name) if "validation" in wanted else {}),
             **options_identity(options),
-            **self._inputs(needs, options_json(options)),
+            **self.sets.inputs(needs, reads, options_json(options)),
             **self.identities.made_by(kind, module, wanted, times=name if module.MEASURES else ""),
         }
         if module.MEASURES:
@@ -233,17 +231,17 @@ class _Planner:
 
     def _add_export(self, step_id: str, name: str, before: tuple[str, ...]) -> None:
         component, around = self.recipe.components[name], self._fed_and_called(name)
-        options = component.export
+        options, needs = component.export, (*before, *self.sets.read())
         identity = {
             **self.identities.model(*around),
             "wiring": self.identities.wiring(*around),
             "max_batch_size": str(component.serving.max_batch_size),
             "seed": str(self.recipe.seed),
             **options_identity(options),
-            **self._inputs(before),
+            **self.sets.inputs(needs),
             **self.identities.made_by(EXPORT, export.METHODS.of(options)),
         }
-        self._add(Step(step_id, name, EXPORT.name, method_of(options), options_json(options), before, identity))
+        self._add(Step(step_id, name, EXPORT.name, method_of(options), options_json(options), needs, identity))
 
     def _add_quantize(self, step_id: str, name: str, options: MethodOptions, encoding: Encoding) -> None:
         module = quantize.METHODS.of(options)
@@ -253,14 +251,14 @@ class _Planner:
         writes = made in self.steps and isinstance(module, Rewriter)
         if writes:
             uses["made"] = {name: made}
-        needs = (f"{name}/export", *used_by(uses), *self._sets(wanted))
+        needs = (f"{name}/export", *used_by(uses), *self.sets.read(wanted))
         identity = {
             "encoding": str(encoding),
             **self.identities.inputs(),
             "seed": str(self.recipe.seed),
             **(self.identities.judging(name) if "validation" in wanted else {}),
             **options_identity(options),
-            **self._inputs(needs, options_json(options)),
+            **self.sets.inputs(needs, wanted, options_json(options)),
             **self.identities.made_by(QUANTIZE, module, wanted, times=name if module.MEASURES else ""),
         }
         exclusive = not writes and module.MEASURES
@@ -277,11 +275,12 @@ class _Planner:
         if module.CONSUMES == "torch":
             last = self._last_torch(name) if graph != original_graph(self.recipe, name) else None
             needs, uses = (*([last] if last else []), graph), {"graph": {name: graph}}
+        needs = (*needs, *self.sets.read())
         identity = {
             "target": str(self.recipe.target),
             "max_batch_size": str(self.recipe.components[name].serving.max_batch_size),
             **options_identity(options),
-            **self._inputs(needs),
+            **self.sets.inputs(needs),
             **self.identities.made_by(kind, module),
         }
         step = Step(step_id, name, kind.name, method_of(options), options_json(options), needs, identity)
@@ -290,7 +289,8 @@ class _Planner:
     def _add_select(self, name: str, found: list[PlannedCandidate]) -> None:
         rules = budgeted(self.recipe.automatic_engine(name) or MustPay(), self.recipe, name)
         uses = self._around(name) if self.recipe.data.validation else {"shipped": self._upstream_shipped(name)}
-        needs = (*(one.step for one in found), *used_by(uses), *self._sets({"calibration", "validation"}))
+        reads = {"calibration", "validation"}
+        needs = (*(one.step for one in found), *used_by(uses), *self.sets.read(reads))
         batch = min(rules.batch_size, max(1, self.recipe.components[name].serving.max_batch_size))
         options = {
             "rules": options_json(rules),
@@ -306,7 +306,7 @@ class _Planner:
             **self.identities.inputs(),
             **self.identities.judging(name),
             "seed": str(self.recipe.seed),
-            **self._inputs(needs, options),
+            **self.sets.inputs(needs, reads, options),
             **self.identities.made_by(SELECT, needs=("validation",), also=engines_of(found, self.recipe)),
         }
         step = Step(f"{name}/engine", name, SELECT.name, method_of(rules), options, needs, identity)
@@ -367,33 +367,3 @@ class _Planner:
 
     def _add(self, step: Step) -> None:
         self.steps[step.id] = step
-
-    def _sets(self, keys: Iterable[str]) -> tuple[str, ...]:
-        """Add the steps that record sets of samples, as far as the recipe names them; return their ids."""
-        named = [key for key in DATA_SETS if key in keys and getattr(self.recipe.data, key) is not None]
-        for key in named:
-            if DATA_SETS[key] not in self.steps:
-                self._add_samples(key)
-        return tuple(DATA_SETS[key] for key in named)
-
-    def _add_samples(self, key: str) -> None:
-        """Add the step that calls a data callable; what searches and training choose by is not what gates judge on."""
-        needs = self._sets({"evaluation"}) if key == "validation" else ()
-        options = {"samples": self.limit} if key == "calibration" else {}
-        identity = {
-            **self.identities.samples(key),
-            **{f"option {name}": json.dumps(value) for name, value in options.items()},
-            **self._inputs(needs),
-            **self.identities.made_by(SAMPLES),
-        }
-        self._add(Step(DATA_SETS[key], "data", SAMPLES.name, SAMPLES.name, options, needs, identity))
-
-    def _inputs(self, needs: tuple[str, ...], options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]:
-        """Name what a step with options takes: steps by their keys, sets of samples by what is in them."""
-        return {f"input {step_id}": self._input(step_id, samples_taken(options)) for step_id in needs}
-
-    def _input(self, step_id: str, first: int | None) -> str:
-        key = self.steps[step_id].key
-        if step_id not in DATA_SETS.values():
-            return key
-        return self.contents(key, first if step_id == DATA_SETS["calibration"] else None) or key

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from mmdeploy.core.digests import FileFacts
-from mmdeploy.core.errors import UsageError
+from mmdeploy.core.errors import ModelError, UsageError
 from mmdeploy.core.store import Store
 from mmdeploy.gates import accuracy
 from mmdeploy.model.distributions import gives, installed_as, required_by, version_of
@@ -26,6 +26,7 @@ from mmdeploy.model.places import name_of
 from mmdeploy.model.reads import Reading, Readings, changes
 from mmdeploy.model.tensors import OTHERS, of_modules, tensor_digests
 from mmdeploy.model.watching import BLIND
+from mmdeploy.model.weight_files import files_of, place
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -236,10 +237,21 @@ class _Inputs:
         weights = self.recipe.model.weights
         if weights is None:
             return {}
-        tensors = _readable(self.root / weights, lambda path: tensor_digests(path, self.facts))
+        tensors = self._tensors(weights)
         modules = {name: component.module for name, component in self.recipe.components.items()}
-        whole = {str(weights): digest} if (digest := tensors.get(OTHERS)) and len(tensors) == 1 else tensors
-        return of_modules(whole, modules, self._shared())
+        return of_modules(tensors, modules, self._shared())
+
+    def _tensors(self, weights: Path) -> dict[str, str]:
+        """Return the digest of each tensor of a checkpoint, by its name in the model; of a file of none its own."""
+        found: dict[str, str] = {}
+        for file in _weight_files(self.root / weights):
+            tensors = _readable(file, lambda path: tensor_digests(path, self.facts))
+            if {*tensors} == {OTHERS}:
+                shown = str(weights) if file == self.root / weights else f"{weights}/{file.name}"
+                found[shown] = tensors[OTHERS]
+            else:
+                found |= {place(name, self.recipe.model.prefix): digest for name, digest in tensors.items()}
+        return found
 
     def _shared(self) -> tuple[tuple[str, str], ...]:
         reference = self.recipe.model.factory
@@ -266,6 +278,13 @@ def _matching(patterns: Iterable[str], root: Path) -> list[Path]:
     # Path.glob refuses absolute patterns
     found = (name for pattern in patterns for name in glob(pattern, root_dir=root, recursive=True))  # noqa: PTH207
     return sorted({root / name for name in found if (root / name).is_file()})
+
+
+def _weight_files(weights: Path) -> tuple[Path, ...]:
+    try:
+        return files_of(weights)
+    except ModelError:
+        return (weights,)  # digested as it is; whoever loads it says what is wrong
 
 
 def _readable(path: Path, take: Callable[[Path], T]) -> T:

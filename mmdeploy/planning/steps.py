@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from mmdeploy.core.contracts import MethodOptions
     from mmdeploy.core.store import Store
     from mmdeploy.planning.recipe_inputs import RecipeInputs
+    from mmdeploy.recipe.schema import Data
 
 #: What is to be made of a recipe.
 Goal = Literal["build", "sensitivity", "debug"]
 ORIGINAL = "original/outputs"
 #: Ids of the steps that record a set of samples, by its key under ``data`` in the recipe.
 DATA_SETS: Mapping[str, str] = {key: f"data/{key}" for key in ("calibration", "evaluation", "validation")}
+#: Of the samples that examples are made of, the first so many.
+EXAMPLES = 16
 #: Changes that are told, of a step that must run again.
 _MOST_CHANGES = 6
 #: Files that are told of one of them.
@@ -222,6 +225,11 @@ def samples_taken(options: Mapping[str, Any]) -> int | None:
     """Return how many calibration samples a step takes, from the first; None for all."""
     count = options.get("samples")
     return count if isinstance(count, int) and not isinstance(count, bool) else None
+
+
+def examples_from(data: Data) -> str | None:
+    """Return the key of the set that examples are made of: calibration, else evaluation; None without either."""
+    return next((key for key in ("calibration", "evaluation") if getattr(data, key) is not None), None)
 
 
 def used_by(uses: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdeploy.core.errors import did_you_mean, nearest
+from mmdeploy.core.errors import ModelError, did_you_mean, nearest
 from mmdeploy.gates import accuracy
+from mmdeploy.model.weight_files import INDEX, files_of
 from mmdeploy.recipe.label_files import label_problem
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.wiring import Finding
@@ -60,8 +62,9 @@ def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Fin
         **{("data", key): getattr(recipe.data, key) for key in _DATA},
         **{("gates", index, "metric"): spec.metric for index, spec in _metrics(recipe).items() if not spec.is_built_in},
     }
-    files: dict[Keys, Path | None] = {("model", "weights"): recipe.model.weights}
-    files |= argument_files(recipe)
+    if (weights := recipe.model.weights) is not None and (problem := _weights_problem(weights, folder_at)):
+        yield Finding(("model", "weights"), problem)
+    files = argument_files(recipe)
     for path, reference in references.items():
         if reference is not None and (problem := _reference_problem(reference, folder_at(path))):
             yield Finding(path, problem)
@@ -86,6 +89,19 @@ def _label_findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterat
             file, root = str(output.labels), folder_at(path)
             if problem := file_problem(file, root) or label_problem(file, root, declared.get(name)):
                 yield Finding(path, problem)
+
+
+def _weights_problem(weights: Path, folder_at: Callable[[Keys], Path]) -> str | None:
+    root = folder_at(("model", "weights"))
+    try:
+        several = (root / weights).is_dir() or weights.name.endswith(INDEX)
+        found = files_of(root / weights) if several else (root / weights,)
+    except ModelError as error:
+        return f"{error.message.removeprefix('weights ')}; {error.hint}"
+    except (OSError, ValueError):
+        found = (root / weights,)
+    problems = (file_problem(os.path.relpath(file, root), root) for file in found)
+    return next((problem for problem in problems if problem), None)
 
 
 def file_problem(name: str, root: Path) -> str | None:

@@ -100,9 +100,16 @@ class Model(Section):
     )
     weights: Path | None = Field(
         None,
-        description="State dict, as .safetensors or as a torch file that loads with weights_only=True. "
-        "Without it the factory's own weights are taken.",
-        examples=["weights.safetensors"],
+        description="State dict, as .safetensors or as a torch file that loads with weights_only=True: a file, the "
+        ".index.json of shards, or a folder in Hugging Face's layout. BF16 and FP16 are computed in FP32. Without it "
+        "the factory's own weights are taken.",
+        examples=["weights.safetensors", "checkpoint"],
+    )
+    prefix: dict[str, str] = Field(
+        default_factory=dict,
+        description="Where in the model the tensors of the weights belong: attribute path there by attribute path in "
+        'the file, "" for all. With "" the rest of the model stays as the factory made it.',
+        examples=[{"": "encoders.text"}],
     )
     files: tuple[str, ...] | None = Field(
         None,

@@ -19,7 +19,7 @@ from mmdeploy.recipe.schema import Component, Recipe, Wire
 from mmdeploy.recipe.wiring_order import order_with, sources_of
 from mmdeploy.recipe.yaml_tree import Keys
 from mmdeploy.triton.config import PUBLISHED_VERSION
-from mmdeploy.triton.options import SpecificVersions
+from mmdeploy.triton.options import SAMPLE_HINT, SpecificVersions, unfit_warmup
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_batch_sizes(recipe),
         *_versions(recipe),
         *_guards(recipe),
+        *_warmups(recipe),
         *_data(recipe),
         *_judged_outputs(recipe),
         *_graphless_engines(recipe),
@@ -268,6 +269,20 @@ def _guards(recipe: Recipe) -> Iterator[Finding]:
                 f"{f' on {provider}' if found == 'onnxruntime' else ''}: name that engine, or take guard out"
             )
             yield Finding(("components", name, "serving", "guard"), message, (("components", name, "engine"),))
+
+
+def _warmups(recipe: Recipe) -> Iterator[Finding]:
+    """Find warm-ups by made-up data that the component would refuse: that can end the server."""
+    for name, component in recipe.components.items():
+        for key, wire in component.inputs.items():
+            source = recipe.inputs.get(wire.tensor)
+            dtype = wire.dtype or (source.dtype if source else None)
+            wrong = unfit_warmup(component.serving.warmup, dtype, source.range if source else None)
+            if wrong is not None:
+                message = f"{wrong} of the input {key!r}; {SAMPLE_HINT}"
+                involves = (("inputs", wire.tensor),) if source else ()
+                yield Finding(("components", name, "serving", "warmup", "data"), message, involves=involves)
+                break
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:

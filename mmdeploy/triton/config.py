@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.artifact import Array, Artifact, TensorSpec
 from mmdeploy.core.contracts import INSTANCE_KIND
 from mmdeploy.core.errors import UsageError
-from mmdeploy.triton.options import InstanceGroup, LatestVersions, Serving, SpecificVersions, Warmup
+from mmdeploy.triton.options import (
+    SAMPLE_HINT,
+    InstanceGroup,
+    LatestVersions,
+    Serving,
+    SpecificVersions,
+    Warmup,
+    unfit_warmup,
+)
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
 PUBLISHED_VERSION = 1
 #: Key of ``parameters`` under which the embedded backends find the rules that requests must keep.
 INPUT_RULES_PARAMETER = "mmdeploy.inputs"
+#: Folder of a model in which Triton looks for the files of its warm-up (core: constants.h).
+WARMUP_FOLDER = "warmup"
 #: Where an engine puts the graph level among its parameters; in config.pbtxt it is a field of its own.
 GRAPH_LEVEL_PARAMETER = "optimization.graph.level"
 
@@ -45,6 +55,7 @@ class ServedComponent:
             ``instance_group.kind`` among them become the fields of those names.
         input_rules: What a request must keep, by input name; JSON-able, read by the embedded backends.
         labels: Label file by output name; line n names class n.
+        sample: One sample of the inputs, by name, without a batch axis; empty where none is known.
         version: Number of the version folder.
     """
 
@@ -58,6 +69,7 @@ class ServedComponent:
     parameters: Mapping[str, str] = field(default_factory=dict)
     input_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     labels: Mapping[str, Path] = field(default_factory=dict)
+    sample: Mapping[str, Array] = field(default_factory=dict)
     version: int = PUBLISHED_VERSION
 
 
@@ -221,7 +233,7 @@ def _add_serving(config: ModelConfig, component: ServedComponent, *, kind: str) 
         _add_instance_group(config, serving.instance_group, kind)
     if serving.warmup:
         warmup = serving.warmup if isinstance(serving.warmup, Warmup) else Warmup()
-        _add_warmup(config, warmup, component.artifact.inputs)
+        _add_warmup(config, warmup, component)
     if serving.response_cache:
         config.response_cache.enable = True
     if policy := serving.version_policy:
@@ -238,16 +250,53 @@ def _add_instance_group(config: ModelConfig, section: InstanceGroup, kind: str) 
     group.kind = group.Kind.Value(kind if section.kind == "auto" else f"KIND_{section.kind.upper()}")
 
 
-def _add_warmup(config: ModelConfig, section: Warmup, inputs: Sequence[TensorSpec]) -> None:
+def _add_warmup(config: ModelConfig, section: Warmup, component: ServedComponent) -> None:
     from tritonclient.grpc.model_config_pb2 import DataType
 
-    largest = config.max_batch_size
+    largest, arrays = config.max_batch_size, warmup_sample(component)
     for size in section.batch_sizes or sorted({1, max(1, largest)}):
         # A warm-up "batch" is that many requests of one sample each, run as one.
         sample = config.model_warmup.add(name=f"batch_{size}", batch_size=size, count=section.count)
-        for spec in inputs:
+        for index, spec in enumerate(component.artifact.inputs):
             given = sample.inputs[spec.name]
             given.data_type = DataType.Value(f"TYPE_{spec.dtype}")
-            shape = [section.variable_size if dim == -1 else dim for dim in spec.shape]
-            given.dims.extend([*([] if largest else [1]), *(shape or [1])])
-            setattr(given, f"{section.data}_data", True)
+            array = arrays.get(spec.name)
+            shape = [(section.variable_size or 1) if dim == -1 else dim for dim in spec.shape]
+            given.dims.extend([*([] if largest else [1]), *((shape if array is None else array.shape) or [1])])
+            if array is None:
+                setattr(given, f"{'zero' if section.data == 'sample' else section.data}_data", True)
+            else:
+                given.input_data_file = warmup_filename(index, spec.name)
+
+
+def warmup_filename(index: int, name: str) -> str:
+    """Return the name of the file with an input's warm-up data, in the folder ``warmup`` of a model."""
+    return f"{index}-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.raw"
+
+
+def warmup_sample(component: ServedComponent) -> dict[str, Array]:
+    """Return what a component is warmed up with from files, by input; empty where that is none of the recipe's data.
+
+    Raises:
+        UsageError: If it is zeros or random bytes that the component would refuse: that can end Triton.
+    """
+    from mmdeploy.data.padding import padded
+
+    section = component.serving.warmup
+    if not section:
+        return {}
+    section = section if isinstance(section, Warmup) else Warmup()
+    spans = {name: rule.get("range") for name, rule in component.input_rules.items()}
+    for spec in component.artifact.inputs:
+        if wrong := unfit_warmup(section, spec.dtype, spans.get(spec.name)):
+            raise UsageError(f"{component.name}: serving.warmup of input {spec.name!r}: {wrong}", hint=SAMPLE_HINT)
+    if section.data != "sample":
+        return {}
+    found = {}
+    for spec in component.artifact.inputs:
+        if spec.name in component.sample:
+            array = component.sample[spec.name]
+            sizes = zip(spec.shape, array.shape, strict=True)
+            shape = [have if dim != -1 else section.variable_size or have for dim, have in sizes]
+            found[spec.name] = padded(array, shape, spans.get(spec.name))
+    return found

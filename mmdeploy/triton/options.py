@@ -73,12 +73,40 @@ class Warmup(MethodOptions):
     """Requests that Triton makes itself before a model counts as ready."""
 
     batch_sizes: tuple[Positive, ...] = Field(default=(), description="Batch sizes to run; none: 1 and max_batch_size.")
-    data: Literal["zero", "random"] = Field(
-        default="zero",
-        description="random is random *bytes*: floats may be NaN, ids may be outside any vocabulary.",
+    data: Literal["sample", "zero", "random"] = Field(
+        default="sample",
+        description="sample is the first of the recipe's calibration data, else of its evaluation data, as the "
+        "component receives it; made-up values within the declared range where the recipe names neither. random is "
+        "random *bytes*: floats may be NaN, ids may be outside any vocabulary.",
     )
     count: Positive = Field(default=1, description="Times that each batch is run.")
-    variable_size: Positive = Field(default=1, description="Size taken for every dimension that varies.")
+    variable_size: Positive | None = Field(
+        default=None,
+        description="Size taken for every dimension that varies: a sample is cut or padded to it. None: the sample's "
+        "own, and 1 where there is none.",
+    )
+
+
+#: What to do about warm-up data that `unfit_warmup` has something against.
+SAMPLE_HINT = "say data: sample: a warm-up that a model refuses can end Triton"
+
+
+def unfit_warmup(section: bool | Warmup, dtype: str | None, span: tuple[float, float] | None) -> str | None:
+    """Say what is wrong with warming up an input of a type and a range by made-up data; None where nothing is.
+
+    Args:
+        section: The recipe's.
+        dtype: Triton's name of the type; None where it is not known.
+        span: Lowest and highest value that a request may hold; None where it was not declared.
+    """
+    data = section.data if isinstance(section, Warmup) else "sample"
+    if data == "zero" and span is not None and not span[0] <= 0 <= span[1]:
+        return f"zeros are outside the declared range [{span[0]:g}, {span[1]:g}]"
+    if data == "random" and span is not None:
+        return f"random bytes do not keep to the declared range [{span[0]:g}, {span[1]:g}]"
+    if data == "random" and dtype is not None and dtype.startswith("FP"):
+        return f"random bytes are no {dtype} values: some are NaN"
+    return None
 
 
 class LatestVersions(MethodOptions):

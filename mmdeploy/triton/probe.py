@@ -10,7 +10,8 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,19 +20,25 @@ from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import InferenceError, ServerError
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.http import ask_json
+from mmdeploy.triton.known_samples import Samples
+
+Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 
 #: What Triton says when a request was not taken up because others were before it.
 _BUSY = ("Exceeds maximum queue size", "Request timeout expired")
 _BUSY_POLL_S = 0.2
 
 
-def probe_models(grpc_url: str, http_url: str, *, timeout_s: float) -> dict[str, str | None]:
+def probe_models(
+    grpc_url: str, http_url: str, *, timeout_s: float, samples: Samples = MappingProxyType({})
+) -> dict[str, str | None]:
     """Ask every loaded model for one inference of batch 1; ensembles come last, after what they are made of.
 
     Args:
         grpc_url: ``host:port``.
         http_url: ``http://host:port``.
         timeout_s: For each request.
+        samples: One sample of each model that is known; others are asked with made-up values.
 
     Returns:
         By model name, None for an answer, else what went wrong. Models that cannot be asked so (strings,
@@ -45,7 +52,7 @@ def probe_models(grpc_url: str, http_url: str, *, timeout_s: float) -> dict[str,
     configs = {name: ask_json(f"{http_url}/v2/models/{name}/config", timeout_s=timeout_s) for name in names}
     results: dict[str, str | None] = {}
     for name in sorted(configs, key=lambda name: "ensemble_scheduling" in configs[name]):
-        feed_dict = probe_inputs(configs[name])
+        feed_dict = probe_inputs(configs[name], declared_ranges(name, configs), samples.get(name, {}))
         if feed_dict is None:
             continue
         if "ensemble_scheduling" in configs[name] and any(results.values()):
@@ -63,16 +70,21 @@ def loaded_models(http_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
     return tuple(sorted({entry["name"] for entry in statistics}))
 
 
-def probe_inputs(config: Mapping[str, Any]) -> dict[str, Array] | None:
+def probe_inputs(config: Mapping[str, Any], ranges: Ranges, sample: Mapping[str, Array]) -> dict[str, Array] | None:
     """Make inputs of batch 1 that the model must accept, from its config as Triton's HTTP endpoint gives it.
 
-    Sizes that vary are taken from ``model_warmup`` where it has them, else 1. Values are zeros, or the lowest
-    allowed value where zero is outside the range in the parameter ``mmdeploy.inputs``. None when the model
-    cannot be asked so.
+    Args:
+        config: The model's.
+        ranges: Lowest and highest value allowed, by input.
+        sample: One sample of the inputs, without a batch axis; empty where none is known. Then sizes that vary are
+            taken from ``model_warmup`` where it has them, else 1. Values are zeros, or the lowest allowed value where
+            zero is outside the range.
+
+    Returns:
+        Arrays by input; None when the model cannot be asked so.
     """
     if "sequence_batching" in config or config.get("model_transaction_policy", {}).get("decoupled"):
         return None
-    rules = json.loads(config.get("parameters", {}).get("mmdeploy.inputs", {}).get("string_value", "{}"))
     warmups: list[dict[str, Any]] = config.get("model_warmup", [])
     warmup: dict[str, Any] = warmups[0]["inputs"] if warmups else {}
     batch = (1,) if config.get("max_batch_size", 0) else ()
@@ -81,11 +93,27 @@ def probe_inputs(config: Mapping[str, Any]) -> dict[str, Array] | None:
         name, dtype = tensor["name"], NUMPY_BY_DTYPE.get(tensor["data_type"].removeprefix("TYPE_"))
         if dtype is None:
             return None
+        if name in sample:
+            array = np.asarray(sample[name], dtype)
+            feed_dict[name] = array.reshape(1, *(array.shape or (1,)))  # Triton has no scalars
+            continue
         declared = warmup.get(name, {}).get("dims", tensor["dims"])
         dims = [max(int(size), 1) if int(size) < 0 else int(size) for size in declared]
-        low, high = rules.get(name, {}).get("range", (0, 0))
+        low, high = ranges.get(name, (0, 0))
         feed_dict[name] = np.full((*batch, *dims), 0 if low <= 0 <= high else low, dtype)
     return feed_dict
+
+
+def declared_ranges(model: str, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Return the ranges that a model declares in its parameter ``mmdeploy.inputs``; an ensemble's are its steps'."""
+    config = configs[model]
+    rules = json.loads(config.get("parameters", {}).get("mmdeploy.inputs", {}).get("string_value", "{}"))
+    found = {name: tuple(rule["range"]) for name, rule in rules.items() if "range" in rule}
+    for step in config.get("ensemble_scheduling", {}).get("step", []):
+        if step["model_name"] in configs:
+            inner = declared_ranges(step["model_name"], configs)
+            found |= {tensor: inner[name] for name, tensor in step["input_map"].items() if name in inner}
+    return found
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -22,6 +22,7 @@ from mmdeploy.triton import server_log
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.http import ask_json
 from mmdeploy.triton.install import find_installation, installed_stand_ins, is_complete
+from mmdeploy.triton.known_samples import Samples, read_samples
 from mmdeploy.triton.launch import Ports, Processes, launch
 from mmdeploy.triton.lint import DANGEROUS, lint_repositories
 from mmdeploy.triton.probe import probe_models
@@ -50,6 +51,7 @@ class Server:
     server_version: str = ""
     log: Path | None = None
     _processes: Processes | None = field(default=None, repr=False)
+    _samples: Samples = field(default_factory=dict, repr=False)
 
     @property
     def pid(self) -> int | None:
@@ -67,7 +69,7 @@ class Server:
             ServerError: If a model does not answer, such as one whose stub was killed, or the server is gone.
         """
         self.require_running()
-        results = probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s)
+        results = probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s, samples=self._samples)
         broken = "".join(f"\n  {model}: {reason}" for model, reason in results.items() if reason)
         if broken:
             raise ServerError(
@@ -86,7 +88,7 @@ class Server:
             ServerError: If a model does not answer even then.
         """
         self.require_running()
-        results = probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s)
+        results = probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s, samples=self._samples)
         broken = tuple(model for model, reason in results.items() if reason)
         for model in broken:
             self.unload(model)
@@ -264,9 +266,10 @@ def start(
     launched = functools.partial(
         launch, installation, repositories, log=log, response_cache_bytes=response_cache_bytes, stand_ins=backends
     )
+    samples = read_samples(repositories)
     for attempt in range(_PORT_ATTEMPTS):
         ports = Ports.choose(host, http_port, grpc_port, metrics_port)
-        server = _serving(ports, launched([*options, *ports.options()]), log)
+        server = replace(_serving(ports, launched([*options, *ports.options()]), log), _samples=samples)
         try:
             server._await_ready(time.monotonic() + ready_timeout_s)
         except BaseException as error:

@@ -16,14 +16,18 @@ from typing import Any
 from mmdeploy.core.artifact import file_sha256
 from mmdeploy.core.errors import MmdeployError, StoreError, UsageError
 from mmdeploy.triton.config import (
+    WARMUP_FOLDER,
     ServedComponent,
     ServedEnsemble,
     component_config,
     ensemble_config,
     label_filename,
     to_text,
+    warmup_filename,
+    warmup_sample,
 )
 from mmdeploy.triton.guard import guards_of, write_guards
+from mmdeploy.triton.known_samples import write_samples
 
 MANIFEST = "manifest.json"
 #: Kept in an ensemble's version folder: git, object stores and zip files drop empty folders, and Triton wants it.
@@ -80,6 +84,7 @@ def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
         version.mkdir(parents=True)
         (version / KEEPER).write_text(_KEEPER_TEXT, encoding="utf-8")
         (folder / ensemble.name / "config.pbtxt").write_text(to_text(ensemble_config(ensemble)), encoding="utf-8")
+        write_samples(folder, ensemble)
         files = write_manifest(folder, ensemble.name)
     return StagedRepository(folder, ensemble.name, tuple(names), files)
 
@@ -149,6 +154,12 @@ def _write_component(folder: Path, component: ServedComponent, clients: Collecti
         copy_file(source, version / component.filename)
     for file in beside:  # keep their names: the main file, or the backend, looks for them by those
         copy_file(file, version / file.name)
+    arrays = warmup_sample(component)
+    if arrays:
+        (folder / WARMUP_FOLDER).mkdir()
+    for index, spec in enumerate(component.artifact.inputs):
+        if spec.name in arrays:
+            (folder / WARMUP_FOLDER / warmup_filename(index, spec.name)).write_bytes(arrays[spec.name].tobytes())
     for output, labels in sorted(component.labels.items()):
         copy_file(labels, folder / label_filename(output))
 

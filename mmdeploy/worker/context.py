@@ -25,8 +25,10 @@ from mmdeploy.core.store import Store
 from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.model.torch_component import ComponentFacts
+from mmdeploy.model.weight_files import files_of
 from mmdeploy.recipe import sharing
-from mmdeploy.worker.feeds import Examples, calibration, sample_set
+from mmdeploy.worker.examples import Examples
+from mmdeploy.worker.feeds import calibration, sample_set
 from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Samples
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.training_setup import HeldOut, RecipeTrainingSetup
@@ -117,7 +119,8 @@ def _fused(task: Task) -> FusedOutput | None:
 def recipe_module(task: Task) -> Artifact:
     """Describe a component's module as the recipe's factory and weights give it."""
     model, component = task.recipe.model, task.recipe.components[task.step.component]
-    path = task.recipe.root / (model.weights or model.factory.partition(":")[0])
+    root = task.recipe.root
+    path, *shards = files_of(root / model.weights) if model.weights else [root / model.factory.partition(":")[0]]
     return Artifact(
         format="torch",
         path=path,
@@ -128,8 +131,9 @@ def recipe_module(task: Task) -> Artifact:
         metadata=as_metadata(
             ComponentFacts(
                 factory=model.factory,
-                root=task.recipe.root,
+                root=root,
                 weights=model.weights,
+                prefix=model.prefix,
                 module=component.module,
                 inputs=tuple(component.inputs),
                 outputs=tuple(component.outputs),
@@ -137,6 +141,7 @@ def recipe_module(task: Task) -> Artifact:
                 **_apart(task.recipe, task.step.component),
             )
         ),
+        beside=tuple(shard.name for shard in shards),
     )
 
 

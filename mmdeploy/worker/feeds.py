@@ -1,4 +1,4 @@
-"""What a step is fed: examples drawn from the declared inputs, calibration batches along the chain."""
+"""What a step is fed: the recipe's sets of samples, calibration batches along the chain."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
-from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Array, TensorSpec
+from mmdeploy.core.artifact import Array, TensorSpec
 from mmdeploy.core.sessions import open_session
 from mmdeploy.data.calibration import masks, refuse_constant
 from mmdeploy.data.sample_sets import SampleSet
@@ -18,7 +16,6 @@ from mmdeploy.model.torch_component import load_component
 from mmdeploy.planning.kinds import SELECT
 from mmdeploy.planning.steps import DATA_SETS, samples_taken
 from mmdeploy.recipe.sharing import above, callers
-from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.task import Task
 
 if TYPE_CHECKING:
@@ -26,50 +23,10 @@ if TYPE_CHECKING:
 
     from mmdeploy.recipe.schema import Recipe
 
-#: Size of a dynamic axis in example inputs.
-_DYNAMIC_SIZE = 16
 #: Samples a calibration batch where the pass has no ``batch_size``.
 _CALIBRATION_BATCH = 16
 #: What upstream computes on calibration batches is kept for the next pass over them; what is beyond is computed again.
 _KEPT_BYTES = 64 * 2**20
-
-
-class Examples:
-    """Makes feed dicts of a component from the declared specs, running what lies upstream in PyTorch."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._chain: torch_model.TorchChain | None = None
-
-    def __call__(self, batch: int) -> dict[str, Array]:
-        """Return a feed dict of the component with so many samples."""
-        recipe, component = self._task.recipe, self._task.recipe.components[self._task.step.component]
-        tensors = _random_inputs(recipe, batch)
-        before = upstream(recipe.components, self._task.step.component)
-        if before:
-            self._chain = self._chain or torch_chain(self._task, before)
-            tensors |= self._chain.run(tensors)
-        return {name: tensors[wire.tensor] for name, wire in component.inputs.items()}
-
-
-def _random_inputs(recipe: Recipe, batch: int) -> dict[str, Array]:
-    """Draw ensemble inputs: integers and bounded floats evenly from their range, other floats from N(0, 1).
-
-    Integers without a declared range are 0 to 255 (UINT8) or 0 and 1: anything larger may be no valid index.
-    """
-    random = np.random.default_rng(recipe.seed)
-    feeds: dict[str, Array] = {}
-    for name, spec in recipe.inputs.items():
-        dtype = np.dtype(NUMPY_BY_DTYPE[spec.dtype])
-        shape = (batch, *(_DYNAMIC_SIZE if size == -1 else size for size in spec.shape))
-        if dtype.kind in "biu":
-            low, high = spec.range or (0, 255 if dtype == np.uint8 else 1)
-            feeds[name] = random.integers(int(low), int(high), shape, endpoint=True).astype(dtype)
-        elif spec.range is not None:
-            feeds[name] = random.uniform(*spec.range, shape).astype(dtype)
-        else:
-            feeds[name] = random.standard_normal(shape).astype(dtype)
-    return feeds
 
 
 def torch_chain(
@@ -79,7 +36,7 @@ def torch_chain(
     recipe, model = task.recipe, task.recipe.model
     parts = [torch_model.WiredModule(name, recipe.components[name].module, *wires(recipe, name)) for name in components]
     module = torch_model.load_model(
-        model.factory, root=recipe.root, weights=model.weights, allow_pickle=model.allow_pickle
+        model.factory, root=recipe.root, weights=model.weights, prefix=model.prefix, allow_pickle=model.allow_pickle
     )
     return torch_model.TorchChain(module, parts, replaced or {})
 

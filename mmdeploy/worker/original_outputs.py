@@ -12,6 +12,7 @@ import numpy as np
 from mmdeploy import gates
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Progress
+from mmdeploy.core.errors import ModelError
 from mmdeploy.core.labels import Labels
 from mmdeploy.model import torch_model
 from mmdeploy.planning.steps import DATA_SETS
@@ -41,7 +42,7 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
                 if tensor not in recipe.inputs:
                     parts.setdefault(tensor, []).append(array)
             progress(min(total, start + _ORIGINAL_BATCH), total, "samples through the PyTorch model")
-    tensors = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    tensors = {name: _joined(name, arrays) for name, arrays in parts.items()}
     if samples.labels is not None:
         _try_metrics(recipe, tensors, samples.labels)
     index = _save(workdir, tensors)
@@ -56,6 +57,17 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
         produced_by="torch",
         metadata={"samples": total},
     )
+
+
+def _joined(tensor: str, batches: list[Array]) -> Array:
+    odd = next((one for one in batches if one.shape[1:] != batches[0].shape[1:]), None)
+    if odd is not None:
+        raise ModelError(
+            f"the PyTorch model gives the tensor {tensor!r} as {list(batches[0].shape)} and as {list(odd.shape)} for "
+            "batches of these sizes: what a sample gets depends on how many others are in its batch",
+            hint="every output has one row a sample, of one shape",
+        )
+    return np.concatenate(batches)
 
 
 def _try_metrics(recipe: Recipe, tensors: Mapping[str, Array], labels: Labels) -> None:

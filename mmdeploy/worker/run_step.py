@@ -28,6 +28,7 @@ from mmdeploy.planning.kinds import ENGINE, EXPORT, QUANTIZE, REFERENCE, StepKin
 from mmdeploy.planning.steps import digest
 from mmdeploy.plugins.loading import Plugin
 from mmdeploy.worker.context import recipe_module, step_context, with_specs
+from mmdeploy.worker.examples import Examples, keep_example
 from mmdeploy.worker.refusal import reason, refusal
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.watched_inputs import known_identity, learned_identity, watched_recipe
@@ -133,11 +134,12 @@ def run_method(task: Task, workdir: Path, progress: Progress) -> Artifact:
 
 
 def run_export(task: Task, workdir: Path, progress: Progress) -> Artifact:
-    """Run an export, and compare what it gives with what the recipe declares."""
-    source = _source(task)
-    graph = _done(task, source, workdir, progress)
+    """Run an export, compare what it gives with what the recipe declares, and keep an example beside it."""
+    source, examples = _source(task), Examples(task)
+    graph = _done(task, source, workdir, progress, examples)
     _check_declared(task, source, graph)
-    return graph
+    feed = examples(1)
+    return keep_example(graph, {spec.name: feed[spec.name] for spec in graph.inputs})
 
 
 def _source(task: Task) -> Artifact:
@@ -178,12 +180,15 @@ def _options(task: Task, module: Pass) -> MethodOptions:
     return module.Options.model_validate_json(json.dumps(dict(task.step.options)))
 
 
-def _done(task: Task, source: Artifact, workdir: Path, progress: Progress) -> Artifact:
+def _done(
+    task: Task, source: Artifact, workdir: Path, progress: Progress, examples: Examples | None = None
+) -> Artifact:
     step = task.step
     module = step.sort.module(step.method, task.recipe.root)
     assert module is not None
     options = _options(task, module)
     context = step_context(task, workdir, progress, needs=module.data_needs(options))
+    context = context if examples is None else replace(context, examples=examples)
     made = step.uses.get("made")
     try:
         if made is not None:

@@ -37,6 +37,7 @@ def record_samples(task: Task, workdir: Path, progress: Progress) -> Artifact:
         ranges=ranges,
         limit=task.step.options.get("samples"),
         calibration=key == "calibration",
+        for_ranges=not task.step.options.get("only_examples"),
         unlike=() if judged_on is None else (judged_on.seen,),
         labels_for=_judged_by_labels(recipe) if key == "evaluation" else None,
         empty_hint=_EMPTY_HINTS[key],

@@ -215,8 +215,12 @@ class RecipeTrainingSetup:
     def _originals(self) -> dict[str, nn.Module]:
         model = self._recipe.model
         whole = load_model(
-            model.factory, root=self._recipe.root, weights=model.weights, allow_pickle=model.allow_pickle
-        )
+            model.factory,
+            root=self._recipe.root,
+            weights=model.weights,
+            prefix=model.prefix,
+            allow_pickle=model.allow_pickle,
+        )  # fmt: skip
         whole.requires_grad_(False)
         return {name: submodule(whole, self._recipe.components[name].module) for name in self._order}
 

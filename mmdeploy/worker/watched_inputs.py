@@ -12,6 +12,7 @@ from mmdeploy.core.store import Store
 from mmdeploy.model.log_of_reads import readings
 from mmdeploy.model.reads import Readings
 from mmdeploy.model.watching import watched
+from mmdeploy.model.weight_files import files_of
 from mmdeploy.planning.recipe_inputs import changed_inputs, codes_of, completed, digest_of, source_of, take_inputs
 from mmdeploy.worker.task import Task
 
@@ -25,7 +26,8 @@ def watched_recipe(task: Task, logs: Path) -> Iterator[None]:
     hints = {path for code in codes for path in code.paths} | {value for value in variables if "/" in value}
     ignored = [store.root, store.root.parent / "runs"]
     if recipe.model.weights is not None:
-        ignored.append(Path(os.path.abspath(recipe.root / recipe.model.weights)))  # noqa: PTH100 - not through links
+        files = files_of(recipe.root / recipe.model.weights)
+        ignored.extend(Path(os.path.abspath(file)) for file in files)  # noqa: PTH100 - not through links
     log = logs / f"{os.getpid()}.reads"
     with watched(recipe.root.resolve(), log, ignored=tuple(ignored), hints=tuple(sorted(hints))):
         yield

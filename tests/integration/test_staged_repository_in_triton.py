@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bare_triton import BareTriton, bare_triton
 
@@ -23,6 +24,7 @@ class TritonPythonModel:
         answers = []
         for request in requests:
             x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+            assert x.all(), "warmed up with zeros, which no sample is"
             total = x.reshape(len(x), -1).sum(axis=1, dtype=np.float32)
             answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("total", total)]))
         return answers
@@ -50,7 +52,7 @@ EVERYTHING = Serving(
         timeout_action="delay",
     ),
     instance_group=InstanceGroup(count=2),
-    warmup=Warmup(variable_size=3, count=2),
+    warmup=Warmup(variable_size=2, count=2),
     response_cache=True,
     version_policy=LatestVersions(latest=1),
 )
@@ -72,6 +74,7 @@ def ensemble(name: str, folder: Path, sums: Serving, doubles: Serving) -> Served
             inputs={"x": "total"},
             outputs={"y": "answer"},
             serving=doubles,
+            sample={"x": np.float32(21).reshape(())},
             labels={"y": folder / "labels.txt"},
             version=7,
         ),
@@ -83,6 +86,7 @@ def ensemble(name: str, folder: Path, sums: Serving, doubles: Serving) -> Served
             inputs={"x": "image"},
             outputs={"total": "total"},
             serving=sums,
+            sample={"x": np.arange(1, 7, dtype=np.float32).reshape(2, 3)},
         ),
     )
     return ServedEnsemble(name, (PIXELS,), (ANSWER,), components)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdeploy.triton.config import SyntaxProblem, try_parse
+from mmdeploy.triton.config import WARMUP_FOLDER, SyntaxProblem, try_parse
 from mmdeploy.triton.lint.positions import field_lines, line_of
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 #: Folders of a model that are no versions (core: constants.h).
-WARMUP_FOLDER, INITIAL_STATE_FOLDER = "warmup", "initial_state"
+INITIAL_STATE_FOLDER = "initial_state"
 NO_VERSION = frozenset({WARMUP_FOLDER, INITIAL_STATE_FOLDER, "configs"})
 #: Model file of each backend that reads one (core: AutoCompleteBackendFields).
 FILE_BY_BACKEND: Mapping[str, str] = {

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from mmdeploy.triton.config import WARMUP_FOLDER
 from mmdeploy.triton.lint.finding import Hit
 from mmdeploy.triton.lint.raw_tensors import byte_problem
-from mmdeploy.triton.lint.reading import WARMUP_FOLDER, Model, Repositories
+from mmdeploy.triton.lint.reading import Model, Repositories
 
 
 def _samples(model: Model) -> Iterator[tuple[str, Any]]:

@@ -184,6 +184,26 @@ def one(body: str, *, extra: str = "") -> str:
     )
 
 
+DOUBLES = one("return ((self.linear(x).double() - self.centre) @ self.basis).float()").replace(
+    "        self.linear = nn.Linear(4, 4)\n",
+    "        self.linear = nn.Linear(4, 4)\n"
+    "        self.register_buffer('centre', torch.full((4,), CENTRE, dtype=torch.float64))\n"
+    "        self.register_buffer('basis', torch.eye(4, dtype=torch.float64))\n",
+)
+
+
+@pytest.mark.parametrize(("centre", "kept"), [("0.25", False), ("1e9 + 0.25", True)])
+def test_what_was_fitted_in_doubles_is_computed_in_fp32_where_the_numbers_bear_it(tmp_path, centre, kept):
+    source = DOUBLES.replace("CENTRE", centre).replace(".float()", ".float()" if not kept else ".add(1e9).float()")
+    artifact = export(tmp_path, source, normal(x=(4,)), module="")
+    graph = onnx.load(artifact.path).graph
+    doubles = [weight.name for weight in graph.initializer if weight.data_type == onnx.TensorProto.DOUBLE]
+    assert bool(doubles) == kept
+    casts = [node.output[0] for node in graph.node if node.op_type == "Cast"]
+    assert kept or casts == ["y"], "those that change nothing are dropped, but for the one that names the output"
+    assert all(figures["max_abs_error"] < 1e-4 for figures in artifact.metadata["parity"].values())
+
+
 UNEXPORTABLE = {
     "data-dependent control flow": (
         one("h = self.linear(x)\nif h.sum() > 0:\n    return h\nreturn -h"),
@@ -218,12 +238,32 @@ UNEXPORTABLE = {
     "random answers": (
         one("return self.linear(x) + torch.rand_like(x)"),
         ExportError,
-        ["the graph differs from PyTorch by up to"],
+        ["output 'y' differs when the module is asked the same again"],
+    ),
+    "an operator that can be written in other forms only": (
+        one("h = self.linear(x)[:, None]\nreturn torch.nn.functional.scaled_dot_product_attention(h, h, h)"),
+        ExportError,
+        ["aten.scaled_dot_product_attention.default, used at model.py:10: only 4D query, key, and value are supported"],
+    ),
+    "an argument that its ONNX form needs": (
+        one("h = self.linear(x)\nreturn h - h.amax()"),
+        ExportError,
+        ["aten.amax.default, used at model.py:10: Required parameter 'dim' is not provided"],
+    ),
+    "an answer that depends on the batch": (
+        one("h = self.linear(x)\nreturn h - h.mean(0)"),
+        ExportError,
+        ["output 'y' of a sample depends on the other samples of its batch"],
+    ),
+    "state of the first call": (
+        one("if not hasattr(self, 'kept'):\n    self.kept = self.linear(x[:1])\nreturn x * self.kept"),
+        ExportError,
+        ["the module keeps state: its first call left 'kept' behind"],
     ),
     "module that fails": (
         one("return self.linear(x[:, :3])"),
         ModelError,
-        ["component model: the module failed on inputs x [2, 4]: RuntimeError at", "model.py:9 (forward)"],
+        ["component model: the module failed on inputs x [3, 4]: RuntimeError at", "model.py:9 (forward)"],
     ),
     "NaN": (
         one("return self.linear(x) / 0 * 0"),

@@ -66,7 +66,7 @@ def three_components(folder: Path) -> ServedEnsemble:
         outputs={"logits": "logits", "confidence": "confidence"},
         serving=Serving(
             max_batch_size=16, instance_group=InstanceGroup(kind="gpu", gpus=(0, 1)),
-            warmup=Warmup(batch_sizes=(4,), data="random", count=3),
+            warmup=Warmup(batch_sizes=(4,), data="zero", count=3),
             version_policy=SpecificVersions(specific=(3,)),
         ),
         labels={"logits": labels}, version=3,
@@ -89,7 +89,7 @@ def servings(draw: st.DrawFn) -> Serving:
         timeout_us=draw(st.integers(0, 10**6)),
         timeout_action=draw(st.sampled_from(["reject", "delay"])),
     )
-    warmup = Warmup(batch_sizes=draw(sizes), data=draw(st.sampled_from(["zero", "random"])))
+    warmup = Warmup(batch_sizes=draw(sizes), data=draw(st.sampled_from(["sample", "zero"])))
     return Serving(
         max_batch_size=largest,
         dynamic_batching=draw(st.none() | st.just(batching)) if largest else None,

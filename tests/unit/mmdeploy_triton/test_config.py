@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,9 +17,18 @@ from served import artifact, ensembles, three_components
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import INSTANCE_KIND
 from mmdeploy.core.errors import UsageError
-from mmdeploy.triton.config import ServedComponent, component_config, ensemble_config, parse, to_text
+from mmdeploy.triton.config import (
+    WARMUP_FOLDER,
+    ServedComponent,
+    ServedEnsemble,
+    component_config,
+    ensemble_config,
+    parse,
+    to_text,
+    warmup_sample,
+)
 from mmdeploy.triton.lint import lint
-from mmdeploy.triton.options import InstanceGroup, Serving
+from mmdeploy.triton.options import InstanceGroup, Serving, Warmup
 from mmdeploy.triton.repository import stage, verify
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "triton"
@@ -73,6 +83,48 @@ def test_without_batching_the_batch_is_a_dimension_and_the_zero_is_written_out(t
     assert list(config.input[0].dims) == [-1, 4]
     assert list(config.model_warmup[0].inputs["x"].dims) == [1, 4]
     assert "\nmax_batch_size: 0\n" in to_text(config)
+
+
+TEXT = (TensorSpec("ids", "INT64", (-1,)), TensorSpec("mean", "FP32", ()))
+SAMPLE = {"ids": np.array([3, 4, 5]), "mean": np.float32(2.5).reshape(())}
+
+
+def text_encoder(folder: Path, warmup: Warmup | bool, *, largest: int = 4, known: bool = True) -> ServedComponent:
+    return ServedComponent(
+        "text", "onnxruntime", "model.onnx", artifact(folder, "text", TEXT, TEXT[1:]),
+        {"ids": "ids", "mean": "mean"}, {"mean": "y"}, Serving(max_batch_size=largest, warmup=warmup),
+        input_rules={"ids": {"range": [1, 9]}}, sample=SAMPLE if known else {},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("largest", "lead"), [(4, []), (0, [1])])
+@pytest.mark.parametrize(
+    ("warmup", "ids"),
+    [(True, [3, 4, 5]), (Warmup(variable_size=5), [3, 4, 5, 1, 1]), (Warmup(variable_size=2), [3, 4])],
+)
+def test_a_model_is_warmed_up_with_a_sample_of_its_own(tmp_path, warmup, ids, largest, lead):
+    component = text_encoder(tmp_path, warmup, largest=largest)
+    staged = stage(tmp_path / "staged", ServedEnsemble("e", TEXT, (TensorSpec("y", "FP32", ()),), (component,)))
+    asked = component_config(component).model_warmup[0].inputs
+    for name, dims, values in (("ids", [*lead, len(ids)], ids), ("mean", [*lead, 1], [2.5])):
+        assert list(asked[name].dims) == dims
+        raw = (staged.path / "text" / WARMUP_FOLDER / asked[name].input_data_file).read_bytes()
+        assert np.frombuffer(raw, SAMPLE[name].dtype).tolist() == values
+    assert lint(staged.path) == () and verify(staged.path) == ()
+
+
+def test_without_a_sample_a_model_is_warmed_up_with_zeros(tmp_path):
+    component = text_encoder(tmp_path, Warmup(variable_size=2), known=False)
+    assert component_config(component).model_warmup[0].inputs["ids"].zero_data
+    assert not warmup_sample(component)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"), [("zero", r"zeros are outside the declared range \[1, 9\]"), ("random", "do not keep to")]
+)
+def test_what_the_model_would_refuse_is_not_its_warm_up(tmp_path, data, says):
+    with pytest.raises(UsageError, match=f"text: serving.warmup of input 'ids': .*{says}"):
+        component_config(text_encoder(tmp_path, Warmup(data=data)))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
-from mmdeploy.triton.probe import probe_inputs
+from mmdeploy.triton.probe import declared_ranges, probe_inputs
 
 
 def config(*tensors, rules=None, **more):
@@ -21,7 +21,7 @@ def config(*tensors, rules=None, **more):
     batches=st.booleans(),
 )
 def test_inputs_have_the_declared_type_and_a_shape_that_fits(dtype, dims, batches):
-    array = probe_inputs(config(("x", dtype, dims), max_batch_size=4 if batches else 0))["x"]
+    array = probe_inputs(config(("x", dtype, dims), max_batch_size=4 if batches else 0), {}, {})["x"]
     assert array.dtype == NUMPY_BY_DTYPE[dtype]
     shape = array.shape[1:] if batches else array.shape
     assert array.ndim == len(dims) + batches
@@ -30,14 +30,36 @@ def test_inputs_have_the_declared_type_and_a_shape_that_fits(dtype, dims, batche
 
 @given(low=st.integers(-9, 9), width=st.integers(0, 9))
 def test_values_are_within_the_declared_range(low, width):
-    rules = {"tokens": {"range": [low, low + width]}}
-    array = probe_inputs(config(("tokens", "INT64", [3]), rules=rules))["tokens"]
+    array = probe_inputs(config(("tokens", "INT64", [3])), {"tokens": (low, low + width)}, {})["tokens"]
     assert low <= array.min() <= array.max() <= low + width
+
+
+@given(
+    dtype=st.sampled_from(sorted(NUMPY_BY_DTYPE)), shape=st.lists(st.integers(1, 5), max_size=3), batches=st.booleans()
+)
+def test_a_known_sample_is_asked_as_it_is(dtype, shape, batches):
+    sample = np.ones(shape, NUMPY_BY_DTYPE[dtype])
+    lead = [] if batches else [-1]
+    served = config(("x", dtype, [*lead, *([-1] * len(shape) or [1])]), max_batch_size=4 if batches else 0)
+    array = probe_inputs(served, {"x": (5, 9)}, {"x": sample})["x"]
+    assert array.dtype == sample.dtype and array.shape == (1, *(shape or [1]))
+    assert (array == 1).all()
+
+
+def test_an_ensemble_keeps_to_the_ranges_of_its_steps():
+    rules = {"tokens": {"range": [1, 49]}, "wave": {"finite": True}}
+    steps = [{"model_name": "text", "input_map": {"tokens": "ids", "wave": "sound"}}, {"model_name": "absent"}]
+    configs = {
+        "text": config(("tokens", "INT64", [3]), ("wave", "FP32", [2]), rules=rules),
+        "both": config(("ids", "INT64", [3]), ensemble_scheduling={"step": steps}),
+    }
+    assert declared_ranges("both", configs) == {"ids": (1, 49)}
+    assert declared_ranges("text", configs) == {"tokens": (1, 49)}
 
 
 def test_sizes_that_vary_are_taken_from_the_warm_up():
     warmup = [{"name": "one", "inputs": {"x": {"dims": ["2", "4000"]}}}]
-    array = probe_inputs(config(("x", "FP32", ["2", "-1"]), model_warmup=warmup))["x"]
+    array = probe_inputs(config(("x", "FP32", ["2", "-1"]), model_warmup=warmup), {}, {})["x"]
     assert array.shape == (1, 2, 4000)
     assert np.isfinite(array).all()
 
@@ -51,4 +73,4 @@ def test_sizes_that_vary_are_taken_from_the_warm_up():
     ],
 )
 def test_models_that_cannot_be_asked_for_one_answer_are_left_out(unaskable):
-    assert probe_inputs(unaskable) is None
+    assert probe_inputs(unaskable, {}, {}) is None

@@ -173,7 +173,7 @@ def test_missing_and_unknown_weights_files(root):
         load(root, weights="weight.safetensors")
     assert refused.value.hint is not None and "did you mean 'weights.safetensors'?" in refused.value.hint
     with pytest.raises(ModelError, match="unknown file type"):
-        load(root, weights="weights.bin")
+        load(root, weights="weights.onnx")
 
 
 def test_pickle_is_refused_unless_allowed_and_not_run(root):
@@ -250,6 +250,21 @@ def test_chain_runs_components_as_they_are_wired():
     assert set(written) == {"embedding", "total", "same", "double"}
     np.testing.assert_array_equal(written["total"], 2 * image + 1)
     np.testing.assert_array_equal(written["double"], 2 * (2 * image + 1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: x.mean(), r"component all: output 'y' is \[\] for a batch of 2: it has no batch axis"),
+        (lambda x: x.flatten(), r"output 'y' is \[6\] for a batch of 2"),
+        (lambda x: x.to(torch.bfloat16), "output 'y' is bfloat16, which no client of Triton can read"),
+    ],
+)
+def test_chain_gives_rows_that_clients_can_read(answer, message):
+    part = nn.Module()
+    part.forward = answer
+    with pytest.raises(ModelError, match=message):
+        TorchChain(part, [WiredModule("all", "", {"x": "x"}, {"y": "y"})]).run({"x": np.ones((2, 3), np.float32)})
 
 
 def test_chain_stops_before_a_component():

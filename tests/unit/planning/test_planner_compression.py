@@ -34,7 +34,9 @@ def test_the_chain_runs_from_the_module_to_the_engine() -> None:
     assert sorted(ids(plan)) == sorted(["prune", "recover", "export", "quantize", "original", "reference", "engine"])
     chain = {one: step(plan, f"left/{one}").source for one in ("prune", "recover", "export", "quantize")}
     assert chain == {"prune": None, "recover": "left/prune", "export": "left/recover", "quantize": "left/export"}
-    assert step(plan, "left/reference").needs == ("left/original",), "measured against what was trained"
+    assert step(plan, "left/reference").needs == ("left/original", "data/calibration"), (
+        "measured against what was trained"
+    )
 
 
 def test_quantization_aware_training_comes_before_the_export_and_is_written_after_it() -> None:

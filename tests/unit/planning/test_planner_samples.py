@@ -10,7 +10,7 @@ from mmdeploy.core.store import Store
 from mmdeploy.data.contents import content, digest_of
 from mmdeploy.planning.planner import make_plan
 from mmdeploy.planning.recipe_inputs import RecipeInputs
-from mmdeploy.planning.steps import Contents, Plan, explain, recorded_in
+from mmdeploy.planning.steps import EXAMPLES, Contents, Plan, explain, recorded_in
 from mmdeploy.recipe.loader import load_recipe
 
 TINY = Path(__file__).parents[2] / "tiny_recipe" / "recipe.yaml"
@@ -38,13 +38,18 @@ def test_data_code_that_gives_the_same_samples_touches_nothing_else() -> None:
 
 
 def test_other_samples_touch_those_who_read_them() -> None:
-    def other(key: str, first: int | None) -> str | None:
+    def later_ones(key: str, first: int | None) -> str | None:
+        return "others" if key == calibration and first != EXAMPLES else same_samples(key, first)
+
+    def all_of_them(key: str, first: int | None) -> str | None:
         return "others" if key == calibration else same_samples(key, first)
 
     before = plan_of(*VALIDATED, AUTO)
     calibration = before.step("data/calibration").key
-    touched = changed(before, plan_of(*VALIDATED, AUTO, contents=other))
+    touched = changed(before, plan_of(*VALIDATED, AUTO, contents=later_ones))
     assert touched == {"left/quantize", "left/engine", "right/quantize", "right/engine"}
+    touched = changed(before, plan_of(*VALIDATED, AUTO, contents=all_of_them))
+    assert touched == {step.id for step in before.steps if step.component not in ("data", "original")}
 
 
 def test_the_most_that_anybody_wants_is_recorded_and_each_depends_on_its_own_share() -> None:
@@ -62,9 +67,31 @@ def test_who_only_times_engines_wants_no_more_than_it_uses() -> None:
     assert few.step("data/calibration").options == {"samples": 32}
 
 
-def test_without_readers_nothing_is_recorded() -> None:
-    none = plan_of("components.left.quantize=null", "components.right.quantize=null", "gates=[]", *VALIDATED)
-    assert [step.id for step in none.steps if step.component == "data"] == []
+UNREAD = ("components.left.quantize=null", "components.right.quantize=null", "gates=[]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "recorded"),
+    [
+        (VALIDATED, {"data/calibration": {"samples": EXAMPLES, "only_examples": True}}),
+        (("data.calibration=null",), {"data/evaluation": {"samples": EXAMPLES, "only_examples": True}}),
+        (("data.calibration=null", "data.evaluation=null"), {}),
+    ],
+)
+def test_of_sets_that_nobody_else_reads_only_examples_are_recorded(
+    overrides: tuple[str, ...], recorded: dict[str, object]
+) -> None:
+    plan = plan_of(*UNREAD, *overrides)
+    assert {step.id: step.options for step in plan.steps if step.component == "data"} == recorded
+    assert all({*recorded} <= {*step.needs} for step in plan.steps if step.component != "data")
+
+
+def test_examples_make_no_set_longer_than_who_reads_it_wants() -> None:
+    few = plan_of(*UNREAD[:1], "components.right.quantize.samples=8")
+    assert few.step("data/calibration").options == {"samples": EXAMPLES}
+    gated = plan_of("data.calibration=null", "components.left.quantize=null", "components.right.quantize=null")
+    assert gated.step("data/evaluation").options == {}
+    assert "input data/evaluation" in gated.step("left/export").identity
 
 
 def test_searches_hold_their_split_against_that_of_the_gates() -> None:
@@ -72,7 +99,7 @@ def test_searches_hold_their_split_against_that_of_the_gates() -> None:
     assert plan.step("data/validation").needs == ("data/evaluation",)
     assert plan.step("data/evaluation").needs == ()
     trained = plan_of(*VALIDATED, "components.left.recover={method: finetune}").step("left/recover")
-    assert trained.needs == ("data/evaluation", "data/validation")
+    assert trained.needs == ("data/calibration", "data/evaluation", "data/validation")
     assert trained.source is None
     assert "code of training" in trained.identity
 
@@ -118,8 +145,11 @@ def test_a_plan_says_what_only_the_samples_can_tell(tmp_path: Path) -> None:
     changes = {"inputs": edited("calibration"), "machine": "any"}
     told = {one.step.id: one for one in explain(planned(**changes), store) if not one.reuse}
     assert {step_id: one.why for step_id, one in told.items() if one.perhaps} == {
-        "left/quantize": "data/calibration may change", "left/engine": "left/quantize may change",
-        "right/quantize": "data/calibration may change", "right/engine": "right/quantize may change",
+        **{f"{name}/export": "data/calibration may change" for name in ("left", "right", "fusion")},
+        **{f"{name}/reference": f"{name}/export may change" for name in ("left", "right", "fusion")},
+        **{f"{name}/quantize": f"data/calibration may change; {name}/export may change" for name in ("left", "right")},
+        "left/engine": "left/quantize may change", "right/engine": "right/quantize may change",
+        "fusion/engine": "fusion/export may change",
     }  # fmt: skip
     assert told.keys() - {step_id for step_id, one in told.items() if one.perhaps} == {"data/calibration"}
 

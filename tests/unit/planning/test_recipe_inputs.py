@@ -1,5 +1,6 @@
 """What a recipe's model and data are made of is noticed by content, and nothing else is."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -232,6 +233,27 @@ def test_weights_count_by_component(tiny_recipe: Path, store: Store, changed_by:
     assert changed_by(lambda: save(left=1.0), named) == {"weights of left", "weights of fusion"}, "they are tied"
     path.write_text("no safetensors")
     assert changed_by(append(path), named) == {f"weights of {OTHERS}"}, "what cannot be told apart counts for all"
+
+
+def test_weights_of_shards_count_by_the_place_of_their_tensors(
+    tiny_recipe: Path, store: Store, changed_by: Callable[..., set[str]]
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tiny_recipe.parent / "ckpt"
+    folder.mkdir()
+
+    def save(**changed: float) -> None:
+        shards = {name: f"model-{name}.safetensors" for name in ("project", "norm")}
+        for name, file in shards.items():
+            save_file({f"{name}.weight": torch.full((2,), changed.get(name, 0.0))}, folder / file)
+        index = {"weight_map": {f"{name}.weight": file for name, file in shards.items()}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    save()
+    named = ("model.weights=ckpt", "model.prefix={'': left}")
+    assert changed_by(lambda: save(norm=1.0), *named) == {"weights of left"}
 
 
 def test_a_file_that_cannot_be_read_is_named(tiny_recipe: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

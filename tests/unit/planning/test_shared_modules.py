@@ -44,7 +44,7 @@ def test_what_is_given_to_the_other_is_part_of_what_decides():
 
 def test_without_compression_they_stay_as_they_are():
     plan = plan_of(*ONE, "components.left.quantize=null", "components.right.quantize=null")
-    assert plan.step("right/engine").needs == ("right/export",)
+    assert plan.step("right/engine").needs == ("right/export", "data/calibration")
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,24 @@ def test_a_right_recipe_is_read_whole(sample):
             "preferred_batch_size 16 is above max_batch_size 8",
             id="preferred batch size above the largest",
         ),
+        *(
+            pytest.param(
+                (
+                    "{dtype: FP32, shape: [4000]}",
+                    f"{{dtype: FP32, shape: [4000]{span}}}",
+                    "max_batch_size: 16",
+                    f"max_batch_size: 16, warmup: {{data: {data}}}",
+                ),
+                "recipe.yaml:24 components.audio_encoder.serving.warmup.data",
+                f"{says} of the input 'waveform'; say data: sample: a warm-up that a model refuses can end Triton",
+                id=f"a warm-up by {data} that the model would refuse{span}",
+            )
+            for data, span, says in (
+                ("zero", ", range: [1, 9]", "zeros are outside the declared range [1, 9]"),
+                ("random", ", range: [-9, 9]", "random bytes do not keep to the declared range [-9, 9]"),
+                ("random", "", "random bytes are no FP32 values: some are NaN"),
+            )
+        ),
         pytest.param(
             ("name: spoken\n", "name: spoken\nname: again\n"),
             "recipe.yaml:3 name",
@@ -260,7 +278,8 @@ def test_a_right_recipe_is_read_whole(sample):
     ],
 )
 def test_each_mistake_has_one_message(edited, problems, replacement, where, message):
-    assert problems(edited(replacement)) == [(where, message.format(cwd=Path.cwd()))]
+    pairs = zip(replacement[::2], replacement[1::2], strict=True)
+    assert problems(edited(*pairs)) == [(where, message.format(cwd=Path.cwd()))]
 
 
 def test_all_problems_are_reported_at_once_in_the_order_of_lines(edited, problems):

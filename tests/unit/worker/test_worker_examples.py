@@ -1,0 +1,87 @@
+"""Examples: the recipe's own samples, padded or cut to what is asked; made-up values only where there are none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded_sets import recorded_set, set_artifact
+
+from mmdeploy.core.artifact import NUMPY_BY_DTYPE
+from mmdeploy.model.torch_component import load_component
+from mmdeploy.planning.steps import DATA_SETS, Step
+from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.recipe.schema import InputSpec, Recipe
+from mmdeploy.worker.context import recipe_module
+from mmdeploy.worker.examples import Examples, ensemble_examples
+from mmdeploy.worker.task import Task
+
+RECIPE = Path(__file__).parents[2] / "tiny_recipe/recipe.yaml"
+UNCALIBRATED = ("data.calibration=null", "components.left.quantize=null", "components.right.quantize=null")
+TEXTS = """
+import numpy as np
+
+def calibration():
+    for length in (1, 3, 7):
+        yield {"a": np.arange(1, length + 1, dtype=np.int64), "b": np.full(8, length, np.float32)}
+
+def evaluation():
+    yield {"a": np.array([9], np.int64), "b": np.ones(8, np.float32)}, 0
+"""
+
+
+def with_inputs(recipe: Recipe, **specs: dict[str, object]) -> Recipe:
+    return recipe.model_copy(update={"inputs": {name: InputSpec.model_validate(spec) for name, spec in specs.items()}})
+
+
+@pytest.fixture
+def texts(tiny_recipe: Path) -> Recipe:
+    """A recipe whose first input is token ids of any length, none of which is 0."""
+    (tiny_recipe.parent / "data.py").write_text(TEXTS)
+    recipe = load_recipe(tiny_recipe)
+    ids: dict[str, object] = {"dtype": "INT64", "shape": (-1,), "range": (1, 9)}
+    return with_inputs(recipe, a=ids, b={"dtype": "FP32", "shape": (8,)})
+
+
+def test_one_sample_alone_is_as_it_is(texts: Recipe, tmp_path: Path) -> None:
+    samples = recorded_set(texts, "calibration", tmp_path)
+    assert ensemble_examples(texts, samples, 1)["a"].tolist() == [[1]]
+
+
+def test_several_are_padded_to_the_largest_within_the_range_and_begin_again_where_there_are_too_few(
+    texts: Recipe, tmp_path: Path
+) -> None:
+    batch = ensemble_examples(texts, recorded_set(texts, "calibration", tmp_path), 4)
+    assert batch["a"].tolist() == [[1] * 7, [1, 2, 3, 1, 1, 1, 1], [1, 2, 3, 4, 5, 6, 7], [1] * 7]
+    assert batch["b"][:, 0].tolist() == [1, 3, 7, 1]
+
+
+def test_an_axis_that_varies_is_never_of_size_1_in_a_batch(texts: Recipe, tmp_path: Path) -> None:
+    """torch.export would take it as fixed."""
+    batch = ensemble_examples(texts, recorded_set(texts, "evaluation", tmp_path), 2)
+    assert batch["a"].tolist() == [[9, 1], [9, 1]]
+
+
+@given(dtype=st.sampled_from(sorted(NUMPY_BY_DTYPE)), low=st.integers(0, 60), width=st.integers(1, 60))
+def test_without_data_values_are_made_up_inside_the_range(dtype: str, low: int, width: int) -> None:
+    span = (0, 1) if dtype == "BOOL" else (low, low + width)
+    recipe = with_inputs(load_recipe(RECIPE), a={"dtype": dtype, "shape": (-1, 2), "range": span})
+    made = ensemble_examples(recipe, None, 3)["a"]
+    assert made.dtype == NUMPY_BY_DTYPE[dtype] and made.shape == (3, 16, 2)
+    assert span[0] <= made.min() <= made.max() <= span[1]
+
+
+@pytest.mark.parametrize("key", ["calibration", "evaluation"])
+def test_a_head_is_fed_with_what_upstream_makes_of_the_samples(key: str, tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE, () if key == "calibration" else UNCALIBRATED)
+    artifacts = {DATA_SETS[key]: set_artifact(recipe, key, tmp_path, 4)}
+    step = Step("fusion/export", "fusion", "export", "onnx", {}, (), {})
+    fed = Examples(Task(step, recipe, tmp_path, artifacts, 1))(6)
+    samples = recorded_set(recipe, key, tmp_path).batch(0, 4)
+    for name, tensor in (("left", "a"), ("right", "b")):
+        tower = load_component(recipe_module(Task(replace(step, component=name), recipe, tmp_path, {}, 1)))
+        answers = tower(torch.from_numpy(np.array(samples[tensor]))).detach().numpy()
+        np.testing.assert_allclose(fed[name], answers[[0, 1, 2, 3, 0, 1]], atol=1e-6)

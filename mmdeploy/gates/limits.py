@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 
-from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.contracts import Check, Verdict
 from mmdeploy.core.target import Hardware
 from mmdeploy.scoring.metrics import Interval
 
@@ -30,6 +32,11 @@ def in_words(*, at_least: float | None = None, at_most: float | None = None, uni
     """Write a limit as reports show it, such as ``<= 12 ms``."""
     sign, limit = (">=", at_least) if at_least is not None else ("<=", at_most)
     return f"{sign} {limit:.10g}" + (f" {unit}" if unit else "")
+
+
+def resting_on(checks: Iterable[Check], samples: int) -> list[Check]:
+    """Say of checks that measured something on how many samples, or requests, they rest."""
+    return [check if check.measured is None else replace(check, samples=samples) for check in checks]
 
 
 def matches(pattern: str, hardware: Hardware) -> bool:

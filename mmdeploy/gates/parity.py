@@ -253,7 +253,7 @@ def _compare(
     if answered is None or problem:
         return [Check(f"{label}: parity", None, _all_limits(options), Verdict.FAIL, note=problem)], {"problem": problem}
     figures = _figures(expected, answered) | _overlap(output, expected, answered, options)
-    return list(_checks(label, figures, options)), figures
+    return limits.resting_on(_checks(label, figures, options), len(expected)), figures
 
 
 def _figures(expected: Array, answered: Array) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def judged(
             what=subject.gate,
             decide=lambda measured, confidence: subject.decide(measured, confidence, binding),
         )
+    checks = limits.resting_on(checks, pair.measured.requests)
     details = looks.figures(pair.measured, options) | {advising.PASSES: advising.passes(evidence)}
     if subject.absolute and not binding:
         machine = ", ".join((evidence.hardware.cpu, *evidence.hardware.gpus))

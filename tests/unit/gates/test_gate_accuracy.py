@@ -48,6 +48,8 @@ def test_an_equal_model_passes_and_the_figures_are_right():
     result = accuracy.check(options(min=0.85, max_drop=0.0, max_relative_drop=0.0), evidence())
     assert result.verdict is Verdict.PASS
     assert result.checks[0].measured == pytest.approx(86 / 96)
+    assert {check.samples for check in result.checks} == {96}
+    assert [table.title for table in result.tables] == ["recall per class", "samples whose answer changed"]
     assert result.details["scores"] == pytest.approx({"original": 86 / 96, "reference": 86 / 96, "candidate": 86 / 96})
     assert (result.details["lost"], result.details["won"], result.details["mcnemar_p_value"]) == (0, 0, 1.0)
 

@@ -37,6 +37,7 @@ def test_the_ratio_of_a_percentile_decides(factor, verdict, percentile):
     assert check.measured == pytest.approx(factor, rel=0.06)
     assert check.interval[0] < check.measured < check.interval[1]
     assert check.limit == "<= 1.15"
+    assert check.samples == result.details["requests"]
 
 
 class Wandering:

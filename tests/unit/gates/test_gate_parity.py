@@ -29,6 +29,7 @@ def test_equal_models_pass_every_limit():
     assert result.verdict is Verdict.PASS
     assert len(result.checks) == 3 * 5  # four component outputs and the ensemble's
     assert all(check.measured is not None for check in result.checks)
+    assert {check.samples for check in result.checks} == {SAMPLES}
 
 
 def test_only_the_component_that_is_off_fails_and_the_ensemble_with_it():

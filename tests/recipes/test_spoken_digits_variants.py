@@ -47,7 +47,8 @@ def test_all_else_is_as_in_the_recipe(path: Path) -> None:
         name: part.model_dump(exclude=SECTIONS) for name, part in BASE.components.items()
     }
     accuracy = next(gate for gate in BASE.gates if method_of(gate) == "accuracy")
-    assert accuracy in recipe.gates, "all are held to the same accuracy"
+    wanted = accuracy.model_copy(update={"max_drop": 0.015}) if path.stem == "pruned" else accuracy
+    assert wanted in recipe.gates, "all are held to the same accuracy, what is smallest to half a point less"
 
 
 @pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)

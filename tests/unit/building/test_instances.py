@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmdeploy.building.judge import candidate_ensemble, substitute_ensemble
@@ -11,6 +12,7 @@ from mmdeploy.engines.built_from import BuiltFrom
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.triton.config import ServedEnsemble, component_config
+from mmdeploy.worker.examples import ExampleFile
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "spoken_digits" / "recipe.yaml"
 
@@ -18,13 +20,15 @@ RECIPE = Path(__file__).parents[3] / "recipes" / "spoken_digits" / "recipe.yaml"
 def artifacts(recipe: Recipe, folder: Path) -> dict[str, Artifact]:
     path = folder / "model.onnx"
     path.write_bytes(b"a graph")
+    np.savez(folder / "example.npz", **{"0": np.zeros(4, np.float32), "1": np.zeros(4, np.float32)})
+    about = as_metadata(BuiltFrom("model.onnx")) | as_metadata(ExampleFile("example.npz"))
     return {
-        f"{name}/engine": Artifact(
+        f"{name}/{step}": Artifact(
             "onnxruntime", path, file_sha256(path), tuple(TensorSpec(key, "FP32", (4,)) for key in component.inputs),
-            tuple(TensorSpec(key, "FP32", (4,)) for key in component.outputs), "test",
-            as_metadata(BuiltFrom("model.onnx")),
+            tuple(TensorSpec(key, "FP32", (4,)) for key in component.outputs), "test", about,
         )
         for name, component in recipe.components.items()
+        for step in ("engine", "export")
     }  # fmt: skip
 
 

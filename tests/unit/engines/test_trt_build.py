@@ -82,14 +82,16 @@ def test_uint8_inputs_stay_uint8(make_onnx, make_context, body: str, precision: 
     np.testing.assert_array_equal(answer(beside, feed), answer(source.path, feed))
 
 
-def test_external_weights_are_parsed_too(make_onnx, make_context) -> None:
+def test_external_weights_are_parsed_too_and_kept_inside_where_they_fit(make_onnx, make_context) -> None:
     source = make_onnx(MATMUL, weights=WEIGHTS)
     model = onnx.load(source.path)
     source.path.unlink()
     onnx.save(model, source.path, save_as_external_data=True, location="w.bin", size_threshold=0)
     built = rtx.run(source, rtx.Options(), make_context(source))
     names = {file.name for file in built.path.parent.iterdir()}
-    assert names == {"model.plan", "graph.onnx", "graph.onnx.data"}
+    assert names == {"model.plan", "graph.onnx"}
+    (weight,) = onnx.load(built.path.with_name("graph.onnx")).graph.initializer
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(weight), WEIGHTS["w"])
 
 
 @pytest.mark.parametrize(

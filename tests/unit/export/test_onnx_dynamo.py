@@ -102,6 +102,7 @@ def test_costs_are_those_of_one_sample(tower):
         "nonzero_parameters": 4 * (64 + 8) + 8 + 27,  # the norm's shift is zero
         "flops": 2 * (projections + products) + 2 * 8 * 3,
         "bytes": 4 * (4 * (64 + 8) + 16 + 27),
+        "uncounted": [],
     }
 
 

@@ -214,9 +214,9 @@ def test_an_engine_of_the_module_takes_the_module_and_keeps_the_graph_beside_it(
     engine, reference = plan.step("audio_encoder/engine"), plan.step("audio_encoder/reference")
     assert engine.source == "audio_encoder/prune"
     assert engine.uses["graph"] == {"audio_encoder": "audio_encoder/export"}
-    assert set(engine.needs) == {"audio_encoder/prune", "audio_encoder/export"}
+    assert set(engine.needs) == {"audio_encoder/prune", "audio_encoder/export", "data/calibration"}
     assert reference.source is None  # the factory's own module
-    assert reference.needs == ("audio_encoder/original",)
+    assert reference.needs == ("audio_encoder/original", "data/calibration")
 
 
 def test_candidates_of_a_plugin_know_whose_they_are(with_plugins):

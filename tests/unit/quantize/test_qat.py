@@ -218,11 +218,11 @@ def test_a_trained_result_is_kept_where_rounding_harms(tmp_path):
     source = qat_samples.component("UnevenRows", tmp_path / "untrained")
     plain = qat_samples.exported(source, tmp_path / "untrained")
     how = static.Options(per_channel=False, calibrator="minmax")
-    after = static.run(plain, how, qat_samples.context(tmp_path / "static", None))
+    with pytest.raises(QuantizeError, match="INT8 leaves too little of output 'logits'"):
+        static.run(plain, how, qat_samples.context(tmp_path / "static", None))
     feed = next(qat_samples.feeds(1, seed=24, batch=256))
-    (wanted,), (ruined,), (repaired,) = (answers(path, feed) for path in (plain.path, after.path, part.write().path))
-    agreement = [float((found.argmax(1) == wanted.argmax(1)).mean()) for found in (ruined, repaired)]
-    assert agreement[1] > agreement[0] + 0.2
+    (wanted,), (repaired,) = (answers(path, feed) for path in (plain.path, part.write().path))
+    assert float((repaired.argmax(1) == wanted.argmax(1)).mean()) > 0.6
 
 
 def test_learned_scales_repair_bad_ranges(tmp_path):

@@ -95,6 +95,8 @@ def _node(one: TensorFinding) -> str:
 
 
 def _short(text: str, letters: int) -> str:
+    """Cut the middle out of a name; what is not printable is one letter: a terminal's table escapes it with several."""
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
     if len(text) <= letters:
         return text
     end = letters // 2

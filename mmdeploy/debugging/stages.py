@@ -97,7 +97,7 @@ class _Stages:
         if artifact is None:
             return Comparison(stage=step.id, what=what, against=against, skipped=self._work.failed.get(step.id, ""))
         graph = self._graph(step.id, artifact.path)
-        torch_made = self._work.artifacts[step.needs[0]] if step.needs else recipe_module(self._work.task(step))
+        torch_made = self._work.artifacts[step.source] if step.source else recipe_module(self._work.task(step))
         module = TorchSide(torch_made, self._work.component)
         inside = dict(pairs.module_outputs(graph))
         known: dict[int, dict[str, Array]] = {}

@@ -133,6 +133,7 @@ def test_a_release_that_is_live_is_told_although_its_report_cannot_be_written(
     monkeypatch.setattr(builder, "require_environment", unfit)
     monkeypatch.setattr(builder, "run_build", published)
     monkeypatch.setattr("mmdeploy.report.write_all", refuse)
+    monkeypatch.setenv("COLUMNS", "400")  # however long the path of the test's folder is
     code, out, err = build()
     assert (code, err) == (3, f"error: the release is live: {tmp_path / 'live'}; but cannot write the report\n")
     assert f"published: {tmp_path / 'live'}" in out

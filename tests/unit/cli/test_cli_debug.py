@@ -60,15 +60,10 @@ def test_the_first_tensor_that_leaves_its_tolerance_is_reduced_and_its_command_s
 def test_a_graph_that_its_step_refused_is_compared_all_the_same(mmdeploy_command, recipe):
     """An export that differs from PyTorch fails its step; the module that it goes wrong in is named."""
     model = (recipe.parent / "model.py").read_text()
-    state = "self.seen = 0.0\n\n    def forward(self, values: Tensor) -> Tensor:\n        self.seen += 1.0\n"
-    model = model.replace(
-        "self.norm = nn.LayerNorm(16)\n\n    def forward(self, values: Tensor) -> Tensor:\n"
-        "        return torch.relu(self.norm(self.project(values)))",
-        f"self.norm = nn.LayerNorm(16)\n        {state}"
-        "        return torch.relu(self.norm(self.project(values)) * self.seen)",
-        1,
-    )
-    assert "self.seen += 1.0" in model
+    answer = "return torch.relu(self.norm(self.project(values)))"
+    traced = "torch.relu(self.norm(self.project(values)) * (3.0 if torch.compiler.is_compiling() else 1.0))"
+    assert answer in model
+    model = model.replace(answer, f"return {traced}", 1)
     (recipe.parent / "model.py").write_text(model)
     found = mmdeploy_command("debug", recipe, "left", "--set", "data.evaluation=null", "--set", "gates=[]")
     assert found.returncode == 1, found.stdout + found.stderr

@@ -54,6 +54,15 @@ def test_a_table_has_the_first_bad_tensor_and_fits_80_columns(tensors, data):
     assert max(map(len, table(page.HEAD, shown).splitlines())) <= 80
 
 
+@pytest.mark.parametrize("letter", ["\x1f", "\n", "\u0600", "\U000e0001"])
+def test_names_that_a_terminal_would_escape_fit_too(letter):
+    tensor = _tensor(letter * 90, op_type=letter * 40, sqnr_db=-150.0, own_sqnr_db=-150.0, max_error=1e30, finite=False)
+    (row,) = page.rows(_comparison(tensor, first=tensor))
+    lines = table(page.HEAD, [row]).splitlines()
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 80
+
+
 def test_rows_are_in_the_order_of_the_graph():
     tensors = [_tensor(f"t{index}", sqnr_db=float(50 - index), is_output=index == 19) for index in range(20)]
     shown = [row[0].strip("> ") for row in page.rows(_comparison(*tensors, first=tensors[10]))]

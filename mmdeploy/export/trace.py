@@ -121,15 +121,20 @@ def _wrapped(request: Request) -> nn.Module:
     return Component().eval()
 
 
-def _dynamic_shapes(request: Request) -> dict[str, Any]:
+def _dynamic_shapes(request: Request, same: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Name the axes that vary; some by the name of the one that they always equal."""
     import torch
 
+    known = same or {}
     batch = torch.export.Dim("batch")
     return {
         "values": tuple(
             {
                 0: batch,
-                **{axis: torch.export.Dim(f"{name}_{axis}") for axis in request.dynamic_axes.get(name, ())},
+                **{
+                    axis: torch.export.Dim(known.get(f"{name}_{axis}", f"{name}_{axis}"))
+                    for axis in request.dynamic_axes.get(name, ())
+                },
             }
             for name in request.feed
         )
@@ -139,8 +144,17 @@ def _dynamic_shapes(request: Request) -> dict[str, Any]:
 def _traced(wrapper: nn.Module, values: tuple[Tensor, ...], request: Request) -> Any:
     import torch
 
+    def traced(same: Mapping[str, str] | None = None) -> Any:
+        return torch.export.export(wrapper, values, dynamic_shapes=_dynamic_shapes(request, same), strict=False)
+
     try:
-        return torch.export.export(wrapper, values, dynamic_shapes=_dynamic_shapes(request), strict=False)
+        try:
+            return traced()
+        except torch._dynamo.exc.UserError as cause:
+            same = _always_equal(str(cause))
+            if not same:
+                raise
+            return traced(same)
     except MmdeployError:
         raise
     except Exception as cause:
@@ -154,6 +168,13 @@ def _traced(wrapper: nn.Module, values: tuple[Tensor, ...], request: Request) ->
                 "no loop over the batch",
             ) from cause
         raise _trace_error(cause, request) from cause
+
+
+def _always_equal(text: str) -> dict[str, str]:
+    """Return axes by the axis that each equals in the module, if torch.export found nothing else to mend."""
+    fixes = [line.split(" = ") for line in text.partition("Suggested fixes:")[2].splitlines() if " = " in line]
+    pairs = {fix[0].strip(): fix[1].strip() for fix in fixes if len(fix) == 2 and fix[1].strip().isidentifier()}
+    return pairs if len(pairs) == len(fixes) and "batch" not in pairs.keys() | {*pairs.values()} else {}
 
 
 def _trace_error(cause: Exception, request: Request) -> ExportError:

@@ -96,7 +96,11 @@ def original_component(artifact: Artifact) -> nn.Module:
     model = load_model(of.factory, root=of.root, weights=of.weights, prefix=of.prefix, allow_pickle=of.allow_pickle)
     module = submodule(model, of.module)
     for name, path in of.apart:
-        part = common_part(module, submodule(model, path), weights_too=name in of.retrained)
+        try:
+            other = submodule(model, path)
+        except ModelError:  # told of the component that names it
+            continue
+        part = common_part(module, other, weights_too=name in of.retrained)
         if part is not None:
             raise ModelError(
                 f"the module {of.module!r} has {part} in common with {path!r}, the module of component {name}:"

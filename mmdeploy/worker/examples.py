@@ -8,14 +8,15 @@ nobody will.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmdeploy.core import facts
-from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Array, Artifact
+from mmdeploy.core.artifact import DTYPE_BY_NUMPY, NUMPY_BY_DTYPE, Array, Artifact, TensorSpec
+from mmdeploy.core.errors import ModelError
 from mmdeploy.data.padding import padded
 from mmdeploy.planning.steps import EXAMPLES, examples_from
 from mmdeploy.recipe.wiring import upstream
@@ -78,12 +79,41 @@ class Examples:
         Raises:
             ModelError: If what lies upstream cannot be run.
         """
+        return self._given(ensemble_examples(self._task.recipe, self._samples(), batch))
+
+    def varying(self, declared: Collection[str]) -> tuple[TensorSpec, ...]:
+        """Return the specs of the component's inputs whose size differs from sample to sample, -1 where it does.
+
+        Args:
+            declared: Inputs that the recipe declares: they are passed over.
+        """
+        recipe, samples = self._task.recipe, self._samples()
+        wires = recipe.components[self._task.step.component].inputs
+        if samples is None or all(name in declared for name in wires):
+            return ()
+        least, most = (_of_one_size(recipe, samples, _LEAST_SIZE, largest=which) for which in (False, True))
+        if all(least[name].shape == array.shape for name, array in most.items()):
+            return ()
+        try:
+            small, large = self._given(least), self._given(most)
+        except ModelError:  # of samples that were cut: those that nobody cut are fed later
+            return ()
+        specs = []
+        for name, array in large.items():
+            other = small[name].shape
+            differs = len(other) == array.ndim and other[1:] != array.shape[1:]
+            if name not in declared and differs and array.dtype.name in DTYPE_BY_NUMPY:
+                shape = tuple(-1 if pair[0] != pair[1] else pair[0] for pair in zip(array.shape, other, strict=True))
+                specs.append(TensorSpec(name, DTYPE_BY_NUMPY[array.dtype.name], shape[1:]))
+        return tuple(specs)
+
+    def _given(self, tensors: dict[str, Array]) -> dict[str, Array]:
+        """Return what the component is given where clients send some tensors."""
         recipe, component = self._task.recipe, self._task.recipe.components[self._task.step.component]
-        tensors = ensemble_examples(recipe, self._samples(), batch)
         before = upstream(recipe.components, self._task.step.component)
         if before and any(wire.tensor not in tensors for wire in component.inputs.values()):
             self._chain = self._chain or torch_chain(self._task, before)
-            tensors |= self._chain.run(tensors)
+            tensors = tensors | self._chain.run(tensors)
         return {name: tensors[wire.tensor] for name, wire in component.inputs.items()}
 
     def _samples(self) -> SampleSet | None:
@@ -104,19 +134,27 @@ def ensemble_examples(recipe: Recipe, samples: SampleSet | None, batch: int) -> 
     """
     if samples is None:
         return {name: _made_up(spec, batch, recipe.seed + index) for index, (name, spec) in enumerate(_inputs(recipe))}
-    chosen = [samples.batch(index, index + 1) for index in range(samples.count)]
-    return {name: _batch([one[name][0] for one in chosen], spec, batch) for name, spec in _inputs(recipe)}
+    if batch == 1:
+        first = samples.batch(0, 1)
+        return {name: np.array(first[name]) for name, _ in _inputs(recipe)}
+    return _of_one_size(recipe, samples, batch, largest=True)
 
 
 def _inputs(recipe: Recipe) -> Sequence[tuple[str, InputSpec]]:
     return tuple(recipe.inputs.items())
 
 
-def _batch(arrays: Sequence[Array], spec: InputSpec, batch: int) -> Array:
-    if batch == 1:
-        return np.array(arrays[0])[None]
-    largest = np.array([array.shape for array in arrays], dtype=np.int64).max(axis=0, initial=0)
-    sizes = zip(largest.tolist(), spec.shape, strict=True)
+def _of_one_size(recipe: Recipe, samples: SampleSet, batch: int, *, largest: bool) -> dict[str, Array]:
+    """Return a batch of samples, each padded to the largest size in the set, or cut to the smallest."""
+    chosen = [samples.batch(index, index + 1) for index in range(samples.count)]
+    return {
+        name: _batch([one[name][0] for one in chosen], spec, batch, largest=largest) for name, spec in _inputs(recipe)
+    }
+
+
+def _batch(arrays: Sequence[Array], spec: InputSpec, batch: int, *, largest: bool) -> Array:
+    found = np.array([array.shape for array in arrays], dtype=np.int64)
+    sizes = zip((found.max(axis=0) if largest else found.min(axis=0)).tolist(), spec.shape, strict=True)
     shape = [max(size, _LEAST_SIZE) if declared == -1 else size for size, declared in sizes]
     return np.stack([padded(arrays[index % len(arrays)], shape, spec.range) for index in range(batch)])
 

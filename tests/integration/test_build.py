@@ -262,10 +262,14 @@ def run_cli(recipe: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.parametrize("moment", ["export", "gates"])
-def test_ctrl_c_leaves_no_process_and_nothing_half_written(tiny_recipe: Path, moment: str) -> None:
+@pytest.mark.parametrize(
+    ("moment", "told"),
+    [("export", "interrupted while left/export, right/export ran"), ("gates", "interrupted")],
+    ids=["export", "gates"],
+)
+def test_ctrl_c_leaves_no_process_and_nothing_half_written(tiny_recipe: Path, moment: str, told: str) -> None:
     gates = "gates=[{method: latency, max_ratio_to_reference: 0.001, requests: 100000, max_seconds: 100}]"
-    process = run_cli(tiny_recipe, "--set", gates)
+    process = run_cli(tiny_recipe, "--jobs", "2", "--set", gates)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(moment) or moment in line.split(":")[0]:
@@ -281,7 +285,7 @@ def test_ctrl_c_leaves_no_process_and_nothing_half_written(tiny_recipe: Path, mo
     work = tiny_recipe.parents[1] / ".mmdeploy"
     report = read_report(work / "runs" / "two_towers" / "latest")
     assert report.failure is not None
-    assert report.failure.message == "interrupted"
+    assert report.failure.message == told
     assert not (tiny_recipe.parents[1] / "model_repository" / "two_towers").exists()
 
 

@@ -1,5 +1,6 @@
 """Sets of samples in whole builds: made once, shared, and the only thing that runs again where they stay the same."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,9 @@ def test_calibration_samples_may_differ_in_length(tiny_recipe: Path, tmp_path: P
     metadata = {step.id: step.metadata for step in outcome.report.steps}
     assert metadata["data/calibration"]["inputs"]["a"]["shape"] == [[3, 6], 8]
     assert metadata["left/quantize"]["samples"] == 6
+    config = (outcome.report.staged / "two_towers.fusion" / "config.pbtxt").read_text()
+    dims = [int(size) for size in re.findall(r"dims: (-?\d+)", config)]
+    assert dims == [-1, 16, -1, 16, -1, 4]  # upstream gives any length, declared or not
     with pytest.raises(DataError, match=r"samples 0 and 1 cannot be in one batch: input 'a' is \[3, 8\] and \[5, 8\]"):
         build(tiny_recipe, tmp_path / "work", "gates=[]", "components.right.quantize=null")
     assert np.isfinite(metadata["left/quantize"]["cosine"]["embedding"])

@@ -30,7 +30,7 @@ ADDRESSING = {
 #: for is found by the registry, and the method's own code is in the key; a gate names the metric, whose code is, too.
 BY_VALUE = (
     "mmdeploy/planning/", "mmdeploy/recipe/", "mmdeploy/choice/options.py", "mmdeploy/plugins/registry.py",
-    "mmdeploy/gates/accuracy.py",
+    "mmdeploy/gates/accuracy.py", "mmdeploy/scoring/metric_spec.py",
 )  # fmt: skip
 #: What may end a kind of step early and has no say in what it gives: the original is scored by the gates' metrics so
 #: that one that fails is told now and not when everything is served. The gate itself scores it again.

@@ -169,6 +169,7 @@ class _Run:
         self.live = LivePlan(recipe, self.store, goal, upto)
         runs = recipe.name if goal == "build" else f"{recipe.name}.{goal}"
         self.folder = run_folder(settings.workdir, runs, self.id)
+        self.recipe_record = recipe_record(recipe)
         self.staged_folder = self.folder / "staged"
         self.state = _Progress()
         self.candidate: Staged | None = None
@@ -279,7 +280,7 @@ class _Run:
         records = tuple(done.get(step.id) or unfinished(step, error, under_way) for step in steps)
         gate_records = tuple(gate_record(result, seconds=taken) for result, taken in zip(results, seconds, strict=True))
         return BuildReport(
-            recipe=recipe_record(self.recipe),
+            recipe=self.recipe_record,
             target=self.recipe.target,
             started_at=self.started_at,
             seconds=time.monotonic() - self._started,

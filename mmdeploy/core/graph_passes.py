@@ -8,6 +8,7 @@ where ONNX Runtime's FP16 converter takes them for activations.) A CLIP tower ta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -44,3 +45,12 @@ def _apply(model: Any, change: Any) -> None:
         graph.initializer.remove(weight)
     for value in [value for value in graph.value_info if value.name not in made]:
         graph.value_info.remove(value)
+
+
+def with_bodies(graph: Any) -> Iterator[Any]:
+    """Yield a graph and the bodies of its control flow."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from with_bodies(attribute.g)

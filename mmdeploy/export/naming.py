@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from mmdeploy.core import graph_passes
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -25,7 +27,7 @@ def name_by_module(proto: Any, *, prefix: str) -> None:
         prefix: Attribute of the wrapper that was exported, taken off module paths and weight names.
     """
     seen: Counter[str] = Counter()
-    for graph in _graphs(proto.graph):
+    for graph in graph_passes.with_bodies(proto.graph):
         for node in graph.node:
             scope = _module_path(node, prefix)
             name = f"{scope}/{node.op_type}" if scope else node.op_type
@@ -51,7 +53,7 @@ def name_ends(proto: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None
     main = proto.graph
     names = {value.name: name for value, name in zip(main.input, inputs, strict=True)}
     names |= {value.name: name for value, name in zip(main.output, outputs, strict=True)}
-    graphs = list(_graphs(main))
+    graphs = list(graph_passes.with_bodies(main))
     taken = {name for graph in graphs for node in graph.node for name in (*node.input, *node.output)}
     taken.update(weight.name for graph in graphs for weight in graph.initializer)
     wanted = set(names.values())
@@ -70,15 +72,6 @@ def name_ends(proto: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None
             value.name = names.get(value.name, value.name)
 
 
-def _graphs(graph: Any) -> Iterator[Any]:
-    """Yield a graph and the bodies of its control flow."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-
-
 def _module_path(node: Any, prefix: str) -> str:
     text = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
     try:
@@ -90,7 +83,7 @@ def _module_path(node: Any, prefix: str) -> str:
 
 
 def _shorten_weights(main: Any, prefix: str) -> None:
-    graphs = list(_graphs(main))
+    graphs = list(graph_passes.with_bodies(main))
     taken = {value.name for graph in graphs for value in (*graph.input, *graph.initializer)}
     taken.update(name for graph in graphs for node in graph.node for name in node.output)
     short: dict[str, str] = {}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mmdeploy.core import graph_passes
+
 #: Attributes by which a node names the type that it gives, besides Cast's ``to``.
 _TYPE_ATTRIBUTES = ("to", "dtype")
 
@@ -20,8 +22,12 @@ def holds_doubles(proto: Any) -> bool:
     main = proto.graph
     if any(value.type.tensor_type.elem_type == TensorProto.DOUBLE for value in (*main.input, *main.output)):
         return False
-    return any(tensor.data_type == TensorProto.DOUBLE for graph in _graphs(main) for tensor in _tensors(graph)) or any(
-        attribute.i == TensorProto.DOUBLE for graph in _graphs(main) for attribute in _named_types(graph)
+    return any(
+        tensor.data_type == TensorProto.DOUBLE for graph in graph_passes.with_bodies(main) for tensor in _tensors(graph)
+    ) or any(
+        attribute.i == TensorProto.DOUBLE
+        for graph in graph_passes.with_bodies(main)
+        for attribute in _named_types(graph)
     )
 
 
@@ -29,7 +35,7 @@ def narrow(proto: Any) -> None:
     """Turn FP64 into FP32 in place, and drop the casts that then change nothing."""
     from onnx import TensorProto, numpy_helper
 
-    for graph in _graphs(proto.graph):
+    for graph in graph_passes.with_bodies(proto.graph):
         for tensor in _tensors(graph):
             if tensor.data_type == TensorProto.DOUBLE:
                 name = tensor.name
@@ -62,19 +68,10 @@ def _drop_casts(graph: Any) -> None:
 
 def _names_inside(graph: Any) -> set[str]:
     """Return what the bodies of control flow read; they see the names around them."""
-    bodies = [one for one in _graphs(graph) if one is not graph]
+    bodies = [one for one in graph_passes.with_bodies(graph) if one is not graph]
     return {name for body in bodies for node in body.node for name in node.input} | {
         value.name for body in bodies for value in body.output
     }
-
-
-def _graphs(graph: Any) -> Iterator[Any]:
-    """Yield a graph and the bodies of its control flow."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

@@ -6,15 +6,14 @@ from one that only passes on what was bad before it. Nothing of this is run for 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mmdeploy.core import graph_passes
 from mmdeploy.core.agreement import sqnr_db
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.sessions import AS_WRITTEN, open_session
+from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.quantize import graphs, ranges
 
 #: Stands before the name of what a node computes where its readers are given the float graph's tensor.
@@ -74,8 +73,8 @@ def _apart(
     del graph.output[:], graph.value_info[:]
     graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in called)
     graph_passes.drop_unused(cut)
-    with tempfile.TemporaryDirectory(prefix="mmdeploy-own-noise-") as folder:
-        path = Path(folder) / "cut.onnx"
+    with temporary_folder("own-noise") as folder:
+        path = folder / "cut.onnx"
         graphs.save(cut, path)
         session = open_session(path, {"intra_op_thread_count": str(threads)}, graph_level=AS_WRITTEN)
         wanted = {value.name for value in session.get_inputs()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from mmdeploy.core.agreement import sqnr_db
 from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.sessions import open_session
+from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.quantize import graphs
 from mmdeploy.quantize.ranges import Feeds
 
@@ -39,8 +39,8 @@ class HeldOut:
         """
         import numpy as np
 
-        with tempfile.TemporaryDirectory(prefix="mmdeploy-held-out-") as folder:
-            path = Path(folder) / "model.onnx"
+        with temporary_folder("held-out") as folder:
+            path = folder / "model.onnx"
             graphs.save(quantized, path)
             given = self._answers(path)
         found = []

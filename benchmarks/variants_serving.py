@@ -24,7 +24,6 @@ from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
 
 CONFIDENCE = 0.95
-NO_CACHE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,7 @@ def side_by_side(
     Returns:
         For each load what each ensemble did.
     """
-    with triton_server.start(
-        list(repositories.values()), log=log, response_cache_bytes=NO_CACHE_BYTES, ready_timeout_s=300.0
-    ) as server:
+    with triton_server.start(list(repositories.values()), log=log, ready_timeout_s=300.0) as server:
         ensembles = {label: Ensemble(server.grpc_url, names[label]) for label in repositories}
         return [_measured(ensembles, requests, load, seed) for load in loads]
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mmdeploy.building import plain_recipe
+from mmdeploy.building.cache_notes import cache_notes, write_server_options
 from mmdeploy.building.endings import exit_code, failure, placed, unfinished
 from mmdeploy.building.environment import require_environment
 from mmdeploy.building.figures import costs, latencies, sizes, stages
@@ -221,6 +222,7 @@ class _Run:
         recipe, artifacts = self.recipe, self.state.artifacts
         unrunnable = self.live.fingerprints.unrunnable
         self.candidate = staged(self.staged_folder, candidate_ensemble(recipe, artifacts))
+        self.state.notes.extend(cache_notes(self.staged_folder, self.candidate.ensemble))
         if not recipe.gates:
             self.state.notes.append("The recipe has no gates: nothing was served or judged.")
             return
@@ -262,7 +264,8 @@ class _Run:
                 self.recipe.name,
                 release_id=self.id,
                 extra_files={"report.json": report}
-                | write_sample_request(self.folder, self.recipe, self.state.artifacts),
+                | write_sample_request(self.folder, self.recipe, self.state.artifacts)
+                | write_server_options(self.folder, self.candidate.repository.path),
             )
         except BaseException:
             if target.resolve().name != self.id:  # an interrupt may come when the release is live already

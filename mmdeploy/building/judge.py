@@ -1,8 +1,8 @@
 """Judge what is really served: stage the candidate and its FP32 reference, start a Triton on each, run the gates.
 
 The two servers stand side by side and are asked in turns, so that both meet the same machine. The reference is
-the same ensemble with the FP32 export of every component in the same kind of engine. While the gates run, the
-response cache is too small to keep an answer: what is timed is inference.
+the same ensemble with the FP32 export of every component in the same kind of engine. While the gates run, the servers
+have no response cache, whatever the recipe caches: samples are asked for many times, and what is timed is inference.
 
 An engine that cannot run on this machine is judged by a substitute: the very graph that it was built from,
 served by ONNX Runtime. `Judgement.substitute` says so, and no latency is claimed.
@@ -39,6 +39,7 @@ from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.install import stand_in_of
 from mmdeploy.triton.options import InstanceGroup, Serving
 from mmdeploy.triton.repository import StagedRepository, stage
+from mmdeploy.triton.response_cache import cached
 from mmdeploy.triton.scalars import ScalarRunner
 from mmdeploy.worker.examples import kept_example
 
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
     from mmdeploy.triton.server import Server
 
-_NO_CACHE_BYTES = 1024
+#: Without a cache: even in the smallest that Triton takes, 256 bytes, small answers are kept.
+_NO_CACHE_BYTES = 0
 
 
 @dataclass(frozen=True)
@@ -213,12 +215,9 @@ def _ensemble(
         for spec in part.artifact.outputs
         for tensor in [part.outputs[spec.name]]
     }
-    return ServedEnsemble(
-        name=recipe.name,
-        inputs=tuple(TensorSpec(name, spec.dtype, tuple(spec.shape)) for name, spec in recipe.inputs.items()),
-        outputs=tuple(specs[name] for name in recipe.outputs),
-        components=components,
-    )
+    inputs = tuple(TensorSpec(name, spec.dtype, tuple(spec.shape)) for name, spec in recipe.inputs.items())
+    ensemble = ServedEnsemble(recipe.name, inputs, tuple(specs[name] for name in recipe.outputs), components)
+    return cached(ensemble, recipe.response_cache)
 
 
 def _component(

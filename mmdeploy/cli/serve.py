@@ -28,7 +28,9 @@ _PROBE_EVERY_S = 10.0
 @click.option("--server", "binary", type=click.Path(path_type=Path), help="The tritonserver binary to take.")
 @click.option("--url", help="Do not start one: look at the Triton that runs at this HTTP URL.")
 @click.option(
-    "--cache-mib", type=click.IntRange(0), default=64, show_default=True, help="Response cache that models share."
+    "--cache-mib",
+    type=click.IntRange(0),
+    help="Size of the response cache that models share; 0 for none. What the releases ask for by default.",
 )
 @workdir_option
 def command(
@@ -40,7 +42,7 @@ def command(
     metrics_port: int,
     binary: Path | None,
     url: str | None,
-    cache_mib: int,
+    cache_mib: int | None,
     workdir: Path,
 ) -> int:
     """Serve a model repository with Triton on this machine until Ctrl-C.
@@ -55,6 +57,7 @@ def command(
     """  # noqa: D301
     from mmdeploy.triton import server as triton_server
     from mmdeploy.triton.repository import require_intact, resolve
+    from mmdeploy.triton.response_cache import settings_of
 
     if url is not None:
         server = triton_server.attach(url)
@@ -69,7 +72,7 @@ def command(
             grpc_port=grpc_port,
             metrics_port=metrics_port,
             binary=binary,
-            response_cache_bytes=cache_mib * 2**20,
+            response_cache_bytes=settings_of(repositories).bytes if cache_mib is None else cache_mib * 2**20,
             model_control="explicit",  # a model whose backend died can be loaded again
             load=("*",),
         )

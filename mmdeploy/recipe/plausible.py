@@ -13,6 +13,7 @@ from typing import Any
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
 from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.gates import accuracy, latency, memory, parity, size, throughput
+from mmdeploy.recipe import caching
 from mmdeploy.recipe.schema import InputSpec, Recipe
 from mmdeploy.recipe.wiring import Finding
 from mmdeploy.scoring.builtin import METRICS
@@ -32,6 +33,7 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
         if problem := _range_problem(spec):
             yield Finding(("inputs", name, "range"), problem)
     yield from _too_large(recipe)
+    yield from caching.findings(recipe)
     for index, gate in enumerate(recipe.gates):
         for key, message in _impossible(gate, recipe):
             yield Finding(("gates", index, key), message)
@@ -46,6 +48,7 @@ def doubts(recipe: Recipe) -> list[str]:
         if getattr(component.quantize, "samples", None) == 1:
             place = f"components.{name}.quantize.samples"
             found.append(f"{place}: ranges from one sample hold for that sample; take a hundred or more")
+    found += caching.doubts(recipe)
     data = recipe.data
     if data.calibration is not None and data.calibration == data.evaluation:
         found.append(

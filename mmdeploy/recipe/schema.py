@@ -22,7 +22,7 @@ from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.core.target import Target
 from mmdeploy.plugins.registry import Registry
 from mmdeploy.recipe.methods import union_of
-from mmdeploy.triton.options import Serving
+from mmdeploy.triton.options import ResponseCache, Serving
 
 REFERENCE_PATTERN = r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_.]*$"
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
@@ -331,6 +331,9 @@ class Recipe(Section):
         json_schema_extra=NOT_EMPTY,
         description="What clients get, by the ensemble's tensor name. Gates see the first where they name none.",
         examples=[{"logits": {}}],
+    )
+    response_cache: ResponseCache | None = Field(
+        None, description="Room for answers that are kept. Where the section is missing a server has the room it likes."
     )
     gates: tuple[GateOptions, ...] = Field(
         (),

@@ -37,6 +37,8 @@ INPUT_RULES_PARAMETER = "mmdeploy.inputs"
 WARMUP_FOLDER = "warmup"
 #: Where an engine puts the graph level among its parameters; in config.pbtxt it is a field of its own.
 GRAPH_LEVEL_PARAMETER = "optimization.graph.level"
+#: Key of an ensemble's ``parameters`` under which ``mmdeploy serve`` finds the size of the response cache.
+CACHE_BYTES_PARAMETER = "mmdeploy.response_cache_bytes"
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class ServedEnsemble:
         outputs: What a client gets, named by ensemble tensor.
         components: In any order; Triton follows the tensors.
         response_cache: Answer a repeated request as a whole from Triton's response cache.
+        cache_bytes: Size of the response cache that a server should have; 0 where the recipe does not say.
         version: Number of the ensemble's (empty) version folder.
     """
 
@@ -91,6 +94,7 @@ class ServedEnsemble:
     outputs: tuple[TensorSpec, ...]
     components: tuple[ServedComponent, ...]
     response_cache: bool = False
+    cache_bytes: int = 0
     version: int = PUBLISHED_VERSION
 
     @property
@@ -147,6 +151,8 @@ def ensemble_config(ensemble: ServedEnsemble) -> ModelConfig:
     _add_tensors(config.output, ensemble.outputs, ensemble.max_batch_size)
     if ensemble.response_cache:
         config.response_cache.enable = True
+    if ensemble.cache_bytes:
+        config.parameters[CACHE_BYTES_PARAMETER].string_value = str(ensemble.cache_bytes)
     for component in ensemble.components:
         step = config.ensemble_scheduling.step.add(model_name=component.name, model_version=component.version)
         for name, tensor in sorted(component.inputs.items()):

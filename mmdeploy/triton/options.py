@@ -167,3 +167,20 @@ class Serving(MethodOptions):
             if beyond := [size for size in section.batch_sizes if size > limit]:
                 raise ValueError(f"batch size {beyond[0]} is above max_batch_size {largest}")
         return section
+
+
+class ResponseCache(MethodOptions):
+    """The response cache that the models of the recipe share, and whether the ensemble is in it as a whole."""
+
+    size_mib: int = Field(
+        default=64,
+        ge=1,
+        le=2**20,
+        description="Size in MiB of the server's memory. `mmdeploy serve` takes it; another server is told with "
+        "--cache-config, as beside the release.",
+    )
+    ensemble: bool = Field(
+        default=False,
+        description="Answer a request seen before (byte for byte) as a whole. Components are cached by their "
+        "serving.response_cache.",
+    )

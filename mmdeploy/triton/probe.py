@@ -1,7 +1,8 @@
 """Asks every served model one small question: the only readiness that means anything.
 
 Triton reports a model as ready although its stub process is dead and every request fails. A model whose queue is
-full, or that does not come to the question in time, is well as long as it answers others.
+full, or that does not come to the question in time, is well as long as it answers others. One whose answers are cached
+is asked something else each time: the cache would answer for a dead stub.
 """
 
 from __future__ import annotations
@@ -52,9 +53,12 @@ def probe_models(
     configs = {name: ask_json(f"{http_url}/v2/models/{name}/config", timeout_s=timeout_s) for name in names}
     results: dict[str, str | None] = {}
     for name in sorted(configs, key=lambda name: "ensemble_scheduling" in configs[name]):
-        feed_dict = probe_inputs(configs[name], declared_ranges(name, configs), samples.get(name, {}))
+        ranges = declared_ranges(name, configs)
+        feed_dict = probe_inputs(configs[name], ranges, samples.get(name, {}))
         if feed_dict is None:
             continue
+        if configs[name].get("response_cache", {}).get("enable"):
+            feed_dict = varied(feed_dict, ranges)
         if "ensemble_scheduling" in configs[name] and any(results.values()):
             break
         results[name] = _Question(grpc_url, http_url, name, feed_dict).ask(timeout_s)
@@ -102,6 +106,25 @@ def probe_inputs(config: Mapping[str, Any], ranges: Ranges, sample: Mapping[str,
         low, high = ranges.get(name, (0, 0))
         feed_dict[name] = np.full((*batch, *dims), 0 if low <= 0 <= high else low, dtype)
     return feed_dict
+
+
+def varied(feed_dict: Mapping[str, Array], ranges: Ranges) -> dict[str, Array]:
+    """Return inputs that a model takes if it takes these, and that it has hardly been asked before.
+
+    Floating-point values move by the last bits, towards the middle of their range. Where there are none, whole numbers
+    change places within their input: each stays one that is allowed.
+    """
+    random, changed = np.random.default_rng(), dict(feed_dict)
+    for name, array in feed_dict.items():
+        if array.dtype.kind == "f":
+            low, high = ranges.get(name, (-1.0, 1.0))
+            middle = np.full_like(array, (low + high) / 2)
+            for _ in range(8):
+                moved = np.nextafter(changed[name], middle)
+                changed[name] = np.where(random.integers(2, size=array.shape, dtype=bool), moved, changed[name])
+    if not any(array.dtype.kind == "f" for array in feed_dict.values()):
+        changed = {name: random.permutation(array.reshape(-1)).reshape(array.shape) for name, array in changed.items()}
+    return changed
 
 
 def declared_ranges(model: str, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:

@@ -17,6 +17,7 @@ import pytest
 
 import mmdeploy
 from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.building.cache_notes import OPTIONS_FILE
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import DataError, ExportError, InferenceError, ModelError, StepError
@@ -25,8 +26,10 @@ from mmdeploy.record.observer import Silent
 from mmdeploy.record.report_file import read_report
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
+from mmdeploy.triton.http import ask_json
 from mmdeploy.triton.lint import lint
-from mmdeploy.triton.repository import resolve
+from mmdeploy.triton.repository import resolve, verify
+from mmdeploy.triton.response_cache import settings_of
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
 
@@ -64,6 +67,37 @@ def test_a_recipe_becomes_a_published_ensemble_that_answers(tiny_recipe: Path, s
         feeds = {name: np.random.default_rng(0).standard_normal((3, 8), np.float32) for name in "ab"}
         assert runner.infer(feeds)["logits"].shape == (3, 4)
         runner.close()
+
+
+def test_a_recipe_that_caches_says_what_its_server_needs_and_was_judged_without(
+    tiny_recipe: Path, shared_workdir: Path
+) -> None:
+    cached = ("components.left.serving.response_cache=true", "response_cache={size_mib: 2, ensemble: true}")
+    outcome = build(tiny_recipe, shared_workdir, *cached)
+    raise_error(outcome)
+    published = outcome.report.published
+    assert published is not None
+    option = f"--cache-config=local,size={2 * 2**20}"
+    assert (published / OPTIONS_FILE).read_text() == f"{option}\n"
+    (note,) = (note for note in outcome.report.notes if "are cached" in note)
+    assert note.startswith("Answers of two_towers, two_towers.left are cached, in 2 MiB")
+    assert option in note
+    assert verify(published) == ()
+    for log in (outcome.folder / "logs").glob("triton-*.log"):
+        assert "cache_enabled                    | 0" in log.read_text()  # the gates' servers have no cache
+    settings = settings_of(resolve(published))
+    with triton_server.start(
+        resolve(published), log=shared_workdir / "triton.log", response_cache_bytes=settings.bytes
+    ) as server:
+        runner = GrpcRunner(server.grpc_url, "two_towers")
+        feeds = {name: np.random.default_rng(0).standard_normal((3, 8), np.float32) for name in "ab"}
+        first, again = runner.infer(feeds)["logits"], runner.infer(feeds)["logits"]
+        np.testing.assert_array_equal(first, again)
+        runner.infer(feeds | {"b": feeds["b"] + 1})
+        runner.close()
+        stats = ask_json(f"{server.http_url}/v2/models/stats")["model_stats"]
+        hits = {one["name"]: int(one["inference_stats"]["cache_hit"]["count"]) for one in stats}
+        assert hits == {"two_towers": 1, "two_towers.left": 1, "two_towers.right": 0, "two_towers.fusion": 0}
 
 
 def test_an_unchanged_recipe_runs_nothing_again(tiny_recipe: Path, shared_workdir: Path) -> None:

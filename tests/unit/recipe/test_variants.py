@@ -23,7 +23,9 @@ from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.variants import merge
 from mmdeploy.recipe.yaml_tree import Node, tree_from_text
 
-KEYS = "base, components, data, folder, gates, inputs, model, name, outputs, schema_version, seed, target"
+KEYS = (
+    "base, components, data, folder, gates, inputs, model, name, outputs, response_cache, schema_version, seed, target"
+)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import numpy as np
 
 from mmdeploy import engines, gates
 from mmdeploy.choice.record import engine_choice
-from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
+from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.target import Target, this_hardware, usable_cores
@@ -215,8 +215,9 @@ def _ensemble(
         for spec in part.artifact.outputs
         for tensor in [part.outputs[spec.name]]
     }
-    inputs = tuple(TensorSpec(name, spec.dtype, tuple(spec.shape)) for name, spec in recipe.inputs.items())
-    ensemble = ServedEnsemble(recipe.name, inputs, tuple(specs[name] for name in recipe.outputs), components)
+    ensemble = ServedEnsemble(
+        recipe.name, recipe.input_specs, tuple(specs[name] for name in recipe.outputs), components
+    )
     return cached(ensemble, recipe.response_cache)
 
 

@@ -24,7 +24,8 @@ from mmdeploy.core.store import translated
 from mmdeploy.core.version import __version__
 from mmdeploy.planning.chains import full_precision, lowers_precision, torch_sections
 from mmdeploy.plugins.registry import Registry
-from mmdeploy.recipe.schema import Component, Recipe, Section
+from mmdeploy.recipe.declared import Section
+from mmdeploy.recipe.schema import Component, Recipe
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.scoring.findings import PlainSection
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from mmdeploy.core.errors import RecipeError
 
 if TYPE_CHECKING:
     from mmdeploy.core.contracts import MethodOptions
-    from mmdeploy.recipe.schema import Recipe, Wire
+    from mmdeploy.recipe.declared import Wire
+    from mmdeploy.recipe.schema import Recipe
 
 
 @click.command()
@@ -102,9 +104,11 @@ def _summary(recipe: Recipe) -> str:
         reads = "\n".join(f"{key} <- {_wire(wire)}" for key, wire in component.inputs.items())
         writes = "\n".join(f"{key} -> {_wire(wire)}" for key, wire in component.outputs.items())
         rows.append((name, reads, writes, chain, str(component.serving.max_batch_size)))
-    inputs = "\n".join(f"{name}: {spec.dtype} {list(spec.shape)}" for name, spec in recipe.inputs.items())
+    inputs = "\n".join(f"{name}: {spec.dtype} {_shape(spec.shape)}" for name, spec in recipe.inputs.items())
     gates = "\n".join(_gate(gate) for gate in recipe.gates) or "none: whatever is built is published"
     ends = [("inputs", inputs), ("outputs", "\n".join(recipe.outputs)), ("data", _data(recipe)), ("gates", gates)]
+    if recipe.sizes:
+        ends.insert(1, ("sizes", _sizes(recipe)))
     over = f" over {recipe.origin.base}" if recipe.origin.base else ""
     return "\n".join(
         (
@@ -150,8 +154,18 @@ def _method(options: MethodOptions) -> str:
 
 def _wire(wire: Wire) -> str:
     dtype = f" {wire.dtype}" if wire.dtype else ""
-    shape = f" {list(wire.shape)}" if wire.shape else ""
+    shape = f" {_shape(wire.shape)}" if wire.shape else ""
     return f"{wire.tensor}{dtype}{shape}"
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _sizes(recipe: Recipe) -> str:
+    sizes = [spec.named(name) for name, spec in recipe.sizes.items()]
+    steps = [f", multiples of {size.multiple_of}" if size.multiple_of > 1 else "" for size in sizes]
+    return "\n".join(f"{size.name}: {size.min} to {size.max}{step}" for size, step in zip(sizes, steps, strict=True))
 
 
 def _gate(options: MethodOptions) -> str:

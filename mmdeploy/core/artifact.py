@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mmdeploy.core.sizes import Sizes, sizes_from
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -32,11 +34,14 @@ class TensorSpec:
         name: The tensor's name in the graph.
         dtype: Triton's name of the type, such as ``FP32``.
         shape: Shape of one sample, the batch dimension left out; -1 where the size varies.
+        sizes: What is known of the sizes that vary: a `Size` or None an axis; empty where nothing is. It is no part of
+            what the tensor is: two specs are equal whether or not it is known.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    sizes: Sizes = field(default=(), compare=False)
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -108,8 +113,12 @@ class Artifact:
         """Read what `to_json` wrote; ``folder`` is where the main file lies now."""
         fields = json.loads(text)
         for side in ("inputs", "outputs"):
-            fields[side] = tuple(TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in fields[side])
+            fields[side] = tuple(_spec_from(spec) for spec in fields[side])
         return cls(**fields | {"path": folder / fields["path"], "beside": tuple(fields.get("beside", ()))})
+
+
+def _spec_from(entry: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"]), sizes_from(entry.get("sizes", ())))
 
 
 def file_sha256(path: Path) -> str:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import DataError, did_you_mean, kind_of
+from mmdeploy.core.sizes import lengths_problem
 from mmdeploy.data.contents import DIGEST_BYTES
 from mmdeploy.model.sources import describe, importing_from, on_path, resolve_callable
 from mmdeploy.model.watching import reading
@@ -133,6 +134,9 @@ def _checked(feed: Mapping[str, Any], specs: Sequence[TensorSpec], ranges: Range
                 hint=f"it has {', '.join(map(str, feed)) or 'none'}; every sample needs all of {', '.join(names)}",
             )
         checked[spec.name] = _checked_array(feed[spec.name], spec, ranges.get(spec.name), where)
+    sizes = {spec.name: spec.sizes for spec in specs if spec.sizes}
+    if sizes and (wrong := lengths_problem({name: checked[name].shape for name in sizes}, sizes)):
+        raise DataError(f"{where}, {wrong}", hint="correct the samples, or the bounds under sizes in the recipe")
     return checked
 
 

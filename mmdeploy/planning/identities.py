@@ -83,7 +83,8 @@ class Identities:
 
     def inputs(self) -> dict[str, str]:
         """Name what clients send."""
-        return {"inputs": self._input_specs()}
+        sizes = {name: spec.model_dump(mode="json") for name, spec in self._recipe.sizes.items()}
+        return {"inputs": self._input_specs()} | ({"sizes": digest(sizes)} if sizes else {})
 
     def judging(self, name: str) -> dict[str, str]:
         """Name what is judged in the ensemble: components with the same surroundings share no result."""

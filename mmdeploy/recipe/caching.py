@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.schema import Component, Recipe
-from mmdeploy.recipe.wiring import Finding
 from mmdeploy.triton.options import SpecificVersions
 from mmdeploy.triton.response_cache import RESERVED_BYTES, answer_bytes, confusable, why_confused
 
@@ -91,7 +90,7 @@ def _entries(recipe: Recipe) -> dict[str, int]:
     found = {}
     for name, part in recipe.components.items():
         specs = [
-            TensorSpec(key, wire.dtype, tuple(wire.shape))
+            recipe.tensor(key, wire.dtype, wire.shape)
             for key, wire in part.outputs.items()
             if wire.dtype is not None and wire.shape is not None
         ]

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from mmdeploy.core.errors import ModelError, did_you_mean, nearest
 from mmdeploy.gates import accuracy
 from mmdeploy.model.weight_files import INDEX, files_of
+from mmdeploy.recipe.declared import plain_shape
+from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.label_files import label_problem
 from mmdeploy.recipe.schema import Recipe
-from mmdeploy.recipe.wiring import Finding
 from mmdeploy.recipe.yaml_tree import Keys
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Fin
 
 def _label_findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:
     declared = {
-        wire.tensor: wire.shape for component in recipe.components.values() for wire in component.outputs.values()
+        wire.tensor: plain_shape(wire.shape) if wire.shape else None
+        for component in recipe.components.values()
+        for wire in component.outputs.values()
     }
     for name, output in recipe.outputs.items():
         path: Keys = ("outputs", name, "labels")

@@ -11,11 +11,12 @@ from pathlib import Path
 from mmdeploy.core.errors import Problem, RecipeError
 from mmdeploy.plugins.registry import beside, is_reference
 from mmdeploy.recipe.files import check_files
+from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.mending import Mended, mended
 from mmdeploy.recipe.plausible import findings
 from mmdeploy.recipe.schema import REGISTRIES, Origin, Recipe, folder_of_paths
 from mmdeploy.recipe.variants import Base, laid_over_its_base
-from mmdeploy.recipe.wiring import Finding, check
+from mmdeploy.recipe.wiring import check
 from mmdeploy.recipe.yaml_tree import Keys, Node, tree_from_file, where
 
 

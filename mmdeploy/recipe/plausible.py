@@ -14,8 +14,9 @@ from mmdeploy.core.artifact import NUMPY_BY_DTYPE
 from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.gates import accuracy, latency, memory, parity, size, throughput
 from mmdeploy.recipe import caching
-from mmdeploy.recipe.schema import InputSpec, Recipe
-from mmdeploy.recipe.wiring import Finding
+from mmdeploy.recipe.declared import Dim, InputSpec
+from mmdeploy.recipe.finding import Finding
+from mmdeploy.recipe.schema import Recipe
 from mmdeploy.scoring.builtin import METRICS
 from mmdeploy.scoring.load import LoadOptions
 
@@ -83,12 +84,15 @@ def _values(dtype: str) -> tuple[int | None, int | None]:
 
 
 def _too_large(recipe: Recipe) -> Iterator[Finding]:
-    """Find inputs of which one request of the largest batch cannot be sent; a size that varies counts as 1."""
+    """Find inputs of which one request of the largest batch cannot be sent.
+
+    A size that varies counts as its largest; one without a name as 1.
+    """
     if not recipe.components:
         return
     batch = max(1, recipe.max_batch_size)
     bytes_of = {
-        name: math.prod(max(1, size) for size in spec.shape) * _item_bytes(spec.dtype)
+        name: math.prod(_largest(recipe, dim) for dim in spec.shape) * _item_bytes(spec.dtype)
         for name, spec in recipe.inputs.items()
     }
     total = sum(bytes_of.values())
@@ -102,6 +106,12 @@ def _too_large(recipe: Recipe) -> Iterator[Finding]:
         f"{bytes_of[name] * batch / 2**30:.3g} of them this one, and a message over gRPC less than 2 GiB{smaller}"
     )
     yield Finding(("inputs", name, "shape"), message)
+
+
+def _largest(recipe: Recipe, dim: Dim) -> int:
+    if isinstance(dim, str):
+        return recipe.sizes[dim].max if dim in recipe.sizes else 1
+    return max(1, dim)
 
 
 def _item_bytes(dtype: str) -> int:

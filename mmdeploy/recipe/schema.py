@@ -13,14 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag
 from pydantic.config import JsonDict
 
 from mmdeploy import engines, export, gates, prune, quantize, recover
 from mmdeploy.choice.options import AutoEngine
+from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.core.target import Target
 from mmdeploy.plugins.registry import Registry
+from mmdeploy.recipe.declared import (
+    SIZE_PATTERN,
+    Dim,
+    InputSpec,
+    Section,
+    SizeName,
+    SizeSpec,
+    TensorName,
+    Wire,
+    plain_shape,
+)
 from mmdeploy.recipe.methods import union_of
 from mmdeploy.triton.options import ResponseCache, Serving
 
@@ -36,18 +48,13 @@ PATTERN_MEANINGS: Mapping[str, str] = {
         "Triton makes it a folder and a part of URLs"
     ),
     MODULE_PATTERN: "the attribute path of a submodule, such as encoders.image",
+    SIZE_PATTERN: "a name of letters, digits and '_' that does not start with a digit",
 }
 
-Dtype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
-]
-Size = Annotated[int, Field(ge=-1)]
-Shape = Annotated[tuple[Size, ...], Field(min_length=1)]
 CallableReference = Annotated[str, Field(pattern=REFERENCE_PATTERN)]
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
 # Emptiness of these is for `mmdeploy.recipe.wiring` to find, beside everything else.
 NOT_EMPTY: JsonDict = {"minProperties": 1}
-TensorName = Annotated[str, Field(min_length=1)]
 #: A pattern of file names; like a `Path`, it is relative to the folder of the file that it is written in.
 Glob = Annotated[str, "glob"]
 
@@ -82,12 +89,6 @@ else:
         Discriminator(lambda value: "word" if isinstance(value, str) else "section"),
     ]
     GateOptions = union_of(gates.METHODS)
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and any key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Model(Section):
@@ -167,32 +168,6 @@ class Data(Section):
         allow_inf_nan=False,
         description="Largest size, in GiB, of a set of samples on disk; one that is larger is refused. Calibration, "
         "validation and evaluation sets are recorded once a build, in the store.",
-    )
-
-
-class InputSpec(Section):
-    """A tensor that clients send."""
-
-    dtype: Dtype = Field(description="Triton's name of the element type.")
-    shape: Shape = Field(
-        description="Shape of one sample, the batch dimension left out; -1 where a size varies.",
-        examples=[[3, 224, 224], [-1]],
-    )
-    range: tuple[float, float] | None = Field(
-        None,
-        description="Lowest and highest value that makes sense, such as [0, 49407] for token ids.",
-        examples=[[0, 255]],
-    )
-
-
-class Wire(Section):
-    """The ensemble's tensor that a component's tensor is wired to, and what it is declared to hold."""
-
-    tensor: TensorName = Field(description="Name of the tensor in the ensemble.")
-    dtype: Dtype | None = Field(None, description="Element type; checked against the other end of the wire.")
-    shape: Shape | None = Field(
-        None,
-        description="Shape of one sample, the batch dimension left out; checked like dtype.",
     )
 
 
@@ -318,6 +293,11 @@ class Recipe(Section):
     seed: int = Field(0, ge=0, lt=2**32, description="For everything random: examples, sampling, bootstrap.")
     model: Model = Field(description="The trained PyTorch model.")
     data: Data = Field(default_factory=Data, description="Where samples come from.")
+    sizes: dict[SizeName, SizeSpec] = Field(
+        default_factory=dict,
+        description="Sizes that vary from sample to sample, by the name that shapes use, with their bounds.",
+        examples=[{"tokens": {"min": 1, "max": 77}}],
+    )
     inputs: dict[TensorName, InputSpec] = Field(
         json_schema_extra=NOT_EMPTY,
         description="What clients send, by the ensemble's tensor name.",
@@ -361,6 +341,16 @@ class Recipe(Section):
     def max_batch_size(self) -> int:
         """The ensemble's: the smallest of its components'."""
         return min(component.serving.max_batch_size for component in self.components.values())
+
+    def tensor(self, name: str, dtype: str, shape: tuple[Dim, ...]) -> TensorSpec:
+        """Describe a tensor that the recipe declares, with what it says of the sizes that vary."""
+        sizes = tuple(self.sizes[dim].named(dim) if isinstance(dim, str) else None for dim in shape)
+        return TensorSpec(name, dtype, plain_shape(shape), sizes if any(sizes) else ())
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """What clients send."""
+        return tuple(self.tensor(name, spec.dtype, spec.shape) for name, spec in self.inputs.items())
 
     def engine_options(self, component: str) -> MethodOptions:
         """Return the options of a component's engine: its own, or the defaults of the target's engine.

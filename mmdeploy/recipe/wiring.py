@@ -15,28 +15,14 @@ from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.gates import parity
 from mmdeploy.recipe import sharing
-from mmdeploy.recipe.schema import Component, Recipe, Wire
+from mmdeploy.recipe.declared import Dim, Wire
+from mmdeploy.recipe.finding import Finding
+from mmdeploy.recipe.schema import Component, Recipe
+from mmdeploy.recipe.size_rules import size_findings
 from mmdeploy.recipe.wiring_order import order_with, sources_of
 from mmdeploy.recipe.yaml_tree import Keys
 from mmdeploy.triton.config import PUBLISHED_VERSION
 from mmdeploy.triton.options import SAMPLE_HINT, SpecificVersions, unfit_warmup
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing wrong with the wiring.
-
-    Attributes:
-        path: The place to change.
-        message: What is wrong and what to do.
-        involves: Other places that the finding follows from.
-        needs_all: It follows from something that is *not* in the recipe.
-    """
-
-    path: Keys
-    message: str
-    involves: tuple[Keys, ...] = ()
-    needs_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +32,7 @@ class _End:
     path: Keys
     owner: str
     dtype: str | None = None
-    shape: tuple[int, ...] | None = None
+    shape: tuple[Dim, ...] | None = None
 
 
 @dataclass
@@ -65,6 +51,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_cycles(recipe.components),
         *_unused(recipe, tensors),
         *_clashes(tensors),
+        *size_findings(recipe),
         *_batch_sizes(recipe),
         *_versions(recipe),
         *_guards(recipe),
@@ -227,7 +214,7 @@ def _differ(first: object, second: object) -> bool:
 
 
 def _shown(declared: object) -> str:
-    return str(list(declared)) if isinstance(declared, tuple) else str(declared)
+    return f"[{', '.join(map(str, declared))}]" if isinstance(declared, tuple) else str(declared)
 
 
 def _batch_sizes(recipe: Recipe) -> Iterator[Finding]:

@@ -34,7 +34,8 @@ from mmdeploy.worker.task import Task
 from mmdeploy.worker.training_setup import HeldOut, RecipeTrainingSetup
 
 if TYPE_CHECKING:
-    from mmdeploy.recipe.schema import Recipe, Wire
+    from mmdeploy.recipe.declared import Wire
+    from mmdeploy.recipe.schema import Recipe
 
 
 def step_context(task: Task, workdir: Path, progress: Progress, *, needs: frozenset[str]) -> StepContext:
@@ -159,5 +160,5 @@ def _declared(recipe: Recipe, wires: Mapping[str, Wire]) -> tuple[TensorSpec, ..
         source = recipe.inputs.get(wire.tensor)
         dtype, shape = wire.dtype or (source and source.dtype), wire.shape or (source and source.shape)
         if dtype and shape:
-            specs.append(TensorSpec(name, dtype, tuple(shape)))
+            specs.append(recipe.tensor(name, dtype, shape))
     return tuple(specs)

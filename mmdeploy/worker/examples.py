@@ -25,7 +25,7 @@ from mmdeploy.worker.feeds import sample_set, torch_chain
 if TYPE_CHECKING:
     from mmdeploy.data.sample_sets import SampleSet
     from mmdeploy.model.torch_model import TorchChain
-    from mmdeploy.recipe.schema import InputSpec, Recipe
+    from mmdeploy.recipe.schema import Recipe
     from mmdeploy.worker.task import Task
 
 _EXAMPLE = "example.npz"
@@ -133,42 +133,56 @@ def ensemble_examples(recipe: Recipe, samples: SampleSet | None, batch: int) -> 
             to the largest in the set, as a client would.
     """
     if samples is None:
-        return {name: _made_up(spec, batch, recipe.seed + index) for index, (name, spec) in enumerate(_inputs(recipe))}
+        return {
+            name: _made_up(spec, recipe.inputs[name].range, batch, recipe.seed + index)
+            for index, (name, spec) in enumerate(_inputs(recipe))
+        }
     if batch == 1:
         first = samples.batch(0, 1)
         return {name: np.array(first[name]) for name, _ in _inputs(recipe)}
     return _of_one_size(recipe, samples, batch, largest=True)
 
 
-def _inputs(recipe: Recipe) -> Sequence[tuple[str, InputSpec]]:
-    return tuple(recipe.inputs.items())
+def _inputs(recipe: Recipe) -> Sequence[tuple[str, TensorSpec]]:
+    return tuple((spec.name, spec) for spec in recipe.input_specs)
 
 
 def _of_one_size(recipe: Recipe, samples: SampleSet, batch: int, *, largest: bool) -> dict[str, Array]:
     """Return a batch of samples, each padded to the largest size in the set, or cut to the smallest."""
     chosen = [samples.batch(index, index + 1) for index in range(samples.count)]
     return {
-        name: _batch([one[name][0] for one in chosen], spec, batch, largest=largest) for name, spec in _inputs(recipe)
+        name: _batch([one[name][0] for one in chosen], spec, recipe.inputs[name].range, batch, largest=largest)
+        for name, spec in _inputs(recipe)
     }
 
 
-def _batch(arrays: Sequence[Array], spec: InputSpec, batch: int, *, largest: bool) -> Array:
+def _batch(
+    arrays: Sequence[Array], spec: TensorSpec, span: tuple[float, float] | None, batch: int, *, largest: bool
+) -> Array:
     found = np.array([array.shape for array in arrays], dtype=np.int64)
     sizes = zip((found.max(axis=0) if largest else found.min(axis=0)).tolist(), spec.shape, strict=True)
     shape = [max(size, _LEAST_SIZE) if declared == -1 else size for size, declared in sizes]
-    return np.stack([padded(arrays[index % len(arrays)], shape, spec.range) for index in range(batch)])
+    return np.stack([padded(arrays[index % len(arrays)], shape, span) for index in range(batch)])
 
 
-def _made_up(spec: InputSpec, batch: int, seed: int) -> Array:
+def _made_up(spec: TensorSpec, span: tuple[float, float] | None, batch: int, seed: int) -> Array:
     """Draw integers and bounded floats evenly from their range, other floats from N(0, 1).
 
     Integers without a declared range are 0 to 255 (UINT8) or 0 and 1: anything larger may be no valid index.
     """
     random, dtype = np.random.default_rng(seed), np.dtype(NUMPY_BY_DTYPE[spec.dtype])
-    shape = (batch, *(_MADE_UP_SIZE if size == -1 else size for size in spec.shape))
+    shape = (batch, *_made_up_shape(spec))
     if dtype.kind in "biu":
-        low, high = spec.range or (0, 255 if dtype == np.uint8 else 1)
+        low, high = span or (0, 255 if dtype == np.uint8 else 1)
         return random.integers(math.ceil(low), math.floor(high), shape, endpoint=True).astype(dtype)
-    if spec.range is not None:
-        return random.uniform(*spec.range, shape).astype(dtype).clip(*spec.range)
+    if span is not None:
+        return random.uniform(*span, shape).astype(dtype).clip(*span)
     return random.standard_normal(shape).astype(dtype)
+
+
+def _made_up_shape(spec: TensorSpec) -> list[int]:
+    known = spec.sizes or (None,) * len(spec.shape)
+    return [
+        dim if dim != -1 else _MADE_UP_SIZE if size is None else size.nearest(_MADE_UP_SIZE)
+        for dim, size in zip(spec.shape, known, strict=True)
+    ]

@@ -137,5 +137,4 @@ def sample_set(task: Task, key: str) -> SampleSet | None:
 
 def ensemble_inputs(recipe: Recipe) -> tuple[tuple[TensorSpec, ...], dict[str, tuple[float, float]]]:
     """Return the specs of what clients send, and the ranges declared for them."""
-    specs = tuple(TensorSpec(name, spec.dtype, spec.shape) for name, spec in recipe.inputs.items())
-    return specs, {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}
+    return recipe.input_specs, {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}

@@ -1,5 +1,6 @@
 """Every bad data set of the issue is refused, and the message names the sample and the input."""
 
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import no_progress
 from mmdeploy.core.errors import DataError
+from mmdeploy.core.sizes import Size
 from mmdeploy.data import samples as data
 from mmdeploy.data.recording import Request, record
 from mmdeploy.data.sample_sets import SampleSet
@@ -301,3 +303,25 @@ def test_siblings_imported_while_samples_are_read_are_those_of_the_recipe(tmp_pa
         feeds = data.stream("data.py:samples", root=folder, specs=[TensorSpec("x", "FP32", (2,))])
         found += [float(feed["x"][0]) for feed, _ in feeds]
     assert found == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "told"),
+    [
+        (9, 9, "sample 1, input 'ids': a length of 9, outside [2, 8] of the size 'tokens' (axis 0)"),
+        (5, 5, "sample 1, input 'ids': a length of 5, no multiple of 2, as the size 'tokens' must be (axis 0)"),
+        (4, 6, "sample 1, input 'mask' is 6 long where 'ids' is 4: both have the size 'tokens'"),
+    ],
+)
+def test_samples_have_lengths_of_their_sizes(tmp_path, ids, mask, told):
+    body = f"""
+        import numpy as np
+
+        def calibration():
+            yield {{"ids": np.ones(8, np.int64), "mask": np.ones(8, np.int64)}}
+            yield {{"ids": np.ones({ids}, np.int64), "mask": np.ones({mask}, np.int64)}}
+        """
+    (tmp_path / "data.py").write_text(textwrap.dedent(body))
+    specs = [TensorSpec(name, "INT64", (-1,), (Size("tokens", 2, 8, 2),)) for name in ("ids", "mask")]
+    with pytest.raises(DataError, match=re.escape(told)):
+        list(data.stream("data.py:calibration", root=tmp_path, specs=specs))

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ValidationError
 from mmdeploy import engines, export, gates, quantize
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
 from mmdeploy.core.target import Target
+from mmdeploy.recipe.declared import Dtype, Wire
 from mmdeploy.recipe.json_schema import json_schema
 from mmdeploy.recipe.loader import load_recipe
-from mmdeploy.recipe.schema import Dtype, Recipe, Wire, union_of
+from mmdeploy.recipe.schema import Recipe, union_of
 from mmdeploy.recipe.sections import described, members, models
 
 REGISTRIES = {

@@ -201,7 +201,8 @@ def in_process(graphs: Mapping[str, Path]) -> InProcessDeployment:
 @contextmanager
 def triton(graphs: Mapping[str, Path], folder: Path) -> Iterator[Deployment]:
     """Serve the graphs as an ensemble by a Triton of its own."""
-    from mmdeploy.building.judge import ServedDeployment, model_name
+    from mmdeploy.building.judge import ServedDeployment
+    from mmdeploy.building.served_ensemble import model_name
     from mmdeploy.triton import server
     from mmdeploy.triton.config import ServedComponent, ServedEnsemble
     from mmdeploy.triton.options import InstanceGroup, Serving

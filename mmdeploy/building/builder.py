@@ -25,11 +25,8 @@ from mmdeploy.building.judge import (
     EvaluationRecord,
     Judgement,
     Staged,
-    candidate_ensemble,
     judge,
-    reference_ensemble,
     staged,
-    substitute_ensemble,
 )
 from mmdeploy.building.label_counts import require_label_counts
 from mmdeploy.building.live_plan import LivePlan
@@ -38,6 +35,7 @@ from mmdeploy.building.run_folder import run_folder
 from mmdeploy.building.sample_notes import sample_notes
 from mmdeploy.building.sample_request import write_sample_request
 from mmdeploy.building.scheduler import Workers, log_of
+from mmdeploy.building.served_ensemble import candidate_ensemble, reference_ensemble, substitute_ensemble
 from mmdeploy.building.turns import admitted, startable
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Verdict

@@ -2,7 +2,7 @@
 
 ``sample_request.json`` is a KServe v2 request, ``sample_request.headers`` what curl must send with it; a client
 that sends it as a form, as curl does when it is not told otherwise, can crash Triton. Types that JSON cannot carry
-(FP16) go as bytes, in ``sample_request.bin``. ``perf_analyzer.json`` holds several samples for ``perf_analyzer
+(FP16, files) go as bytes, in ``sample_request.bin``. ``perf_analyzer.json`` holds several samples for ``perf_analyzer
 --input-data``.
 """
 
@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmdeploy.core.artifact import Array, Artifact
+from mmdeploy.core.strings import packed
 from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.data.samples import Feed
 from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.schema import Recipe
-from mmdeploy.triton.client import ONLY_BINARY, binary_request, request_json
+from mmdeploy.triton.client import binary_request, request_json, text_only
 
 _SAMPLES = 8
 
@@ -45,7 +46,7 @@ def write_sample_request(folder: Path, recipe: Recipe, artifacts: Mapping[str, A
 
 
 def _request(recipe: Recipe, feed: Feed) -> dict[str, bytes]:
-    if any(spec.dtype in ONLY_BINARY for spec in recipe.inputs.values()):
+    if not text_only(feed):
         header, body = binary_request(feed, (), recipe.name)
         headers = "".join(f"{name}: {value}\n" for name, value in header.items())
         return {"sample_request.bin": body, "sample_request.headers": headers.encode()}
@@ -69,4 +70,4 @@ def _perf_analyzer(recipe: Recipe, samples: SampleSet) -> str:
 
 
 def _base64(array: Array) -> str:
-    return base64.b64encode(array.tobytes()).decode()
+    return base64.b64encode(packed(array) if array.dtype == object else array.tobytes()).decode()

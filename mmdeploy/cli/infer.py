@@ -13,6 +13,9 @@ from mmdeploy.core.errors import InferenceError, MmdeployError, ServerError, Usa
 if TYPE_CHECKING:
     from mmdeploy.core.contracts import FeedDict
 
+#: What begins a text that is given in place of a file.
+_TEXT = "text:"
+
 
 @click.command()
 @click.argument("model")
@@ -23,12 +26,15 @@ if TYPE_CHECKING:
 def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, as_json: bool) -> None:
     """Send files to a served ensemble: PNG, JPEG, WAV, .npy or JSON, one for each input.
 
+    An input of BYTES is sent the file as it is, whatever it holds, or a text: INPUT=text:...
+
     The model may batch or not: one sample is sent. An http:// URL speaks KServe v2 JSON, anything else gRPC.
 
     \b
     Example:
       mmdeploy infer spoken_digits image=seven.png audio=seven.wav
       mmdeploy infer spoken_digits image=x.npy audio=x.wav --fit --url http://127.0.0.1:8000
+      mmdeploy infer pair photo=cat.webp "caption=text:a cat on a mat"
     """  # noqa: D301
     runner = _runner(url, model)
     try:
@@ -39,7 +45,7 @@ def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, as_json:
     batched = runner.max_batch_size > 0
     values = {name: (array[0] if batched else array) for name, array in answers.items()}
     if as_json:
-        click.echo(json.dumps({name: array.tolist() for name, array in values.items()}))
+        click.echo(json.dumps({name: _plain(array) for name, array in values.items()}))
     else:
         for name, array in values.items():
             click.echo(_shown(name, array))
@@ -78,10 +84,8 @@ def _served_instead(scheme: str, address: str, model: str) -> str | None:
 
 
 def _feed_dict(runner: Any, files: tuple[str, ...], fit: bool) -> FeedDict:
-    from mmdeploy.data.media import read_tensor
-
     specs = {spec.name: spec for spec in runner.inputs}
-    given: dict[str, Path] = {}
+    given: dict[str, str] = {}
     for pair in files:
         name, equals, file = pair.partition("=")
         if not equals:
@@ -94,19 +98,43 @@ def _feed_dict(runner: Any, files: tuple[str, ...], fit: bool) -> FeedDict:
             raise UsageError(
                 f"two files for {name}: {given[name]} and {file}", hint="give one INPUT=FILE for each input"
             )
-        given[name] = Path(file)
+        given[name] = file
     missing = [str(spec) for name, spec in specs.items() if name not in given]
     if missing:
         raise UsageError(f"no file for {'; '.join(missing)}", hint="give one INPUT=FILE for each input")
     batched = runner.max_batch_size > 0
-    tensors = {name: read_tensor(path, specs[name], fit=fit) for name, path in given.items()}
+    tensors = {name: _tensor(file, specs[name], fit) for name, file in given.items()}
     return {name: array[None] if batched else array for name, array in tensors.items()}
+
+
+def _tensor(file: str, spec: Any, fit: bool) -> Any:
+    """Read a file, or take what stands behind ``text:`` where the model takes strings."""
+    from mmdeploy.core.strings import BYTES, as_strings
+    from mmdeploy.data.media import read_tensor
+
+    if spec.dtype == BYTES and file.startswith(_TEXT):
+        strings = as_strings(file.removeprefix(_TEXT))
+        assert strings is not None
+        return strings.reshape([1] * len(spec.shape))
+    return read_tensor(Path(file), spec, fit=fit)
+
+
+def _plain(array: Any) -> Any:
+    """Return a tensor as JSON values; strings as text."""
+    from mmdeploy.core.strings import text_of
+
+    def told(value: Any) -> Any:
+        return [told(one) for one in value] if isinstance(value, list) else text_of(value)
+
+    return told(array.tolist()) if array.dtype == object else array.tolist()
 
 
 def _shown(name: str, array: Any) -> str:
     """Show a tensor; a vector of scores with its largest entry, as classifiers are read."""
     import numpy as np
 
+    if array.dtype == object:
+        return f"{name}: {json.dumps(_plain(array), ensure_ascii=False)}"
     text = np.array2string(array, precision=4, suppress_small=True, threshold=64, max_line_width=100)
     if array.ndim == 1 and array.dtype.kind == "f" and array.size > 1:
         return f"{name}: {text}\n  largest: {array.max():.4f} at index {int(array.argmax())}"

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
-#: Triton's data type names (model_config.proto without the TYPE_ prefix) and the NumPy type of each.
+#: Triton's data type names and the NumPy type of each. config.pbtxt calls BYTES ``TYPE_STRING``, the others ``TYPE_…``;
+#: their elements are Python's `bytes` (see `mmdeploy.core.strings`).
 NUMPY_BY_DTYPE: Mapping[str, str] = {
     "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
     "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
-    "FP16": "float16", "FP32": "float32", "FP64": "float64",
+    "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object",
 }  # fmt: skip
 DTYPE_BY_NUMPY: Mapping[str, str] = {name: dtype for dtype, name in NUMPY_BY_DTYPE.items()}
 

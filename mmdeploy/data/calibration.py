@@ -32,7 +32,7 @@ class CalibrationCheck:
         """
         where = f"{self._reference}: sample {index}"
         for name, array in feed.items():
-            if array.size > 1 and name not in self._masks and not array.any():
+            if array.dtype != object and array.size > 1 and name not in self._masks and not array.any():
                 raise DataError(
                     f"{where}, input {name!r} is all zero",
                     hint="silence, a black image or padding teaches the ranges nothing: leave the sample out",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mmdeploy.core.artifact import Array
 
 
@@ -29,6 +31,8 @@ class Census:
         """Count a sample."""
         before = self.sizes or [(size, size) for size in array.shape]
         self.sizes = [(min(low, size), max(high, size)) for (low, high), size in zip(before, array.shape, strict=True)]
+        if array.dtype == object:  # of strings their lengths are told
+            array = np.array([len(one) for one in array.ravel().tolist()])
         if array.size:
             self.elements += array.size
             self._total += float(array.sum(dtype="float64"))

@@ -1,4 +1,4 @@
-"""Turn files into tensors: PNG and JPEG, WAV, ``.npy``, JSON.
+"""Turn files into tensors: PNG and JPEG, WAV, ``.npy``, JSON; a tensor of BYTES holds a file as it is.
 
 Only what a tensor's declared type and shape settle is done: scaling to [-1, 1] for samples of audio, grey or RGB for
 pixels. Sizes must fit, or be asked to be made to fit.
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import UsageError
+from mmdeploy.core.strings import BYTES
 
 Array = npt.NDArray[Any]
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -45,6 +46,8 @@ def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
     """
     if not path.is_file():
         raise UsageError(f"{spec.name}: there is no file {path}")
+    if spec.dtype == BYTES:
+        return _whole(path, spec)
     suffix = path.suffix.lower()
     if suffix not in ACCEPTED:
         raise UsageError(f"{spec.name}: {path.name} is of an unknown type; accepted: {', '.join(ACCEPTED)}")
@@ -69,6 +72,16 @@ def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
         hint = "--fit resizes images, and cuts or fills audio" if suffix in (*IMAGES, ".wav") and not fit else None
         raise UsageError(f"{spec.name}: {path.name}: {mismatch}", hint=hint)
     return array
+
+
+def _whole(path: Path, spec: TensorSpec) -> Array:
+    """Return a file's bytes as a sample of one string; a text file as an editor leaves it loses its last line end."""
+    if any(size not in (1, -1) for size in spec.shape):
+        raise UsageError(f"{spec.name}: the model takes {list(spec.shape)} strings a sample, and {path.name} is one")
+    content = path.read_bytes()
+    found = np.empty(1, dtype=object)
+    found[0] = content.removesuffix(b"\n").removesuffix(b"\r") if path.suffix.lower() == ".txt" else content
+    return found.reshape([1] * len(spec.shape))
 
 
 def _numbers(path: Path, spec: TensorSpec) -> Array:

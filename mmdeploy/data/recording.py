@@ -20,6 +20,7 @@ from mmdeploy.core.artifact import Array, TensorSpec
 from mmdeploy.core.contracts import Progress
 from mmdeploy.core.errors import DataError
 from mmdeploy.core.labels import Labels, kind, written
+from mmdeploy.core.strings import BYTES, nbytes, packed
 from mmdeploy.data.calibration import CalibrationCheck
 from mmdeploy.data.census import Census
 from mmdeploy.data.contents import DIGESTS, INDEX, digest_of
@@ -111,7 +112,7 @@ class _Recorder:
         for name, array in feed.items():
             self._censuses[name].add(array)
             self._columns[name].add(array)
-            self._grow(array.nbytes)
+            self._grow(nbytes(array))
         self._digests += digest
         self.count += 1
 
@@ -178,23 +179,27 @@ class _ColumnFile:
     """The file of one input; its header is written last, when it is known whether all samples are alike."""
 
     def __init__(self, folder: Path, name: str, spec: TensorSpec, stack: ExitStack) -> None:
-        self._folder, self._name, self._dtype = folder, name, spec.numpy_dtype
+        self._folder, self._name, self._strings = folder, name, spec.dtype == BYTES
+        self._dtype = np.dtype(np.uint8) if self._strings else spec.numpy_dtype
+        self._bytes = 0
         self._stream: BinaryIO = stack.enter_context((folder / f"{name}.npy").open("wb"))
         self._stream.write(bytes(_HEADER_BYTES))
         self._shapes: list[tuple[int, ...]] = []
 
     def add(self, array: Array) -> None:
         self._shapes.append(array.shape)
-        self._stream.write(np.ascontiguousarray(array).tobytes())
+        content = packed(array) if self._strings else np.ascontiguousarray(array).tobytes()
+        self._stream.write(content)
+        self._bytes += len(content)
 
     def finish(self) -> dict[str, str]:
         """Write the header; return what the index says of the input."""
-        alike = len(set(self._shapes)) == 1
-        total = sum(int(np.prod(shape, dtype=np.int64)) for shape in self._shapes)
+        alike = len(set(self._shapes)) == 1 and not self._strings
+        total = self._bytes // self._dtype.itemsize
         self._stream.seek(0)
         self._stream.write(_npy_header(self._dtype, (len(self._shapes), *self._shapes[0]) if alike else (total,)))
         self._stream.close()
-        entry = {"file": f"{self._name}.npy"}
+        entry = {"file": f"{self._name}.npy"} | ({"holds": BYTES} if self._strings else {})
         if not alike:
             entry["shapes"] = f"{self._name}-shapes.npy"
             np.save(self._folder / entry["shapes"], np.array(self._shapes, dtype=np.int64), allow_pickle=False)

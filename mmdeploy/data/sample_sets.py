@@ -2,14 +2,15 @@
 
 A set is a folder with `contents.INDEX`, an ``.npy`` file an input, digests of the samples, and its labels. Samples of
 one shape are stacked along axis 0. Where shapes differ, the file holds all values one after the other, and the index
-names a second file with the shape of each sample. Either way a batch whose samples are alike is a piece of the file:
+names a second file with the shape of each sample; so does one of strings, which are written as Triton sends them, and
+read into memory. Of numbers, either way a batch whose samples are alike is a piece of the file:
 nothing is copied before somebody writes into it, and what is written stays in memory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.labels import Labels, read
+from mmdeploy.core.strings import unpacked
 from mmdeploy.data.contents import DIGEST_BYTES, DIGESTS, INDEX
 from mmdeploy.data.samples import Feed, unequal
 
@@ -38,17 +40,21 @@ class SampleSet:
     _digests: bytes
 
     @classmethod
-    def open(cls, folder: Path, reference: str) -> SampleSet:
-        """Open what `mmdeploy.data.recording.record` wrote."""
+    def open(cls, folder: Path, reference: str, only: Collection[str] | None = None) -> SampleSet:
+        """Open what `mmdeploy.data.recording.record` wrote; of its tensors some, or all."""
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         count = int(index["count"])
 
         def load(name: str) -> Array:
             return np.asarray(np.load(folder / name, mmap_mode="c", allow_pickle=False))
 
+        def values(entry: Mapping[str, str]) -> Array:
+            return unpacked(load(entry["file"]).tobytes(), (-1,)) if "holds" in entry else load(entry["file"])
+
         columns = {
-            name: _Column.of(load(entry["file"]), load(entry["shapes"]) if "shapes" in entry else None)
+            name: _Column.of(values(entry), load(entry["shapes"]) if "shapes" in entry else None)
             for name, entry in index["inputs"].items()
+            if only is None or name in only
         }
         labels = None if index["labels"] is None else read(index["labels"], load)
         return cls(reference, count, labels, columns, (folder / DIGESTS).read_bytes())

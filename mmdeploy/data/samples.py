@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import DataError, did_you_mean, kind_of
 from mmdeploy.core.sizes import lengths_problem
+from mmdeploy.core.strings import BYTES, as_strings, packed
 from mmdeploy.data.contents import DIGEST_BYTES
 from mmdeploy.model.sources import describe, importing_from, on_path, resolve_callable
 from mmdeploy.model.watching import reading
@@ -75,7 +76,10 @@ def sample_digest(feed: Mapping[str, Array]) -> bytes:
     digest = hashlib.sha256()
     for array in feed.values():
         digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+        if array.dtype == object:
+            digest.update(packed(array))
+        else:
+            digest.update(np.ascontiguousarray(array).data if array.size else b"")
     return digest.digest()[:DIGEST_BYTES]
 
 
@@ -142,6 +146,8 @@ def _checked(feed: Mapping[str, Any], specs: Sequence[TensorSpec], ranges: Range
 
 def _checked_array(value: object, spec: TensorSpec, span: tuple[float, float] | None, where: str) -> Array:
     where = f"{where}, input {spec.name!r}"
+    if spec.dtype == BYTES:
+        return _checked_strings(value, spec, where)
     if not hasattr(value, "__array__"):
         raise DataError(f"{where} is {kind_of(value)}, expected a NumPy array ({spec})")
     array = np.asarray(value)
@@ -159,6 +165,19 @@ def _checked_array(value: object, spec: TensorSpec, span: tuple[float, float] | 
     if span is not None and array.size and array.dtype.kind != "b":
         _refuse_outside(array, span, where)
     return array
+
+
+def _checked_strings(value: object, spec: TensorSpec, where: str) -> Array:
+    """Return text or bytes, alone, in a list or in an array, as an array of `bytes`."""
+    strings = as_strings(value)
+    if strings is None:
+        raise DataError(f"{where} is {kind_of(value)}, expected bytes or text ({spec})")
+    if strings.size == 1:
+        strings = strings.reshape([1] * len(spec.shape))
+    mismatch = spec.mismatch(strings)
+    if mismatch is not None:
+        raise DataError(f"{where}: {mismatch}")
+    return strings
 
 
 def _refuse_outside(array: Array, span: tuple[float, float], where: str) -> None:

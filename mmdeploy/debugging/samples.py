@@ -54,7 +54,7 @@ def samples(work: DebugWork) -> Samples:
         sizes = [min(largest, work.samples - start) for start in range(0, work.samples, largest)]
         return Samples([examples(size) for size in sizes], "random values, for the recipe names no data")
     reference = str(getattr(recipe.data, named))
-    dynamic = any(-1 in spec.shape for spec in recipe.inputs.values())
+    dynamic = any(-1 in spec.shape for spec in recipe.sources().values())
     through = _through(work)
     fed = []
     for feeds in _batches(work, named, 1 if dynamic else largest):

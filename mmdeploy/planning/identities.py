@@ -116,4 +116,4 @@ class Identities:
         return texts
 
     def _input_specs(self) -> str:
-        return digest({name: spec.model_dump(mode="json") for name, spec in self._recipe.inputs.items()})
+        return digest({name: spec.model_dump(mode="json") for name, spec in self._recipe.sources().items()})

@@ -11,7 +11,7 @@ from mmdeploy.core.sizes import Size
 SIZE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 Dtype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
 ]
 TensorName = Annotated[str, Field(min_length=1)]
 SizeName = Annotated[str, Field(pattern=SIZE_PATTERN, max_length=100)]

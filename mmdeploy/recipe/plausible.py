@@ -12,6 +12,7 @@ from typing import Any
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
 from mmdeploy.core.contracts import MethodOptions
+from mmdeploy.core.strings import BYTES
 from mmdeploy.gates import accuracy, latency, memory, parity, size, throughput
 from mmdeploy.recipe import caching
 from mmdeploy.recipe.declared import Dim, InputSpec
@@ -63,6 +64,8 @@ def _range_problem(spec: InputSpec) -> str:
     if spec.range is None:
         return ""
     low, high = spec.range
+    if spec.dtype == BYTES:
+        return "BYTES have no range: limit what a step of preprocess takes, or remove it"
     if low > high:
         return f"the lowest value, {low:g}, is above the highest, {high:g}: did you mean [{high:g}, {low:g}]?"
     least, most = _values(spec.dtype)

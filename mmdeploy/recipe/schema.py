@@ -352,6 +352,15 @@ class Recipe(Section):
         """What clients send."""
         return tuple(self.tensor(name, spec.dtype, spec.shape) for name, spec in self.inputs.items())
 
+    def sources(self) -> dict[str, InputSpec]:
+        """Return what the PyTorch components read from outside, by the ensemble's tensor name."""
+        return dict(self.inputs)
+
+    @property
+    def source_specs(self) -> tuple[TensorSpec, ...]:
+        """What the PyTorch components read from outside."""
+        return tuple(self.tensor(name, spec.dtype, spec.shape) for name, spec in self.sources().items())
+
     def engine_options(self, component: str) -> MethodOptions:
         """Return the options of a component's engine: its own, or the defaults of the target's engine.
 

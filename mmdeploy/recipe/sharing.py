@@ -142,6 +142,6 @@ def _fit(one: Mapping[str, tuple[object, object]], other: Mapping[str, tuple[obj
 def _declared(recipe: Recipe, wires: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
     found = {}
     for name, wire in wires.items():
-        source = recipe.inputs.get(wire.tensor)
+        source = recipe.sources().get(wire.tensor)
         found[name] = (wire.dtype or (source and source.dtype), wire.shape or (source and source.shape))
     return found

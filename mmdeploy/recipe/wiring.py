@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from mmdeploy import engines, prune, quantize, recover
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import did_you_mean
+from mmdeploy.core.strings import BYTES
 from mmdeploy.gates import parity
 from mmdeploy.recipe import sharing
 from mmdeploy.recipe.declared import Dim, Wire
@@ -50,6 +51,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_ends(recipe, tensors),
         *_cycles(recipe.components),
         *_unused(recipe, tensors),
+        *_strings(recipe),
         *_clashes(tensors),
         *size_findings(recipe),
         *_batch_sizes(recipe),
@@ -190,6 +192,17 @@ def _unused(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]
                 yield Finding(("components", name, "outputs", key), message, needs_all=True)
 
 
+def _strings(recipe: Recipe) -> Iterator[Finding]:
+    """Find components that read text or media as it is."""
+    sources = recipe.sources()
+    for name, component in recipe.components.items():
+        for key, wire in component.inputs.items():
+            source = sources.get(wire.tensor)
+            if source is not None and source.dtype == BYTES:
+                message = f"{wire.tensor!r} is BYTES, and an engine takes numbers: let a step of preprocess read it"
+                yield Finding(("components", name, "inputs", key), message, involves=(("inputs", wire.tensor),))
+
+
 def _clashes(tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
     """Find readers declared with another dtype or shape than the writer, and readers that disagree."""
     for name, tensor in tensors.items():
@@ -262,7 +275,7 @@ def _warmups(recipe: Recipe) -> Iterator[Finding]:
     """Find warm-ups by made-up data that the component would refuse: that can end the server."""
     for name, component in recipe.components.items():
         for key, wire in component.inputs.items():
-            source = recipe.inputs.get(wire.tensor)
+            source = recipe.sources().get(wire.tensor)
             dtype = wire.dtype or (source.dtype if source else None)
             wrong = unfit_warmup(component.serving.warmup, dtype, source.range if source else None)
             if wrong is not None:

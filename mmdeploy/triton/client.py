@@ -16,6 +16,7 @@ import numpy as np
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY, NUMPY_BY_DTYPE, TensorSpec
 from mmdeploy.core.contracts import Array, FeedDict
 from mmdeploy.core.errors import InferenceError, ServerError
+from mmdeploy.core.strings import BYTES, packed, unpacked
 from mmdeploy.triton.http import Endpoint, ask_json
 
 # What gRPC says when the connection failed; Triton's own refusals (a full queue) are UNAVAILABLE too.
@@ -101,13 +102,13 @@ class GrpcRunner:
             self._describe(feed_dict)
             self._layout = layout
         del request.raw_input_contents[:]
-        request.raw_input_contents.extend([array.tobytes() for array in feed_dict.values()])
+        request.raw_input_contents.extend([_raw(self.model, name, array) for name, array in feed_dict.items()])
         try:
             response = self._model_infer(request, timeout=self._timeout_s)
         except self._rpc_error as error:
             raise self._translated(error) from error
         return {
-            output.name: np.frombuffer(raw, NUMPY_BY_DTYPE[output.datatype]).reshape(output.shape)
+            output.name: _read(raw, output.datatype, output.shape)
             for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
         }
 
@@ -157,7 +158,7 @@ class HttpRunner:
             model: Name of a served model.
             binary: Send and receive tensors as bytes (Triton's binary tensor data extension) instead of plain
                 KServe v2 JSON, which any server understands but is slow for large tensors. A model with tensors in
-                FP16 is always asked so: JSON has none.
+                FP16 is always asked so: JSON has none. So are strings that are no text.
             timeout_s: For each request.
 
         Raises:
@@ -178,7 +179,7 @@ class HttpRunner:
 
     def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
         """Answer one request, as `GrpcRunner.infer` does."""
-        if not self.binary:
+        if not self.binary and all(map(_is_text, feed_dict.values())):
             text, _ = self._infer.ask(json.dumps(request_json(feed_dict, model=self.model)).encode(), _JSON)
             return {output["name"]: _array(output) for output in json.loads(text)["outputs"]}
         sent, body = binary_request(feed_dict, self._names, self.model)
@@ -187,8 +188,7 @@ class HttpRunner:
         answers, start = {}, header_size
         for output in json.loads(text[:header_size])["outputs"]:
             end = start + output["parameters"]["binary_data_size"]
-            flat = np.frombuffer(text[start:end], NUMPY_BY_DTYPE[output["datatype"]])
-            answers[output["name"]], start = flat.reshape(output["shape"]), end
+            answers[output["name"]], start = _read(text[start:end], output["datatype"], output["shape"]), end
         return answers
 
     def close(self) -> None:
@@ -206,14 +206,14 @@ def request_json(feed_dict: FeedDict, *, model: str = "the model") -> dict[str, 
     """Return the KServe v2 JSON body of an inference request.
 
     Raises:
-        InferenceError: If an array's type has no name in Triton.
+        InferenceError: If an array's type has no name in Triton, or strings are no text: JSON carries nothing else.
     """
     tensors = [
         {
             "name": name,
             "datatype": _datatype(model, name, array),
             "shape": list(array.shape),
-            "data": array.ravel().tolist(),
+            "data": _listed(model, name, array),
         }
         for name, array in feed_dict.items()
     ]
@@ -249,12 +249,13 @@ def binary_request(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> t
     Raises:
         InferenceError: If an array's type has no name in Triton.
     """
+    contents = {name: _raw(model, name, array) for name, array in feed_dict.items()}
     inputs = [
         {
             "name": name,
             "datatype": _datatype(model, name, array),
             "shape": array.shape,
-            "parameters": {"binary_data_size": array.nbytes},
+            "parameters": {"binary_data_size": len(contents[name])},
         }
         for name, array in feed_dict.items()
     ]
@@ -262,11 +263,62 @@ def binary_request(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> t
     if wanted := [{"name": name, "parameters": {"binary_data": True}} for name in outputs]:
         fields["outputs"] = wanted
     header = json.dumps(fields).encode()
-    body = b"".join([header, *(array.tobytes() for array in feed_dict.values())])
+    body = b"".join([header, *contents.values()])
     return {"Content-Type": "application/octet-stream", _HEADER_SIZE: str(len(header))}, body
 
 
+def text_only(feed_dict: FeedDict) -> bool:
+    """Say whether a request can go as JSON: no type that it lacks, and no strings that are no text."""
+    return all(
+        DTYPE_BY_NUMPY.get(array.dtype.name) not in ONLY_BINARY and _is_text(array) for array in feed_dict.values()
+    )
+
+
+def _is_text(array: Array) -> bool:
+    """Say whether JSON can carry an array's strings, if they are any."""
+    if array.dtype != object:
+        return True
+    try:
+        for one in array.ravel().tolist():
+            if isinstance(one, bytes):
+                one.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _listed(model: str, name: str, array: Array) -> list[Any]:
+    if array.dtype != object:
+        return list(array.ravel().tolist())
+    if not _is_text(array):
+        raise InferenceError(
+            f"{model}: input {name!r} holds bytes that are no UTF-8, and JSON carries text only",
+            hint="send them by gRPC, or as binary tensor data",
+        )
+    return [one.decode("utf-8") if isinstance(one, bytes) else one for one in array.ravel().tolist()]
+
+
+def _raw(model: str, name: str, array: Array) -> bytes:
+    """Return an array as Triton takes it."""
+    if array.dtype != object:
+        return array.tobytes()
+    try:
+        return packed(array)
+    except ValueError as error:
+        raise InferenceError(f"{model}: input {name!r} {error}") from error
+
+
+def _read(raw: bytes, datatype: str, shape: Any) -> Array:
+    if datatype == BYTES:
+        return unpacked(raw, shape)
+    return np.frombuffer(raw, NUMPY_BY_DTYPE[datatype]).reshape(shape)
+
+
 def _array(output: Mapping[str, Any]) -> Array:
+    if output["datatype"] == BYTES:
+        array = np.empty(len(output["data"]), dtype=object)
+        array[:] = [str(one).encode() for one in output["data"]]
+        return array.reshape(output["shape"])
     return np.array(output["data"], NUMPY_BY_DTYPE[output["datatype"]]).reshape(output["shape"])
 
 
@@ -279,4 +331,4 @@ def _datatype(model: str, name: str, array: Array) -> str:
 
 def _spec(name: str, data_type: str, dims: Iterable[Any]) -> TensorSpec:
     dtype = data_type.removeprefix("TYPE_")
-    return TensorSpec(name, "BYTES" if dtype == "STRING" else dtype, tuple(map(int, dims)))
+    return TensorSpec(name, BYTES if dtype == "STRING" else dtype, tuple(map(int, dims)))

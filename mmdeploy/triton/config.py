@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy.core.artifact import Array, Artifact, TensorSpec
 from mmdeploy.core.contracts import INSTANCE_KIND
 from mmdeploy.core.errors import UsageError
+from mmdeploy.core.strings import BYTES
 from mmdeploy.triton.options import (
     SAMPLE_HINT,
     InstanceGroup,
@@ -25,6 +26,7 @@ from mmdeploy.triton.options import (
     Warmup,
     unfit_warmup,
 )
+from mmdeploy.triton.served_step import OPTIONS_PARAMETER, STEP_FILENAME, ServedStep
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -87,6 +89,7 @@ class ServedEnsemble:
         response_cache: Answer a repeated request as a whole from Triton's response cache.
         cache_bytes: Size of the response cache that a server should have; 0 where the recipe does not say.
         version: Number of the ensemble's (empty) version folder.
+        steps: Python steps beside the components, in any order too.
     """
 
     name: str
@@ -96,11 +99,27 @@ class ServedEnsemble:
     response_cache: bool = False
     cache_bytes: int = 0
     version: int = PUBLISHED_VERSION
+    steps: tuple[ServedStep, ...] = ()
+
+    @property
+    def parts(self) -> tuple[ServedComponent | ServedStep, ...]:
+        """Everything that becomes a step of the ensemble."""
+        return (*self.components, *self.steps)
 
     @property
     def max_batch_size(self) -> int:
-        """The smallest ``max_batch_size`` of the components: 0 as soon as one of them does not batch."""
-        return min(component.serving.max_batch_size for component in self.components)
+        """The smallest ``max_batch_size`` of the parts: 0 as soon as one of them does not batch."""
+        return min(part.serving.max_batch_size for part in self.parts)
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """The inputs that a request may leave out: all that read them are steps that go on without."""
+        read = {spec.name: list[bool]() for spec in self.inputs}
+        for part in self.parts:
+            for name, tensor in part.inputs.items():
+                if tensor in read:
+                    read[tensor].append(isinstance(part, ServedStep) and name in part.optional)
+        return frozenset(name for name, optional in read.items() if optional and all(optional))
 
 
 @dataclass(frozen=True)
@@ -131,15 +150,38 @@ def component_config(component: ServedComponent) -> ModelConfig:
         if output.name in component.labels:
             output.label_filename = label_filename(output.name)
     parameters = dict(component.parameters)
-    _add_serving(config, component, kind=parameters.pop(INSTANCE_KIND, "KIND_AUTO"))
+    _add_serving(config, serving, kind=parameters.pop(INSTANCE_KIND, "KIND_AUTO"))
+    if serving.warmup:
+        warmup = serving.warmup if isinstance(serving.warmup, Warmup) else Warmup()
+        _add_warmup(config, warmup, component)
     if graph_level := parameters.pop(GRAPH_LEVEL_PARAMETER, ""):
         config.optimization.graph.level = int(graph_level)
-    if component.input_rules:
-        rules = {name: dict(rule) for name, rule in component.input_rules.items()}
-        parameters[INPUT_RULES_PARAMETER] = json.dumps(rules, sort_keys=True)
-    for key, value in sorted(parameters.items()):
-        config.parameters[key].string_value = value
+    _add_parameters(config, parameters, component.input_rules)
     return config
+
+
+def step_config(step: ServedStep) -> ModelConfig:
+    """Describe a Python step's model."""
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    largest = step.serving.max_batch_size
+    config = ModelConfig(name=step.name, backend="python", max_batch_size=largest)
+    config.default_model_filename = STEP_FILENAME
+    _add_tensors(config.input, step.takes, largest, step.optional)
+    _add_tensors(config.output, step.gives, largest)
+    _add_serving(config, step.serving, kind="KIND_CPU")
+    options = {OPTIONS_PARAMETER: json.dumps(dict(step.options), sort_keys=True)} if step.options else {}
+    _add_parameters(config, options, step.input_rules)
+    return config
+
+
+def _add_parameters(
+    config: ModelConfig, parameters: Mapping[str, str], input_rules: Mapping[str, Mapping[str, Any]]
+) -> None:
+    rules = {name: dict(rule) for name, rule in input_rules.items()}
+    given = {INPUT_RULES_PARAMETER: json.dumps(rules, sort_keys=True)} if rules else {}
+    for key, value in sorted({**parameters, **given}.items()):
+        config.parameters[key].string_value = value
 
 
 def ensemble_config(ensemble: ServedEnsemble) -> ModelConfig:
@@ -147,17 +189,17 @@ def ensemble_config(ensemble: ServedEnsemble) -> ModelConfig:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
     config = ModelConfig(name=ensemble.name, platform="ensemble", max_batch_size=ensemble.max_batch_size)
-    _add_tensors(config.input, ensemble.inputs, ensemble.max_batch_size)
+    _add_tensors(config.input, ensemble.inputs, ensemble.max_batch_size, ensemble.optional)
     _add_tensors(config.output, ensemble.outputs, ensemble.max_batch_size)
     if ensemble.response_cache:
         config.response_cache.enable = True
     if ensemble.cache_bytes:
         config.parameters[CACHE_BYTES_PARAMETER].string_value = str(ensemble.cache_bytes)
-    for component in ensemble.components:
-        step = config.ensemble_scheduling.step.add(model_name=component.name, model_version=component.version)
-        for name, tensor in sorted(component.inputs.items()):
+    for part in ensemble.parts:
+        step = config.ensemble_scheduling.step.add(model_name=part.name, model_version=part.version)
+        for name, tensor in sorted(part.inputs.items()):
             step.input_map[name] = tensor
-        for name, tensor in sorted(component.outputs.items()):
+        for name, tensor in sorted(part.outputs.items()):
             step.output_map[name] = tensor
     return config
 
@@ -214,18 +256,26 @@ def try_parse(text: str) -> ModelConfig | SyntaxProblem:
         return SyntaxProblem(line=error.GetLine() or 1, message=message)
 
 
-def _add_tensors(fields: Any, specs: Iterable[TensorSpec], max_batch_size: int) -> None:
+def triton_type(dtype: str) -> str:
+    """Return what config.pbtxt calls a data type."""
+    return "TYPE_STRING" if dtype == BYTES else f"TYPE_{dtype}"
+
+
+def _add_tensors(
+    fields: Any, specs: Iterable[TensorSpec], max_batch_size: int, optional: Collection[str] = frozenset()
+) -> None:
     from tritonclient.grpc.model_config_pb2 import DataType
 
     # With max_batch_size 0 Triton passes tensors on as they are, so the batch is a dimension like any other.
     lead = [] if max_batch_size else [-1]
     for spec in specs:
-        added = fields.add(name=spec.name, data_type=DataType.Value(f"TYPE_{spec.dtype}"))
+        added = fields.add(name=spec.name, data_type=DataType.Value(triton_type(spec.dtype)))
         added.dims.extend([*lead, *(spec.shape or [1])])
+        if spec.name in optional:
+            added.optional = True
 
 
-def _add_serving(config: ModelConfig, component: ServedComponent, *, kind: str) -> None:
-    serving = component.serving
+def _add_serving(config: ModelConfig, serving: Serving, *, kind: str) -> None:
     if section := serving.dynamic_batching:
         batching = config.dynamic_batching
         batching.SetInParent()
@@ -237,9 +287,6 @@ def _add_serving(config: ModelConfig, component: ServedComponent, *, kind: str) 
             policy.timeout_action = policy.TimeoutAction.Value(section.timeout_action.upper())
     if serving.instance_group:
         _add_instance_group(config, serving.instance_group, kind)
-    if serving.warmup:
-        warmup = serving.warmup if isinstance(serving.warmup, Warmup) else Warmup()
-        _add_warmup(config, warmup, component)
     if serving.response_cache:
         config.response_cache.enable = True
     if policy := serving.version_policy:

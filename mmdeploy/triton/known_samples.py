@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mmdeploy.core.artifact import Array
+from mmdeploy.core.strings import packed, unpacked
 from mmdeploy.triton.config import ServedEnsemble
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 #: One sample of a model's inputs, without a batch axis, by model.
 Samples: TypeAlias = Mapping[str, Mapping[str, Array]]
 
+#: How keys begin of what strings are written as; a model's name has no colon.
+_STRINGS, _SHAPE = "strings:", "shape:"
 #: In a repository's folder, beside the models'.
 SAMPLES = "samples.npz"
 
@@ -33,18 +36,29 @@ def write_samples(folder: Path, ensemble: ServedEnsemble) -> None:
         folder: The repository.
         ensemble: What it serves.
     """
-    samples = {part.name: dict(part.sample) for part in ensemble.components if part.sample}
+    samples = {part.name: dict(part.sample) for part in ensemble.parts if part.sample}
     sent = {
         tensor: part.sample[name]
-        for part in ensemble.components
+        for part in ensemble.parts
         for name, tensor in part.inputs.items()
         if name in part.sample
     }
     if all(spec.name in sent for spec in ensemble.inputs):
         samples[ensemble.name] = {spec.name: sent[spec.name] for spec in ensemble.inputs}
-    arrays = {f"{model}/{name}": array for model, one in samples.items() for name, array in one.items()}
+    arrays: dict[str, Array] = {}
+    for model, one in samples.items():
+        for name, array in one.items():
+            arrays |= _written(f"{model}/{name}", array)
     if arrays:
         np.savez(folder / SAMPLES, **arrays)
+
+
+def _written(key: str, array: Array) -> dict[str, Array]:
+    """Return an array as ``.npz`` holds it without pickle: strings as their bytes, beside their shape."""
+    if array.dtype != object:
+        return {key: array}
+    content, shape = np.frombuffer(packed(array), np.uint8), np.array(array.shape, np.int64)
+    return {f"{_STRINGS}{key}": content, f"{_SHAPE}{key}": shape}
 
 
 def read_samples(repositories: Iterable[Path]) -> dict[str, dict[str, Array]]:
@@ -57,8 +71,13 @@ def read_samples(repositories: Iterable[Path]) -> dict[str, dict[str, Array]]:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 for key in arrays.files:
-                    model, _, name = key.partition("/")
-                    found.setdefault(model, {})[name] = arrays[key]
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as problem:
+                    if key.startswith(_SHAPE):
+                        continue
+                    strings = key.startswith(_STRINGS)
+                    own = key.removeprefix(_STRINGS) if strings else key
+                    model, _, name = own.partition("/")
+                    array = unpacked(arrays[key].tobytes(), arrays[f"{_SHAPE}{own}"]) if strings else arrays[key]
+                    found.setdefault(model, {})[name] = array
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as problem:
             logger.warning("%s cannot be read, models are probed with made-up values: %s", path, problem)
     return found

@@ -42,9 +42,9 @@ def probe_models(
         samples: One sample of each model that is known; others are asked with made-up values.
 
     Returns:
-        By model name, None for an answer, else what went wrong. Models that cannot be asked so (strings,
-        sequences, several responses a request) are left out. An ensemble is not asked after a failure of
-        another model: it would fail too, and an ensemble's failure can lock Triton 2.51 up.
+        By model name, None for an answer, else what went wrong. Models that cannot be asked so (strings of which
+        no sample is known, sequences, several responses a request) are left out. An ensemble is not asked after a
+        failure of another model: it would fail too, and an ensemble's failure can lock Triton 2.51 up.
 
     Raises:
         ServerError: If the server itself does not answer.
@@ -95,10 +95,13 @@ def probe_inputs(config: Mapping[str, Any], ranges: Ranges, sample: Mapping[str,
     feed_dict = {}
     for tensor in config["input"]:
         name, dtype = tensor["name"], NUMPY_BY_DTYPE.get(tensor["data_type"].removeprefix("TYPE_"))
-        if dtype is None:
+        strings = tensor["data_type"] == "TYPE_STRING"
+        if dtype is None and not (strings and name in sample):
+            if tensor.get("optional"):
+                continue
             return None
         if name in sample:
-            array = np.asarray(sample[name], dtype)
+            array = np.asarray(sample[name], object if strings else dtype)
             feed_dict[name] = array.reshape(1, *(array.shape or (1,)))  # Triton has no scalars
             continue
         declared = warmup.get(name, {}).get("dims", tensor["dims"])

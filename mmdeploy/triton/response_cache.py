@@ -29,10 +29,12 @@ from mmdeploy.triton.config import (
     SyntaxProblem,
     component_config,
     ensemble_config,
+    step_config,
     to_text,
     try_parse,
 )
 from mmdeploy.triton.options import ResponseCache
+from mmdeploy.triton.served_step import ServedStep
 
 #: What the cache's allocator keeps for itself.
 RESERVED_BYTES = 128
@@ -120,8 +122,10 @@ def cached(ensemble: ServedEnsemble, section: ResponseCache | None) -> ServedEns
     """
     if section is not None:
         ensemble = replace(ensemble, response_cache=section.ensemble, cache_bytes=section.size_mib * 2**20)
-    for part in ensemble.components:
-        shapes = {spec.name: spec.shape for spec in part.artifact.inputs}
+    for part in ensemble.parts:
+        shapes = {
+            spec.name: spec.shape for spec in (part.takes if isinstance(part, ServedStep) else part.artifact.inputs)
+        }
         if part.serving.response_cache and (name := confusable(shapes, batches=part.serving.max_batch_size != 1)):
             raise UsageError(f"{part.name}: serving.response_cache: {why_confused(name)}")
     return with_versions(ensemble)
@@ -133,14 +137,16 @@ def with_versions(ensemble: ServedEnsemble) -> ServedEnsemble:
     A server that is handed a new release, or a cache that outlives a server, then never answers for it by what an
     older one said. Equal content has an equal version, and keeps what is cached.
     """
-    cached = [part for part in ensemble.components if part.serving.response_cache]
+    cached = {part.name for part in ensemble.parts if part.serving.response_cache}
     if not cached and not ensemble.response_cache:
         return ensemble
-    contents = {part.name: _content(part) for part in ensemble.components}
-    components = tuple(
-        replace(part, version=_version(contents[part.name])) if part in cached else part for part in ensemble.components
+    contents = {part.name: _content(part) for part in ensemble.parts}
+    versions = {name: _version(contents[name]) for name in cached}
+    changed = replace(
+        ensemble,
+        components=tuple(replace(one, version=versions.get(one.name, one.version)) for one in ensemble.components),
+        steps=tuple(replace(one, version=versions.get(one.name, one.version)) for one in ensemble.steps),
     )
-    changed = replace(ensemble, components=components)
     if ensemble.response_cache:
         whole = to_text(ensemble_config(changed)) + "".join(contents.values())
         changed = replace(changed, version=_version(whole))
@@ -161,10 +167,13 @@ def settings_of(repositories: Iterable[Path]) -> CacheSettings:
     return CacheSettings(tuple(models), total)
 
 
-def _content(component: ServedComponent) -> str:
-    """Return what decides a component's answers: its configuration and the digests of its files."""
-    files = "".join(f"{file.name} {file_sha256(file)}\n" for file in component.artifact.files)
-    return f"{to_text(component_config(component))}{component.serving.guard}\n{files}"
+def _content(part: ServedComponent | ServedStep) -> str:
+    """Return what decides the answers of a part: its configuration and the digests of its files."""
+    if isinstance(part, ServedStep):
+        files = "".join(f"{name} {file_sha256(file)}\n" for name, file in part.files())
+        return f"{to_text(step_config(part))}{' '.join(part.requires)}\n{files}"
+    files = "".join(f"{file.name} {file_sha256(file)}\n" for file in part.artifact.files)
+    return f"{to_text(component_config(part))}{part.serving.guard}\n{files}"
 
 
 def _version(content: str) -> int:

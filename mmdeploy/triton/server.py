@@ -26,6 +26,7 @@ from mmdeploy.triton.known_samples import Samples, read_samples
 from mmdeploy.triton.launch import Ports, Processes, launch
 from mmdeploy.triton.lint import DANGEROUS, lint_repositories
 from mmdeploy.triton.probe import probe_models
+from mmdeploy.triton.served_step import require_packages
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +248,8 @@ def start(
         The server; use it as a context manager.
 
     Raises:
-        EnvironmentUnfitError: If there is no usable Triton, or a port that was asked for is taken.
+        EnvironmentUnfitError: If there is no usable Triton, a port that was asked for is taken, or packages are missing
+            that the Python steps of a repository need.
         UsageError: If a repository would take the wheel's server down, or have a shell run a name in it.
         ServerError: If the server refuses a model, dies, or is not ready in time.
     """
@@ -259,6 +261,9 @@ def start(
             raise UsageError(f"{repository} is not a folder", hint="name a Triton model repository")
     if installation.embedded:
         _require_safe(repositories)
+    if installation.embedded:
+        for repository in repositories:
+            require_packages(repository)
     if installation.embedded and all(map(is_complete, repositories)):
         options.append("--disable-auto-complete-config")
     log.parent.mkdir(parents=True, exist_ok=True)

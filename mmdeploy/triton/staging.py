@@ -22,12 +22,14 @@ from mmdeploy.triton.config import (
     component_config,
     ensemble_config,
     label_filename,
+    step_config,
     to_text,
     warmup_filename,
     warmup_sample,
 )
 from mmdeploy.triton.guard import guards_of, write_guards
 from mmdeploy.triton.known_samples import write_samples
+from mmdeploy.triton.served_step import REQUIREMENTS, ServedStep
 
 MANIFEST = "manifest.json"
 #: Kept in an ensemble's version folder: git, object stores and zip files drop empty folders, and Triton wants it.
@@ -69,7 +71,7 @@ def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
     Raises:
         StoreError: If the folder is not empty or cannot be written.
     """
-    names = [component.name for component in ensemble.components] + [ensemble.name]
+    names = [part.name for part in ensemble.parts] + [ensemble.name]
     for name in names:
         check_name(name, "model")
     if len(set(names)) != len(names):
@@ -80,6 +82,10 @@ def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
             raise StoreError(f"{folder} is not empty", hint="stage into a new folder")
         for component in ensemble.components:
             _write_component(folder / component.name, component, {spec.name for spec in ensemble.inputs})
+        for step in ensemble.steps:
+            _write_step(folder / step.name, step)
+        if requires := sorted({line for step in ensemble.steps for line in step.requires}):
+            (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requires), encoding="utf-8")
         version = folder / ensemble.name / str(ensemble.version)
         version.mkdir(parents=True)
         (version / KEEPER).write_text(_KEEPER_TEXT, encoding="utf-8")
@@ -162,6 +168,16 @@ def _write_component(folder: Path, component: ServedComponent, clients: Collecti
             (folder / WARMUP_FOLDER / warmup_filename(index, spec.name)).write_bytes(arrays[spec.name].tobytes())
     for output, labels in sorted(component.labels.items()):
         copy_file(labels, folder / label_filename(output))
+
+
+def _write_step(folder: Path, step: ServedStep) -> None:
+    version = folder / str(step.version)
+    version.mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(to_text(step_config(step)), encoding="utf-8")
+    for name, path in step.files():
+        target = version / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(path, target)
 
 
 def _write_guarded(source: Path, target: Path, component: ServedComponent, clients: Collection[str]) -> None:

@@ -157,7 +157,7 @@ def _declared(recipe: Recipe, wires: Mapping[str, Wire]) -> tuple[TensorSpec, ..
     """Return the specs that the recipe declares: at the wire, or at the ensemble's input that it leads to."""
     specs = []
     for name, wire in wires.items():
-        source = recipe.inputs.get(wire.tensor)
+        source = recipe.sources().get(wire.tensor)
         dtype, shape = wire.dtype or (source and source.dtype), wire.shape or (source and source.shape)
         if dtype and shape:
             specs.append(recipe.tensor(name, dtype, shape))

@@ -123,7 +123,7 @@ class Examples:
 
 
 def ensemble_examples(recipe: Recipe, samples: SampleSet | None, batch: int) -> dict[str, Array]:
-    """Return a batch of what clients send.
+    """Return a batch of what components read from outside.
 
     Args:
         recipe: Declares the inputs.
@@ -134,7 +134,7 @@ def ensemble_examples(recipe: Recipe, samples: SampleSet | None, batch: int) -> 
     """
     if samples is None:
         return {
-            name: _made_up(spec, recipe.inputs[name].range, batch, recipe.seed + index)
+            name: _made_up(spec, recipe.sources()[name].range, batch, recipe.seed + index)
             for index, (name, spec) in enumerate(_inputs(recipe))
         }
     if batch == 1:
@@ -144,14 +144,14 @@ def ensemble_examples(recipe: Recipe, samples: SampleSet | None, batch: int) -> 
 
 
 def _inputs(recipe: Recipe) -> Sequence[tuple[str, TensorSpec]]:
-    return tuple((spec.name, spec) for spec in recipe.input_specs)
+    return tuple((spec.name, spec) for spec in recipe.source_specs)
 
 
 def _of_one_size(recipe: Recipe, samples: SampleSet, batch: int, *, largest: bool) -> dict[str, Array]:
     """Return a batch of samples, each padded to the largest size in the set, or cut to the smallest."""
     chosen = [samples.batch(index, index + 1) for index in range(samples.count)]
     return {
-        name: _batch([one[name][0] for one in chosen], spec, recipe.inputs[name].range, batch, largest=largest)
+        name: _batch([one[name][0] for one in chosen], spec, recipe.sources()[name].range, batch, largest=largest)
         for name, spec in _inputs(recipe)
     }
 

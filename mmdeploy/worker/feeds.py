@@ -136,5 +136,6 @@ def sample_set(task: Task, key: str) -> SampleSet | None:
 
 
 def ensemble_inputs(recipe: Recipe) -> tuple[tuple[TensorSpec, ...], dict[str, tuple[float, float]]]:
-    """Return the specs of what clients send, and the ranges declared for them."""
-    return recipe.input_specs, {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}
+    """Return the specs of what components read from outside, and the ranges declared for them."""
+    spans = {name: spec.range for name, spec in recipe.sources().items() if spec.range is not None}
+    return recipe.source_specs, spans

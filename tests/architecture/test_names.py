@@ -10,6 +10,7 @@ import pytest
 
 from mmdeploy.plugins.contract import GROUPS
 from mmdeploy.triton.config import INPUT_RULES_PARAMETER
+from mmdeploy.triton.served_step import OPTIONS_PARAMETER
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "mmdeploy"
@@ -28,8 +29,8 @@ DOCUMENTS = sorted(
 )
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 STUBS = PACKAGE / "triton" / "backends"
-#: Names that look like those of modules: a parameter of config.pbtxt, and groups of entry points.
-NO_MODULES = {INPUT_RULES_PARAMETER, *GROUPS}
+#: Names that look like those of modules: parameters of config.pbtxt, and groups of entry points.
+NO_MODULES = {INPUT_RULES_PARAMETER, OPTIONS_PARAMETER, *GROUPS}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FENCED = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 QUOTED = re.compile(r"(`+)([^`]+)\1")

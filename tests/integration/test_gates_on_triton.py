@@ -12,7 +12,8 @@ import onnx
 import pytest
 from set_costs import SteppedClock, TimedDeployment
 
-from mmdeploy.building.judge import ServedDeployment, model_name
+from mmdeploy.building.judge import ServedDeployment
+from mmdeploy.building.served_ensemble import model_name
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
 from mmdeploy.core.errors import ServerError

@@ -21,6 +21,11 @@ import triton_python_backend_utils as pb_utils
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
 
+
+class RefusalError(Exception):
+    """What a run raises to refuse a request in words that clients are told as they are."""
+
+
 _FLOATS = ("TYPE_FP16", "TYPE_FP32", "TYPE_FP64")
 # Triton 2.51 deadlocks its gRPC endpoint when a step of an ensemble fails while the step beside it is still
 # being scheduled: the callback holds the ensemble's lock and waits for the request's, the scheduling thread
@@ -36,18 +41,19 @@ class BatchedModel:
         outputs: Names of the outputs, in the order in which the engine gives them.
     """
 
-    def __init__(self, config: Mapping[str, Any], run: Callable[[Feed], list[Array]]) -> None:
+    def __init__(self, config: Mapping[str, Any], run: Callable[[Feed], list[Array]], *, joins: bool = True) -> None:
         """Read the model's config.
 
         Args:
             config: The model's config as Triton gives it to a stub.
             run: Runs the engine on a feed dict; returns the outputs in the order of config.pbtxt.
+            joins: Whether requests that are waiting together are run as one.
         """
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self._name = config["name"]
         self._run_engine = run
-        self._batched = config["max_batch_size"] > 0
+        self._joins = joins and config["max_batch_size"] > 0
         rules = json.loads(string_parameters(config).get("mmdeploy.inputs", "{}"))
         checks = ((tensor["name"], _check(tensor, rules)) for tensor in config["input"])
         self._checks = [(name, check) for name, check in checks if check is not None]
@@ -56,10 +62,8 @@ class BatchedModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of one batch, in order."""
         feeds = [self._feed(request) for request in requests]
-        if len(feeds) == 1 or not self._batched:
-            answers = [self._run(feed) for feed in feeds]
-        else:
-            answers = self._run_joined(feeds)
+        alone = len(feeds) == 1 or not self._joins
+        answers = [self._run(feed) for feed in feeds] if alone else self._run_joined(feeds)
         responses: list[Any] = []
         for request, answer in zip(requests, answers, strict=True):
             if isinstance(answer, str):
@@ -80,6 +84,8 @@ class BatchedModel:
                 return f"{self._shown[name]}: {wrong} (in {self._name})"
         try:
             return self._run_engine(feed)
+        except RefusalError as error:
+            return str(error)
         except Exception as error:  # noqa: BLE001  whatever an engine raises belongs to this request only
             return f"{type(error).__name__}: {error}"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmdeploy.building.judge import candidate_ensemble, substitute_ensemble
+from mmdeploy.building.served_ensemble import candidate_ensemble, substitute_ensemble
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.engines.built_from import BuiltFrom

@@ -158,3 +158,13 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     assert refused(tmp_path / "x.csv").startswith("x: x.csv is of an unknown type; accepted: .png, ")
     assert refused(tmp_path / "gone.npy") == f"x: there is no file {tmp_path / 'gone.npy'}"
     assert refused(tmp_path) == f"x: there is no file {tmp_path}"
+
+
+def test_a_tensor_of_bytes_holds_a_file_as_it_is(tmp_path: Path) -> None:
+    spec = TensorSpec("photo", "BYTES", (1,))
+    for name, content in (("cat.webp", b"RIFF\n"), ("words.txt", b"a cat\n")):
+        (tmp_path / name).write_bytes(content)
+    assert read_tensor(tmp_path / "cat.webp", spec).tolist() == [b"RIFF\n"]
+    assert read_tensor(tmp_path / "words.txt", spec).tolist() == [b"a cat"]
+    with pytest.raises(UsageError, match="takes \\[2\\] strings a sample"):
+        read_tensor(tmp_path / "words.txt", TensorSpec("pair", "BYTES", (2,)))

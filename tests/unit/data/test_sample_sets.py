@@ -213,3 +213,19 @@ def test_what_a_verdict_must_say_of_its_samples(recorded: Any) -> None:
     assert sample_notes(recorded(rows[4:], name="apart"), calibration) == []
     (single,) = sample_notes(evaluation.first(1), None)
     assert single.startswith("given.py:samples gave one evaluation sample")
+
+
+def test_text_and_media_are_recorded_as_they_are(recorded, tmp_path):
+    strings, x = TensorSpec("words", "BYTES", (1,)), np.zeros(3, np.float32)
+    given = ["caf\u00e9", b"\x00\xff", [b"one"], np.array([b"two"], dtype=object)]
+    samples = recorded([{"words": one, "x": x + index} for index, one in enumerate(given)], (strings, X))
+    wanted = [[b"caf\xc3\xa9"], [b"\x00\xff"], [b"one"], [b"two"]]
+    assert samples.batch(0, 4)["words"].tolist() == wanted
+    assert samples.first(2).batch(1, 2)["words"].tolist() == [[b"\x00\xff"]]
+    assert SampleSet.open(tmp_path / "set", "given.py:samples", only=["x"]).names == ("x",)
+
+
+@pytest.mark.parametrize("value", [3, np.zeros(1), [b"one", b"two"]])
+def test_what_is_no_string_is_refused(recorded, value):
+    with pytest.raises(DataError, match=r"sample 0, input 'words'.*BYTES|shape is \[2\]"):
+        recorded([{"words": value}], (TensorSpec("words", "BYTES", (1,)),))

@@ -1,0 +1,173 @@
+"""Describe the ensembles that a build stages: the candidate, its FP32 reference, and what stands in for either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmdeploy import engines
+from mmdeploy.choice.record import engine_choice
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.contracts import Array, MethodOptions
+from mmdeploy.core.target import Target
+from mmdeploy.engines.built_from import graph_path
+from mmdeploy.planning.chains import candidates, original_graph
+from mmdeploy.planning.kinds import EXPORT
+from mmdeploy.recipe.wiring import topological_order
+from mmdeploy.triton.config import ServedComponent, ServedEnsemble
+from mmdeploy.triton.install import stand_in_of
+from mmdeploy.triton.options import InstanceGroup, Serving
+from mmdeploy.triton.response_cache import cached
+from mmdeploy.worker.examples import kept_example
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Recipe
+
+
+def model_name(recipe: str, component: str) -> str:
+    """Return the name of a component's model in Triton; the recipe's name keeps two recipes served at once apart."""
+    return f"{recipe}.{component}"
+
+
+def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
+    """Describe what would be published: the engines of the ``<component>/engine`` steps."""
+    built = {name: artifacts[f"{name}/engine"] for name in recipe.components}
+    return _ensemble(recipe, built, _samples(artifacts, built), lambda name: shipped_engine(recipe, name, built[name]))
+
+
+def shipped_engine(recipe: Recipe, component: str, artifact: Artifact) -> MethodOptions:
+    """Return the options of the engine that a component ships: the one chosen by measuring, or the recipe's."""
+    choice = engine_choice(artifact)
+    return recipe.engine_options(component) if choice is None else engines.METHODS.read(choice.engine, recipe.root)
+
+
+def reference_ensemble(
+    recipe: Recipe, artifacts: Mapping[str, Artifact], unrunnable: Mapping[str, str]
+) -> ServedEnsemble:
+    """Describe the FP32 reference: the same kind of engine, or the FP32 graph where that cannot run here."""
+    built = {
+        name: artifacts[original_graph(recipe, name) if name in unrunnable else f"{name}/reference"]
+        for name in recipe.components
+    }
+    samples = _samples(artifacts, built)
+    return _ensemble(recipe, built, samples, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
+
+
+def substitute_ensemble(
+    recipe: Recipe, artifacts: Mapping[str, Artifact], unrunnable: Mapping[str, str]
+) -> ServedEnsemble:
+    """Describe the stand-in: the graph that each engine was built from, through ONNX Runtime."""
+    built = {}
+    for name in recipe.components:
+        engine = artifacts[f"{name}/engine"]
+        built[name] = _graph_of(engine) if name in unrunnable else engine
+    onnxruntime = engines.DEFAULT_BY_TARGET[Target.CPU]
+    return _ensemble(
+        recipe,
+        built,
+        _samples(artifacts, built),
+        lambda name: onnxruntime if name in unrunnable else shipped_engine(recipe, name, built[name]),
+        substituted=unrunnable,
+    )
+
+
+def _graph_of(engine: Artifact) -> Artifact:
+    path = graph_path(engine)
+    return replace(engine, format="onnx", path=path, sha256=file_sha256(path), beside=())
+
+
+def _engine_or_substitute(recipe: Recipe, unrunnable: Mapping[str, str]) -> Callable[[str], MethodOptions]:
+    onnxruntime: MethodOptions = engines.DEFAULT_BY_TARGET[Target.CPU]
+    return lambda name: onnxruntime if name in unrunnable else recipe.engine_options(name)
+
+
+def _samples(artifacts: Mapping[str, Artifact], names: Iterable[str]) -> dict[str, dict[str, Array]]:
+    """Return one sample of each component's inputs, as its export kept it."""
+    return {name: kept_example(artifacts[f"{name}/{EXPORT.name}"]) for name in names}
+
+
+def _ensemble(
+    recipe: Recipe,
+    built: Mapping[str, Artifact],
+    samples: Mapping[str, Mapping[str, Array]],
+    engine_of: Callable[[str], MethodOptions],
+    substituted: Collection[str] = (),
+) -> ServedEnsemble:
+    components = tuple(
+        replace(
+            _component(recipe, name, built[name], engine_of(name), substitute=name in substituted),
+            sample=samples[name],
+        )
+        for name in topological_order(recipe.components)
+    )
+    specs = {
+        tensor: replace(spec, name=tensor)
+        for part in components
+        for spec in part.artifact.outputs
+        for tensor in [part.outputs[spec.name]]
+    }
+    outputs = tuple(specs[name] for name in recipe.outputs)
+    ensemble = ServedEnsemble(recipe.name, recipe.input_specs, outputs, components)
+    return cached(ensemble, recipe.response_cache)
+
+
+def _component(
+    recipe: Recipe, name: str, artifact: Artifact, engine: MethodOptions, *, substitute: bool
+) -> ServedComponent:
+    component, module = recipe.components[name], engines.METHODS.of(engine)
+    inputs = {key: wire.tensor for key, wire in component.inputs.items()}
+    outputs = {key: wire.tensor for key, wire in component.outputs.items()}
+    return ServedComponent(
+        name=model_name(recipe.name, name),
+        backend=module.BACKEND,
+        filename=module.FILENAME,
+        artifact=artifact,
+        inputs=inputs,
+        outputs=outputs,
+        serving=_with_instances(component.serving, substitute=substitute),
+        parameters=module.serving(engine),
+        input_rules=_input_rules(recipe, inputs),
+        labels={key: recipe.root / file for key, file in _labels(recipe, outputs)},
+    )
+
+
+def _with_instances(serving: Serving, *, substitute: bool) -> Serving:
+    """Write one instance out: left open, Triton's backends choose differently (two for onnxruntime on a CPU).
+
+    A substitute runs where it can: the GPU that the recipe may ask for is the one that is missing here.
+    """
+    asked = serving.instance_group
+    if asked is not None and not substitute:
+        return serving
+    group = InstanceGroup(count=1 if asked is None else asked.count)
+    return serving.model_copy(update={"instance_group": group})
+
+
+def _input_rules(recipe: Recipe, inputs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Say what requests must keep, and what clients call a component's inputs."""
+    rules: dict[str, dict[str, Any]] = {}
+    for key, tensor in inputs.items():
+        rules[key] = {} if key == tensor else {"tensor": tensor}
+        source = recipe.sources().get(tensor)
+        if source is not None and source.range is not None:
+            rules[key]["range"] = list(source.range)
+    return {key: rule for key, rule in rules.items() if rule}
+
+
+def _labels(recipe: Recipe, outputs: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+    for key, tensor in outputs.items():
+        labels = recipe.outputs[tensor].labels if tensor in recipe.outputs else None
+        if labels is not None:
+            yield key, labels
+
+
+def stand_ins(recipe: Recipe) -> dict[str, Path]:
+    """Return the Python-based backends that a recipe's engines bring for a server without their own."""
+    used = [recipe.engine_options(name) for name in recipe.components]
+    used += [variant.options for name in recipe.components for variant in candidates(recipe, name)]
+    found: dict[str, Path] = {}
+    for options in used:
+        found |= stand_in_of(engines.METHODS.of(options))
+    return found

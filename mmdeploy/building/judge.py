@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mmdeploy import gates
 from mmdeploy.building.served_ensemble import model_name, shipped_engine, stand_ins
 from mmdeploy.choice.record import engine_choice
@@ -27,6 +25,7 @@ from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, Evidence, GateResult, Verdict, WiredComponent, method_of
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.target import this_hardware, usable_cores
+from mmdeploy.data.columns import load_column
 from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.record.build_report import gate_record
@@ -77,9 +76,9 @@ class EvaluationRecord:
     original: Artifact
 
     def answers(self) -> dict[str, Array]:
-        """Open what the PyTorch model answered, memory-mapped, by ensemble tensor."""
+        """Open what the PyTorch model answered, memory-mapped, as columns by ensemble tensor."""
         folder, index = self.original.path.parent, json.loads(self.original.path.read_text(encoding="utf-8"))
-        return {name: np.load(folder / file, mmap_mode="r", allow_pickle=False) for name, file in index.items()}
+        return {name: load_column(folder, entry) for name, entry in index.items()}
 
 
 class ServedDeployment:

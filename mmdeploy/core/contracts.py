@@ -20,6 +20,7 @@ from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.labels import Labels
 from mmdeploy.core.runner import FeedDict as FeedDict
 from mmdeploy.core.runner import Runner as Runner
+from mmdeploy.core.samples import Samples as Samples
 from mmdeploy.core.surroundings import FusedOutput as FusedOutput
 from mmdeploy.core.surroundings import FusedScore as FusedScore
 from mmdeploy.core.surroundings import LatencyEstimate as LatencyEstimate
@@ -338,10 +339,10 @@ class Evidence:
         reference: The same ensemble in FP32, served beside it for paired measurement.
         components: Wiring, in an order in which each follows what feeds it.
         ensemble_outputs: Names of the ensemble's outputs.
-        feeds: Evaluation inputs by ensemble input name, all samples stacked along axis 0.
+        feeds: The evaluation samples: columns by ensemble input. Samples may differ in shape, or leave an input out.
         labels: One a sample, or None when the evaluation data has none.
-        original: What the PyTorch model gives on ``feeds`` for every tensor that a component writes, by ensemble
-            tensor name, stacked along axis 0.
+        original: What the PyTorch model gives on ``feeds`` for every tensor that a component writes: columns by
+            ensemble tensor, see `mmdeploy.core.samples`.
         hardware: The machine that serves.
         max_batch_size: Of the ensemble; 0 when it does not batch.
         substitute: Why the candidate is a stand-in for the real engines (so latency says nothing), or None.
@@ -355,7 +356,7 @@ class Evidence:
     reference: Deployment
     components: tuple[WiredComponent, ...]
     ensemble_outputs: tuple[str, ...]
-    feeds: Mapping[str, Array]
+    feeds: Samples
     labels: Labels | None
     original: Mapping[str, Array]
     hardware: Hardware

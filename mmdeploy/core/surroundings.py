@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from mmdeploy.core.artifact import Array, Artifact
 from mmdeploy.core.labels import Labels
+from mmdeploy.core.samples import Samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,8 +160,8 @@ class TrainingSetup(Protocol):
             DataError: If the data is bad, or holds a sample of the evaluation split.
         """
 
-    def validation(self) -> tuple[dict[str, Array], Labels]:
-        """Return the whole validation split: feeds stacked along axis 0, and labels.
+    def validation(self) -> tuple[Samples, Labels]:
+        """Return the whole validation split: columns of feeds, and labels.
 
         Raises:
             DataError: If the data is bad, has no labels, or holds a sample of the evaluation split.

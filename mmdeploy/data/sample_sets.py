@@ -9,6 +9,7 @@ nothing is copied before somebody writes into it, and what is written stays in m
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +19,11 @@ import numpy as np
 
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.labels import Labels, read
+from mmdeploy.core.samples import Samples
 from mmdeploy.core.strings import unpacked
+from mmdeploy.data.columns import cut
 from mmdeploy.data.contents import DIGEST_BYTES, DIGESTS, INDEX
-from mmdeploy.data.samples import Feed, unequal
+from mmdeploy.data.samples import Feed
 
 
 @dataclass(frozen=True)
@@ -80,38 +83,26 @@ class SampleSet:
         column = self._columns[name]
         return column.flat[: column.offsets[self.count]]
 
-    def feeds(self) -> Feed:
-        """Return all samples stacked along axis 0.
-
-        Raises:
-            DataError: If their shapes differ.
-        """
-        return self.batch(0, self.count)
+    def feeds(self) -> Samples:
+        """Return the samples as columns."""
+        return self._feeds
 
     def batches(self, size: int) -> Iterator[Feed]:
-        """Yield the samples in batches of a size; the last may be smaller.
+        """Yield the samples in batches of up to a size, each of samples that are alike."""
+        for rows in self._feeds.batches(size):
+            yield self._feeds.take(rows)
 
-        Raises:
-            DataError: If the shapes of samples of one batch differ.
-        """
-        for start in range(0, self.count, size):
-            yield self.batch(start, min(start + size, self.count))
+    @functools.cached_property
+    def _feeds(self) -> Samples:
+        return Samples({name: column.first(self.count) for name, column in self._columns.items()})
 
     def batch(self, start: int, stop: int) -> Feed:
         """Return some samples, one after the other in the set, stacked along axis 0.
 
         Raises:
-            DataError: If their shapes differ.
+            ValueError: If their shapes differ.
         """
-        found: Feed = {}
-        for name, column in self._columns.items():
-            shapes = column.shapes[start:stop]
-            odd = np.flatnonzero((shapes != shapes[0]).any(axis=1))
-            if len(odd):
-                raise unequal(self.reference, name, (start, shapes[0]), (start + int(odd[0]), shapes[odd[0]]))
-            piece = column.flat[column.offsets[start] : column.offsets[stop]]
-            found[name] = piece.reshape(stop - start, *shapes[0])
-        return found
+        return self._feeds.take(slice(start, stop))
 
 
 @dataclass(frozen=True)
@@ -136,6 +127,10 @@ class _Column:
             shapes = np.broadcast_to(sizes, (len(array), len(sizes)))
         offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1, dtype=np.int64))])
         return cls(array.reshape(-1), shapes, offsets)
+
+    def first(self, count: int) -> Array:
+        """Return the first samples as a column."""
+        return cut(self.flat[: self.offsets[count]], self.shapes[:count])
 
 
 class SeenSamples:

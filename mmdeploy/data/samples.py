@@ -186,28 +186,3 @@ def _refuse_outside(array: Array, span: tuple[float, float], where: str) -> None
         at = np.argwhere(outside)[0].tolist()
         low, high = span
         raise DataError(f"{where} holds {array[tuple(at)]} at index {at}, outside the declared range [{low}, {high}]")
-
-
-def stacked(feeds: Sequence[Feed], reference: str) -> Feed:
-    """Stack samples along a new axis 0.
-
-    Raises:
-        DataError: If their shapes differ.
-    """
-    together: Feed = {}
-    for name, array in feeds[0].items():
-        for index, feed in enumerate(feeds):
-            if feed[name].shape != array.shape:
-                raise unequal(reference, name, (0, array.shape), (index, feed[name].shape))
-        together[name] = np.stack([feed[name] for feed in feeds])
-    return together
-
-
-def unequal(reference: str, name: str, one: tuple[int, Sequence[int]], other: tuple[int, Sequence[int]]) -> DataError:
-    """Say that two samples, each given by its number and the shape of an input, cannot be in one batch."""
-    return DataError(
-        f"{reference}: samples {one[0]} and {other[0]} cannot be in one batch: "
-        f"input {name!r} is {[int(size) for size in one[1]]} and {[int(size) for size in other[1]]}",
-        hint="pad the samples to one size where they are made; only a calibration can be read in batches of 1 "
-        "(quantize.batch_size)",
-    )

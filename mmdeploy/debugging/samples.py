@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import Array
-from mmdeploy.data.samples import stacked, stream
+from mmdeploy.core.samples import Samples as Columns
+from mmdeploy.core.samples import column_of
+from mmdeploy.data.samples import stream
 from mmdeploy.debugging.work import DebugWork
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.examples import Examples
@@ -54,10 +55,9 @@ def samples(work: DebugWork) -> Samples:
         sizes = [min(largest, work.samples - start) for start in range(0, work.samples, largest)]
         return Samples([examples(size) for size in sizes], "random values, for the recipe names no data")
     reference = str(getattr(recipe.data, named))
-    dynamic = any(-1 in spec.shape for spec in recipe.sources().values())
     through = _through(work)
     fed = []
-    for feeds in _batches(work, named, 1 if dynamic else largest):
+    for feeds in _batches(work, named, largest):
         tensors = through(feeds)
         fed.append({key: tensors[wire.tensor] for key, wire in component.inputs.items()})
     return Samples(fed, f"data.{named} ({reference})")
@@ -73,8 +73,10 @@ def _batches(work: DebugWork, named: str, size: int) -> Iterator[dict[str, Array
     reference = str(getattr(recipe.data, named))
     specs, ranges = ensemble_inputs(recipe)
     found = stream(reference, root=recipe.root, specs=specs, ranges=ranges, limit=work.samples)
-    while together := [feed for feed, _ in itertools.islice(found, size)]:
-        yield stacked(together, reference)
+    feeds = [feed for feed, _ in found]
+    samples = Columns({spec.name: column_of([feed[spec.name] for feed in feeds]) for spec in specs})
+    for rows in samples.batches(size):
+        yield samples.take(rows)
 
 
 def _through(work: DebugWork) -> Upstream:

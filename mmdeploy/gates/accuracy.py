@@ -44,6 +44,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from mmdeploy.core.contracts import Array, Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
 from mmdeploy.core.errors import DataError, InferenceError, MetricError, StepError
+from mmdeploy.core.samples import Samples, picked
 from mmdeploy.gates import advising, answers, differences, limits, resolution
 from mmdeploy.scoring import ask
 from mmdeploy.scoring.builtin import METRICS
@@ -315,7 +316,7 @@ def _answers(
     rows: npt.NDArray[np.intp] | None = None, sizes: Sequence[int] = (),
 ) -> dict[str, Array] | str:  # fmt: skip
     """Return what a deployment answers, or what is wrong with it."""
-    feeds = evidence.feeds if rows is None else ask.select(evidence.feeds, rows)
+    feeds = evidence.feeds if rows is None else Samples.of(evidence.feeds).select(rows)
     try:
         found = ask.answers(
             deployment, None, feeds, max_batch_size=evidence.max_batch_size,
@@ -325,7 +326,7 @@ def _answers(
         return f"the {side} did not answer: {error.message}"
     for output in metric.outputs:
         expected = evidence.original[output]
-        wrong = answers.problem(expected if rows is None else expected[rows], found.get(output), output, side)
+        wrong = answers.problem(expected if rows is None else picked(expected, rows), found.get(output), output, side)
         if wrong:
             return wrong
     return {output: found[output] for output in metric.outputs}

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from mmdeploy.core.contracts import Array, Check, Evidence
+from mmdeploy.core.samples import shapes_of
+from mmdeploy.scoring import ragged
 
 
 def problem(expected: Array, answered: Array | None, output: str, side: str) -> str:
@@ -17,16 +19,21 @@ def problem(expected: Array, answered: Array | None, output: str, side: str) -> 
         output: Name of the tensor.
         side: Who answered, such as ``candidate``.
     """
-    import numpy as np
-
     if answered is None:
         return f"the {side}'s answer lacks the output {output!r}"
-    if answered.shape != expected.shape:
-        return f"the {side} answers {list(answered.shape[1:])} a sample, the original {list(expected.shape[1:])}"
-    if answered.dtype.kind != "f":
-        return ""
-    broken = int((~np.isfinite(answered)).reshape(len(answered), -1).any(axis=1).sum())
+    if not ragged.same_shapes(expected, answered):
+        return _other_shapes(expected, answered, side)
+    broken = int((~ragged.finite(answered)).sum())
     return f"{broken} of the {side}'s {len(answered)} answers hold NaN or Inf" if broken else ""
+
+
+def _other_shapes(expected: Array, answered: Array, side: str) -> str:
+    """Say which shapes differ: of all samples, or of the first where only some do."""
+    ours, theirs = (list(shapes_of(column)) for column in (answered, expected))
+    apart = [row for row, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]]
+    one = f"{[*(ours[apart[0]] or ())]} a sample, the original {[*(theirs[apart[0]] or ())]}"
+    some = "" if len(apart) == len(ours) else f": {len(apart)} of {len(ours)} samples, the first is sample {apart[0]}"
+    return f"the {side} answers {one}{some}"
 
 
 def of_whom(checks: Iterable[Check], evidence: Evidence) -> tuple[Check, ...]:

@@ -32,10 +32,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmdeploy.core.contracts import Array, Check, Evidence, FeedDict, GateResult, MethodOptions, Verdict
+from mmdeploy.core.contracts import Array, Check, Evidence, GateResult, MethodOptions, Samples, Verdict
 from mmdeploy.core.errors import DataError, InferenceError
 from mmdeploy.gates import advising, answers, limits
-from mmdeploy.scoring import ask, closeness, metrics
+from mmdeploy.scoring import ask, closeness, metrics, ragged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,7 +137,7 @@ class _Subject:
 
     label: str
     model: str | None
-    feeds: FeedDict
+    feeds: Samples
     expected: Mapping[str, Array]
     several: bool
 
@@ -192,7 +192,9 @@ def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:
     if options.scope != "components":
         expected = {name: original[name] for name in evidence.ensemble_outputs if _is_judged(name, options)}
         if expected:
-            yield _Subject("end to end", None, evidence.feeds, expected, several=len(evidence.ensemble_outputs) > 1)
+            yield _Subject(
+                "end to end", None, Samples.of(evidence.feeds), expected, several=len(evidence.ensemble_outputs) > 1
+            )
 
 
 def _judged(
@@ -201,7 +203,7 @@ def _judged(
     """Ask for samples in requests of some sizes; return the checks of all outputs in scope, and their figures."""
     try:
         answered = ask.answers(
-            evidence.candidate, subject.model, ask.select(subject.feeds, rows),
+            evidence.candidate, subject.model, subject.feeds.select(rows),
             max_batch_size=evidence.max_batch_size, progress=evidence.progress,
             what=f"parity: {subject.label}", sizes=sizes,
         )  # fmt: skip
@@ -259,18 +261,20 @@ def _compare(
 def _figures(expected: Array, answered: Array) -> dict[str, Any]:
     import numpy as np
 
-    sqnr_db = metrics.per_sample_sqnr_db(expected, answered).clip(-SQNR_EXACT_DB, SQNR_EXACT_DB)
-    overall_db = np.clip(metrics.sqnr_db(expected, answered), -SQNR_EXACT_DB, SQNR_EXACT_DB)
-    cosine, scale = metrics.per_sample_cosine(expected, answered), closeness.per_sample_scale_error(expected, answered)
+    all_values = ragged.flat(expected), ragged.flat(answered)
+    sqnr_db = ragged.per_sample(metrics.per_sample_sqnr_db, expected, answered).clip(-SQNR_EXACT_DB, SQNR_EXACT_DB)
+    overall_db = np.clip(metrics.sqnr_db(*all_values), -SQNR_EXACT_DB, SQNR_EXACT_DB)
+    cosine = ragged.per_sample(metrics.per_sample_cosine, expected, answered)
+    scale = ragged.per_sample(closeness.per_sample_scale_error, expected, answered)
     norm = closeness.per_sample_norm_error(expected, answered)
     return {
         "cosine": {"worst": float(cosine.min()), "mean": float(cosine.mean())},
         "sqnr_db": {"worst": float(sqnr_db.min()), "mean": float(overall_db)},
-        "max_abs_error": metrics.max_abs_error(expected, answered),
+        "max_abs_error": metrics.max_abs_error(*all_values),
         "norm_error": {"worst": float(norm.max()), "mean": float(norm.mean())},
         "scale_error": {"worst": float(scale.max()), "mean": float(scale.mean())},
-        "exact_match": float(closeness.per_sample_equal(expected, answered).mean()),
-        "largest_value": float(np.abs(expected.astype(np.float64)).max(initial=0.0)),
+        "exact_match": float(ragged.per_sample(closeness.per_sample_equal, expected, answered).mean()),
+        "largest_value": float(np.abs(all_values[0].astype(np.float64)).max(initial=0.0)),
     }
 
 
@@ -278,12 +282,14 @@ def _overlap(output: str, expected: Array, answered: Array, options: Options) ->
     """Return the overlap at k, where it is judged."""
     if options.min_overlap_at_k is None:
         return {}
-    if options.k is None and expected.dtype.kind == "f":
+    if options.k is None and ragged.flat(expected).dtype.kind == "f":
         raise DataError(
             f"the parity gate's min_overlap_at_k: {output!r} holds scores, and all places would be among the best",
             hint="say how many count with `k`, or name outputs that are ids under `outputs`",
         )
-    overlap = closeness.per_sample_overlap(expected, answered, options.k)
+    overlap = ragged.per_sample(
+        lambda ours, theirs: closeness.per_sample_overlap(ours, theirs, options.k), expected, answered
+    )
     return {"overlap_at_k": {"worst": float(overlap.min()), "mean": float(overlap.mean())}}
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.contracts import Array, FusedScore, TrainingSetup
-from mmdeploy.scoring import closeness
+from mmdeploy.core.samples import Gathered, Samples, picked
+from mmdeploy.scoring import closeness, ragged
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +27,8 @@ class ModuleScorer:
             DataError: If it is bad, has no labels, or holds a sample of the evaluation split.
         """
         self._setup = setup
-        self._feeds, self._labels = setup.validation()
+        feeds, self._labels = setup.validation()
+        self._feeds = Samples.of(feeds)
         self._outputs = setup.scored_outputs
         self._originals: dict[str, Array] | None = None
 
@@ -65,25 +67,23 @@ class ModuleScorer:
         import torch
 
         network = self._setup.teacher if module is None else self._setup.network(module)
-        feeds = {name: np.ascontiguousarray(array[part]) for name, array in self._feeds.items()}
-        rows: dict[str, list[Array]] = {name: [] for name in self._outputs}
+        feeds = self._feeds.select(part)
+        gathered = {name: Gathered(feeds.count) for name in self._outputs}
         with torch.inference_mode():
-            for start in range(0, len(self._labels[part]), _BATCH):
-                batch = {name: torch.from_numpy(array[start : start + _BATCH]) for name, array in feeds.items()}
+            for rows in feeds.batches(_BATCH):
+                batch = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in feeds.take(rows).items()}
                 tensors = network(batch)
-                for name, found in rows.items():
-                    found.append(tensors[name].numpy())
-        return {name: np.concatenate(found) for name, found in rows.items()}
+                for name, found in gathered.items():
+                    found.put(rows, tensors[name].numpy())
+        return {name: found.column() for name, found in gathered.items()}
 
     def _scored(self, answers: Mapping[str, Array], part: slice) -> FusedScore:
-        import numpy as np
-
         original, labels = _part(self._original_answers(), part), self._labels[part]
-        if not all(np.isfinite(array).all() for array in answers.values()):
+        if not all(ragged.finite(column).all() for column in answers.values()):
             return FusedScore(0.0 if self.larger_is_better else math.inf, None, -math.inf, 0.0, len(labels))
         found, (sqnr_db, cosine) = self._setup.score(answers, labels), closeness.output_noise(original, answers)
         return FusedScore(found.score, found.per_sample, sqnr_db, cosine, len(labels))
 
 
 def _part(answers: Mapping[str, Array], part: slice) -> dict[str, Array]:
-    return {name: array[part] for name, array in answers.items()}
+    return {name: picked(column, part) for name, column in answers.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.contracts import (
@@ -11,13 +11,13 @@ from mmdeploy.core.contracts import (
     Check,
     Deployment,
     Evidence,
-    FeedDict,
     Progress,
     Runner,
     Verdict,
     WiredComponent,
 )
 from mmdeploy.core.errors import DataError, InferenceError
+from mmdeploy.core.samples import Gathered, Samples, picked, shapes_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,32 +42,36 @@ def sample_count(evidence: Evidence) -> int:
     return count
 
 
-def component_feeds(component: WiredComponent, evidence: Evidence) -> dict[str, Array]:
+def component_feeds(component: WiredComponent, evidence: Evidence) -> Samples:
     """Return a component's inputs: what clients send, and what the PyTorch original gives upstream of it."""
     tensors = {**evidence.original, **evidence.feeds}
-    return {name: tensors[source] for name, source in component.inputs.items()}
+    return Samples({name: tensors[source] for name, source in component.inputs.items()})
 
 
-def select(tensors: FeedDict, indices: npt.NDArray[np.intp]) -> dict[str, Array]:
-    """Return the chosen samples of every tensor."""
-    return {name: array[indices] for name, array in tensors.items()}
+def select(columns: Mapping[str, Array], rows: npt.NDArray[np.intp]) -> dict[str, Array]:
+    """Return the chosen samples of every column."""
+    return {name: picked(column, rows) for name, column in columns.items()}
 
 
-def requests(feeds: FeedDict, batch: int) -> list[dict[str, Array]]:
-    """Cut samples into requests of exactly ``batch`` samples, each sample used at least once.
+def requests(feeds: Mapping[str, Array], batch: int) -> list[dict[str, Array]]:
+    """Cut samples into requests of exactly ``batch`` samples that are alike, each sample used at least once.
 
-    The last request is filled up from the front, so that all requests cost the same.
+    The last request of samples that are alike is filled up with the first of them, so that all requests of one layout
+    cost the same. Where there are several layouts, such as lengths, they come in a fixed random order, so that any
+    stretch of requests is like any other.
 
     Args:
-        feeds: All samples, stacked along axis 0.
+        feeds: Columns by input.
         batch: Samples a request.
     """
     import numpy as np
 
-    samples = len(next(iter(feeds.values())))
-    starts = range(0, samples, batch)
-    rows = [np.arange(start, start + batch) % samples for start in starts]
-    return [{name: np.ascontiguousarray(array[chosen]) for name, array in feeds.items()} for chosen in rows]
+    samples = Samples.of(feeds)
+    groups = samples.groups()
+    rows = [np.resize(np.roll(group, -start), batch) for group in groups for start in range(0, len(group), batch)]
+    if len(groups) > 1:
+        rows = [rows[at] for at in np.random.default_rng(len(rows)).permutation(len(rows))]
+    return [{name: np.ascontiguousarray(array) for name, array in samples.take(one).items()} for one in rows]
 
 
 def spread(samples: int, wanted: int) -> npt.NDArray[np.intp]:
@@ -98,22 +102,21 @@ def sizes_in_words(sizes: Sequence[int]) -> str:
 def answers(
     deployment: Deployment,
     model: str | None,
-    feeds: FeedDict,
+    feeds: Mapping[str, Array],
     *,
     max_batch_size: int,
     progress: Progress,
     what: str,
     sizes: Sequence[int] = (),
 ) -> dict[str, Array]:
-    """Ask for every sample, in batches as large as allowed, and stack the answers along axis 0.
+    """Ask for every sample, in requests of samples that are alike, as large as allowed, and return columns of answers.
 
-    Where there are fewer samples than the first request holds, samples repeat in it: it is as large as it is said to
-    be.
+    Where fewer samples are alike than the first request holds, they repeat in it: it is as large as it is said to be.
 
     Args:
         deployment: Who is asked.
         model: A composing model, or None for the ensemble.
-        feeds: All samples, stacked along axis 0.
+        feeds: Columns by input.
         max_batch_size: Of the ensemble; with 0 each request holds one sample, its batch axis a plain dimension.
         progress: Told the samples done.
         what: What progress calls it.
@@ -122,51 +125,50 @@ def answers(
     Raises:
         InferenceError: If a request is refused, or its answer does not hold one row a sample.
     """
-    samples, start = len(next(iter(feeds.values()))), 0
-    turns = itertools.cycle(sizes or (max(1, max_batch_size),))
+    samples, done = Samples.of(feeds), 0
     runner = deployment.runner(model)
-    parts: dict[str, list[Array]] = {}
+    columns: dict[str, Gathered] = {}
     try:
-        while start < samples:
-            size = next(turns)
-            stop = min(samples, start + size)
-            for name, array in _answer(runner, feeds, start, stop, size if start == 0 else stop - start).items():
-                parts.setdefault(name, []).append(array)
-            progress(stop, samples, what)
-            start = stop
+        for rows, size in _turns(samples, sizes or (max(1, max_batch_size),)):
+            for name, array in _answer(runner, samples, rows, size if not done else len(rows)).items():
+                columns.setdefault(name, Gathered(samples.count)).put(rows, array)
+            done += len(rows)
+            progress(done, samples.count, what)
     finally:
         runner.close()
-    return {name: _stacked(name, arrays, samples) for name, arrays in parts.items()}
+    found = {name: gathered.column() for name, gathered in columns.items()}
+    for name, column in found.items():
+        if any(shape is None for shape in shapes_of(column)):
+            raise InferenceError(f"output {name!r} is missing from some answers")
+    return found
 
 
-def _answer(runner: Runner, feeds: FeedDict, start: int, stop: int, size: int) -> dict[str, Array]:
-    """Ask for samples ``start`` to ``stop - 1`` with a request of ``size`` samples, and return their answers."""
+def _turns(samples: Samples, sizes: Sequence[int]) -> Iterator[tuple[npt.NDArray[np.intp], int]]:
+    """Yield the rows of requests, and the size that each has the turn of; the largest group of samples first."""
+    turns = itertools.cycle(sizes)
+    for group in sorted(samples.groups(), key=len, reverse=True):
+        start = 0
+        while start < len(group):
+            size = next(turns)
+            yield group[start : start + size], size
+            start += size
+
+
+def _answer(runner: Runner, samples: Samples, rows: npt.NDArray[np.intp], size: int) -> dict[str, Array]:
+    """Ask for some samples with a request of ``size`` samples, in which they may repeat, and return their answers."""
     import numpy as np
 
-    rows = slice(start, stop) if size == stop - start else start + np.arange(size) % (stop - start)
     try:
-        answer = runner.infer({name: array[rows] for name, array in feeds.items()})
+        answer = runner.infer(samples.take(rows if size == len(rows) else np.resize(rows, size)))
     except InferenceError as error:
-        message = f"samples {start} to {stop - 1} refused: {error.message}"
-        raise InferenceError(message, hint=error.hint) from error
+        which = f"samples {rows[0]} to {rows[-1]}" if len(rows) > 1 else f"sample {rows[0]}"
+        raise InferenceError(f"{which} refused: {error.message}", hint=error.hint) from error
     for name, array in answer.items():
         if array.ndim == 0 or len(array) != size:
             raise InferenceError(f"output {name!r} of {size} samples has shape {list(array.shape)}")
-    return {name: array[: stop - start] for name, array in answer.items()}
+    return {name: array[: len(rows)] for name, array in answer.items()}
 
 
 def refused(name: str, limit: str, error: InferenceError) -> Check:
     """Turn a refusal by the candidate into a failed check."""
     return Check(name, None, limit, Verdict.FAIL, note=f"the candidate did not answer: {error.message}")
-
-
-def _stacked(name: str, arrays: list[Array], samples: int) -> Array:
-    import numpy as np
-
-    shapes = {array.shape[1:] for array in arrays}
-    if len(shapes) > 1:
-        raise InferenceError(f"output {name!r} changes shape between requests: {sorted(shapes)}")
-    stacked = np.concatenate(arrays)
-    if len(stacked) != samples:
-        raise InferenceError(f"output {name!r} is missing from some answers")
-    return stacked

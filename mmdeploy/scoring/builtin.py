@@ -29,6 +29,7 @@ class BuiltIn:
         arguments: What it takes as arguments.
         most_outputs: How many outputs it may take.
         compares: What its outputs are to distillation: class scores, or values such as embeddings.
+        ragged: Whether outputs may differ in shape from sample to sample.
     """
 
     score: Score
@@ -37,6 +38,7 @@ class BuiltIn:
     arguments: type[Arguments] = Arguments
     most_outputs: int = 1
     compares: Literal["scores", "values"] = "scores"
+    ragged: bool = False
 
 
 def _recall(outputs: Sequence[Array], labels: Labels, arguments: RecallAtK, root: Path) -> Scored:
@@ -80,23 +82,23 @@ METRICS: Mapping[str, BuiltIn] = {
         "mean average precision of detected boxes, as COCO counts it", arguments=BoxMap, most_outputs=3,
         compares="values",
     ),
-    "mse": BuiltIn(_error("mse"), "mean squared error", larger_is_better=False, compares="values"),
-    "mae": BuiltIn(_error("mae"), "mean absolute error", larger_is_better=False, compares="values"),
+    "mse": BuiltIn(_error("mse"), "mean squared error", larger_is_better=False, compares="values", ragged=True),
+    "mae": BuiltIn(_error("mae"), "mean absolute error", larger_is_better=False, compares="values", ragged=True),
     "recall_at_k": BuiltIn(
         _recall, "share of queries with a document that belongs to them among the k that score highest",
         arguments=RecallAtK, most_outputs=2, compares="values",
     ),
     "wer": BuiltIn(
         lambda outputs, labels, arguments, root: text.word_error_rate(outputs[0], labels, arguments, root),
-        "word error rate: edits over words", larger_is_better=False, arguments=Decoding,
+        "word error rate: edits over words", larger_is_better=False, arguments=Decoding, ragged=True,
     ),
     "bleu": BuiltIn(
         lambda outputs, labels, arguments, root: text.bleu(outputs[0], labels, arguments, root, arguments.n),
-        "BLEU over all samples", arguments=Bleu,
+        "BLEU over all samples", arguments=Bleu, ragged=True,
     ),
     "rouge": BuiltIn(
         lambda outputs, labels, arguments, root: text.rouge(outputs[0], labels, arguments, root, arguments.form),
-        "mean F1 of ROUGE-1, ROUGE-2 or ROUGE-L", arguments=Rouge,
+        "mean F1 of ROUGE-1, ROUGE-2 or ROUGE-L", arguments=Rouge, ragged=True,
     ),
     "vqa_accuracy": BuiltIn(
         lambda outputs, labels, arguments, root: vqa.vqa_accuracy(outputs[0], labels, arguments),
@@ -104,6 +106,6 @@ METRICS: Mapping[str, BuiltIn] = {
     ),
     "iou": BuiltIn(
         lambda outputs, labels, arguments, root: dense.mean_iou(outputs[0], labels, arguments),
-        "mean intersection over union of a class for each place", arguments=Iou,
+        "mean intersection over union of a class for each place", arguments=Iou, ragged=True,
     ),
 }  # fmt: skip

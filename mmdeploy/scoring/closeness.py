@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import Array
-from mmdeploy.scoring import metrics
+from mmdeploy.scoring import metrics, ragged
 from mmdeploy.scoring.metrics import FloatArray, rows_of, unit_rows
 
 if TYPE_CHECKING:
@@ -38,11 +38,17 @@ def per_sample_norm_error(reference: Array, candidate: Array) -> FloatArray:
     """
     import numpy as np
 
-    norms = [np.linalg.norm(rows_of(array), axis=1) for array in (reference, candidate)]
-    usual = np.sqrt(np.mean(np.square(norms[0])))
+    norms = [ragged.per_sample(_norms, array, array) for array in (reference, candidate)]
+    usual = np.sqrt(np.nanmean(np.square(norms[0])))
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.abs(norms[1] - norms[0]) / np.maximum(norms[0], usual)
     return np.asarray(np.where(norms[1] == norms[0], 0.0, np.minimum(share, 1e300)), dtype=np.float64)
+
+
+def _norms(reference: Array, _: Array) -> FloatArray:
+    import numpy as np
+
+    return np.asarray(np.linalg.norm(rows_of(reference), axis=1), dtype=np.float64)
 
 
 def per_sample_equal(reference: Array, candidate: Array) -> FloatArray:
@@ -91,10 +97,11 @@ def output_noise(
     """
     import numpy as np
 
-    floats = [name for name, array in original.items() if array.dtype.kind == "f"] or list(original)
-    name = next((name for name in floats if not np.array_equal(original[name], candidate[name])), floats[0])
-    sqnr_db = metrics.per_sample_sqnr_db(original[name], candidate[name])
-    cosines = metrics.per_sample_cosine(original[name], candidate[name])
+    floats = [name for name, array in original.items() if ragged.flat(array).dtype.kind == "f"] or list(original)
+    changed = (name for name in floats if not np.array_equal(ragged.flat(original[name]), ragged.flat(candidate[name])))
+    name = next(changed, floats[0])
+    sqnr_db = ragged.per_sample(metrics.per_sample_sqnr_db, original[name], candidate[name])
+    cosines = ragged.per_sample(metrics.per_sample_cosine, original[name], candidate[name])
     if broken is not None:
         sqnr_db, cosines = np.where(broken, -np.inf, sqnr_db), np.where(broken, 0.0, cosines)
     if not np.isposinf(sqnr_db).all():

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.errors import DataError
-from mmdeploy.core.labels import Labels, kind
+from mmdeploy.core.labels import Labels, Ragged, kind
+from mmdeploy.core.samples import column_of, flat, is_ragged
+from mmdeploy.scoring import ragged
 from mmdeploy.scoring.arguments import Iou
 from mmdeploy.scoring.metrics import FloatArray
 from mmdeploy.scoring.scored import Scored, tallied
@@ -26,15 +28,16 @@ def mean_iou(outputs: Array, labels: Labels, arguments: Iou) -> Scored:
     """
     import numpy as np
 
-    answers, classes = _answers(outputs, arguments)
-    if not isinstance(labels, np.ndarray) or labels.shape != answers.shape or labels.dtype.kind not in "iub":
+    answers, classes = _answers_of_each(outputs, arguments) if is_ragged(outputs) else _answers(outputs, arguments)
+    wanted = column_of([np.asarray(one) for one in labels]) if isinstance(labels, np.ndarray | Ragged) else None
+    if wanted is None or not ragged.same_shapes(answers, wanted) or flat(wanted).dtype.kind not in "iub":
         raise DataError(
-            f"iou takes one class id a place, {list(answers.shape)}, found {kind(labels)}",
+            f"iou takes one class id a place, {ragged.sample_shape(answers)} a sample, found {kind(labels)}",
             hint="the class axis of scores is axis 1; labels have none",
         )
     tallies = np.empty((len(labels), 2 * classes))
     for row in range(len(labels)):
-        tallies[row] = _sample(answers[row].ravel(), labels[row].ravel().astype(np.int64), classes, row, arguments)
+        tallies[row] = _sample(answers[row].ravel(), wanted[row].ravel().astype(np.int64), classes, row, arguments)
     first = 1 if arguments.threshold is not None else 0
 
     def finish(sums: FloatArray) -> FloatArray:
@@ -46,6 +49,15 @@ def mean_iou(outputs: Array, labels: Labels, arguments: Iou) -> Scored:
     if not tallies[:, classes + first :].any():
         raise DataError("iou: neither the labels nor the answers hold a place that is judged")
     return tallied(tallies, finish)
+
+
+def _answers_of_each(outputs: Array, arguments: Iou) -> tuple[Array, int]:
+    """Return the same of samples that are not alike."""
+    found = [_answers(one[None], arguments) for one in outputs]
+    classes = {count for _, count in found}
+    if len(classes) > 1:
+        raise DataError(f"iou: the number of classes differs from sample to sample: {sorted(classes)}")
+    return column_of([places[0] for places, _ in found]), classes.pop()
 
 
 def _answers(outputs: Array, arguments: Iou) -> tuple[npt.NDArray[np.int64], int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -19,6 +19,7 @@ from typing import Self
 from pydantic import Field
 
 from mmdeploy.core.contracts import (
+    Array,
     Check,
     Deployment,
     Evidence,
@@ -181,7 +182,7 @@ class SideBySide:
     """The candidate and the reference, measured in turns; a context manager."""
 
     def __init__(
-        self, evidence: Evidence, feeds: FeedDict, options: LoadOptions, *, model: str | None = None,
+        self, evidence: Evidence, feeds: Mapping[str, Array], options: LoadOptions, *, model: str | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:  # fmt: skip
         import numpy as np

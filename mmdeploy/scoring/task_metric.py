@@ -1,12 +1,13 @@
 """The metric that a gate, a search or training scores with: built in, from a file of the recipe, or of torchmetrics.
 
 A metric of one's own is a callable ``wer(outputs, labels, **arguments)``. ``outputs`` holds the ensemble's outputs by
-name, the samples along axis 0; ``labels`` is what the data callable gave: an array where labels are numbers or arrays
-of one shape, a list of strings, of lists of strings or of arrays otherwise, a dict of these where labels are dicts. It
-returns one score a sample (an array as long as there are samples; the score is their mean, and paired intervals come
-for free) or one for all (a number; intervals by resampling the samples and calling it again). Its attributes say the
-rest: ``larger_is_better`` (a Boolean, which must be there, unless the recipe says it), ``range`` (lowest and highest
-score, None where there is none) and ``name``. A class is made an instance of with the recipe's arguments.
+name, the samples along axis 0, or in a list where their shapes differ; ``labels`` is what the data callable gave: an
+array where labels are numbers or arrays of one shape, a list of strings, of lists of strings or of arrays otherwise, a
+dict of these where labels are dicts. It returns one score a sample (an array as long as there are samples; the score is
+their mean, and paired intervals come for free) or one for all (a number; intervals by resampling the samples and
+calling it again). Its attributes say the rest: ``larger_is_better`` (a Boolean, which must be there, unless the recipe
+says it), ``range`` (lowest and highest score, None where there is none) and ``name``. A class is made an instance of
+with the recipe's arguments.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.artifact import Array
-from mmdeploy.core.errors import MetricError, MmdeployError
+from mmdeploy.core.errors import DataError, MetricError, MmdeployError
 from mmdeploy.core.labels import Labels, plain
+from mmdeploy.core.samples import is_ragged
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.watching import reading
 from mmdeploy.scoring.builtin import METRICS
 from mmdeploy.scoring.metric_spec import MetricSpec, arguments_of
+from mmdeploy.scoring.ragged import sample_shape
 from mmdeploy.scoring.scored import Scored, check_count, mean_of, one_by_one
 
 if TYPE_CHECKING:
@@ -138,8 +141,21 @@ def _built_in(spec: MetricSpec, called: str, root: Path) -> TaskMetric:
         spec.outputs,
         (0.0, 1.0 if metric.larger_is_better else None),
         metric.compares,
-        lambda answers, labels: metric.score(list(answers.values()), labels, arguments, root),
+        lambda answers, labels: metric.score(_alike(spec.metric, answers), labels, arguments, root),
     )
+
+
+def _alike(name: str, answers: Mapping[str, Array]) -> list[Array]:
+    """Return the outputs that a built-in metric scores; one that takes no others is given outputs of one shape only."""
+    uneven = next((output for output, column in answers.items() if is_ragged(column)), None)
+    if uneven is not None and not METRICS[name].ragged:
+        raise DataError(
+            f"{name} takes outputs of one shape, but {uneven!r} differs from sample to sample: "
+            f"{sample_shape(answers[uneven])}",
+            hint=f"{', '.join(key for key, one in METRICS.items() if one.ragged)} take outputs that vary; so does a "
+            "metric of your own, which gets them as a list of arrays",
+        )
+    return list(answers.values())
 
 
 def _torchmetrics(spec: MetricSpec, called: str, metric: Any, root: Path) -> TaskMetric:
@@ -164,7 +180,8 @@ def _own(spec: MetricSpec, called: str, metric: Any, root: Path) -> TaskMetric:
 
     def call(answers: Mapping[str, Array], labels: Labels) -> Any:
         with _translated(spec.metric, "failed", root), importing_from(root), reading(spec.metric):
-            return metric(dict(answers), plain(labels), **arguments)
+            given = {key: list(column) if is_ragged(column) else column for key, column in answers.items()}
+            return metric(given, plain(labels), **arguments)
 
     def score(answers: Mapping[str, Array], labels: Labels) -> Scored:
         return _scored(call, {key: _read_only(array) for key, array in answers.items()}, labels, spec.metric)

@@ -1,9 +1,10 @@
 """Metrics of generated text: word error rate, BLEU, ROUGE.
 
 An output is token ids [samples, length], or scores [samples, length, vocabulary], whose best token is taken at each
-place. `Decoding` says which ids are no text. References are token ids too (padded to one length, or arrays of varying
-length), and tokens are compared; or strings (BLEU and ROUGE: several a sample, in a list), and words are compared, made
-of the ids by a vocabulary file. Other tokenizers belong into a metric of one's own.
+place; lengths may differ from sample to sample. `Decoding` says which ids are no text. References are token ids too
+(padded to one length, or arrays of varying length), and tokens are compared; or strings (BLEU and ROUGE: several a
+sample, in a list), and words are compared, made of the ids by a vocabulary file. Other tokenizers belong into a metric
+of one's own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TypeAlias
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.errors import DataError, MetricError
 from mmdeploy.core.labels import Labels, Ragged, Texts, kind, plain
+from mmdeploy.core.samples import is_ragged
 from mmdeploy.scoring.arguments import Decoding
 from mmdeploy.scoring.metrics import FloatArray
 from mmdeploy.scoring.scored import Scored, mean_of, tallied
@@ -149,17 +151,20 @@ def _pairs(metric: str, outputs: Array, labels: Labels, decoding: Decoding, root
     return [(ours, [decoded(np.asarray(one), decoding)]) for ours, one in zip(answers, plain(labels), strict=True)]
 
 
-def _ids(metric: str, outputs: Array) -> Array:
+def _ids(metric: str, outputs: Array) -> Sequence[Array]:
+    """Return the token ids of each sample, which may differ in length."""
     import numpy as np
 
+    if is_ragged(outputs):
+        return [_ids(metric, one[None])[0] for one in outputs]
     if outputs.ndim == 3 and outputs.dtype.kind == "f":
-        return np.asarray(outputs.argmax(axis=-1))
+        return list(np.asarray(outputs.argmax(axis=-1)))
     if outputs.ndim != 2 or outputs.dtype.kind not in "iu":
         raise DataError(
             f"{metric} takes token ids [samples, length] or scores [samples, length, vocabulary], found "
             f"{list(outputs.shape)} of type {outputs.dtype}"
         )
-    return outputs
+    return list(outputs)
 
 
 def decoded(ids: Array, decoding: Decoding, *, answer: bool = False) -> list[int]:

@@ -1,7 +1,8 @@
 """Score with any class of torchmetrics, or one derived from its ``Metric``.
 
 The first parameter of the class's ``update`` gets the output (or, where the recipe names several outputs, each goes to
-the parameter of its name), the second the labels; labels that are dicts go to the parameters of their names.
+the parameter of its name), the second the labels; labels that are dicts go to the parameters of their names. Where
+outputs differ in shape, ``update`` is called once for each sample, with a batch of one.
 
 The classes of ``torchmetrics.retrieval`` group documents by query. They are served in three ways: two outputs, such as
 an image and a text embedding, whose cosine similarities rank every sample's second output for its first (labels say
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.errors import DataError, MetricError
 from mmdeploy.core.labels import Labels, Ragged, Table, Texts, kind
+from mmdeploy.core.samples import is_ragged
 from mmdeploy.scoring import retrieval
 from mmdeploy.scoring.scored import Scored, mean_of, one_by_one
 
@@ -55,11 +57,16 @@ def score(metric: Any, name: str, answers: Mapping[str, Array], labels: Labels) 
         return _retrieval(metric, name, _queries(name, list(answers.values()), labels))
     given = _arguments(metric, name, answers, labels)
     samples = len(next(iter(answers.values())))
+    uneven = any(is_ragged(column) for column in answers.values())
 
     def value(rows: npt.NDArray[np.intp]) -> float:
         whole = len(rows) == samples and bool((rows[1:] > rows[:-1]).all())
         metric.reset()
-        metric.update(**(given if whole else {key: _taken(values, rows) for key, values in given.items()}))
+        if uneven:
+            for row in rows:
+                metric.update(**{key: _alone(values, int(row)) for key, values in given.items()})
+        else:
+            metric.update(**(given if whole else {key: _taken(values, rows) for key, values in given.items()}))
         return number(metric.compute(), name)
 
     return one_by_one(value, samples)
@@ -119,11 +126,19 @@ def _tensors(values: Labels) -> Any:
     if isinstance(values, Ragged):
         return list(values) if isinstance(values.values, Texts) else [_tensors(np.asarray(one)) for one in values]
     assert isinstance(values, np.ndarray)
+    if is_ragged(values):
+        return [_tensors(one) for one in values]
     if values.dtype.kind in "iu":
         return torch.from_numpy(values.astype(np.int64))
     if values.dtype == np.float16:
         return torch.from_numpy(values.astype(np.float32))
     return torch.from_numpy(np.array(values))
+
+
+def _alone(values: Any, row: int) -> Any:
+    """Return a batch of one sample."""
+    one = values[row]
+    return one[None] if hasattr(one, "shape") else [one]
 
 
 def _taken(values: Any, rows: npt.NDArray[np.intp]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmdeploy.core.artifact import Array, TensorSpec
-from mmdeploy.core.contracts import Deployment, Evidence, FeedDict, Runner, WiredComponent
+from mmdeploy.core.contracts import Deployment, Evidence, FeedDict, Runner, Samples, WiredComponent
 from mmdeploy.core.errors import InferenceError
 from mmdeploy.core.target import this_hardware
 from mmdeploy.gates.in_process import InProcessDeployment
@@ -80,4 +80,5 @@ def evidence(**changes: Any) -> Evidence:
         "hardware": this_hardware(),
         "max_batch_size": 8,
     }
-    return Evidence(**(fields | changes))
+    fields |= changes
+    return Evidence(**fields | {"feeds": Samples.of(fields["feeds"])})

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from mmdeploy.core.contracts import Array, StepContext, TrainingSetup
 from mmdeploy.core.errors import DataError, TrainingError, did_you_mean
 from mmdeploy.core.labels import Labels
+from mmdeploy.core.samples import Gathered, Samples, finite
 from mmdeploy.model.torch_model import torch_threads
 from mmdeploy.training import checkpoint
 from mmdeploy.training.losses import loss
@@ -31,6 +32,8 @@ from mmdeploy.training.processes import Batch, Part, accelerator, labels_on, ran
 from mmdeploy.training.record import EpochRecord, TrainingRecord
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from accelerate import Accelerator
     from torch import Tensor, nn
 
@@ -246,40 +249,38 @@ class _Training:
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Return metric and loss on the validation split, the same on every process; None where not finite."""
-        import numpy as np
         import torch
         from accelerate.utils import broadcast_object_list, gather_object
 
         self.module.eval()
-        feeds, labels = self.validation
-        total, size = len(labels), self.options.batch_size
-        parts: list[tuple[int, dict[str, Array], float]] = []
+        feeds, labels = Samples.of(self.validation[0]), self.validation[1]
+        parts: list[tuple[npt.NDArray[np.intp], dict[str, Array], float]] = []
         with torch.no_grad():
-            for number, start in enumerate(range(0, total, size)):
+            for number, rows in enumerate(feeds.batches(self.options.batch_size)):
                 if number % self.accelerator.num_processes == self.accelerator.process_index:
-                    stop = min(total, start + size)
-                    parts.append((start, *self._answers(feeds, labels, slice(start, stop))))
-        parts = sorted(gather_object(parts), key=lambda part: part[0])
+                    parts.append((rows, *self._answers(feeds.take(rows), labels[rows])))
+        parts = sorted(gather_object(parts), key=lambda part: int(part[0][0]))
         found: list[float | None] = [None, None]
         if self.accelerator.is_main_process:
-            outputs = {
-                name: np.concatenate([answers[name] for _, answers, _ in parts]) for name in self.setup.scored_outputs
-            }
-            weights = [len(next(iter(answers.values()))) / total for _, answers, _ in parts]
-            value = sum(part_loss * weight for (_, _, part_loss), weight in zip(parts, weights, strict=True))
-            finite = all(bool(np.isfinite(array).all()) for array in outputs.values())
-            score = self.setup.score(outputs, labels).score if finite else math.nan
+            gathered = {name: Gathered(len(labels)) for name in self.setup.scored_outputs}
+            for rows, answers, _ in parts:
+                for name, one in gathered.items():
+                    one.put(rows, answers[name])
+            outputs = {name: one.column() for name, one in gathered.items()}
+            value = sum(part_loss * len(rows) / len(labels) for rows, _, part_loss in parts)
+            sound = all(bool(finite(column).all()) for column in outputs.values())
+            score = self.setup.score(outputs, labels).score if sound else math.nan
             found = [score if math.isfinite(score) else None, value if math.isfinite(value) else None]
         broadcast_object_list(found)
         return found[0], found[1]
 
-    def _answers(self, feeds: Mapping[str, Array], labels: Labels, part: slice) -> tuple[dict[str, Array], float]:
+    def _answers(self, feeds: Mapping[str, Array], labels: Labels) -> tuple[dict[str, Array], float]:
         import torch
 
         device = self.accelerator.device
-        given = {name: torch.as_tensor(array[part]).to(device) for name, array in feeds.items()}
+        given = {name: torch.as_tensor(array).to(device) for name, array in feeds.items()}
         outputs = self.plain_network(given)
-        wanted = labels_on(labels[part], device)
+        wanted = labels_on(labels, device)
         value = loss(outputs, given, wanted, setup=self.setup, options=self.options)
         return {name: outputs[name].cpu().numpy() for name in self.setup.scored_outputs}, float(value)
 

@@ -6,7 +6,6 @@ A split that fits in memory is read once and shuffled as a whole. A larger one, 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +50,8 @@ class Split:
     buffer_bytes: int = _BUFFER_BYTES
     _kept: list[Sample] | None = None
     _too_large: bool = field(default=False)
+    #: Batches of an epoch by their size, where samples are not alike.
+    _ragged_batches: dict[int, int] = field(default_factory=dict)
 
     def samples(self, epoch: int) -> Iterator[Sample]:
         """Yield the samples of an epoch in the callable's order.
@@ -68,20 +69,34 @@ class Split:
     def batches(self, epoch: int, batch_size: int, seed: int) -> Iterator[Batch]:
         """Yield the shuffled batches of an epoch; the last is left out when it is smaller and not the only one.
 
+        Samples of a batch are alike. Where they differ in shape, what is left of each shape makes a batch of its own,
+        however small, and every epoch has as many batches as the first that was read: where augmentation changes
+        shapes, the epoch's samples come again.
+
         The same epoch and seed give the same batches, whatever was read before.
 
         Raises:
-            DataError: As `samples`; and when samples of a batch differ in shape, or only some have a label.
+            DataError: As `samples`; and when only some samples have a label.
         """
         rng = np.random.default_rng([seed, epoch])
+        given, wanted = 0, self._ragged_batches.get(batch_size)
+        while wanted is None or given < wanted:
+            groups = _Groups(batch_size)
+            for group in groups.of(self._shuffled(epoch, rng)):
+                if given != wanted:
+                    given += 1
+                    yield self._batch(group)
+            if wanted is None and groups.ragged:
+                self._ragged_batches[batch_size] = given
+            if not groups.ragged:
+                return
+            wanted = self._ragged_batches[batch_size]
+
+    def _shuffled(self, epoch: int, rng: np.random.Generator) -> Iterator[Sample]:
         kept = self._in_memory()
         if kept is not None:
-            shuffled: Iterator[Sample] = (kept[index] for index in rng.permutation(len(kept)))
-        else:
-            shuffled = _shuffled(self.samples(epoch), rng, self.buffer_bytes)
-        for number, group in enumerate(_groups(shuffled, batch_size)):
-            if len(group) == batch_size or not number:
-                yield self._batch(group)
+            return (kept[index] for index in rng.permutation(len(kept)))
+        return _shuffled(self.samples(epoch), rng, self.buffer_bytes)
 
     def _in_memory(self) -> list[Sample] | None:
         """Return all samples if they are the same in each epoch and fit; None otherwise."""
@@ -102,7 +117,8 @@ class Split:
         unlabelled = [label is None for label in labels]
         if any(unlabelled) and not all(unlabelled):
             raise DataError(f"{self.reference}: some samples have a label and others have none")
-        return data.stacked(feeds, self.reference), None if unlabelled[0] else stacked_labels(labels, self.reference)
+        together = {name: np.stack([feed[name] for feed in feeds]) for name in feeds[0]}
+        return together, None if unlabelled[0] else stacked_labels(labels, self.reference)
 
     def _refuse_shared(self, digest: bytes, index: int, other: SeenSamples) -> None:
         twin = other.find(digest)
@@ -114,9 +130,30 @@ class Split:
             )
 
 
-def _groups(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
-    while group := list(itertools.islice(samples, size)):
-        yield group
+class _Groups:
+    """Cuts samples into batches of samples that are alike.
+
+    Attributes:
+        ragged: Whether samples of several shapes came.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size, self.ragged = size, False
+
+    def of(self, samples: Iterator[Sample]) -> Iterator[list[Sample]]:
+        """Yield a batch as soon as it is full; then what is left, of samples that are all alike only if it is all."""
+        waiting: dict[tuple[Any, ...], list[Sample]] = {}
+        full = 0
+        for sample in samples:
+            group = waiting.setdefault(tuple((name, array.shape) for name, array in sample[0].items()), [])
+            self.ragged = len(waiting) > 1
+            group.append(sample)
+            if len(group) == self._size:
+                full += 1
+                yield group.copy()
+                group.clear()
+        if self.ragged or not full:
+            yield from (group for group in waiting.values() if group)
 
 
 def _shuffled(samples: Iterator[Sample], rng: np.random.Generator, buffer_bytes: int) -> Iterator[Sample]:

@@ -29,7 +29,7 @@ from mmdeploy.model.weight_files import files_of
 from mmdeploy.recipe import sharing
 from mmdeploy.worker.examples import Examples
 from mmdeploy.worker.feeds import calibration, sample_set
-from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Samples
+from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Validation
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.training_setup import HeldOut, RecipeTrainingSetup
 
@@ -113,7 +113,7 @@ def _fused(task: Task) -> FusedOutput | None:
         shipped={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["shipped"].items()},
         exported={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["original"].items()},
     )
-    samples = Samples(validation.feeds(), validation.labels, source=validation.reference)
+    samples = Validation(validation.feeds(), validation.labels, source=validation.reference)
     return FusedEnsemble(recipe, task.step.component, graphs, samples, threads=task.threads)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -126,7 +125,7 @@ def calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
         refuse_constant(first, masks(*ensemble_inputs(task.recipe)))
     batch_size = int(task.step.options.get("batch_size", _CALIBRATION_BATCH))
     calls = len(callers(task.recipe.components, task.step.component))
-    return _CalibrationFeeds(task, first, batch_size), calls * math.ceil(first.count / batch_size)
+    return _CalibrationFeeds(task, first, batch_size), calls * sum(1 for _ in first.feeds().batches(batch_size))
 
 
 def sample_set(task: Task, key: str) -> SampleSet | None:

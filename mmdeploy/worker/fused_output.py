@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from mmdeploy.core.contracts import Array, FusedScore, Runner
 from mmdeploy.core.errors import DataError, EngineError, InferenceError
 from mmdeploy.core.labels import Labels
+from mmdeploy.core.samples import Gathered, Samples, picked
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.planning.chains import fed_outputs, yardstick
 from mmdeploy.recipe.sharing import above, below, callers
 from mmdeploy.recipe.wiring import topological_order, upstream
-from mmdeploy.scoring import closeness
+from mmdeploy.scoring import closeness, ragged
 from mmdeploy.scoring.scored import Scored
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
 
@@ -54,11 +55,11 @@ class Graphs:
 
 
 @dataclass(frozen=True)
-class Samples:
+class Validation:
     """The validation split.
 
     Attributes:
-        feeds: Arrays by ensemble input, samples stacked along axis 0.
+        feeds: Columns by ensemble input.
         labels: One a sample, or None when the split has none.
         source: The callable that gave them, for messages.
     """
@@ -71,7 +72,9 @@ class Samples:
 class FusedEnsemble:
     """The ensemble around one component; satisfies `mmdeploy.core.contracts.FusedOutput`."""
 
-    def __init__(self, recipe: Recipe, component: str, graphs: Graphs, samples: Samples, *, threads: int = 1) -> None:
+    def __init__(
+        self, recipe: Recipe, component: str, graphs: Graphs, samples: Validation, *, threads: int = 1
+    ) -> None:
         """Take the ensemble apart; nothing is run before the first score.
 
         Raises:
@@ -83,7 +86,7 @@ class FusedEnsemble:
                 hint="let the callable that data.validation names yield (feed, label)",
             )
         self._recipe, self._component, self._graphs = recipe, component, graphs
-        self._feeds, self._labels = samples.feeds, samples.labels
+        self._feeds, self._labels = Samples.of(samples.feeds), samples.labels
         self._parameters = {"intra_op_thread_count": str(threads)}
         self._metric = open_metric(yardstick(recipe, component).metric, recipe.root)
         self._outputs = self._metric.outputs
@@ -141,7 +144,7 @@ class FusedEnsemble:
             InferenceError: If a runner that was given refuses a request.
         """
         chosen = part or slice(None)
-        tensors = {name: array[chosen] for name, array in self._fixed().items()}
+        tensors = Samples(self._fixed()).select(chosen)
         if not isinstance(graph, Path):
             return self._scored(self._answers_with(graph, tensors, self._largest_batch), chosen)
         candidate = self._opened(graph)
@@ -152,7 +155,7 @@ class FusedEnsemble:
         finally:
             candidate.close()
 
-    def _answers_with(self, candidate: Runner, tensors: Mapping[str, Array], batch_size: int) -> dict[str, Array]:
+    def _answers_with(self, candidate: Runner, tensors: Samples, batch_size: int) -> dict[str, Array]:
         runners = dict.fromkeys(self._callers, candidate) | {name: self._exported(name) for name in self._after}
         return self._through(runners, tensors, keep=self._outputs, batch_size=batch_size)
 
@@ -166,13 +169,9 @@ class FusedEnsemble:
 
         reference, labels = _part(self._original_answers(), part), self._labels[part]
         broken = np.zeros(len(labels), dtype=bool)
-        for array in answers.values():
-            if array.dtype.kind == "f":
-                broken |= ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
-        finite = {
-            name: np.where(broken.reshape(-1, *[1] * (array.ndim - 1)), np.zeros_like(array), array)
-            for name, array in answers.items()
-        }
+        for column in answers.values():
+            broken |= ~ragged.finite(column)
+        finite = {name: ragged.zeroed(column, broken) for name, column in answers.items()}
         metric, per_sample = _metric_with(broken, self._metric.scored(finite, labels), self._metric)
         sqnr_db, cosine = closeness.output_noise(reference, finite, broken)
         return FusedScore(metric, per_sample, sqnr_db, cosine, len(labels))
@@ -181,9 +180,9 @@ class FusedEnsemble:
         if self._originals is None:
             exported = self._graphs.exported
             if all(self._graphs.shipped[name] == exported[name] for name in self._before):  # it is computed anyway
-                rest, tensors = (*self._callers, *self._after), self._fixed()
+                rest, tensors = (*self._callers, *self._after), Samples(self._fixed())
             else:
-                rest, tensors = topological_order(self._recipe.components), dict(self._feeds)
+                rest, tensors = topological_order(self._recipe.components), self._feeds
             runners = {name: self._exported(name) for name in rest}
             self._originals = self._through(runners, tensors, keep=self._outputs)
         return self._originals
@@ -205,25 +204,21 @@ class FusedEnsemble:
     def _through(
         self,
         runners: Mapping[str, Runner],
-        tensors: Mapping[str, Array],
+        tensors: Samples,
         *,
         keep: Sequence[str],
         batch_size: int = _BATCH,
     ) -> dict[str, Array]:
-        """Run samples through components in order, a batch at a time; return the tensors to keep."""
-        found = {name: tensors[name] for name in keep if name in tensors}
-        total = len(next(iter(tensors.values())))
-        for start in range(0, total, batch_size) if len(found) < len(keep) else ():
-            stop = min(start + batch_size, total)
-            batch = {name: array[start:stop] for name, array in tensors.items()}
+        """Run samples through components in order, a batch at a time; return the columns to keep."""
+        known = {name: tensors[name] for name in keep if name in tensors}
+        made = {name: Gathered(tensors.count, _room) for name in keep if name not in known}
+        for rows in tensors.batches(batch_size) if made else ():
+            batch = tensors.take(rows)
             for component, runner in runners.items():
                 batch |= self._answers(component, runner, batch)
-            for name in keep:
-                if name not in tensors:
-                    if name not in found:
-                        found[name] = _room(total, batch[name])
-                    found[name][start:stop] = batch[name]
-        return found
+            for name, gathered in made.items():
+                gathered.put(rows, batch[name])
+        return known | {name: gathered.column() for name, gathered in made.items()}
 
     def _answers(self, component: str, runner: Runner, tensors: Mapping[str, Array]) -> dict[str, Array]:
         wires = self._recipe.components[component]
@@ -257,7 +252,7 @@ def _followers(recipe: Recipe, component: str, outputs: Sequence[str]) -> tuple[
 
 
 def _part(answers: Mapping[str, Array], part: slice) -> dict[str, Array]:
-    return {name: array[part] for name, array in answers.items()}
+    return {name: picked(column, part) for name, column in answers.items()}
 
 
 def _metric_with(broken: npt.NDArray[np.bool_], found: Scored, metric: TaskMetric) -> tuple[float, FloatArray | None]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mmdeploy import gates
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Progress
 from mmdeploy.core.errors import ModelError
 from mmdeploy.core.labels import Labels
+from mmdeploy.core.samples import Gathered
+from mmdeploy.data.columns import Entry, save_column
 from mmdeploy.model import torch_model
 from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.wiring import topological_order
@@ -32,17 +32,21 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
     recipe = task.recipe
     samples = sample_set(task, "evaluation")
     assert samples is not None
-    feeds, total = samples.feeds(), samples.count
+    feeds, total, done = samples.feeds(), samples.count, 0
     chain = torch_chain(task, topological_order(recipe.components))
-    parts: dict[str, list[Array]] = {}
+    gathered: dict[str, Gathered] = {}
     with torch_model.torch_threads(task.threads):
-        for start in range(0, total, _ORIGINAL_BATCH):
-            batch = {name: array[start : start + _ORIGINAL_BATCH] for name, array in feeds.items()}
-            for tensor, array in chain.run(batch).items():
-                if tensor not in recipe.inputs:
-                    parts.setdefault(tensor, []).append(array)
-            progress(min(total, start + _ORIGINAL_BATCH), total, "samples through the PyTorch model")
-    tensors = {name: _joined(name, arrays) for name, arrays in parts.items()}
+        for group in feeds.groups():
+            shapes: dict[str, tuple[int, ...]] = {}
+            for start in range(0, len(group), _ORIGINAL_BATCH):
+                rows = group[start : start + _ORIGINAL_BATCH]
+                for tensor, array in chain.run(feeds.take(rows)).items():
+                    if tensor not in recipe.inputs:
+                        _refuse_odd(tensor, shapes.setdefault(tensor, array.shape), array)
+                        gathered.setdefault(tensor, Gathered(total)).put(rows, array)
+                done += len(rows)
+                progress(done, total, "samples through the PyTorch model")
+    tensors = {name: found.column() for name, found in gathered.items()}
     if samples.labels is not None:
         _try_metrics(recipe, tensors, samples.labels)
     index = _save(workdir, tensors)
@@ -59,15 +63,14 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
     )
 
 
-def _joined(tensor: str, batches: list[Array]) -> Array:
-    odd = next((one for one in batches if one.shape[1:] != batches[0].shape[1:]), None)
-    if odd is not None:
+def _refuse_odd(tensor: str, first: tuple[int, ...], batch: Array) -> None:
+    """Refuse a tensor whose shape differs from that of an earlier batch of samples that are alike."""
+    if batch.shape[1:] != first[1:]:
         raise ModelError(
-            f"the PyTorch model gives the tensor {tensor!r} as {list(batches[0].shape)} and as {list(odd.shape)} for "
+            f"the PyTorch model gives the tensor {tensor!r} as {list(first)} and as {list(batch.shape)} for "
             "batches of these sizes: what a sample gets depends on how many others are in its batch",
-            hint="every output has one row a sample, of one shape",
+            hint="every output has one row a sample; of samples of one shape, each row has one shape",
         )
-    return np.concatenate(batches)
 
 
 def _try_metrics(recipe: Recipe, tensors: Mapping[str, Array], labels: Labels) -> None:
@@ -82,10 +85,8 @@ def _try_metrics(recipe: Recipe, tensors: Mapping[str, Array], labels: Labels) -
             gates.accuracy.opened(gate, tuple(recipe.outputs), recipe.root).scored(tensors, labels)
 
 
-def _save(workdir: Path, arrays: Mapping[str, Array]) -> dict[str, str]:
-    """Save arrays under numbered names: a tensor's name may hold what a file name cannot."""
-    files = {}
-    for number, (name, array) in enumerate(arrays.items()):
-        files[name] = f"tensor-{number}.npy"
-        np.save(workdir / files[name], array, allow_pickle=False)
-    return files
+def _save(workdir: Path, tensors: Mapping[str, Array]) -> dict[str, Entry]:
+    """Save columns under numbered names: a tensor's name may hold what a file name cannot."""
+    return {
+        name: save_column(workdir, f"tensor-{number}", column) for number, (name, column) in enumerate(tensors.items())
+    }

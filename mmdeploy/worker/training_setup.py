@@ -11,6 +11,7 @@ from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, MetricScore, Network
 from mmdeploy.core.errors import DataError, MmdeployError, TrainingError
 from mmdeploy.core.labels import Labels
+from mmdeploy.core.samples import Samples
 from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.torch_component import load_component
@@ -141,11 +142,11 @@ class RecipeTrainingSetup:
         """
         return self._training.batches(epoch, batch_size, self._recipe.seed)
 
-    def validation(self) -> tuple[dict[str, Array], Labels]:
-        """Return the whole validation split: feeds stacked along axis 0, and labels.
+    def validation(self) -> tuple[Samples, Labels]:
+        """Return the whole validation split: columns of feeds, and labels.
 
         Raises:
-            DataError: If its samples differ in shape, or have no labels.
+            DataError: If its samples have no labels.
         """
         samples = self._held_out.validation
         if samples.labels is None:

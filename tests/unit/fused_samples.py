@@ -14,7 +14,7 @@ from mmdeploy.model import torch_model
 from mmdeploy.planning.steps import Step
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.worker import feeds, run_step
-from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Samples
+from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Validation
 from mmdeploy.worker.task import Task
 
 TESTS = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def judged(
     """Return the ensemble around a component, on the recipe's own validation split."""
     with tempfile.TemporaryDirectory() as folder:  # the mapping keeps the files after they are gone
         recorded = recorded_set(recipe, "validation", Path(folder))
-    samples = Samples(recorded.feeds(), recorded.labels)
+    samples = Validation(recorded.feeds(), recorded.labels)
     return FusedEnsemble(recipe, component, Graphs(shipped or graphs, graphs), samples)
 
 

@@ -113,7 +113,7 @@ def test_a_request_of_one_that_is_refused_fails_and_says_so():
     result = parity.check(options(min_cosine=0.99, scope="components"), given)
     (check,) = [check for check in result.checks if check.name.startswith("image_encoder")]
     assert check.verdict is Verdict.FAIL
-    assert check.note.startswith("batches of 1: the candidate did not answer: samples 0 to 0 refused: expected a batch")
+    assert check.note.startswith("batches of 1: the candidate did not answer: sample 0 refused: expected a batch")
 
 
 def test_a_mean_over_few_samples_that_is_beyond_is_taken_over_all():

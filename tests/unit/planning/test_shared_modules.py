@@ -20,7 +20,7 @@ from mmdeploy.planning.steps import DATA_SETS, Step
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.sharing import above, apart, below, callers
 from mmdeploy.worker import feeds as step_feeds
-from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Samples
+from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Validation
 from mmdeploy.worker.task import Task
 
 ONE = ("components.right.module=left",)
@@ -112,11 +112,11 @@ def test_a_candidate_is_scored_in_both_places(tmp_path):
     recipe = load_recipe(TINY, ONE)
     graphs = {name: exported(recipe, name, tmp_path / name).path for name in recipe.components}
     feeds = samples_of(32)
-    around = FusedEnsemble(recipe, "left", Graphs({}, graphs), Samples(feeds, np.zeros(32, int)))
+    around = FusedEnsemble(recipe, "left", Graphs({}, graphs), Validation(feeds, np.zeros(32, int)))
     assert around.score(graphs["left"]).cosine == pytest.approx(1.0)
     other = exported(load_recipe(TINY), "right", tmp_path / "other").path  # another tower in the place of both
     swapped = {**graphs, "left": other, "right": other}
-    wanted = FusedEnsemble(recipe, "fusion", Graphs(swapped, swapped), Samples(feeds, np.zeros(32, int)))
+    wanted = FusedEnsemble(recipe, "fusion", Graphs(swapped, swapped), Validation(feeds, np.zeros(32, int)))
     assert around.score(other).metric == wanted.original().metric
 
 

@@ -14,7 +14,7 @@ from mmdeploy.core.errors import DataError, EngineError
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.worker import fused_output
-from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Samples
+from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Validation
 
 WRONG = 7
 
@@ -34,7 +34,7 @@ def ensemble(tmp_path_factory):
 def judged(ensemble, component, *, shipped=None, labels=None):
     graphs = Graphs(shipped=ensemble.graphs | (shipped or {}), exported=ensemble.graphs)
     labels = ensemble.labels if labels is None else labels
-    return FusedEnsemble(ensemble.recipe, component, graphs, Samples(ensemble.feeds, labels))
+    return FusedEnsemble(ensemble.recipe, component, graphs, Validation(ensemble.feeds, labels))
 
 
 def changed(graph: Path, target: Path, change) -> Path:
@@ -133,7 +133,7 @@ def test_a_graph_that_does_not_fit_is_told_by_its_component(ensemble, tmp_path):
 
 def test_labels_are_needed_and_checked(ensemble):
     with pytest.raises(DataError, match=r"data\.validation gives no labels"):
-        FusedEnsemble(ensemble.recipe, "left", Graphs({}, ensemble.graphs), Samples(ensemble.feeds, None))
+        FusedEnsemble(ensemble.recipe, "left", Graphs({}, ensemble.graphs), Validation(ensemble.feeds, None))
     with pytest.raises(DataError, match="label 99"):
         judged(ensemble, "left", labels=np.full(96, 99)).original()
 
@@ -141,7 +141,7 @@ def test_labels_are_needed_and_checked(ensemble):
 def test_a_component_that_the_scored_output_does_not_depend_on_is_refused(ensemble):
     recipe = ensemble.recipe.model_copy(update={"outputs": {"left_embedding": None}})
     with pytest.raises(DataError, match="fusion does not feed 'left_embedding'"):
-        FusedEnsemble(recipe, "fusion", Graphs({}, ensemble.graphs), Samples(ensemble.feeds, ensemble.labels))
+        FusedEnsemble(recipe, "fusion", Graphs({}, ensemble.graphs), Validation(ensemble.feeds, ensemble.labels))
 
 
 def two_outputs(tmp_path, gates, outputs="{left_embedding: {}, logits: {}}"):
@@ -168,7 +168,7 @@ def test_a_component_is_scored_at_the_output_that_it_feeds(tmp_path):
     graphs = {name: exported(recipe, name, tmp_path / name).path for name in recipe.components}
     feeds = samples_of()
     answers = original_answers(recipe, feeds)
-    given_ = Samples(feeds, noisy_labels(answers["logits"], 5))
+    given_ = Validation(feeds, noisy_labels(answers["logits"], 5))
     left, right = (FusedEnsemble(recipe, name, Graphs(graphs, graphs), given_) for name in ("left", "right"))
     assert (left.metric, right.metric) == ("length of left_embedding", "top1 of logits")
     assert right.original().metric == pytest.approx(91 / 96)
@@ -182,7 +182,7 @@ def test_a_component_that_no_metric_sees_is_refused(tmp_path):
     gate = "  - {method: accuracy, metric: metrics.py:length, outputs: [left_embedding], max_drop: 1}\n"
     recipe = two_outputs(tmp_path, gate)
     feeds = samples_of()
-    given_ = Samples(feeds, np.zeros(96, int))
+    given_ = Validation(feeds, np.zeros(96, int))
     message = "right does not feed 'left_embedding', which is what length of left_embedding scores"
     with pytest.raises(DataError, match=message) as caught:
         FusedEnsemble(recipe, "right", Graphs({}, {}), given_)
@@ -195,7 +195,7 @@ def test_a_metric_of_a_pair_of_outputs_sees_the_one_that_no_candidate_changes(tm
     graphs = {name: exported(recipe, name, tmp_path / name).path for name in recipe.components}
     feeds = samples_of(24)
     answers = original_answers(recipe, feeds)
-    left = FusedEnsemble(recipe, "left", Graphs(graphs, graphs), Samples(feeds, np.arange(24)))
+    left = FusedEnsemble(recipe, "left", Graphs(graphs, graphs), Validation(feeds, np.arange(24)))
     embeddings = (answers["left_embedding"], answers["right_embedding"])
     unit = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in embeddings]
     wanted = (unit[0] @ unit[1].T).argmax(axis=1) == np.arange(24)

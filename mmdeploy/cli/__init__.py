@@ -26,6 +26,7 @@ VERBS: Mapping[str, str] = {
     "build": "Build a recipe, judge what is served, publish it if it passes.",
     "sensitivity": "Measure what INT8 costs, layer group by layer group.",
     "debug": "Find the first tensor of a component that goes wrong on its way to the engine.",
+    "cache-plan": "Replay a trace of requests, and say which answers are worth keeping.",
     "serve": "Serve a model repository with Triton on this machine.",
     "infer": "Send files to a served ensemble.",
     "report": "Show the report of a build.",
@@ -46,7 +47,7 @@ class Verbs(click.Group):
         """Import a verb."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"mmdeploy.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"mmdeploy.cli.{cmd_name.replace('-', '_')}").command
         if not any(parameter.name == "verbose" for parameter in command.params):
             command.params.append(_verbose())
         return command

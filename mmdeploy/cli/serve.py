@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmdeploy.cli.options import workdir_option
+from mmdeploy.cli.text import counted, printable
 from mmdeploy.core.errors import EXIT_INTERRUPTED, EXIT_PASS
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ _PROBE_EVERY_S = 10.0
     type=click.IntRange(0),
     help="Size of the response cache that models share; 0 for none. What the releases ask for by default.",
 )
+@click.option(
+    "--warm-trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Ask the popular requests of this trace (see mmdeploy cache-plan; it names files) before it counts as ready.",
+)
+@click.option(
+    "--warm-requests", type=click.IntRange(1), default=256, show_default=True, help="How many of them, at most."
+)
 @workdir_option
 def command(
     *,
@@ -43,6 +52,8 @@ def command(
     binary: Path | None,
     url: str | None,
     cache_mib: int | None,
+    warm_trace: Path | None,
+    warm_requests: int,
     workdir: Path,
 ) -> int:
     """Serve a model repository with Triton on this machine until Ctrl-C.
@@ -55,15 +66,20 @@ def command(
       mmdeploy serve
       mmdeploy serve model_repository/spoken_digits --http-port 0 --grpc-port 0
     """  # noqa: D301
+    from mmdeploy.caching.warm import only_ensemble
     from mmdeploy.triton import server as triton_server
     from mmdeploy.triton.repository import require_intact, resolve
     from mmdeploy.triton.response_cache import settings_of
 
+    warmed = None
     if url is not None:
+        if warm_trace is not None:
+            raise click.UsageError("--warm-trace is for a server that is started here, --url for one that runs")
         server = triton_server.attach(url)
     else:
         repositories = resolve(repository)
         require_intact(repositories)
+        warmed = None if warm_trace is None else only_ensemble(repositories)
         server = triton_server.start(
             repositories,
             log=workdir / "serve" / f"triton-{time.strftime('%Y%m%d-%H%M%S')}.log",
@@ -80,6 +96,8 @@ def command(
         if url is not None:
             _announce(server)
             return EXIT_PASS
+        if warm_trace is not None and warmed is not None:
+            _warm_up(server, warmed, warm_trace, warm_requests)
         stopped = _stop_signals()  # before it is said that Ctrl-C stops it
         _announce(server)
         return _watch(server, stopped)
@@ -94,6 +112,18 @@ def _announce(server: Server) -> None:
     if server.log:
         click.echo(f"  log      {server.log}")
         click.echo("Ctrl-C stops it.")
+
+
+def _warm_up(server: Server, ensemble: str, trace: Path, most: int) -> None:
+    from mmdeploy.caching.warm import warm_up
+
+    with server.runner(ensemble) as runner:
+        found = warm_up(runner, trace, most=most)
+    click.echo(f"warmed up {ensemble} with {counted(found.asked, 'request')} of {trace}")
+    if found.left_out:
+        click.echo(f"  {counted(found.left_out, 'request')} left out: they name no files", err=True)
+    for reason in dict.fromkeys(found.refused):
+        click.echo(f"  refused: {printable(reason)}", err=True)
 
 
 def _stop_signals() -> list[int]:

@@ -71,10 +71,20 @@ def entry_bytes(outputs: Iterable[tuple[str, str, Sequence[int]]]) -> int:
     Args:
         outputs: Name, Triton's name of the type, and the whole shape, the batch included, of each output.
     """
+    return block_bytes(packed_bytes(outputs))
+
+
+def packed_bytes(outputs: Iterable[tuple[str, str, Sequence[int]]]) -> int:
+    """Return the bytes of an answer as it is kept: its outputs one after the other, each with a header."""
     packed = _ANSWER_BYTES
     for name, dtype, shape in outputs:
         item = int("".join(filter(str.isdigit, NUMPY_BY_DTYPE[dtype])) or 8) // 8
         packed += _OUTPUT_BYTES + len(name.encode()) + len(dtype) + _DIM_BYTES * len(shape) + item * math.prod(shape)
+    return packed
+
+
+def block_bytes(packed: int) -> int:
+    """Return the size of the block that so many bytes take."""
     return -(-(packed + _BLOCK_HEADER_BYTES) // _BLOCK_BYTES) * _BLOCK_BYTES
 
 

@@ -116,6 +116,5 @@ def samples_for(recipe: Recipe, requests: Iterable[Request]) -> list[dict[str, A
         return []
     if recipe.data.evaluation is None:
         raise UsageError("the trace refers to samples, and the recipe names no data.evaluation")
-    specs = [TensorSpec(name, spec.dtype, tuple(spec.shape)) for name, spec in recipe.inputs.items()]
-    found = stream(recipe.data.evaluation, root=recipe.root, specs=specs, limit=max(numbers) + 1)
+    found = stream(recipe.data.evaluation, root=recipe.root, specs=recipe.input_specs, limit=max(numbers) + 1)
     return [feed for feed, _ in itertools.islice(found, max(numbers) + 1)]

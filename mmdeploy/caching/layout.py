@@ -142,9 +142,13 @@ def _declared(recipe: Recipe) -> dict[str, tuple[TensorSpec, ...]]:
     """Return the outputs of components whose wires say what they hold."""
     found = {}
     for name, part in recipe.components.items():
-        wires = part.outputs.items()
-        if all(wire.dtype is not None and wire.shape is not None for _, wire in wires):
-            found[name] = tuple(TensorSpec(key, wire.dtype or "", tuple(wire.shape or ())) for key, wire in wires)
+        specs = [
+            recipe.tensor(key, wire.dtype, wire.shape)
+            for key, wire in part.outputs.items()
+            if wire.dtype is not None and wire.shape is not None
+        ]
+        if len(specs) == len(part.outputs):
+            found[name] = tuple(specs)
     return found
 
 

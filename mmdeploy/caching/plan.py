@@ -14,7 +14,6 @@ from mmdeploy.caching.replay import AskedEnsemble
 from mmdeploy.caching.trace import Request, read_trace
 from mmdeploy.caching.value import bytes_for, half_life
 from mmdeploy.caching.verify import MOST_POINTS, Verification, verify
-from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import UsageError
 from mmdeploy.record.build_report import FILENAME
 from mmdeploy.record.report_file import read_report
@@ -222,10 +221,9 @@ def verify_plan(recipe: Recipe, plan: CachePlan, trace: Path, release: Path, *, 
         UsageError: If the arrays behind the trace cannot be had.
         MmdeployError: If the server fails.
     """
-    specs = [TensorSpec(name, spec.dtype, tuple(spec.shape)) for name, spec in recipe.inputs.items()]
     ranges = {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}
     samples = samples_for(recipe, plan.requests)
-    contents = Contents(specs, folder=trace.parent, ranges=ranges, samples=samples)
+    contents = Contents(recipe.input_specs, folder=trace.parent, ranges=ranges, samples=samples)
     cached = plan.advice.cached or tuple(model.name for model in plan.ensemble.levels[0])
     size = max(1, plan.advice.size_mib) * MIB
     return verify(release, plan.ensemble, plan.requests, contents, cached=cached, size_bytes=size, log=log)

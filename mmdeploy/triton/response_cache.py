@@ -133,12 +133,17 @@ def cached(ensemble: ServedEnsemble, section: ResponseCache | None) -> ServedEns
     if section is not None:
         ensemble = replace(ensemble, response_cache=section.ensemble, cache_bytes=section.size_mib * 2**20)
     for part in ensemble.parts:
-        shapes = {
-            spec.name: spec.shape for spec in (part.takes if isinstance(part, ServedStep) else part.artifact.inputs)
-        }
+        specs = part.takes if isinstance(part, ServedStep) else part.artifact.inputs
+        shapes = {spec.name: _axes(spec) for spec in specs}
         if part.serving.response_cache and (name := confusable(shapes, batches=part.serving.max_batch_size != 1)):
             raise UsageError(f"{part.name}: serving.response_cache: {why_confused(name)}")
     return with_versions(ensemble)
+
+
+def _axes(spec: TensorSpec) -> tuple[int | str, ...]:
+    """Return a shape with the names of its sizes, where they have any."""
+    sizes = spec.sizes or (None,) * len(spec.shape)
+    return tuple(size.name if size else dim for size, dim in zip(sizes, spec.shape, strict=True))
 
 
 def with_versions(ensemble: ServedEnsemble) -> ServedEnsemble:

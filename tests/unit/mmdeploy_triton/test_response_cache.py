@@ -11,6 +11,7 @@ from served import artifact, three_components
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import UsageError
+from mmdeploy.core.sizes import Size
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble, ensemble_config
 from mmdeploy.triton.options import ResponseCache, Serving
 from mmdeploy.triton.probe import varied
@@ -141,6 +142,12 @@ def test_a_component_whose_requests_would_be_mixed_up_is_not_staged(tmp_path: Pa
     ensemble = ServedEnsemble("one", texts.inputs, texts.outputs, (part,))
     with pytest.raises(UsageError, match=r"texts: serving.response_cache: .* the bytes of 'ids'"):
         cached(ensemble, None)
+    tokens = Size("tokens", 1, 77)
+    beside = tuple(TensorSpec(name, "INT64", (-1, -1), (tokens, tokens)) for name in ("ids", "more"))
+    square = replace(
+        part, artifact=replace(texts, inputs=beside), serving=Serving(max_batch_size=1, response_cache=True)
+    )
+    assert cached(replace(ensemble, components=(square,)), None).components[0].version > 1  # tokens * tokens tells it
     alone = replace(part, serving=Serving(max_batch_size=1, response_cache=True))
     assert cached(replace(ensemble, components=(alone,)), None).components[0].version > 1
 

@@ -35,6 +35,7 @@ from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.config import ServedEnsemble
 from mmdeploy.triton.repository import StagedRepository, stage
 from mmdeploy.triton.scalars import ScalarRunner
+from mmdeploy.worker.feeds import wires
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -180,7 +181,7 @@ def judge(
             candidate=ServedDeployment(servers[0], candidate.ensemble, published=published.ensemble),
             reference=ServedDeployment(servers[1], reference.ensemble),
             components=tuple(
-                WiredComponent(name, part.inputs, part.outputs, passes_of(recipe, name, part.artifact))
+                WiredComponent(name, *wires(recipe, name), passes_of(recipe, name, part.artifact))
                 for name, part in zip(topological_order(recipe.components), candidate.ensemble.components, strict=True)
             ),
             ensemble_outputs=tuple(recipe.outputs),

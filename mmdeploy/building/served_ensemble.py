@@ -16,6 +16,7 @@ from mmdeploy.engines.built_from import graph_path
 from mmdeploy.planning.chains import candidates, original_graph
 from mmdeploy.planning.kinds import EXPORT
 from mmdeploy.recipe.wiring import topological_order
+from mmdeploy.triton.buckets import bucketed
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.install import stand_in_of
 from mmdeploy.triton.options import InstanceGroup, Serving
@@ -110,7 +111,8 @@ def _ensemble(
     }
     outputs = tuple(specs[name] for name in recipe.outputs)
     ensemble = ServedEnsemble(recipe.name, recipe.input_specs, outputs, components)
-    return cached(ensemble, recipe.response_cache)
+    buckets = {name: spec.bucket for name, spec in recipe.sizes.items() if spec.bucket is not None}
+    return cached(bucketed(ensemble, buckets), recipe.response_cache)
 
 
 def _component(

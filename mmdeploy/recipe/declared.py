@@ -31,6 +31,13 @@ class SizeSpec(Section):
     )
     max: int = Field(ge=1, lt=2**31, description="Largest length.")
     multiple_of: int = Field(1, ge=1, lt=2**31, description="Every length is a multiple of it.")
+    bucket: tuple[Annotated[int, Field(ge=1, lt=2**31)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="Lengths that requests are padded to inside the ensemble, ascending, the last of them max: "
+        "requests of one bucket are batched together. Padding is 0, or what the input's range has nearest to it.",
+        examples=[[16, 32, 77]],
+    )
 
     def named(self, name: str) -> Size:
         """Return the size under its name."""

@@ -21,6 +21,7 @@ from mmdeploy.core.labels import Labels
 from mmdeploy.core.runner import FeedDict as FeedDict
 from mmdeploy.core.runner import Runner as Runner
 from mmdeploy.core.samples import Samples as Samples
+from mmdeploy.core.sizes import Lengths
 from mmdeploy.core.surroundings import FusedOutput as FusedOutput
 from mmdeploy.core.surroundings import FusedScore as FusedScore
 from mmdeploy.core.surroundings import LatencyEstimate as LatencyEstimate
@@ -83,6 +84,8 @@ class StepContext:
         examples: Makes a feed dict of the component with the given batch size, of the recipe's first samples
             (calibration, else evaluation; made-up values where it names neither) and, for inputs that upstream
             components compute, by running those in PyTorch.
+        at_lengths: Makes a feed dict of so many samples at each of several lengths of the sizes that have a name, the
+            smallest and the largest among them, and says at which; nothing where no size has a name.
         calibration: Iterates over the calibration set as feed dicts of the component, batched along axis 0;
             for inputs that upstream components compute, what their *shipped* graphs put out. May be called
             again for another pass over the same batches. None when the recipe has no calibration data.
@@ -108,6 +111,7 @@ class StepContext:
     seed: int
     threads: int
     examples: Callable[[int], dict[str, Array]]
+    at_lengths: Callable[[int], Iterator[tuple[Lengths, dict[str, Array]]]] = lambda batch: iter(())
     calibration: Callable[[], Iterator[dict[str, Array]]] | None = None
     calibration_batches: int = 0
     progress: Progress = no_progress

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: The largest length of a size whose bounds nobody said.
+UNBOUNDED = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Size:
@@ -24,6 +27,11 @@ class Size:
     max: int
     multiple_of: int = 1
 
+    @property
+    def bounded(self) -> bool:
+        """Whether somebody said how long it may be."""
+        return self.max < UNBOUNDED
+
     def wrong(self, length: int) -> str | None:
         """Say why a length is none of this size; None where it is one."""
         if not self.min <= length <= self.max:
@@ -40,15 +48,16 @@ class Size:
     def tried(self, typical: Iterable[int] = ()) -> tuple[int, ...]:
         """Return lengths that tell whether all of this size work, ascending.
 
-        They are the smallest, the largest, typical ones, and one between that is odd where there is one: halving and
-        pooling go wrong there first.
+        They are the smallest, the largest, typical ones, and two between, an odd one and a power of two, where there
+        are such: a graph that was made at one length goes wrong at the other.
 
         Args:
             typical: Lengths of samples.
         """
         middle = self.nearest((self.min + self.max) / 2)
         odd = middle if (middle // self.multiple_of) % 2 else self.nearest(middle - self.multiple_of)
-        return tuple(sorted({self.min, odd, self.max, *map(self.nearest, typical)}))
+        even = self.nearest(self.multiple_of * 2 ** ((self.max // self.multiple_of).bit_length() - 1))
+        return tuple(sorted({self.min, odd, even, self.max, *map(self.nearest, typical)}))
 
     @property
     def rule(self) -> dict[str, Any]:
@@ -57,11 +66,29 @@ class Size:
 
 
 Sizes = tuple["Size | None", ...]
+#: Lengths by the name of their size.
+Lengths = Mapping[str, int]
 
 
 def sizes_from(entries: Sequence[Mapping[str, Any] | None]) -> Sizes:
     """Read what ``asdict`` made of sizes."""
     return tuple(None if entry is None else Size(**entry) for entry in entries)
+
+
+def size_of(name: str, seen: Sequence[tuple[Lengths, int]], known: Mapping[str, Size], *, every: bool) -> Size | None:
+    """Return what the size of a computed axis is: one that is known, or one made of these.
+
+    Args:
+        name: What to call one that is made of others.
+        seen: Lengths of the known sizes, and how long the axis was at these.
+        known: Sizes by name.
+        every: Whether each size was tried from its smallest length to its largest, so that no axis is longer than seen.
+    """
+    for candidate, size in known.items():
+        if len({at.get(candidate) for at, _ in seen}) > 1 and all(at.get(candidate) == length for at, length in seen):
+            return size
+    lengths = [length for _, length in seen]
+    return Size(name, min(lengths), max(lengths)) if every else None
 
 
 def lengths_problem(shapes: Mapping[str, Sequence[int]], sizes: Mapping[str, Sizes]) -> str | None:

@@ -25,19 +25,20 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import MethodOptions, StepContext
 from mmdeploy.core.errors import ExportError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.sessions import open_session, specs
-from mmdeploy.export import demands, naming, parity, simplify, single_precision, trace
+from mmdeploy.core.sizes import Size
+from mmdeploy.export import demands, lengths, naming, parity, simplify, single_precision, trace
 from mmdeploy.model import costs
 from mmdeploy.model.torch_component import ComponentFacts, component_facts, load_component
 from mmdeploy.model.torch_model import torch_threads
@@ -111,27 +112,27 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         )  # fmt: skip
         first = demands.require_no_memory(subject, context.examples)
         context.progress(1, 3, "exporting to ONNX")
-        proto = _export(module, artifact, options, context)
+        exported = _export(module, artifact, options, context)
         demands.require_own_answers(subject, first)
         context.progress(2, 3, "comparing with PyTorch")
-        kept = _written(proto, module, of, options, context)
+        kept = _written(exported, module, of, options, context)
     path, (inputs, outputs) = context.workdir / FILENAME, specs(kept.session)
     context.progress(3, 3, "comparing with PyTorch")
     return Artifact(
         format=PRODUCES,
         path=path,
         sha256=file_sha256(path),
-        inputs=inputs,
-        outputs=outputs,
+        inputs=with_sizes(inputs, exported.sizes),
+        outputs=with_sizes(outputs, kept.sizes),
         produced_by="onnx",
         metadata=_figures(kept.proto, path, options) | {"parity": kept.compared} | _costs(module, of.inputs, context),
     )
 
 
-def _export(module: nn.Module, artifact: Artifact, options: Options, context: StepContext) -> Any:
+def _export(module: nn.Module, artifact: Artifact, options: Options, context: StepContext) -> trace.Exported:
     of = component_facts(artifact)
     order = of.inputs
-    feed = context.examples(_TRACED_BATCH)
+    feed, specs_of = context.examples(_TRACED_BATCH), {spec.name: spec for spec in artifact.inputs}
     missing = [name for name in order if name not in feed]
     if missing:
         raise ExportError(f"{context.component}: no example for input {missing[0]!r}")
@@ -140,16 +141,22 @@ def _export(module: nn.Module, artifact: Artifact, options: Options, context: St
         module=module,
         feed={name: feed[name] for name in order},
         outputs=of.outputs,
-        dynamic_axes={
-            spec.name: tuple(axis + 1 for axis, size in enumerate(spec.shape) if size == -1) for spec in artifact.inputs
-        },
+        axes={name: _open_axes(specs_of.get(name)) for name in order},
         opset=options.opset,
         root=of.root,
     )
-    proto = trace.to_onnx(request)
-    simplify.simplify(proto)
-    naming.name_by_module(proto, prefix=trace.WRAPPER)
-    return proto
+    exported = trace.to_onnx(request)
+    simplify.simplify(exported.proto)
+    naming.name_by_module(exported.proto, prefix=trace.WRAPPER)
+    return exported
+
+
+def _open_axes(spec: TensorSpec | None) -> dict[int, Size | None]:
+    """Return what is known of the axes of an input that vary; the batch is axis 0."""
+    if spec is None:
+        return {}
+    known = spec.sizes or (None,) * len(spec.shape)
+    return {axis: size for axis, (dim, size) in enumerate(zip(spec.shape, known, strict=True), start=1) if dim == -1}
 
 
 def _save(proto: Any, path: Path) -> None:
@@ -165,30 +172,37 @@ def _save(proto: Any, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Written:
-    """A graph on disk that answers as PyTorch does: the graph, its session, and the figures by batch size."""
+    """A graph on disk that answers as PyTorch does: the graph, its session, and the figures by batch and lengths."""
 
     proto: Any
     session: Any
     compared: dict[str, dict[str, float]]
+    sizes: Mapping[str, Mapping[int, Size]]
 
 
-def _written(proto: Any, module: nn.Module, of: ComponentFacts, options: Options, context: StepContext) -> _Written:
+def _written(
+    exported: trace.Exported, module: nn.Module, of: ComponentFacts, options: Options, context: StepContext
+) -> _Written:
     """Write a graph and compare it with PyTorch: with FP32 in the place of FP64 where that answers alike."""
 
     def written(graph: Any) -> _Written:
         _save(graph, context.workdir / FILENAME)
         session = open_session(context.workdir / FILENAME, {"intra_op_thread_count": str(context.threads)})
         pair = parity.Pair(context.component, module, session, of.outputs)
-        return _Written(graph, session, _compare(pair, of.inputs, options, context))
+        at_batches = _compare(pair, of.inputs, options, context)
+        at_lengths, sizes = lengths.compare(
+            pair, exported.sizes, context, inputs=of.inputs, atol=options.atol, rtol=options.rtol
+        )
+        return _Written(graph, session, at_batches | at_lengths, sizes)
 
-    narrow = _without_doubles(proto)
+    narrow = _without_doubles(exported.proto)
     if narrow is None:
-        return written(proto)
+        return written(exported.proto)
     try:
         return written(narrow)
     except ExportError as problem:
         logger.info("%s: its FP64 is kept, in FP32 it answers otherwise: %s", context.component, problem.message)
-        return written(proto)
+        return written(exported.proto)
 
 
 def _without_doubles(proto: Any) -> Any:
@@ -210,7 +224,7 @@ def _compare(
         feed = context.examples(size)
         compared[str(size)] = parity.compare(
             pair, {name: feed[name] for name in inputs}, atol=options.atol, rtol=options.rtol
-        )
+        ).figures
     return compared
 
 
@@ -226,6 +240,16 @@ def _costs(module: nn.Module, inputs: Sequence[str], context: StepContext) -> di
         logger.warning("%s: what it costs cannot be counted: %s", context.component, problem)
         return {}
     return {costs.COSTS: as_metadata(found)}
+
+
+def with_sizes(found: Sequence[TensorSpec], sizes: Mapping[str, Mapping[int, Size]]) -> tuple[TensorSpec, ...]:
+    """Return specs with what is known of their sizes, by name and axis, the batch being axis 0."""
+    return tuple(
+        replace(spec, sizes=tuple(sizes[spec.name].get(axis) for axis in range(1, len(spec.shape) + 1)))
+        if spec.name in sizes
+        else spec
+        for spec in found
+    )
 
 
 def _figures(proto: Any, path: Path, options: Options) -> dict[str, Any]:

@@ -32,7 +32,20 @@ class Pair:
     outputs: tuple[str, ...]
 
 
-def compare(pair: Pair, feed: Mapping[str, Array], *, atol: float, rtol: float) -> dict[str, float]:
+@dataclass(frozen=True)
+class Compared:
+    """How alike the answers are.
+
+    Attributes:
+        figures: ``max_abs_error``, the largest over all outputs, and ``cosine``, the smallest over all outputs.
+        shapes: Of each output, the batch first.
+    """
+
+    figures: dict[str, float]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def compare(pair: Pair, feed: Mapping[str, Array], *, atol: float, rtol: float) -> Compared:
     """Run both on one batch.
 
     Args:
@@ -40,9 +53,6 @@ def compare(pair: Pair, feed: Mapping[str, Array], *, atol: float, rtol: float) 
         feed: Inputs by name, batch on axis 0.
         atol: Absolute difference allowed.
         rtol: Difference allowed relative to PyTorch's answer.
-
-    Returns:
-        ``max_abs_error``, the largest over all outputs, and ``cosine``, the smallest over all outputs.
 
     Raises:
         ModelError: When the module fails at this batch size.
@@ -67,7 +77,8 @@ def compare(pair: Pair, feed: Mapping[str, Array], *, atol: float, rtol: float) 
         where = f"{pair.component}: output {name!r} at batch {batch}"
         error, likeness = _differ(as_numpy(named[name], pair.component, name), answer, where, atol=atol, rtol=rtol)
         worst, cosine = max(worst, error), min(cosine, likeness)
-    return {"max_abs_error": worst, "cosine": cosine}
+    shapes = {name: tuple(answer.shape) for name, answer in zip(pair.outputs, answers, strict=True)}
+    return Compared({"max_abs_error": worst, "cosine": cosine}, shapes)
 
 
 def _differ(reference: Array, answer: Array, where: str, *, atol: float, rtol: float) -> tuple[float, float]:

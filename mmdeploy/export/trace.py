@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ExportError, MmdeployError
-from mmdeploy.export import masked_rows, naming
+from mmdeploy.core.sizes import Size
+from mmdeploy.export import masked_rows, naming, recurrent, varying
 from mmdeploy.model.sources import describe, user_location
 from mmdeploy.model.user_code import is_user_file
 
@@ -42,7 +43,7 @@ class Request:
         module: The module, in eval mode.
         feed: Example inputs in the order that the graph shall have, batch (2 or more) on axis 0.
         outputs: Names of the outputs.
-        dynamic_axes: Axes of each input that may vary besides axis 0.
+        axes: Axes of each input that may vary besides axis 0, and what is known of their sizes; in the order of feed.
         opset: Version of ONNX's operator set.
         root: Folder of the recipe, for file names in messages.
     """
@@ -51,13 +52,26 @@ class Request:
     module: nn.Module
     feed: Mapping[str, Array]
     outputs: tuple[str, ...]
-    dynamic_axes: Mapping[str, tuple[int, ...]]
+    axes: varying.Axes
     opset: int
     root: Path
 
 
-def to_onnx(request: Request) -> Any:
-    """Return the module as an ``onnx.ModelProto`` whose batch dimension is called ``batch``.
+@dataclass(frozen=True)
+class Exported:
+    """A module as a graph.
+
+    Attributes:
+        proto: The ``onnx.ModelProto``; its batch dimension is called ``batch``, other axes as their sizes are.
+        sizes: The sizes of axes that vary, as far as they are known: by input and axis, the batch being axis 0.
+    """
+
+    proto: Any
+    sizes: Mapping[str, Mapping[int, Size]]
+
+
+def to_onnx(request: Request) -> Exported:
+    """Write the module as an ONNX graph.
 
     Raises:
         ExportError: Naming the operator, and the line of the user's model.
@@ -68,13 +82,17 @@ def to_onnx(request: Request) -> Any:
     values = tuple(torch.from_numpy(np.array(array)) for array in request.feed.values())
     with torch.no_grad():
         wrapper = _wrapped(request)
-        with quiet():
+        # At one length they are unrolled, as ever: engines know what comes of that.
+        whole = request.module if any(request.axes.values()) else None
+        with quiet(), recurrent.kept_whole(whole, request.component) as translations:
             program = _traced(wrapper, values, request)
             masked_rows.zero_masked_rows(program)
-            proto = _converted(program, request)
+            proto = _converted(program, request, translations)
     naming.name_ends(proto, tuple(request.feed), request.outputs)
     _name_batch(proto)
-    return proto
+    sizes = varying.found_sizes(program, request.axes, request.component)
+    varying.name_symbols(proto, program, request.axes, sizes)
+    return Exported(proto, sizes)
 
 
 @contextlib.contextmanager
@@ -121,46 +139,20 @@ def _wrapped(request: Request) -> nn.Module:
     return Component().eval()
 
 
-def _dynamic_shapes(request: Request, same: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Name the axes that vary; some by the name of the one that they always equal."""
-    import torch
-
-    known = same or {}
-    batch = torch.export.Dim("batch")
-    return {
-        "values": tuple(
-            {
-                0: batch,
-                **{
-                    axis: torch.export.Dim(known.get(f"{name}_{axis}", f"{name}_{axis}"))
-                    for axis in request.dynamic_axes.get(name, ())
-                },
-            }
-            for name in request.feed
-        )
-    }
-
-
 def _traced(wrapper: nn.Module, values: tuple[Tensor, ...], request: Request) -> Any:
     import torch
 
-    def traced(same: Mapping[str, str] | None = None) -> Any:
-        return torch.export.export(wrapper, values, dynamic_shapes=_dynamic_shapes(request, same), strict=False)
-
+    shapes = varying.dynamic_shapes(request.axes, request.feed)
     try:
-        try:
-            return traced()
-        except torch._dynamo.exc.UserError as cause:
-            same = _always_equal(str(cause))
-            if not same:
-                raise
-            return traced(same)
+        return torch.export.export(wrapper, values, dynamic_shapes=shapes, strict=False)
     except MmdeployError:
         raise
     except Exception as cause:
         text = str(cause)
         if "Constraints violated" in text or "marked batch as dynamic" in text:
             line = _specializing_line(wrapper, values, request)
+            if (fixed := varying.fixed_axis(text, request.feed)) is not None:
+                raise _one_length(request, *fixed, line) from cause
             raise ExportError(
                 f"{request.component}: the module works only at the sizes it was traced with"
                 f"{f', because of {line}' if line else ''}: {_constraint(text)}",
@@ -170,11 +162,15 @@ def _traced(wrapper: nn.Module, values: tuple[Tensor, ...], request: Request) ->
         raise _trace_error(cause, request) from cause
 
 
-def _always_equal(text: str) -> dict[str, str]:
-    """Return axes by the axis that each equals in the module, if torch.export found nothing else to mend."""
-    fixes = [line.split(" = ") for line in text.partition("Suggested fixes:")[2].splitlines() if " = " in line]
-    pairs = {fix[0].strip(): fix[1].strip() for fix in fixes if len(fix) == 2 and fix[1].strip().isidentifier()}
-    return pairs if len(pairs) == len(fixes) and "batch" not in pairs.keys() | {*pairs.values()} else {}
+def _one_length(request: Request, name: str, axis: int, line: str | None) -> ExportError:
+    size, length = request.axes[name][axis], request.feed[name].shape[axis]
+    called = f"of {size.name!r} " if size is not None else ""
+    return ExportError(
+        f"{request.component}: the module works only at the length {called}that it was traced with, {length} (axis "
+        f"{axis - 1} of input {name!r}){f', because of {line}' if line else ''}",
+        hint="take lengths from the tensor (x.shape[1]), and loop over none of them; or let clients send one length: "
+        f"write {length} in the shape",
+    )
 
 
 def _trace_error(cause: Exception, request: Request) -> ExportError:
@@ -209,7 +205,9 @@ def _specializing_line(wrapper: nn.Module, values: tuple[Tensor, ...], request: 
     try:
         from torch._logging.structured import INTERN_TABLE
 
-        draft = torch.export.draft_export(wrapper, values, dynamic_shapes=_dynamic_shapes(request))
+        draft = torch.export.draft_export(
+            wrapper, values, dynamic_shapes=varying.dynamic_shapes(request.axes, request.feed)
+        )
         report: Any = draft._report  # type: ignore[attr-defined]
         names = {number: name for name, number in INTERN_TABLE.items()}
         for failure in report.failures:
@@ -226,7 +224,7 @@ def _specializing_line(wrapper: nn.Module, values: tuple[Tensor, ...], request: 
     return None
 
 
-def _converted(program: Any, request: Request) -> Any:
+def _converted(program: Any, request: Request, translations: dict[Any, Any]) -> Any:
     import torch
 
     try:
@@ -235,6 +233,7 @@ def _converted(program: Any, request: Request) -> Any:
             dynamo=True,
             verbose=False,
             opset_version=request.opset,
+            custom_translation_table=translations or None,
             # Names that no tensor inside has: the exporter does not look whether `embedding` is one.
             input_names=[f"{WRAPPER}_input_{index}" for index in range(len(request.feed))],
             output_names=[f"{WRAPPER}_output_{index}" for index in range(len(request.outputs))],

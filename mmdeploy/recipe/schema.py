@@ -344,7 +344,8 @@ class Recipe(Section):
 
     def tensor(self, name: str, dtype: str, shape: tuple[Dim, ...]) -> TensorSpec:
         """Describe a tensor that the recipe declares, with what it says of the sizes that vary."""
-        sizes = tuple(self.sizes[dim].named(dim) if isinstance(dim, str) else None for dim in shape)
+        known = self.sizes  # a name that is not among them is for `validate` to find
+        sizes = tuple(known[dim].named(dim) if isinstance(dim, str) and dim in known else None for dim in shape)
         return TensorSpec(name, dtype, plain_shape(shape), sizes if any(sizes) else ())
 
     @property

@@ -51,7 +51,8 @@ def step_context(task: Task, workdir: Path, progress: Progress, *, needs: frozen
         max_batch_size=recipe.components[name].serving.max_batch_size,
         seed=recipe.seed,
         threads=task.threads,
-        examples=Examples(task),
+        examples=(examples := Examples(task)),
+        at_lengths=examples.at_lengths,
         calibration=feeds,
         calibration_batches=batches,
         progress=progress,
@@ -154,10 +155,10 @@ def _apart(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def _declared(recipe: Recipe, wires: Mapping[str, Wire]) -> tuple[TensorSpec, ...]:
-    """Return the specs that the recipe declares: at the wire, or at the ensemble's input that it leads to."""
-    specs = []
+    """Return the specs that the recipe declares: at the wire, at its other end, or at the input that it leads to."""
+    specs, writers = [], {one.tensor: one for part in recipe.components.values() for one in part.outputs.values()}
     for name, wire in wires.items():
-        source = recipe.sources().get(wire.tensor)
+        source = recipe.sources().get(wire.tensor) or writers.get(wire.tensor)
         dtype, shape = wire.dtype or (source and source.dtype), wire.shape or (source and source.shape)
         if dtype and shape:
             specs.append(recipe.tensor(name, dtype, shape))

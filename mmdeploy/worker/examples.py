@@ -8,19 +8,29 @@ nobody will.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmdeploy.core import facts
-from mmdeploy.core.artifact import DTYPE_BY_NUMPY, NUMPY_BY_DTYPE, Array, Artifact, TensorSpec
+from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Array, Artifact, TensorSpec
 from mmdeploy.core.errors import ModelError
+from mmdeploy.core.sizes import Lengths
 from mmdeploy.data.padding import padded
 from mmdeploy.planning.steps import EXAMPLES, examples_from
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.feeds import sample_set, torch_chain
+from mmdeploy.worker.lengths import (
+    at_lengths,
+    longer,
+    measured,
+    named_sizes,
+    open_axes,
+    tried,
+    typical,
+)
 
 if TYPE_CHECKING:
     from mmdeploy.data.sample_sets import SampleSet
@@ -81,31 +91,54 @@ class Examples:
         """
         return self._given(ensemble_examples(self._task.recipe, self._samples(), batch))
 
-    def varying(self, declared: Collection[str]) -> tuple[TensorSpec, ...]:
-        """Return the specs of the component's inputs whose size differs from sample to sample, -1 where it does.
+    def at_lengths(self, batch: int) -> Iterator[tuple[Lengths, dict[str, Array]]]:
+        """Give a feed dict at each of several lengths of the sizes that have a name; none where none has.
 
-        Args:
-            declared: Inputs that the recipe declares: they are passed over.
+        Raises:
+            ModelError: If what lies upstream cannot be run at such a length.
         """
         recipe, samples = self._task.recipe, self._samples()
+        for lengths in tried(recipe.source_specs, samples):
+            yield lengths, self._given(ensemble_examples(recipe, samples, batch, lengths))
+
+    def computed_inputs(self) -> tuple[TensorSpec, ...]:
+        """Return the specs of those of the component's inputs that upstream computes and that vary in size.
+
+        A size that is as long as one that clients send, at every length that is tried, is that one.
+        """
+        recipe = self._task.recipe
         wires = recipe.components[self._task.step.component].inputs
-        if samples is None or all(name in declared for name in wires):
-            return ()
-        least, most = (_of_one_size(recipe, samples, _LEAST_SIZE, largest=which) for which in (False, True))
-        if all(least[name].shape == array.shape for name, array in most.items()):
-            return ()
+        names = [name for name, wire in wires.items() if wire.tensor not in recipe.sources()]
         try:
-            small, large = self._given(least), self._given(most)
-        except ModelError:  # of samples that were cut: those that nobody cut are fed later
+            probes = [(lengths, self._given(tensors)) for lengths, tensors in self._probes()] if names else []
+        except ModelError:  # of lengths that upstream cannot be asked at: its own export says so
             return ()
-        specs = []
-        for name, array in large.items():
-            other = small[name].shape
-            differs = len(other) == array.ndim and other[1:] != array.shape[1:]
-            if name not in declared and differs and array.dtype.name in DTYPE_BY_NUMPY:
-                shape = tuple(-1 if pair[0] != pair[1] else pair[0] for pair in zip(array.shape, other, strict=True))
-                specs.append(TensorSpec(name, DTYPE_BY_NUMPY[array.dtype.name], shape[1:]))
-        return tuple(specs)
+        every = all(size is not None for spec in recipe.source_specs for size in open_axes(spec))
+        specs = (
+            measured(name, wires[name].tensor, [(lengths, feed[name]) for lengths, feed in probes], recipe, every)
+            for name in names
+            if probes
+        )
+        return tuple(spec for spec in specs if spec is not None)
+
+    def _probes(self) -> Iterator[tuple[Lengths, dict[str, Array]]]:
+        """Give what clients send at lengths of named sizes, and of axes without a name at the sizes of samples."""
+        recipe, samples = self._task.recipe, self._samples()
+        for lengths in tried(recipe.source_specs, samples):
+            yield lengths, ensemble_examples(recipe, samples, _LEAST_SIZE, lengths)
+        if not any(size is None for spec in recipe.source_specs for size in open_axes(spec)):
+            return
+        if samples is None:
+            yield {}, (made := ensemble_examples(recipe, None, _LEAST_SIZE))
+            yield {}, longer(made, recipe.source_specs)
+            return
+        usual = _traceable(recipe, samples)
+        least, most = (
+            _of_one_size(recipe, samples, _LEAST_SIZE, largest=which, lengths=usual) for which in (False, True)
+        )
+        yield usual, most
+        alike = all(least[name].shape == array.shape for name, array in most.items())
+        yield usual, longer(most, recipe.source_specs) if alike else least
 
     def _given(self, tensors: dict[str, Array]) -> dict[str, Array]:
         """Return what the component is given where clients send some tensors."""
@@ -122,7 +155,9 @@ class Examples:
         return None if samples is None else samples.first(EXAMPLES)
 
 
-def ensemble_examples(recipe: Recipe, samples: SampleSet | None, batch: int) -> dict[str, Array]:
+def ensemble_examples(
+    recipe: Recipe, samples: SampleSet | None, batch: int, lengths: Lengths | None = None
+) -> dict[str, Array]:
     """Return a batch of what components read from outside.
 
     Args:
@@ -130,30 +165,53 @@ def ensemble_examples(recipe: Recipe, samples: SampleSet | None, batch: int) -> 
         samples: What the batch is made of, from the first, and again from the first where there are too few. None makes
             values up.
         batch: Number of samples. One alone has its own size on axes that vary; of several the smaller ones are padded
-            to the largest in the set, as a client would.
+            to the largest in the set, as a client would; a size with a name has its typical length.
+        lengths: Of the sizes that have a name, instead.
     """
     if samples is None:
-        return {
+        made = {
             name: _made_up(spec, recipe.sources()[name].range, batch, recipe.seed + index)
             for index, (name, spec) in enumerate(_inputs(recipe))
         }
-    if batch == 1:
+        return {name: _resized(made[name], spec, lengths or {}) for name, spec in _inputs(recipe)}
+    if lengths is None and batch > 1:
+        lengths = _traceable(recipe, samples)
+    if batch == 1 and not lengths:
         first = samples.batch(0, 1)
         return {name: np.array(first[name]) for name, _ in _inputs(recipe)}
-    return _of_one_size(recipe, samples, batch, largest=True)
+    return _of_one_size(recipe, samples, batch, largest=True, lengths=lengths or {})
+
+
+def _traceable(recipe: Recipe, samples: SampleSet) -> dict[str, int]:
+    """Return typical lengths, none of them 1: torch.export takes that as fixed."""
+    sizes = named_sizes(recipe.source_specs)
+    usual = typical(recipe.source_specs, samples)
+    return {name: max(length, sizes[name].nearest(_LEAST_SIZE)) for name, length in usual.items()}
+
+
+def _resized(batch: Array, spec: TensorSpec, lengths: Lengths) -> Array:
+    return np.stack([at_lengths(array, spec, lengths) for array in batch])
 
 
 def _inputs(recipe: Recipe) -> Sequence[tuple[str, TensorSpec]]:
     return tuple((spec.name, spec) for spec in recipe.source_specs)
 
 
-def _of_one_size(recipe: Recipe, samples: SampleSet, batch: int, *, largest: bool) -> dict[str, Array]:
-    """Return a batch of samples, each padded to the largest size in the set, or cut to the smallest."""
+def _of_one_size(
+    recipe: Recipe, samples: SampleSet, batch: int, *, largest: bool, lengths: Lengths
+) -> dict[str, Array]:
+    """Return a batch of samples, each padded to the largest size in the set, or cut to the smallest.
+
+    Sizes that have a name are as long as asked.
+    """
     chosen = [samples.batch(index, index + 1) for index in range(samples.count)]
     return {
-        name: _batch([one[name][0] for one in chosen], spec, recipe.sources()[name].range, batch, largest=largest)
+        name: _batch(
+            [at_lengths(one[name][0], spec, lengths) for one in chosen], spec, recipe.sources()[name].range, batch,
+            largest=largest,
+        )
         for name, spec in _inputs(recipe)
-    }
+    }  # fmt: skip
 
 
 def _batch(
@@ -161,7 +219,11 @@ def _batch(
 ) -> Array:
     found = np.array([array.shape for array in arrays], dtype=np.int64)
     sizes = zip((found.max(axis=0) if largest else found.min(axis=0)).tolist(), spec.shape, strict=True)
-    shape = [max(size, _LEAST_SIZE) if declared == -1 else size for size, declared in sizes]
+    named = spec.sizes or (None,) * len(spec.shape)
+    shape = [
+        max(size, _LEAST_SIZE) if declared == -1 and of is None else size
+        for (size, declared), of in zip(sizes, named, strict=True)
+    ]
     return np.stack([padded(arrays[index % len(arrays)], shape, span) for index in range(batch)])
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mmdeploy import engines
 from mmdeploy.core import facts
-from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import Engine, MethodOptions, Pass, Progress, Rewriter
 from mmdeploy.core.errors import EngineError, ExportError, MmdeployError, QuantizeError, StepError, StoreError
 from mmdeploy.core.room import LEAST_BYTES, tight
@@ -139,11 +139,31 @@ def run_export(task: Task, workdir: Path, progress: Progress) -> Artifact:
     Where the recipe's samples differ in size, so may those of what upstream makes of them, declared or not.
     """
     source, examples = _source(task), Examples(task)
-    source = replace(source, inputs=(*source.inputs, *examples.varying({spec.name for spec in source.inputs})))
+    source = replace(source, inputs=_with_sizes(task, source.inputs, examples.computed_inputs()))
     graph = _done(task, source, workdir, progress, examples)
     _check_declared(task, source, graph)
     feed = examples(1)
     return keep_example(graph, {spec.name: feed[spec.name] for spec in graph.inputs})
+
+
+def _with_sizes(task: Task, declared: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Return what is declared of a component's inputs, with what was found of those whose size varies.
+
+    Raises:
+        ExportError: If a size is declared as a number and varies.
+    """
+    named = {spec.name: spec for spec in declared}
+    specs = named | {spec.name: spec for spec in found if spec.name not in named}
+    for spec in found:
+        said = specs[spec.name]
+        if any(dim != -1 and here == -1 for dim, here in zip(said.shape, spec.shape, strict=False)):
+            raise ExportError(
+                f"{task.step.component}: input {spec.name!r} is declared as {list(said.shape)}, and what upstream "
+                f"makes of other lengths is {list(spec.shape)}",
+                hint="write -1, or the name of a size, where the size varies",
+            )
+        specs[spec.name] = replace(said, sizes=said.sizes or spec.sizes)
+    return tuple(specs.values())
 
 
 def _source(task: Task) -> Artifact:
@@ -192,7 +212,7 @@ def _done(
     assert module is not None
     options = _options(task, module)
     context = step_context(task, workdir, progress, needs=module.data_needs(options))
-    context = context if examples is None else replace(context, examples=examples)
+    context = context if examples is None else replace(context, examples=examples, at_lengths=examples.at_lengths)
     made = step.uses.get("made")
     try:
         if made is not None:

@@ -66,9 +66,9 @@ def _forward(layer: nn.RNNBase) -> Callable[..., Any]:
         zeros = input.new_zeros(shape)
         hidden, cell = (hx if is_lstm else (hx, zeros)) if hx is not None else (zeros, zeros)
         lasts = []
-        for index, (own, recurrent, bias) in enumerate(weights):
+        for index, own in enumerate(weights):
             rows = slice(index * directions, (index + 1) * directions)
-            answers = _operator()(sequence, own, recurrent, bias, hidden[rows], cell[rows], layer.mode)
+            answers = _operator()(sequence, own, [hidden[rows], cell[rows]], layer.mode)
             sequence = answers[0].permute(0, 2, 1, 3).flatten(2)
             lasts.append(answers[1:])
         output = sequence.transpose(0, 1) if self.batch_first else sequence
@@ -78,7 +78,7 @@ def _forward(layer: nn.RNNBase) -> Callable[..., Any]:
     return forward
 
 
-def _weights(layer: nn.RNNBase, index: int, directions: int) -> tuple[Tensor, Tensor, Tensor]:
+def _weights(layer: nn.RNNBase, index: int, directions: int) -> list[Tensor]:
     """Return the weights of a layer as ONNX lays them out: of the input, recurrent, and both biases in one."""
     import torch
 
@@ -91,9 +91,9 @@ def _weights(layer: nn.RNNBase, index: int, directions: int) -> tuple[Tensor, Te
     own = torch.stack([laid_out("weight_ih", suffix) for suffix in suffixes])
     recurrent = torch.stack([laid_out("weight_hh", suffix) for suffix in suffixes])
     if not layer.bias:
-        return own, recurrent, own.new_zeros(directions, 2 * own.shape[1])
+        return [own, recurrent, own.new_zeros(directions, 2 * own.shape[1])]
     biases = [torch.cat([laid_out("bias_ih", suffix), laid_out("bias_hh", suffix)]) for suffix in suffixes]
-    return own, recurrent, torch.stack(biases)
+    return [own, recurrent, torch.stack(biases)]
 
 
 @functools.cache
@@ -101,29 +101,23 @@ def _operator() -> Any:
     """Return the operator that stands for one layer; it is only ever traced."""
     import torch
 
-    def recurrent(
-        sequence: torch.Tensor, own: torch.Tensor, recurrent: torch.Tensor, bias: torch.Tensor,
-        hidden: torch.Tensor, cell: torch.Tensor, mode: str,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    def recurrent(sequence: Tensor, weights: list[Tensor], state: list[Tensor], mode: str) -> Any:
         raise NotImplementedError("only traced")
 
-    # With `annotations` imported from the future its signature is text, which PyTorch does not read.
+    # PyTorch reads the annotations, which are text by the import of `annotations`.
     recurrent.__annotations__ = {
-        **dict.fromkeys(("sequence", "own", "recurrent", "bias", "hidden", "cell"), torch.Tensor),
-        "mode": str,
+        "sequence": torch.Tensor, "weights": list[torch.Tensor], "state": list[torch.Tensor], "mode": str,
         "return": tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    }
+    }  # fmt: skip
     made = torch.library.custom_op("mmdeploy::recurrent", recurrent, mutates_args=())
 
     @made.register_fake
-    def _shapes(
-        sequence: Tensor, own: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor, mode: str
-    ) -> Any:
+    def _shapes(sequence: Tensor, weights: list[Tensor], state: list[Tensor], mode: str) -> Any:
         steps, rows = sequence.shape[:2]
+        directions, _, size = weights[1].shape
         return (
-            sequence.new_empty(steps, hidden.shape[0], rows, hidden.shape[2]),
-            torch.empty_like(hidden, memory_format=torch.contiguous_format),
-            torch.empty_like(cell, memory_format=torch.contiguous_format),
+            sequence.new_empty(steps, directions, rows, size),
+            *(torch.empty_like(one, memory_format=torch.contiguous_format) for one in state),
         )
 
     return torch.ops.mmdeploy.recurrent.default
@@ -134,20 +128,18 @@ def _written() -> Callable[..., Any]:
     """Return how the operator is written in ONNX."""
     from onnxscript import opset20 as op
 
-    def recurrent(sequence: Any, own: Any, recurrent: Any, bias: Any, hidden: Any, cell: Any, mode: str) -> Any:
-        directions, _, size = recurrent.shape
-        shared: dict[str, Any] = {
-            "hidden_size": int(size), "direction": "bidirectional" if directions == 2 else "forward",
-        }  # fmt: skip
-        given = (sequence, own, recurrent, bias, None, hidden)
+    def recurrent(sequence: Any, weights: Any, state: Any, mode: str) -> Any:
+        directions, _, size = weights[1].shape
+        direction = "bidirectional" if directions == 2 else "forward"
+        shared: dict[str, Any] = {"hidden_size": int(size), "direction": direction}
+        given = (sequence, *weights, None, state[0])
         if mode == "LSTM":
-            return op.LSTM(*given, cell, **shared)
+            return op.LSTM(*given, state[1], **shared)
         if mode == "GRU":
             output, last = op.GRU(*given, linear_before_reset=1, **shared)
         else:
-            output, last = op.RNN(
-                *given, activations=[mode.removeprefix("RNN_").capitalize()] * int(directions), **shared
-            )
-        return output, last, op.Identity(cell)
+            activation = mode.removeprefix("RNN_").capitalize()
+            output, last = op.RNN(*given, activations=[activation] * int(directions), **shared)
+        return output, last, op.Identity(state[1])
 
     return recurrent

@@ -68,6 +68,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "sequence-batching": Rule(_ERROR, sequences.sequence_batching),
         "sequence-state": Rule(_ERROR, sequences.sequence_state),
         "response-cache": Rule(_ERROR, batching.response_cache),
+        "cache-mixed": Rule(_WARNING, batching.cache_mixed),
         "instance-group": Rule(_ERROR, batching.instance_group),
         "instance-count": Rule(_WARNING, batching.instance_count),
         "instance-kind": Rule(_WARNING, batching.instance_kind),

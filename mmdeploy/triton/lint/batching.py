@@ -7,6 +7,7 @@ from typing import Any
 
 from mmdeploy.triton.lint.finding import Hit
 from mmdeploy.triton.lint.reading import Model, Repositories
+from mmdeploy.triton.response_cache import confusable
 
 
 def max_batch_size(model: Model, repositories: Repositories) -> Iterator[Hit]:
@@ -94,6 +95,27 @@ def response_cache(model: Model, repositories: Repositories) -> Iterator[Hit]:
     ):
         if there:
             yield Hit(f"response_cache and {what} exclude each other", "remove response_cache", "response_cache")
+
+
+def cache_mixed(model: Model, repositories: Repositories) -> Iterator[Hit]:
+    """Find a response cache that answers one request for another: its key has neither shapes nor wanted outputs."""
+    config = model.parsed
+    if not config.response_cache.enable:
+        return
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in config.input}
+    if name := confusable(shapes, batches=config.max_batch_size > 1):
+        yield Hit(
+            f"requests of several shapes can have the bytes of {name!r}, and the cache takes them for one",
+            "remove response_cache, set max_batch_size: 1, or leave one size to vary beside an input of a fixed shape",
+            "response_cache",
+        )
+    if model.is_ensemble and len(config.output) > 1:
+        yield Hit(
+            f"the cache keeps an answer as it was asked for: who asks for {config.output[0].name!r} only leaves that "
+            "to everybody",
+            "remove response_cache, or give the ensemble one output",
+            "response_cache",
+        )
 
 
 def instance_group(model: Model, repositories: Repositories) -> Iterator[Hit]:

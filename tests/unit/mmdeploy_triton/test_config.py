@@ -152,5 +152,6 @@ def test_any_ensemble_reads_back_the_same_and_lints_clean(data):
         for config in [ensemble_config(ensemble), *map(component_config, ensemble.components)]:
             assert parse(to_text(config), "drawn") == config
         staged = stage(folder / "staged", ensemble)
-        assert lint(staged.path) == ()
+        # What is drawn may be cached unwisely: `cached` keeps recipes from that.
+        assert [finding for finding in lint(staged.path) if finding.rule != "cache-mixed"] == []
         assert verify(staged.path) == ()

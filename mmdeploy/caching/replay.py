@@ -15,7 +15,7 @@ from mmdeploy.caching.trace import Request
 from mmdeploy.triton.response_cache import RESERVED_BYTES, block_bytes
 
 #: What a lookup costs a server: it hashes every byte of the request, one by one.
-HASH_MS_PER_BYTE, LOOKUP_MS = 1.0e-6, 0.01
+HASH_MS_PER_BYTE, LOOKUP_MS = 0.7e-6, 0.01
 
 
 @dataclass(frozen=True)

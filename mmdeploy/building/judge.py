@@ -22,7 +22,7 @@ from mmdeploy import gates
 from mmdeploy.building.served_ensemble import model_name, shipped_engine, stand_ins
 from mmdeploy.choice.record import engine_choice
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Array, Evidence, GateResult, Verdict, WiredComponent, method_of
+from mmdeploy.core.contracts import Array, Evidence, GateResult, Samples, Verdict, WiredComponent, method_of
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.data.columns import load_column
@@ -36,6 +36,7 @@ from mmdeploy.triton.config import ServedEnsemble
 from mmdeploy.triton.repository import StagedRepository, stage
 from mmdeploy.triton.scalars import ScalarRunner
 from mmdeploy.worker.feeds import wires
+from mmdeploy.worker.original_outputs import BOUNDS
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -80,6 +81,18 @@ class EvaluationRecord:
         """Open what the PyTorch model answered, memory-mapped, as columns by ensemble tensor."""
         folder, index = self.original.path.parent, json.loads(self.original.path.read_text(encoding="utf-8"))
         return {name: load_column(folder, entry) for name, entry in index.items()}
+
+    def bounds(self) -> tuple[Samples, dict[str, Array]] | None:
+        """Open the samples that were made at bounds of sizes, and what the PyTorch model answered to them."""
+        path = self.original.path.with_name(BOUNDS)
+        if not path.is_file():
+            return None
+        index = json.loads(path.read_text(encoding="utf-8"))
+        feeds, original = (
+            {name: load_column(path.parent, entry) for name, entry in index[side].items()}
+            for side in ("feeds", "original")
+        )
+        return Samples(feeds), original
 
 
 class ServedDeployment:
@@ -195,6 +208,8 @@ def judge(
             cores=usable_cores(),
             progress=watch.progress,
             root=recipe.root,
+            sizes={spec.name: spec.sizes for spec in recipe.input_specs if spec.sizes},
+            bounds=record.bounds(),
         )
         results, verdict = gates.run_all(recipe.gates, evidence, started=watch.started, finished=watch.finished)
         if substitute and verdict is Verdict.PASS:

@@ -21,7 +21,7 @@ from mmdeploy.core.labels import Labels
 from mmdeploy.core.runner import FeedDict as FeedDict
 from mmdeploy.core.runner import Runner as Runner
 from mmdeploy.core.samples import Samples as Samples
-from mmdeploy.core.sizes import Lengths
+from mmdeploy.core.sizes import Lengths, Sizes
 from mmdeploy.core.surroundings import FusedOutput as FusedOutput
 from mmdeploy.core.surroundings import FusedScore as FusedScore
 from mmdeploy.core.surroundings import LatencyEstimate as LatencyEstimate
@@ -347,6 +347,8 @@ class Evidence:
         labels: One a sample, or None when the evaluation data has none.
         original: What the PyTorch model gives on ``feeds`` for every tensor that a component writes: columns by
             ensemble tensor, see `mmdeploy.core.samples`.
+        sizes: Sizes of each input's axes, of inputs with sizes that the recipe names.
+        bounds: Samples at bounds of sizes that no evaluation sample has, and ``original`` of these.
         hardware: The machine that serves.
         max_batch_size: Of the ensemble; 0 when it does not batch.
         substitute: Why the candidate is a stand-in for the real engines (so latency says nothing), or None.
@@ -370,6 +372,8 @@ class Evidence:
     cores: int = 1
     progress: Progress = no_progress
     root: Path = Path()
+    sizes: Mapping[str, Sizes] = field(default_factory=dict)
+    bounds: tuple[Samples, Mapping[str, Array]] | None = None
 
 
 class Gate(Protocol):

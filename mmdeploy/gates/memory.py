@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from mmdeploy.core.contracts import Check, Deployment, Evidence, GateResult, MethodOptions, Verdict
 from mmdeploy.core.errors import InferenceError
 from mmdeploy.gates import advising, limits
-from mmdeploy.scoring import ask, load, looks
+from mmdeploy.scoring import ask, lengths, load, looks
 
 REQUIRES: tuple[str, ...] = ()
 NEEDS_LABELS = False
@@ -38,6 +38,7 @@ class Options(MethodOptions):
         batch: Samples a request.
         concurrency: Requests in flight at any time.
         seconds: How long each side is loaded.
+        lengths: Lengths of the samples asked, by the size's name; their own where it is left out.
     """
 
     method: Literal["memory"] = "memory"
@@ -46,6 +47,7 @@ class Options(MethodOptions):
     batch: int = Field(default=1, ge=1)
     concurrency: int = Field(default=4, ge=1, le=256)
     seconds: float = Field(default=3.0, gt=0.0)
+    lengths: dict[str, int] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Self:
@@ -91,7 +93,8 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         "candidate_bytes": peak, "reference_bytes": reference_peak, "batch": options.batch,
         "concurrency": options.concurrency, "seconds": options.seconds,
     }  # fmt: skip
-    return GateResult("memory", tuple(checks), details)
+    tables = lengths.table(lengths.at(evidence.feeds, evidence.sizes, options.lengths), evidence.sizes)
+    return GateResult("memory", tuple(checks), details, tables=tables)
 
 
 def advice(options: Options, result: GateResult) -> str | None:
@@ -104,7 +107,7 @@ def advice(options: Options, result: GateResult) -> str | None:
 
 
 def _peak_bytes(deployment: Deployment, options: Options, evidence: Evidence, *, clock: load.Clock) -> int:
-    requests = ask.requests(evidence.feeds, options.batch)
+    requests = ask.requests(lengths.at(evidence.feeds, evidence.sizes, options.lengths), options.batch)
     clients = load.Clients(deployment, None, requests, concurrency=options.concurrency, clock=clock)
     deadline = clock() + options.seconds
 

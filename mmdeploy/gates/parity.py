@@ -35,7 +35,7 @@ from pydantic import Field, model_validator
 from mmdeploy.core.contracts import Array, Check, Evidence, GateResult, MethodOptions, Samples, Verdict
 from mmdeploy.core.errors import DataError, InferenceError
 from mmdeploy.gates import advising, answers, limits
-from mmdeploy.scoring import ask, closeness, metrics, ragged
+from mmdeploy.scoring import ask, closeness, lengths, metrics, ragged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,6 +148,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     Raises:
         DataError: If there are no evaluation samples, or nothing in scope writes an output that is named.
     """
+    import numpy as np
+
     count = ask.sample_count(evidence)
     chosen = ask.spread(count, options.samples or count)
     checks: list[Check] = []
@@ -159,16 +161,26 @@ def check(options: Options, evidence: Evidence) -> GateResult:
             hint="`scope: both` judges what components write, and the ensemble's outputs",
         )
     others = ask.other_sizes(evidence.max_batch_size)
-    for subject in subjects:
+    at_bounds = None
+    if evidence.bounds is not None:
+        at_bounds = replace(evidence, feeds=evidence.bounds[0], original=evidence.bounds[1])
+    bounds = subjects if at_bounds is None else list(_subjects(options, at_bounds))
+    for subject, bound in zip(subjects, bounds, strict=True):
         found, figures = _judged(subject, chosen, (), options, evidence)
         for sizes in others:
             if all(check.measured is not None for check in found):
-                found = _worst(found, _again(subject, chosen, sizes, options, evidence), sizes)
+                again = _again(subject, chosen, sizes, options, evidence)
+                found = _worst(found, again, (ask.sizes_in_words(sizes), "in the largest"))
+        if at_bounds and all(check.measured is not None for check in found):
+            again, _ = _judged(bound, np.arange(bound.feeds.count), (), options, at_bounds)
+            found = _worst(found, again, ("lengths at the bounds of their sizes", "at the samples' own"))
         checks += found
         tensors |= figures
     details = {"samples": len(chosen), "statistic": options.statistic, "tensors": tensors}
     details[advising.PASSES] = advising.passes(evidence)
-    return GateResult("parity", answers.of_whom(checks, evidence), details)
+    made = None if at_bounds is None else at_bounds.feeds
+    tables = lengths.table(Samples.of(evidence.feeds).select(chosen), evidence.sizes, made)
+    return GateResult("parity", answers.of_whom(checks, evidence), details, tables=tables)
 
 
 def advice(options: Options, result: GateResult) -> str | None:
@@ -230,16 +242,16 @@ def _again(
     return checks
 
 
-def _worst(found: Sequence[Check], again: Sequence[Check], sizes: Sequence[int]) -> list[Check]:
-    """Return each check as it is with requests of other sizes where only that fails."""
-    words = ask.sizes_in_words(sizes)
+def _worst(found: Sequence[Check], again: Sequence[Check], words: tuple[str, str]) -> list[Check]:
+    """Return each check as it is with other requests where only that fails; words say which others, and which first."""
+    other, first = words
     if any(check.measured is None for check in again):  # refused, or answers that are none
-        return [replace(check, note=f"{words}: {check.note}") for check in again if check.measured is None]
+        return [replace(check, note=f"{other}: {check.note}") for check in again if check.measured is None]
     return [
-        replace(other, note=f"{words}; {check.measured:.6g} in the largest")
-        if check.verdict is Verdict.PASS and other.verdict is not Verdict.PASS
+        replace(now, note=f"{other}; {check.measured:.6g} {first}")
+        if check.verdict is Verdict.PASS and now.verdict is not Verdict.PASS
         else check
-        for check, other in zip(found, again, strict=True)
+        for check, now in zip(found, again, strict=True)
     ]
 
 

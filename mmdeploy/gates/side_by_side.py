@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmdeploy.core.contracts import Check, Evidence, GateResult, Verdict
 from mmdeploy.gates import advising, limits
-from mmdeploy.scoring import ask, load, looks
+from mmdeploy.scoring import ask, lengths, load, looks
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def judged(
     if unjudgeable is not None:
         return unjudgeable, load.Measurement()
     binding = options.hardware is not None and limits.matches(options.hardware, evidence.hardware)
-    with load.SideBySide(evidence, evidence.feeds, options, clock=clock) as pair:
+    feeds = lengths.at(evidence.feeds, evidence.sizes, options.lengths)
+    with load.SideBySide(evidence, feeds, options, clock=clock) as pair:
         checks = looks.until_decided(
             pair,
             options,
@@ -64,9 +65,11 @@ def judged(
         if not checks:
             name = named(subject.unit, options)
             checks = [Check(name, None, subject.limits, Verdict.INCONCLUSIVE, note=note)]
-    return GateResult(subject.gate, tuple(checks), details), pair.measured
+    tables = lengths.table(feeds, evidence.sizes)
+    return GateResult(subject.gate, tuple(checks), details, tables=tables), pair.measured
 
 
 def named(what: str, options: load.LoadOptions) -> str:
     """Return the name of a check: what was measured, under which load."""
-    return f"{what} (batch {options.batch}, concurrency {options.concurrency})"
+    under = {"batch": options.batch, "concurrency": options.concurrency, **options.lengths}
+    return f"{what} ({', '.join(f'{name} {value}' for name, value in under.items())})"

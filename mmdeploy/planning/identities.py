@@ -83,7 +83,7 @@ class Identities:
 
     def inputs(self) -> dict[str, str]:
         """Name what clients send."""
-        sizes = {name: spec.model_dump(mode="json") for name, spec in self._recipe.sizes.items()}
+        sizes = {name: spec.model_dump(mode="json", exclude={"bucket"}) for name, spec in self._recipe.sizes.items()}
         return {"inputs": self._input_specs()} | ({"sizes": digest(sizes)} if sizes else {})
 
     def judging(self, name: str) -> dict[str, str]:

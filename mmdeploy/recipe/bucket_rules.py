@@ -1,9 +1,10 @@
-"""What a recipe says of buckets, and cannot mean: lengths that the size has not, sizes that nobody sends."""
+"""What a recipe says of buckets and of lengths in gates, and cannot mean: lengths that a size has not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmdeploy.core.errors import did_you_mean
 from mmdeploy.recipe.declared import SizeSpec
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.schema import Recipe
@@ -20,6 +21,20 @@ def bucket_findings(recipe: Recipe) -> Iterator[Finding]:
         if all(name not in one.shape for one in recipe.inputs.values()):
             message = f"no input has the size {name!r}, and only what clients send is padded: take `bucket` out"
             yield Finding((*place, "bucket"), message, needs_all=True)
+
+
+def gate_length_findings(recipe: Recipe) -> Iterator[Finding]:
+    """Find gates that ask at lengths of sizes that no input has, or that no request may have."""
+    sent = {dim for spec in recipe.inputs.values() for dim in spec.shape if isinstance(dim, str)}
+    known = [name for name in recipe.sizes if name in sent]
+    for index, gate in enumerate(recipe.gates):
+        for name, length in getattr(gate, "lengths", {}).items():
+            place: Keys = ("gates", index, "lengths", name)
+            if name not in known:
+                message = f"no input has a size called {name!r}; {did_you_mean(name, known)}"
+                yield Finding(place, message, involves=(("sizes",),), needs_all=True)
+            elif wrong := recipe.sizes[name].named(name).wrong(length):
+                yield Finding(place, f"a length of {wrong}")
 
 
 def _lengths(place: Keys, spec: SizeSpec, buckets: tuple[int, ...]) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.core.sizes import Size
-from mmdeploy.recipe.bucket_rules import bucket_findings
+from mmdeploy.recipe.bucket_rules import bucket_findings, gate_length_findings
 from mmdeploy.recipe.declared import Dim, SizeSpec
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.schema import Recipe
@@ -38,6 +38,7 @@ def size_findings(recipe: Recipe) -> Iterator[Finding]:
             message = f"no shape has the size {name!r}: write it into the shape of an input, or take it out"
             yield Finding(("sizes", name), message, involves=tuple(places), needs_all=True)
     yield from bucket_findings(recipe)
+    yield from gate_length_findings(recipe)
     yield from _warmups(recipe)
 
 

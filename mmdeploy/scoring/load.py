@@ -52,6 +52,8 @@ class LoadOptions(MethodOptions):
         warmup: Requests to each side before anything is counted.
         confidence: Of the intervals, over all looks together: how rarely noise may decide.
         hardware: Name or glob of the CPU or GPU that absolute limits hold on; needed with them.
+        lengths: Lengths of the samples asked, by the size's name, such as ``{tokens: 32}``; their own where it is left
+            out. Where no sample has a length, samples are cut or repeated to it.
     """
 
     batch: int = Field(default=1, ge=1)
@@ -61,6 +63,7 @@ class LoadOptions(MethodOptions):
     warmup: int = Field(default=20, ge=0)
     confidence: float = Field(default=0.99, gt=0.5, lt=1.0)
     hardware: str | None = None
+    lengths: dict[str, int] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

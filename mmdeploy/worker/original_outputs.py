@@ -12,11 +12,12 @@ from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Progress
 from mmdeploy.core.errors import ModelError
 from mmdeploy.core.labels import Labels
-from mmdeploy.core.samples import Gathered
+from mmdeploy.core.samples import Gathered, Samples
 from mmdeploy.data.columns import Entry, save_column
 from mmdeploy.model import torch_model
 from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.wiring import topological_order
+from mmdeploy.scoring import lengths
 from mmdeploy.worker.feeds import sample_set, torch_chain
 from mmdeploy.worker.task import Task
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Samples that pass through the original model at once when its answers are recorded.
 _ORIGINAL_BATCH = 64
+#: Beside the index, where samples were made: their feeds and what the model makes of them.
+BOUNDS = "bounds.json"
 
 
 def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
@@ -32,24 +35,18 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
     recipe = task.recipe
     samples = sample_set(task, "evaluation")
     assert samples is not None
-    feeds, total, done = samples.feeds(), samples.count, 0
+    feeds = samples.feeds()
     chain = torch_chain(task, topological_order(recipe.components))
-    gathered: dict[str, Gathered] = {}
+    made = _made_at_bounds(recipe, feeds)
     with torch_model.torch_threads(task.threads):
-        for group in feeds.groups():
-            shapes: dict[str, tuple[int, ...]] = {}
-            for start in range(0, len(group), _ORIGINAL_BATCH):
-                rows = group[start : start + _ORIGINAL_BATCH]
-                for tensor, array in chain.run(feeds.take(rows)).items():
-                    if tensor not in recipe.inputs:
-                        _refuse_odd(tensor, shapes.setdefault(tensor, array.shape), array)
-                        gathered.setdefault(tensor, Gathered(total)).put(rows, array)
-                done += len(rows)
-                progress(done, total, "samples through the PyTorch model")
-    tensors = {name: found.column() for name, found in gathered.items()}
+        tensors = _answers(chain, feeds, progress)
+        at_bounds = None if made is None else _answers(chain, made, progress)
     if samples.labels is not None:
         _try_metrics(recipe, tensors, samples.labels)
-    index = _save(workdir, tensors)
+    index = _save(workdir, "tensor", tensors)
+    if made is not None and at_bounds is not None:
+        bounds = {"feeds": _save(workdir, "bound", made), "original": _save(workdir, "bound-tensor", at_bounds)}
+        (workdir / BOUNDS).write_text(json.dumps(bounds, indent=1), encoding="utf-8")
     path = workdir / "index.json"
     path.write_text(json.dumps(index, indent=1), encoding="utf-8")
     return Artifact(
@@ -59,8 +56,32 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
         inputs=task.artifacts[DATA_SETS["evaluation"]].inputs,
         outputs=(),
         produced_by="torch",
-        metadata={"samples": total},
+        metadata={"samples": samples.count},
     )
+
+
+def _made_at_bounds(recipe: Recipe, feeds: Samples) -> Samples | None:
+    """Return samples at bounds of sizes that no sample has; None where there are none, or steps make what is read."""
+    if recipe.sources().keys() != recipe.inputs.keys():
+        return None
+    return lengths.at_bounds(feeds, {spec.name: spec.sizes for spec in recipe.input_specs})
+
+
+def _answers(chain: torch_model.TorchChain, feeds: Samples, progress: Progress) -> dict[str, Array]:
+    """Return what the model makes of samples, as columns."""
+    gathered: dict[str, Gathered] = {}
+    done = 0
+    for group in feeds.groups():
+        shapes: dict[str, tuple[int, ...]] = {}
+        for start in range(0, len(group), _ORIGINAL_BATCH):
+            rows = group[start : start + _ORIGINAL_BATCH]
+            for tensor, array in chain.run(feeds.take(rows)).items():
+                if tensor not in feeds:
+                    _refuse_odd(tensor, shapes.setdefault(tensor, array.shape), array)
+                    gathered.setdefault(tensor, Gathered(feeds.count)).put(rows, array)
+            done += len(rows)
+            progress(done, feeds.count, "samples through the PyTorch model")
+    return {name: found.column() for name, found in gathered.items()}
 
 
 def _refuse_odd(tensor: str, first: tuple[int, ...], batch: Array) -> None:
@@ -85,8 +106,8 @@ def _try_metrics(recipe: Recipe, tensors: Mapping[str, Array], labels: Labels) -
             gates.accuracy.opened(gate, tuple(recipe.outputs), recipe.root).scored(tensors, labels)
 
 
-def _save(workdir: Path, tensors: Mapping[str, Array]) -> dict[str, Entry]:
+def _save(workdir: Path, stem: str, tensors: Mapping[str, Array]) -> dict[str, Entry]:
     """Save columns under numbered names: a tensor's name may hold what a file name cannot."""
     return {
-        name: save_column(workdir, f"tensor-{number}", column) for number, (name, column) in enumerate(tensors.items())
+        name: save_column(workdir, f"{stem}-{number}", column) for number, (name, column) in enumerate(tensors.items())
     }

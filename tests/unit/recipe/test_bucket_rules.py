@@ -38,3 +38,17 @@ def test_buckets_that_are_none_are_refused(tmp_path, override, told):
         loaded(tmp_path, override)
     (problem,) = caught.value.problems
     assert "sizes.samples.bucket" in problem.where and told in problem.message
+
+
+def test_gates_name_lengths_that_requests_may_have(tmp_path):
+    override = "gates=[{method: latency, max_ratio_to_reference: 1.5, lengths: {%s}}]"
+    assert loaded(tmp_path, override % "samples: 16000").gates[0].lengths == {"samples": 16000}
+    for given, told in (
+        ("samples: 16001", "16001, no multiple of 16"),
+        ("samples: 64016", "64016, outside [160, 64000]"),
+        ("sample: 160", "no input has a size called 'sample'; did you mean 'samples'"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            loaded(tmp_path, override % given)
+        (problem,) = caught.value.problems
+        assert "gates" in problem.where and told in problem.message

@@ -1,0 +1,122 @@
+"""Lengths of samples: which there are, samples of a wanted length, and what reports say of them.
+
+A length that no sample has is made by cutting real samples, or by repeating them from their start; never of noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from mmdeploy.core.artifact import Array
+from mmdeploy.core.contracts import ReviewTable
+from mmdeploy.core.samples import Samples, column_of, shapes_of
+from mmdeploy.core.sizes import Size, Sizes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Lengths = npt.NDArray[np.int64]
+
+#: Samples that stand for a bound that none has.
+_AT_A_BOUND = 4
+
+
+def of(samples: Samples, sizes: Mapping[str, Sizes]) -> dict[str, Lengths]:
+    """Return the length of each named size in each sample that has it."""
+    import numpy as np
+
+    found: dict[str, Lengths] = {}
+    for name, _, axis, size in _axes(samples, sizes):
+        if size.name not in found:
+            shapes = [shape for shape in shapes_of(samples[name]) if shape is not None]
+            found[size.name] = np.array([shape[axis] for shape in shapes], dtype=np.int64)
+    return found
+
+
+def at(samples: Samples, sizes: Mapping[str, Sizes], wanted: Mapping[str, int]) -> Samples:
+    """Return samples of wanted lengths: those that have them, or all, cut or repeated, where none has.
+
+    Args:
+        samples: Real ones.
+        sizes: Of each input's axes.
+        wanted: Lengths by the size's name; others stay as they are.
+    """
+    import numpy as np
+
+    if not wanted:
+        return samples
+    have = {name: found for name, found in of(samples, sizes).items() if name in wanted}
+    whole = [found == wanted[name] for name, found in have.items() if len(found) == samples.count]
+    rows = np.flatnonzero(np.all(whole, axis=0)) if len(whole) == len(have) and whole else np.array([], np.intp)
+    return samples.select(rows) if len(rows) else _resized(samples, sizes, wanted)
+
+
+def at_bounds(samples: Samples, sizes: Mapping[str, Sizes]) -> Samples | None:
+    """Return samples at the smallest and largest lengths that none of these has; None where there is no such bound."""
+    import numpy as np
+
+    declared = {size.name: size for *_, size in _axes(samples, sizes)}
+    made: list[Samples] = []
+    rows = np.unique(np.linspace(0, samples.count - 1, min(samples.count, _AT_A_BOUND)).round().astype(np.intp))
+    for name, found in of(samples, sizes).items():
+        for bound in (declared[name].min, declared[name].max):
+            if bound not in found:
+                made.append(_resized(samples.select(rows), sizes, {name: bound}))
+    if not made:
+        return None
+    return Samples({name: column_of([one for part in made for one in part[name]]) for name in samples})
+
+
+def table(samples: Samples, sizes: Mapping[str, Sizes], made: Samples | None = None) -> tuple[ReviewTable, ...]:
+    """Return a table of the lengths that a figure rests on; none where no size varies.
+
+    Args:
+        samples: What was asked.
+        sizes: Of each input's axes.
+        made: What was asked besides, at bounds that no sample has.
+    """
+    import numpy as np
+
+    found, bounds = of(samples, sizes), {} if made is None else of(made, sizes)
+    rows = []
+    for name, lengths in found.items():
+        declared = next(size for *_, size in _axes(samples, sizes) if size.name == name)
+        beyond = sorted({declared.min, declared.max} & {*bounds.get(name, np.array([])).tolist()} - {*lengths.tolist()})
+        spread = (int(lengths.min()), float(np.median(lengths)), int(lengths.max()))
+        rows.append((name, len(lengths), *spread, ", ".join(map(str, beyond)) or "none"))
+    if not rows:
+        return ()
+    note = (
+        "made lengths are no sample's own: samples were cut, or repeated from their start" if made is not None else ""
+    )
+    return (ReviewTable("lengths", ("size", "samples", "smallest", "median", "largest", "made"), tuple(rows), note),)
+
+
+def _resized(samples: Samples, sizes: Mapping[str, Sizes], wanted: Mapping[str, int]) -> Samples:
+    """Cut or repeat every sample to wanted lengths."""
+    import numpy as np
+
+    columns = dict(samples)
+    for name, column, axis, size in _axes(samples, sizes):
+        if size.name in wanted:
+            rows = np.arange(wanted[size.name])
+            now: Array = columns.get(name, column)
+            columns[name] = column_of([_along(one, rows, axis) for one in now])
+    return Samples(columns)
+
+
+def _along(sample: Array | None, rows: npt.NDArray[np.intp], axis: int) -> Array | None:
+    import numpy as np
+
+    if sample is None or not sample.shape[axis]:
+        return sample
+    return np.take(sample, rows % sample.shape[axis], axis=axis)
+
+
+def _axes(samples: Samples, sizes: Mapping[str, Sizes]) -> Iterator[tuple[str, Array, int, Size]]:
+    for name, column in samples.items():
+        for axis, size in enumerate(sizes.get(name, ())):
+            if size is not None:
+                yield name, column, axis, size

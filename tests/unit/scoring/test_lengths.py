@@ -1,0 +1,47 @@
+"""Lengths of samples: real ones where there are, cut or repeated where there are none."""
+
+import numpy as np
+
+from mmdeploy.core.samples import Samples, column_of, shapes_of
+from mmdeploy.core.sizes import Size
+from mmdeploy.scoring import lengths
+
+TOKENS = Size("tokens", 2, 12)
+SIZES = {"ids": (TOKENS,), "states": (None, TOKENS)}
+
+
+def samples(*sizes):
+    ids = [np.arange(1, size + 1) for size in sizes]
+    states = [np.stack([one, -one]) for one in ids]
+    return Samples({"ids": column_of(ids), "states": column_of(states), "other": np.arange(len(sizes))})
+
+
+def test_samples_that_have_the_length_are_taken():
+    found = lengths.at(samples(3, 5, 3, 12), SIZES, {"tokens": 3})
+    assert found["ids"].tolist() == [[1, 2, 3]] * 2 and found["other"].tolist() == [0, 2]
+    assert lengths.at(found, SIZES, {}) is found
+
+
+def test_a_length_that_none_has_is_cut_or_repeated_on_every_axis():
+    found = lengths.at(samples(3, 5), SIZES, {"tokens": 4})
+    assert found["ids"].tolist() == [[1, 2, 3, 1], [1, 2, 3, 4]]
+    assert found["states"][0].tolist() == [[1, 2, 3, 1], [-1, -2, -3, -1]]
+    assert found["other"].tolist() == [0, 1]
+
+
+def test_bounds_are_made_only_where_no_sample_has_them():
+    assert lengths.at_bounds(samples(2, 7, 12), SIZES) is None
+    assert lengths.at_bounds(Samples({"x": np.zeros((3, 4))}), {}) is None
+    made = lengths.at_bounds(samples(2, 7, 5, 6, 7, 8), SIZES)
+    assert list(shapes_of(made["ids"])) == [(12,)] * 4
+    both = lengths.at_bounds(samples(3), SIZES)
+    assert list(shapes_of(both["ids"])) == [(2,), (12,)]
+    assert both["ids"][1].tolist() == [1, 2, 3] * 4
+
+
+def test_the_table_says_what_was_asked_and_what_was_made():
+    given = samples(3, 5, 3, 12)
+    (table,) = lengths.table(given, SIZES, lengths.at_bounds(given, SIZES))
+    assert table.rows == (("tokens", 4, 3, 4.0, 12, "2"),)
+    assert "cut, or repeated" in table.note
+    assert lengths.table(Samples({"x": np.zeros((3, 4))}), {}) == ()

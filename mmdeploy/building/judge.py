@@ -22,7 +22,7 @@ from mmdeploy import gates
 from mmdeploy.building.served_ensemble import model_name, shipped_engine, stand_ins
 from mmdeploy.choice.record import engine_choice
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Array, Evidence, GateResult, Samples, Verdict, WiredComponent, method_of
+from mmdeploy.core.contracts import Array, Evidence, GateResult, Progress, Samples, Verdict, WiredComponent, method_of
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.data.columns import load_column
@@ -190,31 +190,48 @@ def judge(
         ]
         servers = _entered(stack, starting)
         observer.work_finished("serve", f"Triton {servers[0].server_version}, candidate and reference, are ready")
-        evidence = Evidence(
-            candidate=ServedDeployment(servers[0], candidate.ensemble, published=published.ensemble),
-            reference=ServedDeployment(servers[1], reference.ensemble),
-            components=tuple(
-                WiredComponent(name, *wires(recipe, name), passes_of(recipe, name, part.artifact))
-                for name, part in zip(topological_order(recipe.components), candidate.ensemble.components, strict=True)
-            ),
-            ensemble_outputs=tuple(recipe.outputs),
-            feeds=record.samples.feeds(),
-            labels=record.samples.labels,
-            original=record.answers(),
-            hardware=this_hardware(),
-            max_batch_size=min(part.serving.max_batch_size for part in candidate.ensemble.components),
-            substitute=substitute,
-            seed=recipe.seed,
-            cores=usable_cores(),
-            progress=watch.progress,
-            root=recipe.root,
-            sizes={spec.name: spec.sizes for spec in recipe.input_specs if spec.sizes},
-            bounds=record.bounds(),
+        sides = (
+            ServedDeployment(servers[0], candidate.ensemble, published=published.ensemble),
+            ServedDeployment(servers[1], reference.ensemble),
         )
+        evidence = _evidence(recipe, record, sides, candidate.ensemble, substitute=substitute, progress=watch.progress)
         results, verdict = gates.run_all(recipe.gates, evidence, started=watch.started, finished=watch.finished)
         if substitute and verdict is Verdict.PASS:
             verdict = Verdict.INCONCLUSIVE
         return Judgement(results, verdict, tuple(watch.seconds), servers[0].server_version, substitute)
+
+
+def _evidence(
+    recipe: Recipe,
+    record: EvaluationRecord,
+    sides: tuple[ServedDeployment, ServedDeployment],
+    ensemble: ServedEnsemble,
+    *,
+    substitute: str | None,
+    progress: Progress,
+) -> Evidence:
+    """Put together what the gates may ask; ``ensemble`` is what the first side serves."""
+    return Evidence(
+        candidate=sides[0],
+        reference=sides[1],
+        components=tuple(
+            WiredComponent(name, *wires(recipe, name), passes_of(recipe, name, part.artifact))
+            for name, part in zip(topological_order(recipe.components), ensemble.components, strict=True)
+        ),
+        ensemble_outputs=tuple(recipe.outputs),
+        feeds=record.samples.feeds(),
+        labels=record.samples.labels,
+        original=record.answers(),
+        hardware=this_hardware(),
+        max_batch_size=min(part.serving.max_batch_size for part in ensemble.components),
+        substitute=substitute,
+        seed=recipe.seed,
+        cores=usable_cores(),
+        progress=progress,
+        root=recipe.root,
+        sizes={spec.name: spec.sizes for spec in recipe.input_specs if spec.sizes},
+        bounds=record.bounds(),
+    )
 
 
 def passes_of(recipe: Recipe, name: str, artifact: Artifact) -> tuple[str, ...]:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmdeploy import engines, gates
-from mmdeploy.choice.record import engine_choice
+from mmdeploy.building.wired import shipped_engine
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
-from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent, method_of
+from mmdeploy.core.contracts import Array, Evidence, GateResult, MethodOptions, Verdict, WiredComponent
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.data.sample_sets import SampleSet
@@ -140,12 +140,6 @@ def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> Ser
     """Describe what would be published: the engines of the ``<component>/engine`` steps."""
     built = {name: artifacts[f"{name}/engine"] for name in recipe.components}
     return _ensemble(recipe, built, _samples(artifacts, built), lambda name: shipped_engine(recipe, name, built[name]))
-
-
-def shipped_engine(recipe: Recipe, component: str, artifact: Artifact) -> MethodOptions:
-    """Return the options of the engine that a component ships: the one chosen by measuring, or the recipe's."""
-    choice = engine_choice(artifact)
-    return recipe.engine_options(component) if choice is None else engines.METHODS.read(choice.engine, recipe.root)
 
 
 def reference_ensemble(
@@ -286,6 +280,7 @@ def judge(
     reference: Staged,
     record: EvaluationRecord,
     *,
+    components: tuple[WiredComponent, ...],
     published: Staged,
     logs: Path,
     substitute: str | None,
@@ -298,6 +293,7 @@ def judge(
         candidate: What is served for the candidate.
         reference: The FP32 reference.
         record: What was recorded before.
+        components: The candidate's, as gates see them.
         published: What would be published: the candidate, or what it stands in for.
         logs: Folder of the servers' logs.
         substitute: Why the candidate is a stand-in, or None.
@@ -326,10 +322,7 @@ def judge(
         evidence = Evidence(
             candidate=ServedDeployment(servers[0], candidate.ensemble, published=published.ensemble),
             reference=ServedDeployment(servers[1], reference.ensemble),
-            components=tuple(
-                WiredComponent(name, part.inputs, part.outputs, passes_of(recipe, name, part.artifact))
-                for name, part in zip(topological_order(recipe.components), candidate.ensemble.components, strict=True)
-            ),
+            components=components,
             ensemble_outputs=tuple(recipe.outputs),
             feeds=record.samples.feeds(),
             labels=record.samples.labels,
@@ -346,20 +339,6 @@ def judge(
         if substitute and verdict is Verdict.PASS:
             verdict = Verdict.INCONCLUSIVE
         return Judgement(results, verdict, tuple(watch.seconds), servers[0].server_version, substitute)
-
-
-def passes_of(recipe: Recipe, name: str, artifact: Artifact) -> tuple[str, ...]:
-    """Say what makes a component, as it ships, differ from the original: its passes, and a precision below FP32."""
-    component, choice = recipe.components[name], engine_choice(artifact)
-    sections: tuple[str, ...] = ("prune", "recover", "quantize")
-    if choice is not None and not choice.winner.compressed:
-        sections = ()
-    elif choice is not None and choice.winner.graph == "float":
-        sections = ("prune", "recover")
-    given = [(section, getattr(component, section)) for section in sections]
-    passes = [f"{section} {method_of(options)}" for section, options in given if options is not None]
-    precision = getattr(shipped_engine(recipe, name, artifact), "precision", None)
-    return (*passes, *([f"precision {precision}"] if precision not in (None, "fp32") else []))
 
 
 def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Server]:

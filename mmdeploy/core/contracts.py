@@ -321,12 +321,16 @@ class WiredComponent:
         inputs: Ensemble tensor by the component's input name.
         outputs: Ensemble tensor by the component's output name.
         passes: What makes it differ from the original, as it ships: such as ``quantize static``, ``prune structured``.
+        sqnr_db: Of its INT8 graph against the float one, the worst output; None where that does not ship or is unknown.
+        worst_nodes: SQNR in dB that INT8 leaves of each node's own answer, by name, the worst few.
     """
 
     name: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     passes: tuple[str, ...] = ()
+    sqnr_db: float | None = None
+    worst_nodes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         checks += found
         tensors |= figures
     details = {"samples": len(chosen), "statistic": options.statistic, "tensors": tensors}
-    details[advising.PASSES] = advising.passes(evidence)
+    details |= advising.done(evidence)
     return GateResult("parity", answers.of_whom(checks, evidence), details)
 
 

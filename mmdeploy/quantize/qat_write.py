@@ -10,7 +10,18 @@ from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata, read
-from mmdeploy.quantize import coverage, embeddings, encode, fidelity, graphs, held_out, qat_graph, ranges, selection
+from mmdeploy.quantize import (
+    coverage,
+    embeddings,
+    encode,
+    fidelity,
+    giving_back,
+    graphs,
+    held_out,
+    qat_graph,
+    ranges,
+    selection,
+)
 from mmdeploy.quantize.coverage import COVERAGE
 from mmdeploy.quantize.qat_modelopt import LARGEST_CODE
 from mmdeploy.quantize.qat_options import Options
@@ -89,6 +100,9 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     }
     if batches:  # no floor: training judged by the task's metric what rounded weights answer, not by float ones
         metadata |= as_metadata(fidelity.compare(graph.path, path, batches, threads=context.threads))
+        metadata |= as_metadata(
+            giving_back.worst_nodes(model, quantized, chosen.nodes, batches[0], threads=context.threads)
+        )
     return replace(after, metadata=metadata)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -76,9 +76,9 @@ def probe_inputs(config: Mapping[str, Any], ranges: Ranges, sample: Mapping[str,
     Args:
         config: The model's.
         ranges: Lowest and highest value allowed, by input.
-        sample: One sample of the inputs, without a batch axis; empty where none is known. Then sizes that vary are
-            taken from ``model_warmup`` where it has them, else 1. Values are zeros, or the lowest allowed value where
-            zero is outside the range.
+        sample: One sample of the inputs, without a batch axis; empty where none is known. Then, or where it is of
+            another shape than the model takes, sizes that vary are taken from ``model_warmup`` where it has them,
+            else 1. Values are zeros, or the lowest allowed value where zero is outside the range.
 
     Returns:
         Arrays by input; None when the model cannot be asked so.
@@ -89,11 +89,12 @@ def probe_inputs(config: Mapping[str, Any], ranges: Ranges, sample: Mapping[str,
     warmup: dict[str, Any] = warmups[0]["inputs"] if warmups else {}
     batch = (1,) if config.get("max_batch_size", 0) else ()
     feed_dict = {}
+    known = all(_fits(sample[one["name"]], one["dims"], batch) for one in config["input"] if one["name"] in sample)
     for tensor in config["input"]:
         name, dtype = tensor["name"], NUMPY_BY_DTYPE.get(tensor["data_type"].removeprefix("TYPE_"))
         if dtype is None:
             return None
-        if name in sample:
+        if known and name in sample:
             array = np.asarray(sample[name], dtype)
             feed_dict[name] = array.reshape(1, *(array.shape or (1,)))  # Triton has no scalars
             continue
@@ -102,6 +103,13 @@ def probe_inputs(config: Mapping[str, Any], ranges: Ranges, sample: Mapping[str,
         low, high = ranges.get(name, (0, 0))
         feed_dict[name] = np.full((*batch, *dims), 0 if low <= 0 <= high else low, dtype)
     return feed_dict
+
+
+def _fits(array: Array, dims: Sequence[Any], batch: tuple[int, ...]) -> bool:
+    """Return whether a sample, without its batch axis, is of the shape that a model declares."""
+    declared = [int(size) for size in (dims if batch else dims[1:])]
+    given = list(array.shape) or ([1] if declared else [])
+    return len(given) == len(declared) and all(size in (-1, real) for size, real in zip(declared, given, strict=True))
 
 
 def declared_ranges(model: str, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:

@@ -99,9 +99,10 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
         "bytes_after": after.size_bytes,
     }
     if batches:  # no floor: training judged by the task's metric what rounded weights answer, not by float ones
-        likeness = fidelity.compare(graph.path, path, batches, threads=context.threads)
         worst = giving_back.worst_nodes(model, quantized, chosen.nodes, batches[0], threads=context.threads)
-        metadata |= as_metadata(likeness) | as_metadata(worst)
+        metadata |= as_metadata(fidelity.compare(graph.path, path, batches, threads=context.threads)) | as_metadata(
+            worst
+        )
     return replace(after, metadata=metadata)
 
 

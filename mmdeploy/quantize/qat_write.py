@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.contracts import Encoding, FeedDict, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata, read
 from mmdeploy.quantize import (
@@ -75,9 +75,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     )
     unrounded = qat_graph.round_for_products_only(quantized, chosen)
     path = context.workdir / FILENAME
-    batches = []
-    if context.calibration is not None:
-        batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
+    batches = _compared(options, context)
     judge = held_out.judge(graph.path, batches, threads=context.threads) if batches else None
     quantized, tables = embeddings.settle(quantized, options, context, judge)
     graphs.save(quantized, path)
@@ -104,6 +102,13 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
             worst
         )
     return replace(after, metadata=metadata)
+
+
+def _compared(options: Options, context: StepContext) -> list[FeedDict]:
+    """Return what the graphs are compared on; nothing without calibration data."""
+    if context.calibration is None:
+        return []
+    return fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
 
 
 def _limits(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import Encoding, FeedDict, StepContext
+from mmdeploy.core.contracts import Array, Encoding, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata, read
 from mmdeploy.quantize import (
@@ -104,7 +104,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     return replace(after, metadata=metadata)
 
 
-def _compared(options: Options, context: StepContext) -> list[FeedDict]:
+def _compared(options: Options, context: StepContext) -> list[dict[str, Array]]:
     """Return what the graphs are compared on; nothing without calibration data."""
     if context.calibration is None:
         return []

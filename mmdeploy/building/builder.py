@@ -37,8 +37,9 @@ from mmdeploy.building.sample_request import write_sample_request
 from mmdeploy.building.scheduler import Workers, log_of
 from mmdeploy.building.served_ensemble import candidate_ensemble, reference_ensemble, substitute_ensemble
 from mmdeploy.building.turns import admitted, startable
+from mmdeploy.building.wired import noise_notes, wired
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.contracts import Verdict, method_of
 from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS
 from mmdeploy.core.room import require_room
 from mmdeploy.core.store import Store
@@ -221,6 +222,8 @@ class _Run:
         unrunnable = self.live.fingerprints.unrunnable
         self.candidate = staged(self.staged_folder, candidate_ensemble(recipe, artifacts))
         self.state.notes.extend(cache_notes(self.staged_folder, self.candidate.ensemble))
+        components = wired(recipe, self.candidate.ensemble, artifacts)
+        self.state.notes.extend(noise_notes(components, [method_of(gate) for gate in recipe.gates]))
         if not recipe.gates:
             self.state.notes.append("The recipe has no gates: nothing was served or judged.")
             return
@@ -236,6 +239,7 @@ class _Run:
             served,
             reference,
             record,
+            components=components,
             published=self.candidate,
             logs=self.folder / "logs",
             substitute=substitute,

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mmdeploy.building.wired import int8_sqnr_db, shipped_int8
 from mmdeploy.choice.record import EngineChoice, engine_choice
 from mmdeploy.core.facts import find
 from mmdeploy.model.costs import COSTS, Costs
 from mmdeploy.planning.chains import original_graph, torch_sections
 from mmdeploy.prune.product import PRUNING, PruningFacts
-from mmdeploy.quantize.fidelity import Likeness
 from mmdeploy.record.build_report import CostRecord, LatencyRecord, ModuleCosts, SizeRecord, Stage, StageSeries
 from mmdeploy.training.record import TrainingRecord, training_record
 
@@ -97,13 +97,8 @@ def _trained_stages(kind: str, training: TrainingRecord, *, pruned: bool) -> Ite
 
 
 def _component_stages(name: str, artifacts: Mapping[str, Artifact], tensors: Mapping[str, Any]) -> Iterator[Stage]:
-    quantized, choice = artifacts.get(f"{name}/quantize"), engine_choice(artifacts.get(f"{name}/engine"))
-    if choice is not None and choice.winner.graph == "float":
-        quantized = None  # it does not ship
-    likeness = find(Likeness, quantized.metadata) if quantized else None
-    measured = [value for value in likeness.sqnr_db.values() if value is not None] if likeness else []
-    if measured:
-        yield Stage(label="INT8 graph", value=min(measured), note="against its FP32 graph, on calibration batches")
+    if (left := int8_sqnr_db(shipped_int8(name, artifacts))) is not None:
+        yield Stage(label="INT8 graph", value=left, note="against its FP32 graph, on calibration batches")
     served = [_sqnr_db(figures) for label, figures in tensors.items() if label.split(".")[0] == name]
     measured = [value for value in served if value is not None]
     if measured:

@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy import gates
-from mmdeploy.building.served_ensemble import model_name, shipped_engine, stand_ins
-from mmdeploy.choice.record import engine_choice
+from mmdeploy.building.served_ensemble import model_name, stand_ins
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Array, Evidence, GateResult, Progress, Samples, Verdict, WiredComponent, method_of
+from mmdeploy.core.contracts import Array, Evidence, GateResult, Progress, Samples, Verdict, WiredComponent
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.data.columns import load_column
 from mmdeploy.data.sample_sets import SampleSet
-from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.record.build_report import gate_record
 from mmdeploy.record.observer import Observer
 from mmdeploy.triton import server as triton_server
@@ -35,7 +33,6 @@ from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.config import ServedEnsemble
 from mmdeploy.triton.repository import StagedRepository, stage
 from mmdeploy.triton.scalars import ScalarRunner
-from mmdeploy.worker.feeds import wires
 from mmdeploy.worker.original_outputs import BOUNDS
 
 if TYPE_CHECKING:
@@ -153,6 +150,7 @@ def judge(
     reference: Staged,
     record: EvaluationRecord,
     *,
+    components: tuple[WiredComponent, ...],
     published: Staged,
     logs: Path,
     substitute: str | None,
@@ -165,6 +163,7 @@ def judge(
         candidate: What is served for the candidate.
         reference: The FP32 reference.
         record: What was recorded before.
+        components: The candidate's, as gates see them.
         published: What would be published: the candidate, or what it stands in for.
         logs: Folder of the servers' logs.
         substitute: Why the candidate is a stand-in, or None.
@@ -194,7 +193,9 @@ def judge(
             ServedDeployment(servers[0], candidate.ensemble, published=published.ensemble),
             ServedDeployment(servers[1], reference.ensemble),
         )
-        evidence = _evidence(recipe, record, sides, candidate.ensemble, substitute=substitute, progress=watch.progress)
+        evidence = _evidence(
+            recipe, record, sides, components, candidate.ensemble, substitute=substitute, progress=watch.progress
+        )
         results, verdict = gates.run_all(recipe.gates, evidence, started=watch.started, finished=watch.finished)
         if substitute and verdict is Verdict.PASS:
             verdict = Verdict.INCONCLUSIVE
@@ -205,6 +206,7 @@ def _evidence(
     recipe: Recipe,
     record: EvaluationRecord,
     sides: tuple[ServedDeployment, ServedDeployment],
+    components: tuple[WiredComponent, ...],
     ensemble: ServedEnsemble,
     *,
     substitute: str | None,
@@ -214,10 +216,7 @@ def _evidence(
     return Evidence(
         candidate=sides[0],
         reference=sides[1],
-        components=tuple(
-            WiredComponent(name, *wires(recipe, name), passes_of(recipe, name, part.artifact))
-            for name, part in zip(topological_order(recipe.components), ensemble.components, strict=True)
-        ),
+        components=components,
         ensemble_outputs=tuple(recipe.outputs),
         feeds=record.samples.feeds(),
         labels=record.samples.labels,
@@ -232,20 +231,6 @@ def _evidence(
         sizes={spec.name: spec.sizes for spec in recipe.input_specs if spec.sizes},
         bounds=record.bounds(),
     )
-
-
-def passes_of(recipe: Recipe, name: str, artifact: Artifact) -> tuple[str, ...]:
-    """Say what makes a component, as it ships, differ from the original: its passes, and a precision below FP32."""
-    component, choice = recipe.components[name], engine_choice(artifact)
-    sections: tuple[str, ...] = ("prune", "recover", "quantize")
-    if choice is not None and not choice.winner.compressed:
-        sections = ()
-    elif choice is not None and choice.winner.graph == "float":
-        sections = ("prune", "recover")
-    given = [(section, getattr(component, section)) for section in sections]
-    passes = [f"{section} {method_of(options)}" for section, options in given if options is not None]
-    precision = getattr(shipped_engine(recipe, name, artifact), "precision", None)
-    return (*passes, *([f"precision {precision}"] if precision not in (None, "fp32") else []))
 
 
 def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Server]:

@@ -30,6 +30,9 @@ from mmdeploy.worker.run_step import run_task
 from mmdeploy.worker.task import Task
 
 _PR_SET_PDEATHSIG = 1
+_LESS_MEMORY = "use fewer samples or smaller batches, --jobs 1, or a machine with more memory"
+#: What PyTorch, ONNX Runtime and C++ say when they are refused memory; none of them raises a `MemoryError`.
+_NO_MEMORY = ("can't allocate memory", "Failed to allocate memory", "bad_alloc")
 
 
 class WorkerBugError(Exception):
@@ -218,15 +221,26 @@ def _work(task: Task, sender: Any, log: Path) -> None:
         sender.send(("done", *run_task(task, progress)))
     except MmdeployError as error:
         logging.getLogger(__name__).exception("step %s failed", task.step.id)
+        if _wants_memory(error):
+            error.hint = _LESS_MEMORY
         sender.send(("error", error))
     except MemoryError:
         logging.getLogger(__name__).exception("step %s failed", task.step.id)
-        hint = "use fewer samples or smaller batches, --jobs 1, or a machine with more memory"
-        sender.send(("error", StepError("out of memory", hint=hint, step=task.step.id)))
+        sender.send(("error", StepError("out of memory", hint=_LESS_MEMORY, step=task.step.id)))
     except Exception as error:
         logging.getLogger(__name__).exception("step %s failed unexpectedly", task.step.id)
         summary = traceback.format_exception_only(error)[-1].strip()
         sender.send(("bug", summary, traceback.format_exc()))
+
+
+def _wants_memory(error: BaseException) -> bool:
+    """Return whether memory ran out somewhere below an error: what calls a library or a recipe translates all alike."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, MemoryError) or any(told in str(below) for told in _NO_MEMORY):
+            return True
+        below = below.__cause__
+    return False
 
 
 def redirect(log: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines
-from mmdeploy.choice.record import engine_choice
+from mmdeploy.building.wired import shipped_engine
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, MethodOptions
 from mmdeploy.core.target import Target
@@ -36,12 +36,6 @@ def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> Ser
     """Describe what would be published: the engines of the ``<component>/engine`` steps."""
     built = {name: artifacts[f"{name}/engine"] for name in recipe.components}
     return _ensemble(recipe, built, _samples(artifacts, built), lambda name: shipped_engine(recipe, name, built[name]))
-
-
-def shipped_engine(recipe: Recipe, component: str, artifact: Artifact) -> MethodOptions:
-    """Return the options of the engine that a component ships: the one chosen by measuring, or the recipe's."""
-    choice = engine_choice(artifact)
-    return recipe.engine_options(component) if choice is None else engines.METHODS.read(choice.engine, recipe.root)
 
 
 def reference_ensemble(

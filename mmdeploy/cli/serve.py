@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from mmdeploy.cli.options import workdir_option
 from mmdeploy.cli.text import counted, printable
-from mmdeploy.core.errors import EXIT_INTERRUPTED, EXIT_PASS
+from mmdeploy.core.errors import EXIT_INTERRUPTED, EXIT_PASS, UsageError
 
 if TYPE_CHECKING:
     from mmdeploy.triton.server import Server
@@ -27,7 +28,7 @@ _PROBE_EVERY_S = 10.0
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="0 for a free one.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True, help="0: a free one.")
 @click.option("--server", "binary", type=click.Path(path_type=Path), help="The tritonserver binary to take.")
-@click.option("--url", help="Do not start one: look at the Triton that runs at this HTTP URL.")
+@click.option("--url", help="Do not start one: ask the Triton that runs at this HTTP URL.")
 @click.option(
     "--cache-mib",
     type=click.IntRange(0),
@@ -59,7 +60,8 @@ def command(
     """Serve a model repository with Triton on this machine until Ctrl-C.
 
     REPOSITORY is a Triton model repository, or a folder with published ensembles (model_repository by default). A
-    release is compared with its manifest first: what was changed since is not served.
+    release is compared with its manifest first: what was changed since is not served. With --url it tells what to ask:
+    the sample that each release knows of its models.
 
     \b
     Example:
@@ -75,7 +77,7 @@ def command(
     if url is not None:
         if warm_trace is not None:
             raise click.UsageError("--warm-trace is for a server that is started here, --url for one that runs")
-        server = triton_server.attach(url)
+        server = triton_server.attach(url, repositories=_released(repository))
     else:
         repositories = resolve(repository)
         require_intact(repositories)
@@ -101,6 +103,15 @@ def command(
         stopped = _stop_signals()  # before it is said that Ctrl-C stops it
         _announce(server)
         return _watch(server, stopped)
+
+
+def _released(path: Path) -> list[Path]:
+    """Return the releases at a path; none where there are none, for a server that runs needs none here."""
+    from mmdeploy.triton.repository import resolve
+
+    with contextlib.suppress(UsageError):
+        return list(resolve(path))
+    return []
 
 
 def _announce(server: Server) -> None:

@@ -7,7 +7,7 @@ through the same lifecycle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -30,6 +30,10 @@ from mmdeploy.core.surroundings import Network as Network
 from mmdeploy.core.surroundings import Timed as Timed
 from mmdeploy.core.surroundings import TrainingSetup as TrainingSetup
 from mmdeploy.core.target import Hardware, Target
+from mmdeploy.core.verdicts import Check as Check
+from mmdeploy.core.verdicts import GateResult as GateResult
+from mmdeploy.core.verdicts import ReviewTable as ReviewTable
+from mmdeploy.core.verdicts import Verdict as Verdict
 
 
 class MethodOptions(BaseModel):
@@ -222,88 +226,6 @@ class Engine(Pass, Protocol):
         """
 
 
-class Verdict(StrEnum):
-    """What a gate, and the build as a whole, came to."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
-
-    @classmethod
-    def of_all(cls, verdicts: Sequence[Verdict]) -> Verdict:
-        """Return FAIL if any failed, else INCONCLUSIVE if any is, else PASS."""
-        for worst in (cls.FAIL, cls.INCONCLUSIVE):
-            if worst in verdicts:
-                return worst
-        return cls.PASS
-
-
-@dataclass(frozen=True)
-class Check:
-    """One measured number against its limit.
-
-    Attributes:
-        name: What was measured, such as ``fusion: cosine`` or ``p95 ratio (batch 1, concurrency 1)``.
-        measured: The point estimate; None when it could not be measured.
-        limit: The limit in words, such as ``>= 0.995``.
-        verdict: Of this check alone.
-        interval: Confidence interval of ``measured``, lower and upper.
-        unit: Such as ``ms``, ``dB``, ``bytes``; empty for a ratio.
-        note: Anything a reader must know, such as why it is inconclusive.
-        samples: How many samples, or requests, the figure rests on; None where that says nothing, as for sizes.
-    """
-
-    name: str
-    measured: float | None
-    limit: str
-    verdict: Verdict
-    interval: tuple[float, float] | None = None
-    unit: str = ""
-    note: str = ""
-    samples: int | None = None
-
-
-@dataclass(frozen=True)
-class ReviewTable:
-    """What a gate shows a reviewer behind its checks, such as the samples whose answers differ.
-
-    Attributes:
-        title: What it is, such as ``recall per class``.
-        head: Names of the columns.
-        rows: A cell is a text, a number, or None; the first is what the row is about.
-        note: What a reader must know, such as how many rows were left out.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str | int | float | None, ...], ...]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """What a gate found; "no" is a result and never an exception.
-
-    Attributes:
-        gate: The gate's method, such as ``accuracy``.
-        checks: Every comparison it made; its verdict is the worst of them.
-        details: JSON-able figures for reports and plots.
-        advice: What to do where it is no pass; `mmdeploy.gates.run_all` asks the gate for it.
-        tables: What reports show a reviewer; short, since every rendering holds them.
-    """
-
-    gate: str
-    checks: tuple[Check, ...]
-    details: Mapping[str, Any] = field(default_factory=dict)
-    advice: str = ""
-    tables: tuple[ReviewTable, ...] = ()
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst verdict of the checks."""
-        return Verdict.of_all([check.verdict for check in self.checks])
-
-
 class Deployment(Protocol):
     """A served ensemble under judgement: the candidate, or the FP32 reference beside it."""
 
@@ -326,12 +248,16 @@ class WiredComponent:
         inputs: Ensemble tensor by the component's input name.
         outputs: Ensemble tensor by the component's output name.
         passes: What makes it differ from the original, as it ships: such as ``quantize static``, ``prune structured``.
+        sqnr_db: Of its INT8 graph against the float one, the worst output; None where that does not ship or is unknown.
+        worst_nodes: SQNR in dB that INT8 leaves of each node's own answer, by name, the worst few.
     """
 
     name: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     passes: tuple[str, ...] = ()
+    sqnr_db: float | None = None
+    worst_nodes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

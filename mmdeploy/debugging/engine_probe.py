@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import MethodOptions, Runner, StepContext
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.core.sessions import AS_WRITTEN, open_session, specs
+from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.debugging.figures import Figures, Tolerance, measure, worst
 from mmdeploy.debugging.findings import TensorFinding
 from mmdeploy.debugging.pairs import rounds
@@ -77,8 +77,8 @@ class EngineProbe:
             MmdeployError: If the engine refuses the model or what it is fed.
         """
         names = [value.name for value in model.graph.input]
-        with tempfile.TemporaryDirectory(prefix="mmdeploy-debug-") as folder:
-            runner = self.loaded(model, {name: feeds[0][name] for name in names}, Path(folder))
+        with temporary_folder("debug") as folder:
+            runner = self.loaded(model, {name: feeds[0][name] for name in names}, folder)
             try:
                 return [runner.infer({name: feed[name] for name in names}) for feed in feeds]
             finally:

@@ -7,7 +7,6 @@ JSON, such as ``'{"method": "openvino", "precision": "bf16"}'``.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import UsageError, did_you_mean
 from mmdeploy.core.sessions import open_session, specs
 from mmdeploy.core.target import Target, usable_cores
+from mmdeploy.core.temporary import hold_folder
 
 
 def argument_groups() -> Sequence[Any]:
@@ -79,7 +79,7 @@ def engine_runner(path: str, section: str) -> Any:
         """Runs a graph on an engine."""
 
         def activate_impl(self) -> None:
-            self._folder = tempfile.TemporaryDirectory(prefix="mmdeploy-debug-")
+            self._folder = hold_folder("debug")
             self._runner: Any = None
 
         def get_input_metadata_impl(self) -> Any:
@@ -91,7 +91,7 @@ def engine_runner(path: str, section: str) -> Any:
         def infer_impl(self, feed_dict: Mapping[str, Array]) -> Mapping[str, Array]:
             if self._runner is None:  # engines prove themselves on an example when they are built
                 source = Artifact("onnx", graph, file_sha256(graph), inputs, outputs, "debug")
-                context = _context(module.encoding(options), feed_dict, Path(self._folder.name))
+                context = _context(module.encoding(options), feed_dict, self._folder.path)
                 self._runner = module.load(module.run(source, options, context), options)
             answers: Mapping[str, Array] = self._runner.infer(dict(feed_dict))
             return answers
@@ -99,7 +99,7 @@ def engine_runner(path: str, section: str) -> Any:
         def deactivate_impl(self) -> None:
             if self._runner is not None:
                 self._runner.close()
-            self._folder.cleanup()
+            self._folder.remove()
 
     return EngineRunner(name=f"mmdeploy-{method}")
 

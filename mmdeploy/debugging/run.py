@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,9 +23,10 @@ from mmdeploy.debugging.findings import DebugReport
 from mmdeploy.debugging.page import markdown
 from mmdeploy.debugging.work import DebugWork
 from mmdeploy.planning.kinds import SELECT
+from mmdeploy.recipe.sharing import callers
 
 if TYPE_CHECKING:
-    from mmdeploy.planning.steps import Plan
+    from mmdeploy.planning.steps import Plan, Step
     from mmdeploy.recipe.schema import Recipe
     from mmdeploy.record.observer import Observer
 
@@ -78,14 +79,15 @@ def run_debug(
         return [step.id for step in plan.steps if step.component == component and step.sort is not SELECT]
 
     built = run_build(recipe, settings, observer, goal="debug", upto=graphs_and_engines)
-    failed = _failed(built, component)
+    renamed = _Renamed(callers(recipe.components, component)[0], component)
+    failed = _failed(built, renamed)
     folder = (how.folder or built.folder).absolute()
     with translated(folder):
         folder.mkdir(parents=True, exist_ok=True)
     work = DebugWork(
         recipe=recipe,
         component=component,
-        steps=tuple(step for step in built.plan.steps if step.component == component),
+        steps=renamed.steps(built.plan),
         artifacts=built.artifacts,
         store=(settings.workdir / "store").absolute(),
         folder=folder,
@@ -105,7 +107,39 @@ def run_debug(
     return report, folder
 
 
-def _failed(built: Outcome, component: str) -> Mapping[str, str]:
+@dataclass(frozen=True)
+class _Renamed:
+    """The steps of a component, which may be those of another that calls the same module, under its own name.
+
+    Attributes:
+        built: The component whose steps are run.
+        shown: The component that is asked about.
+    """
+
+    built: str
+    shown: str
+
+    def step_id(self, step_id: str) -> str:
+        """Return the id of a step as that of the component that is shown."""
+        own = step_id.startswith(f"{self.built}/")
+        return f"{self.shown}{step_id.removeprefix(self.built)}" if own else step_id
+
+    def steps(self, plan: Plan) -> tuple[Step, ...]:
+        """Return the steps, in the order of the build, each with what it is really made of."""
+        wanted = {step.id for step in plan.steps if step.component == self.shown}
+        made = [step for step in plan.steps if step.component == self.built]
+        return tuple(self._step(step) for step in made if self.step_id(step.id) in wanted)
+
+    def _step(self, step: Step) -> Step:
+        uses = {
+            role: {self.shown if name == self.built else name: self.step_id(of) for name, of in others.items()}
+            for role, others in step.uses.items()
+        }
+        needs = tuple(map(self.step_id, step.needs))
+        return replace(step, id=self.step_id(step.id), component=self.shown, needs=needs, uses=uses)
+
+
+def _failed(built: Outcome, renamed: _Renamed) -> Mapping[str, str]:
     """Return the step of the component that failed, with its message.
 
     Raises:
@@ -114,9 +148,9 @@ def _failed(built: Outcome, component: str) -> Mapping[str, str]:
     error = built.error
     if error is None:
         return {}
-    if not isinstance(error, StepError) or not error.step.startswith(f"{component}/"):
+    if not isinstance(error, StepError) or not error.step.startswith(f"{renamed.built}/"):
         raise error
-    return {error.step: error.message}
+    return {renamed.step_id(error.step): error.message}
 
 
 def _in_its_own_process(work: DebugWork, log: Path) -> DebugReport:

@@ -60,13 +60,14 @@ def samples(work: DebugWork) -> Samples:
     for feeds in _batches(work, named, largest):
         tensors = through(feeds)
         fed.append({key: tensors[wire.tensor] for key, wire in component.inputs.items()})
-    return Samples(fed, f"data.{named} ({reference})")
+    found = Samples(fed, f"data.{named} ({reference})")
+    return found if found.count >= work.samples else Samples(fed, f"{found.source}, which gives no more")
 
 
 def _batches(work: DebugWork, named: str, size: int) -> Iterator[dict[str, Array]]:
-    """Yield the first samples of a set: as recorded or, where no step needed that, as its callable gives them."""
+    """Yield the first samples of a set: as recorded or, where no step needed so many, as its callable gives them."""
     recorded = sample_set(work.task(work.steps[0]), named)
-    if recorded is not None:
+    if recorded is not None and recorded.count >= work.samples:
         yield from recorded.first(work.samples).batches(size)
         return
     recipe = work.recipe

@@ -7,14 +7,13 @@ small ones.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.sessions import AS_WRITTEN, open_session
+from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.debugging.figures import Figures, Tolerance, measure, worst
 from mmdeploy.debugging.findings import TensorFinding
 from mmdeploy.debugging.pairs import Pair
@@ -37,8 +36,8 @@ class Unoptimized:
         Raises:
             EngineError: If ONNX Runtime refuses the graph.
         """
-        with tempfile.TemporaryDirectory(prefix="mmdeploy-debug-") as folder:
-            path = Path(folder) / "graph.onnx"
+        with temporary_folder("debug") as folder:
+            path = folder / "graph.onnx"
             save_graph(model, path)
             self._session = open_session(path, {"intra_op_thread_count": str(threads)}, graph_level=AS_WRITTEN)
         self._inputs = [value.name for value in self._session.get_inputs()]

@@ -174,7 +174,7 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     details = comparison.to_json() | {
         "metric": metric.name, "larger_is_better": metric.larger_is_better, "source": options.metric,
         "outputs": list(metric.outputs), "arguments": options.arguments, "rule": options.rule,
-        advising.PASSES: advising.passes(evidence),
+        **advising.done(evidence),
     }  # fmt: skip
     served_reference = _answers(evidence.reference, "reference", metric, evidence)
     if isinstance(served_reference, str):

@@ -6,19 +6,43 @@ blamed.
 
 from __future__ import annotations
 
+import glob
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from mmdeploy.core.contracts import Evidence, GateResult, Verdict
 
 MORE_SAMPLES = "the interval straddles the limit; give more evaluation samples"
 MEASURE_AGAIN = "run again on a quiet machine, or measure longer"
-#: Key in details: the passes of each component as it ships.
-PASSES = "passes"
+#: Keys in details: the passes of each component as it ships, what INT8 leaves of it, and of its worst nodes alone.
+PASSES, INT8_DB, WORST_NODES = "passes", "int8_sqnr_db", "worst_nodes"
+#: So much below the others a component is the first suspect: ten times their noise.
+_FAR_DB = 20.0
 
 
-def passes(evidence: Evidence) -> dict[str, list[str]]:
-    """Return the passes of each component as details hold them."""
-    return {component.name: list(component.passes) for component in evidence.components}
+def done(evidence: Evidence) -> dict[str, Any]:
+    """Return what was done to each component, and what INT8 took, as details hold it."""
+    return {
+        PASSES: {one.name: list(one.passes) for one in evidence.components},
+        INT8_DB: {one.name: one.sqnr_db for one in evidence.components if one.sqnr_db is not None},
+        WORST_NODES: {one.name: dict(one.worst_nodes) for one in evidence.components if one.worst_nodes},
+    }
+
+
+def far_below(noise: Mapping[str, float | None]) -> dict[str, str]:
+    """Return the components from which INT8 takes far more than from the others, with the figures in words.
+
+    Args:
+        noise: SQNR in dB that INT8 leaves of each component; None where it has no INT8.
+    """
+    known, found = {name: left for name, left in noise.items() if left is not None}, {}
+    for name, left in known.items():
+        others = [other for sibling, other in known.items() if sibling != name]
+        middle = statistics.median(others) if others else left
+        if left <= middle - _FAR_DB:
+            found[name] = f"INT8 leaves {left:.1f} dB of it, and {middle:.1f} dB of the other components"
+    return found
 
 
 def advised(result: GateResult, *, failed: str, undecided: str | None = None) -> str | None:
@@ -44,7 +68,22 @@ def lose_less(result: GateResult, components: Sequence[str] = ()) -> str:
             f"nothing here was pruned or quantized{named}: the graph as it was exported, or its engine, differs from "
             "PyTorch; `mmdeploy debug RECIPE COMPONENT` names the first tensor that does"
         )
-    return "; ".join(_by_pass(blamed))
+    return "; ".join([*_suspects(blamed, result.details), *_by_pass(blamed)])
+
+
+def _suspects(blamed: Mapping[str, Sequence[str]], details: Mapping[str, Any]) -> Iterator[str]:
+    """Say which component to look at first, and which node of each loses most by itself."""
+    for name, told in far_below(details.get(INT8_DB, {})).items():
+        if name in blamed:
+            yield f"look at {name} first: {told}"
+    nodes: Mapping[str, Mapping[str, float]] = details.get(WORST_NODES, {})
+    for name in blamed:
+        if nodes.get(name):
+            node, left = min(nodes[name].items(), key=lambda one: one[1])
+            yield (
+                f"the node of {name} that loses most by itself is {node} ({left:.1f} dB): "
+                f'`exclude: ["{glob.escape(node)}"]` leaves it in float'
+            )
 
 
 def _by_pass(blamed: Mapping[str, Sequence[str]]) -> Iterator[str]:

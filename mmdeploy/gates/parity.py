@@ -177,7 +177,7 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         checks += found
         tensors |= figures
     details = {"samples": len(chosen), "statistic": options.statistic, "tensors": tensors}
-    details[advising.PASSES] = advising.passes(evidence)
+    details |= advising.done(evidence)
     made = None if at_bounds is None else at_bounds.feeds
     tables = lengths.table(Samples.of(evidence.feeds).select(chosen), evidence.sizes, made)
     return GateResult("parity", answers.of_whom(checks, evidence), details, tables=tables)

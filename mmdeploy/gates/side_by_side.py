@@ -57,7 +57,7 @@ def judged(
             decide=lambda measured, confidence: subject.decide(measured, confidence, binding),
         )
     checks = limits.resting_on(checks, pair.measured.requests)
-    details = looks.figures(pair.measured, options) | {advising.PASSES: advising.passes(evidence)}
+    details = looks.figures(pair.measured, options) | advising.done(evidence)
     if subject.absolute and not binding:
         machine = ", ".join((evidence.hardware.cpu, *evidence.hardware.gpus))
         note = f"{subject.absolute} holds on {options.hardware!r} and was not judged here ({machine})"

@@ -13,7 +13,7 @@ from mmdeploy.core.contracts import Encoding, Engine, MethodOptions, Pass, Varia
 from mmdeploy.gates import accuracy
 from mmdeploy.planning.kinds import EXPORT, PRUNE, RECOVER, TRAIN, StepKind
 from mmdeploy.planning.steps import options_key
-from mmdeploy.recipe.wiring import upstream
+from mmdeploy.recipe.wiring import serves_guards, upstream
 from mmdeploy.scoring.evaluations import DEFAULT_MAX_DROP
 from mmdeploy.scoring.metric_spec import MetricSpec, spec_of
 
@@ -24,12 +24,18 @@ OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 
 
 def candidates(recipe: Recipe, component: str) -> Iterator[Variant]:
-    """Give the engines that ``engine: auto`` may measure for a component, whether they run here or not."""
+    """Give the engines that ``engine: auto`` may measure for a component, whether they run here or not.
+
+    A component that checks requests in its graph is served as that graph, so only by what can do so.
+    """
     auto = recipe.automatic_engine(component)
     if auto is None:
         return
+    guarded = recipe.components[component].serving.guard == "graph"
     for method in auto.in_order():
-        yield from engines.METHODS.find(method, recipe.root).candidates(recipe.target, threads=auto.threads)
+        for variant in engines.METHODS.find(method, recipe.root).candidates(recipe.target, threads=auto.threads):
+            if not guarded or serves_guards(variant.options):
+                yield variant
 
 
 def original_graph(recipe: Recipe, component: str) -> str:

@@ -20,7 +20,8 @@ class Options(TrainingOptions, Scheme):
         calibrator: How the range of an activation is found before training: ``max``, the largest absolute value;
             ``percentile``, without the largest; ``mse``, where the squared error is smallest. Weights: ``max``.
         percentile: Share of the absolute values kept by ``percentile``, in percent.
-        samples: Number of calibration samples used, from the first.
+        samples: Number of calibration samples used, from the first. Of a module that several components call, what
+            each of them gives it counts as one: 256 of a text encoder that is called twice are 128 of the data's.
         learn_scales: Train the scales with the weights (LSQ), instead of keeping them as calibrated.
     """
 

@@ -7,10 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import Encoding, StepContext
+from mmdeploy.core.contracts import Array, Encoding, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata, read
-from mmdeploy.quantize import coverage, embeddings, encode, fidelity, graphs, held_out, qat_graph, ranges, selection
+from mmdeploy.quantize import (
+    coverage,
+    embeddings,
+    encode,
+    fidelity,
+    giving_back,
+    graphs,
+    held_out,
+    qat_graph,
+    ranges,
+    selection,
+)
 from mmdeploy.quantize.coverage import COVERAGE
 from mmdeploy.quantize.qat_modelopt import LARGEST_CODE
 from mmdeploy.quantize.qat_options import Options
@@ -64,9 +75,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     )
     unrounded = qat_graph.round_for_products_only(quantized, chosen)
     path = context.workdir / FILENAME
-    batches = []
-    if context.calibration is not None:
-        batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
+    batches = _compared(options, context)
     judge = held_out.judge(graph.path, batches, threads=context.threads) if batches else None
     quantized, tables = embeddings.settle(quantized, options, context, judge)
     graphs.save(quantized, path)
@@ -88,8 +97,18 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
         "bytes_after": after.size_bytes,
     }
     if batches:  # no floor: training judged by the task's metric what rounded weights answer, not by float ones
-        metadata |= as_metadata(fidelity.compare(graph.path, path, batches, threads=context.threads))
+        worst = giving_back.worst_nodes(model, quantized, chosen.nodes, batches[0], threads=context.threads)
+        metadata |= as_metadata(fidelity.compare(graph.path, path, batches, threads=context.threads)) | as_metadata(
+            worst
+        )
     return replace(after, metadata=metadata)
+
+
+def _compared(options: Options, context: StepContext) -> list[dict[str, Array]]:
+    """Return what the graphs are compared on; nothing without calibration data."""
+    if context.calibration is None:
+        return []
+    return fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
 
 
 def _limits(

@@ -58,7 +58,8 @@ class CalibrationOptions(MethodOptions):
             ``percentile`` and ``mse`` on transformers, and is ``percentile`` elsewhere.
         percentile: Share of the values kept by ``percentile``, in percent; half of the rest is cut off at each
             end.
-        samples: Number of calibration samples used, from the first.
+        samples: Number of calibration samples used, from the first. Of a module that several components call, what
+            each of them gives it counts as one: 256 of a text encoder that is called twice are 128 of the data's.
         batch_size: Samples that pass through the graph at once; bounds memory.
         equalize: Strength alpha of SmoothQuant's equalization, between 0 and 1, usually 0.5: how much of what makes
             normalized activations hard to quantize goes into the weights that they meet; null for none. ``auto`` tries

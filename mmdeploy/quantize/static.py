@@ -125,7 +125,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     Returns:
         The Q/DQ graph; metadata: ``encoding``, ``calibrator``, ``samples``, ``quantized_nodes``,
         ``excluded_nodes`` (why, by node), ``ranges`` (low and high by tensor), ``equalized`` (producer, layers
-        and how), ``bytes_before``, ``bytes_after``, ``sqnr_db`` and ``cosine`` to the float graph by output.
+        and how), ``bytes_before``, ``bytes_after``, ``sqnr_db`` and ``cosine`` to the float graph by output, and
+        ``worst_nodes`` (SQNR of the worst nodes alone).
 
     Raises:
         QuantizeError: Without calibration data, when nothing is left to quantize, when an activation is not
@@ -135,9 +136,10 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     path = context.workdir / FILENAME
     batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
     written = _Writing(artifact, found, options, context, batches).write(path)
+    chosen, likeness = written.chosen, written.likeness
+    worst = giving_back.worst_nodes(found.model, written.quantized, chosen.nodes, batches[0], threads=context.threads)
     judge = held_out.judge(artifact.path, batches, threads=context.threads)
     quantized, tables = embeddings.settle(written.quantized, options, context, judge)
-    chosen, likeness = written.chosen, written.likeness
     if tables.int8_tables:
         graphs.save(quantized, path)
         likeness = fidelity.compare(artifact.path, path, batches, threads=context.threads)
@@ -157,6 +159,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         "bytes_before": artifact.size_bytes,
         "bytes_after": after.size_bytes,
         **as_metadata(likeness),
+        **as_metadata(worst),
         **as_metadata(Warned(written.warnings)),
     }
     return replace(after, metadata=metadata)

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mmdeploy import engines, prune, quantize, recover
-from mmdeploy.core.contracts import method_of
+from mmdeploy.core.contracts import MethodOptions, method_of
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.core.strings import BYTES
+from mmdeploy.core.target import Target
 from mmdeploy.gates import parity
 from mmdeploy.recipe import sharing
 from mmdeploy.recipe.declared import Dim, Wire
@@ -261,14 +262,25 @@ def _guards(recipe: Recipe) -> Iterator[Finding]:
     for name, component in recipe.components.items():
         if component.serving.guard != "graph":
             continue
-        found = "auto" if recipe.automatic_engine(name) is not None else method_of(recipe.engine_options(name))
-        provider = getattr(recipe.engine_options(name), "provider", None)
-        if found != "onnxruntime" or provider != "cpu":
-            message = (
-                f"graph holds for the engine onnxruntime on a CPU, this component's is {found}"
-                f"{f' on {provider}' if found == 'onnxruntime' else ''}: name that engine, or take guard out"
-            )
-            yield Finding(("components", name, "serving", "guard"), message, (("components", name, "engine"),))
+        auto, options = recipe.automatic_engine(name), recipe.engine_options(name)
+        if auto is not None:  # chooses among onnxruntime's variants, if it may
+            if recipe.target is Target.CPU and "onnxruntime" in auto.in_order():
+                continue
+            found = f"chosen among {', '.join(auto.engines)}" if auto.engines else f"chosen for target {recipe.target}"
+        elif serves_guards(options):
+            continue
+        else:
+            found = method_of(options) + (f" on {options.provider}" if hasattr(options, "provider") else "")
+        message = (
+            f"graph holds for the engine onnxruntime on a CPU, this component's is {found}: name that engine, or "
+            "take guard out"
+        )
+        yield Finding(("components", name, "serving", "guard"), message, (("components", name, "engine"),))
+
+
+def serves_guards(engine: MethodOptions) -> bool:
+    """Return whether what is written into a component's graph holds when an engine serves it."""
+    return method_of(engine) == "onnxruntime" and getattr(engine, "provider", None) == "cpu"
 
 
 def _warmups(recipe: Recipe) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding, Runner
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.core.target import Target
+from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.engines.built_from import BuiltFrom, graph_path
 from mmdeploy.testing import steps
 from mmdeploy.testing.expectations import expect, options_of, plugged
@@ -50,8 +50,8 @@ def check_engine(found: object, options: Mapping[str, Any]) -> str | None:
     expect(stand_in is None or (Path(stand_in) / "model.py").is_file(), f"STAND_IN, {stand_in}, has no model.py")
     _expect_candidates(method)
     expect_requirements(method.REQUIRES)
-    with tempfile.TemporaryDirectory(prefix="mmdeploy-testing-") as temporary:
-        folder = Path(temporary).resolve()
+    with temporary_folder("testing") as temporary:
+        folder = temporary.resolve()
         source = steps.source(folder / "source", method.CONSUMES, quantized=True)
         before = file_sha256(source.path)
         built = method.run(source, given, steps.context(folder / "work", calibration=None, calibration_batches=0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from mmdeploy import export, prune, quantize, recover
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding
 from mmdeploy.core.sessions import SessionRunner, open_session
+from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.plugins.registry import Registry
 from mmdeploy.testing import steps
 from mmdeploy.testing.expectations import expect, expect_json, options_of, plugged
@@ -52,8 +52,8 @@ def check_pass(found: object, section: str, options: Mapping[str, Any]) -> str |
     expect(needs <= _SPLITS, f"data_needs gives {sorted(needs)}; known are {sorted(_SPLITS)}")
     if needs - {"calibration"}:
         return f"it reads {' and '.join(sorted(needs - {'calibration'}))} data: build a recipe with it"
-    with tempfile.TemporaryDirectory(prefix="mmdeploy-testing-") as temporary:
-        folder = Path(temporary).resolve()
+    with temporary_folder("testing") as temporary:
+        folder = temporary.resolve()
         source = steps.source(folder / "source", method.CONSUMES)
         before = _files(folder)
         encoding = Encoding.UINT8_SYMMETRIC

@@ -19,6 +19,7 @@ from mmdeploy.core.temporary import HeldFolder
 from mmdeploy.triton.control_key import ControlKey, restricting_options
 from mmdeploy.triton.install import Installation, assemble_backends, link_package, server_environment
 from mmdeploy.triton.shell_paths import hold_safe_folder, linked
+from mmdeploy.triton.staging import remove_compiled
 
 #: How long requests in flight may take when the server is asked to stop, in seconds.
 GRACE_S = 5
@@ -95,6 +96,8 @@ class Processes:
             except subprocess.TimeoutExpired:
                 self.supervisor.kill()  # the kernel then kills the server, and stubs end without their server
                 self.supervisor.wait()
+        for repository in self.repositories.values():
+            remove_compiled(repository)
         # The supervisor has done this already, unless it was killed.
         self.folder.remove()
         for region in Path("/dev/shm").glob(f"{self.shm_prefix}*"):

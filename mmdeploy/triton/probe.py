@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -80,9 +80,9 @@ def probe_inputs(config: Mapping[str, Any], ranges: Ranges, sample: Mapping[str,
     Args:
         config: The model's.
         ranges: Lowest and highest value allowed, by input.
-        sample: One sample of the inputs, without a batch axis; empty where none is known. Then sizes that vary are
-            taken from ``model_warmup`` where it has them, else 1. Values are zeros, or the lowest allowed value where
-            zero is outside the range.
+        sample: One sample of the inputs, without a batch axis; empty where none is known. Then, or where it is of
+            another shape than the model takes, sizes that vary are taken from ``model_warmup`` where it has them,
+            else 1. Values are zeros, or the lowest allowed value where zero is outside the range.
 
     Returns:
         Arrays by input; None when the model cannot be asked so.
@@ -93,6 +93,7 @@ def probe_inputs(config: Mapping[str, Any], ranges: Ranges, sample: Mapping[str,
     warmup: dict[str, Any] = warmups[0]["inputs"] if warmups else {}
     batch = (1,) if config.get("max_batch_size", 0) else ()
     feed_dict = {}
+    known = all(_fits(sample[one["name"]], one["dims"], batch) for one in config["input"] if one["name"] in sample)
     for tensor in config["input"]:
         name, dtype = tensor["name"], NUMPY_BY_DTYPE.get(tensor["data_type"].removeprefix("TYPE_"))
         strings = tensor["data_type"] == "TYPE_STRING"
@@ -100,7 +101,7 @@ def probe_inputs(config: Mapping[str, Any], ranges: Ranges, sample: Mapping[str,
             if tensor.get("optional"):
                 continue
             return None
-        if name in sample:
+        if known and name in sample:
             array = np.asarray(sample[name], object if strings else dtype)
             feed_dict[name] = array.reshape(1, *(array.shape or (1,)))  # Triton has no scalars
             continue
@@ -128,6 +129,13 @@ def varied(feed_dict: Mapping[str, Array], ranges: Ranges) -> dict[str, Array]:
     if not any(array.dtype.kind == "f" for array in feed_dict.values()):
         changed = {name: random.permutation(array.reshape(-1)).reshape(array.shape) for name, array in changed.items()}
     return changed
+
+
+def _fits(array: Array, dims: Sequence[Any], batch: tuple[int, ...]) -> bool:
+    """Return whether a sample, without its batch axis, is of the shape that a model declares."""
+    declared = [int(size) for size in (dims if batch else dims[1:])]
+    given = list(array.shape) or ([1] if declared else [])
+    return len(given) == len(declared) and all(size in (-1, real) for size, real in zip(declared, given, strict=True))
 
 
 def declared_ranges(model: str, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:

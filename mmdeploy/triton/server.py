@@ -301,7 +301,7 @@ def _serving(ports: Ports, processes: Processes, log: Path) -> Server:
     return Server(http_url, grpc_url, metrics_url, log=log, _processes=processes)
 
 
-def attach(url: str, *, http_url: str = "", timeout_s: float = 10.0) -> Server:
+def attach(url: str, *, http_url: str = "", timeout_s: float = 10.0, repositories: Sequence[Path] = ()) -> Server:
     """Use a server that runs already.
 
     Args:
@@ -309,6 +309,7 @@ def attach(url: str, *, http_url: str = "", timeout_s: float = 10.0) -> Server:
             ``http://host:port``, and gRPC is expected at the next port, as Triton's defaults have it.
         http_url: Its HTTP endpoint, where that is not at the port before gRPC's.
         timeout_s: For it to answer.
+        repositories: Releases that may be what it serves: what they know of samples is what models are probed with.
 
     Raises:
         UsageError: If the address is none.
@@ -324,4 +325,5 @@ def attach(url: str, *, http_url: str = "", timeout_s: float = 10.0) -> Server:
     grpc_port = int(port) + 1 if scheme == "http" else int(port)
     http_url = (http_url or f"http://{host}:{grpc_port - 1}").rstrip("/")
     version = ask_json(f"{http_url}/v2", timeout_s=timeout_s)["version"]
-    return Server(http_url, f"{host}:{grpc_port}", server_version=version)
+    samples = read_samples(repositories)
+    return Server(http_url, f"{host}:{grpc_port}", server_version=version, _samples=samples)

@@ -32,6 +32,7 @@ from mmdeploy.triton.known_samples import write_samples
 from mmdeploy.triton.served_step import REQUIREMENTS, ServedStep
 
 MANIFEST = "manifest.json"
+_COMPILED = "__pycache__"
 #: Kept in an ensemble's version folder: git, object stores and zip files drop empty folders, and Triton wants it.
 KEEPER = "README.txt"
 _KEEPER_TEXT = (
@@ -99,7 +100,7 @@ def verify(path: Path) -> tuple[str, ...]:
     """Compare a staged repository or a release with its manifest; return what differs, nothing if intact.
 
     Files and folders that are not in the manifest differ too, for Triton would load them: another version, a model.
-    Symbolic links differ wherever they lead. What Python compiles of a file that is there is no difference.
+    Symbolic links differ wherever they lead. What Python compiled differs too, for it may run in place of its source.
     """
     try:
         manifest = read_manifest(path)
@@ -112,8 +113,8 @@ def verify(path: Path) -> tuple[str, ...]:
         if entry.is_symlink():
             problems.append(f"{name} is a symbolic link")
         elif entry.is_dir():
-            if name not in folders and not _holds_compiled(name, entry, files):
-                problems.append(f"{name}/ is not in {MANIFEST}")
+            if name not in folders:
+                problems.append(f"{name}/ is not in {MANIFEST}{_why_compiled(entry)}")
         elif name not in files and name != MANIFEST:
             problems.append(f"{name} is not in {MANIFEST}")
         elif not entry.is_file():
@@ -140,13 +141,22 @@ def _entries(root: Path, folders: Collection[str], below: str = "") -> Iterator[
             yield from _entries(root, folders, f"{name}/")
 
 
-def _holds_compiled(name: str, folder: Path, files: Collection[str]) -> bool:
-    """Say whether a folder holds nothing but what Python compiled of files in the manifest."""
-    parent, _, last = name.rpartition("/")
-    if last != "__pycache__":
-        return False
-    sources = {f"{parent}/{entry.name.partition('.')[0]}.py" for entry in folder.iterdir()}
-    return all(entry.suffix == ".pyc" for entry in folder.iterdir()) and sources <= set(files)
+def _why_compiled(folder: Path) -> str:
+    return ": what Python compiled runs in place of its source; remove it" if folder.name == _COMPILED else ""
+
+
+def remove_compiled(path: Path) -> None:
+    """Remove what a server's Python compiled of the files of a staged repository or release, and nothing else."""
+    if not (path / MANIFEST).is_file():
+        return
+    with contextlib.suppress(OSError, MmdeployError):
+        sources = {PurePosixPath(name) for name in read_manifest(path)["files"] if name.endswith(".py")}
+        for parent in {source.parent for source in sources}:
+            cache = path / parent / _COMPILED
+            for entry in [] if cache.is_symlink() or not cache.is_dir() else cache.iterdir():
+                if entry.suffix == ".pyc" and parent / f"{entry.name.partition('.')[0]}.py" in sources:
+                    entry.unlink()
+            cache.rmdir()  # refused where anything else is in it
 
 
 def _write_component(folder: Path, component: ServedComponent, clients: Collection[str]) -> None:

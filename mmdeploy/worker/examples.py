@@ -19,6 +19,7 @@ from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Array, Artifact, TensorSpec
 from mmdeploy.core.errors import ModelError
 from mmdeploy.core.sizes import Lengths
 from mmdeploy.data.padding import padded
+from mmdeploy.model.torch_model import torch_threads
 from mmdeploy.planning.steps import EXAMPLES, examples_from
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.feeds import sample_set, torch_chain
@@ -145,8 +146,9 @@ class Examples:
         recipe, component = self._task.recipe, self._task.recipe.components[self._task.step.component]
         before = upstream(recipe.components, self._task.step.component)
         if before and any(wire.tensor not in tensors for wire in component.inputs.values()):
-            self._chain = self._chain or torch_chain(self._task, before)
-            tensors = tensors | self._chain.run(tensors)
+            with torch_threads(self._task.threads):  # more would spin beside the steps that run at the same time
+                self._chain = self._chain or torch_chain(self._task, before)
+                tensors = tensors | self._chain.run(tensors)
         return {name: tensors[wire.tensor] for name, wire in component.inputs.items()}
 
     def _samples(self) -> SampleSet | None:

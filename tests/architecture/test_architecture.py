@@ -125,3 +125,12 @@ def test_only_the_command_line_prints(path: Path) -> None:
 def test_every_module_says_what_it_is(path: Path) -> None:
     text = path.read_text()
     assert not text.strip() or ast.get_docstring(ast.parse(text)), "no module docstring"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_temporary_folders_are_those_that_are_swept(path: Path) -> None:
+    """A process may be killed: what `tempfile` made it leaves, unless it lies in a folder that is removed anyway."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            makes_folder = node.func.attr in ("TemporaryDirectory", "mkdtemp")
+            assert not makes_folder or "dir" in {word.arg for word in node.keywords}, f"{path}:{node.lineno}"

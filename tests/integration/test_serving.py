@@ -13,6 +13,7 @@ from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError, ServerEr
 from mmdeploy.triton import server
 from mmdeploy.triton.client import HttpRunner, binary_request
 from mmdeploy.triton.http import ask_json
+from mmdeploy.triton.known_samples import SAMPLES
 
 pytestmark = pytest.mark.triton
 
@@ -209,6 +210,17 @@ def test_what_a_server_says_of_itself(served):
         attached.memory_bytes()
     attached.stop()
     assert served.probe()
+
+
+def test_a_server_that_runs_is_asked_with_the_samples_of_the_release_that_it_serves(served, tmp_path):
+    def attached(**samples):
+        np.savez(tmp_path / SAMPLES, **{name.replace("__", "/"): np.array(values) for name, values in samples.items()})
+        return server.attach(served.grpc_url, http_url=served.http_url, repositories=[tmp_path])
+
+    assert attached(looked_up__tokens=[4, 1], sized__x=[1.0] * 9).probe() == served.probe()
+    with pytest.raises(ServerError, match=r"looked_up: .*tokens"):
+        attached(looked_up__tokens=[4, 9]).probe()
+    assert attached(looked_up__tokens=[9, 9, 9]).probe() == served.probe(), "a sample of another model is not asked"
 
 
 def _text(url):

@@ -9,7 +9,7 @@ import pytest
 from recorded_sets import set_artifact
 
 from mmdeploy.building.scheduler import WorkerBugError, Workers
-from mmdeploy.core.errors import DataError, MmdeployError, StepError
+from mmdeploy.core.errors import DataError, MmdeployError, ModelError, StepError
 from mmdeploy.planning.fingerprints import take_fingerprints
 from mmdeploy.planning.kinds import OUTPUTS
 from mmdeploy.planning.planner import make_plan
@@ -24,10 +24,12 @@ ENDINGS = {
     "exits": "os._exit(3)",
     "interrupted": "os.kill(os.getpid(), 2); return Model()",
     "refused": "from mmdeploy.core.errors import InferenceError; raise InferenceError('the model refused')",
+    "hungry": "return np.empty(2**56)",
+    "hungry tensor": "return torch.empty(2**60)",
     "long": "time.sleep(300)",
 }
 MODEL = """
-import os, time, torch
+import os, time, numpy as np, torch
 
 class Sum(torch.nn.Module):
     def forward(self, x):
@@ -164,6 +166,38 @@ def test_any_error_inside_a_step_names_the_step_and_its_log(
     with pytest.raises(MmdeployError, match="the model refused") as caught:
         workers.wait()
     assert (caught.value.step, caught.value.log) == ("original/outputs", str(tmp_path / "logs" / LOG))
+
+
+@pytest.mark.parametrize("ending", ["hungry", "hungry tensor"])
+def test_memory_that_runs_out_in_the_recipes_code_is_told_with_what_needs_less(
+    task: Callable[[str], Task], workers: Workers, tmp_path: Path, ending: str
+) -> None:
+    workers.start(task(ending))
+    with pytest.raises(ModelError, match=r"the factory model.py:build failed: \S*Error at model.py:15") as caught:
+        workers.wait()
+    assert (caught.value.step, caught.value.log) == ("original/outputs", str(tmp_path / "logs" / LOG))
+    assert caught.value.hint is not None
+    assert "--jobs 1" in caught.value.hint
+
+
+class NoMemory:
+    """A place that no step can be run at for want of memory."""
+
+    def absolute(self) -> Path:
+        raise MemoryError
+
+
+def test_memory_that_runs_out_anywhere_else_is_no_bug(
+    task: Callable[[str], Task], workers: Workers, tmp_path: Path
+) -> None:
+    whole = task("well")
+    workers.start(Task(whole.step, whole.recipe, NoMemory(), whole.artifacts, threads=1))  # type: ignore[arg-type]
+    with pytest.raises(StepError, match="out of memory") as caught:
+        workers.wait()
+    assert (caught.value.step, caught.value.log) == ("original/outputs", str(tmp_path / "logs" / LOG))
+    assert caught.value.hint is not None
+    assert "--jobs 1" in caught.value.hint
+    assert "MemoryError" in (tmp_path / "logs" / LOG).read_text()
 
 
 def test_ctrl_c_is_for_the_scheduler_to_handle(task: Callable[[str], Task], workers: Workers) -> None:

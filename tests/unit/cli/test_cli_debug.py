@@ -37,6 +37,28 @@ def test_a_sound_component_keeps_every_tolerance(mmdeploy_command, recipe):
     assert tensors["embedding"]["is_output"] and tensors["embedding"]["own_sqnr_db"] is None
 
 
+def test_more_samples_than_the_build_recorded_are_taken_as_far_as_there_are_any(mmdeploy_command, recipe):
+    floats = [f"components.{name}.{key}=null" for name in ("left", "right", "fusion") for key in ("quantize", "keep")]
+    options = [part for entry in (*floats, "gates=[]") for part in ("--set", entry)]
+    found = mmdeploy_command("debug", recipe, "left", *options, "--samples", "40")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "left on 40 samples of data.calibration (data.py:calibration)\n" in found.stdout
+    every = mmdeploy_command("debug", recipe, "left", *options, "--samples", "70")
+    assert "left on 64 samples of data.calibration (data.py:calibration), which gives no more" in every.stdout
+
+
+def test_the_second_caller_of_a_module_is_compared_with_what_was_built_of_it_on_its_own_inputs(
+    mmdeploy_command, recipe
+):
+    found = mmdeploy_command(
+        "debug", recipe, "right", "--set", "components.right.module=left", "--workdir", "w", "--json"
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    stages = {one["stage"]: one for one in json.loads(found.stdout)["comparisons"]}
+    assert set(stages) == {f"right/{kind}" for kind in ("export", "quantize", "reference", "engine")}
+    assert all(one["tensors"] and not one["skipped"] for one in stages.values())
+
+
 def test_the_first_tensor_that_leaves_its_tolerance_is_reduced_and_its_command_shows_it(mmdeploy_command, recipe):
     """Ranges that leave most of the values out: the fault is planted by an option of the recipe."""
     clipped = "components.fusion.quantize={method: static, samples: 64, percentile: 55, exclude: ['hidden/*']}"

@@ -8,7 +8,7 @@ from gate_evidence import COMPONENTS, SteppedClock, TimedDeployment, deployment,
 
 from mmdeploy import gates
 from mmdeploy.core.contracts import Verdict
-from mmdeploy.gates import accuracy, latency, parity
+from mmdeploy.gates import accuracy, advising, latency, parity
 
 
 def compressed(**passes):
@@ -81,6 +81,43 @@ def test_parity_advises_on_the_component_that_fails_alone():
     assert "pruned" not in told
     end = advised(parity.Options(min_cosine=0.99, scope="end_to_end"), evidence(candidate=off, components=done))
     assert "pruned fusion" in end
+
+
+def test_the_noisiest_component_and_its_worst_node_are_named():
+    passes = {one.name: ("quantize static",) for one in COMPONENTS}
+    noise = {"image_encoder": 12.0, "audio_encoder": 41.0, "fusion": 43.0}
+    nodes = {"image_encoder": {"layers.0[1]/MatMul": 9.5, "head/MatMul": 30.0}, "fusion": {"head/Gemm": 35.0}}
+    parts = tuple(
+        replace(one, passes=passes[one.name], sqnr_db=noise[one.name], worst_nodes=nodes.get(one.name, {}))
+        for one in COMPONENTS
+    )
+    told = advised(
+        accuracy.Options(metric="top1", max_drop=0.01), evidence(candidate=losing(shifted), components=parts)
+    )
+    assert told.startswith(
+        "look at image_encoder first: INT8 leaves 12.0 dB of it, and 42.0 dB of the other components; "
+        "the node of image_encoder that loses most by itself is layers.0[1]/MatMul (9.5 dB): "
+        '`exclude: ["layers.0[[]1]/MatMul"]` leaves it in float; '
+        "the node of fusion that loses most by itself is head/Gemm (35.0 dB)"
+    )
+    alone = advised(parity.Options(min_cosine=0.99), evidence(candidate=losing(shifted), components=parts))
+    assert "fusion that loses most" in alone
+    assert "image_encoder" not in alone
+
+
+@pytest.mark.parametrize(
+    ("noise", "far"),
+    [
+        ({"a": 20.0, "b": 40.0}, ["a"]),
+        ({"a": 20.1, "b": 40.0}, []),
+        ({"a": 20.0, "b": None}, []),
+        ({"a": 11.0}, []),
+        ({"a": 15.0, "b": 36.0, "c": 21.0, "d": 50.0}, ["a"]),
+        ({}, []),
+    ],
+)
+def test_far_below_is_a_tenth_of_the_others_middle(noise, far):
+    assert list(advising.far_below(noise)) == far
 
 
 @pytest.mark.parametrize(

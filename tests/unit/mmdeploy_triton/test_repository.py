@@ -18,6 +18,7 @@ from mmdeploy.core.errors import StoreError, UsageError
 from mmdeploy.triton import repository, staging
 from mmdeploy.triton.lint import Severity, lint
 from mmdeploy.triton.repository import activate, publish, releases, resolve, stage, verify
+from mmdeploy.triton.staging import remove_compiled
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -138,7 +139,11 @@ def compiled_of_nothing(path: Path) -> None:
         (lambda path: (path / "fusion/4").mkdir(), "fusion/4/ is not in manifest.json"),
         (lambda path: (path / "another/1").mkdir(parents=True), "another/ is not in manifest.json"),
         (lambda path: (path / "fusion/3/model.py").touch(), "fusion/3/model.py is not in manifest.json"),
-        (compiled_of_nothing, "fusion/3/__pycache__/ is not in manifest.json"),
+        (
+            compiled_of_nothing,
+            "fusion/3/__pycache__/ is not in manifest.json: what Python compiled runs in place of its source; "
+            "remove it",
+        ),
         (lambda path: os.mkfifo(path / "pipe"), "pipe is not in manifest.json"),
     ],
 )
@@ -161,7 +166,8 @@ def test_a_manifest_with_empty_folders_is_still_understood(staged):
     assert verify(staged.path) == ()
 
 
-def test_what_python_compiles_of_a_release_s_own_code_is_no_change(tmp_path, ensemble):
+def test_what_python_compiled_is_a_change_until_the_server_that_had_it_made_removes_it(tmp_path, ensemble):
+    """Of equal time and size it runs in place of its source, whatever is in it."""
     first, *rest = ensemble.components
     source = first.artifact.path.with_name("helper.py")
     source.write_text("")
@@ -170,9 +176,28 @@ def test_what_python_compiles_of_a_release_s_own_code_is_no_change(tmp_path, ens
     cache = staged.path / first.name / "1" / "__pycache__"
     cache.mkdir()
     (cache / "helper.cpython-311.pyc").touch()
-    assert verify(staged.path) == ()
+    (said,) = verify(staged.path)
+    assert said.startswith(f"{first.name}/1/__pycache__/ is not in manifest.json: what Python compiled")
     (cache / "other.cpython-311.pyc").touch()
-    assert verify(staged.path) == (f"{first.name}/1/__pycache__/ is not in manifest.json",)
+    remove_compiled(staged.path)
+    assert [entry.name for entry in cache.iterdir()] == ["other.cpython-311.pyc"], "nothing that it did not make"
+    (cache / "other.cpython-311.pyc").unlink()
+    remove_compiled(staged.path)
+    assert verify(staged.path) == ()
+
+
+def test_links_and_folders_of_others_keep_what_is_compiled(tmp_path, staged):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "model.cpython-311.pyc").touch()
+    (staged.path / "fusion/3/__pycache__").symlink_to(elsewhere)
+    foreign = tmp_path / "foreign" / "m" / "1" / "__pycache__"
+    foreign.mkdir(parents=True)
+    (foreign / "model.cpython-311.pyc").touch()
+    for path in (staged.path, tmp_path / "foreign"):
+        remove_compiled(path)
+    assert (elsewhere / "model.cpython-311.pyc").exists()
+    assert (foreign / "model.cpython-311.pyc").exists()
 
 
 def test_a_release_that_was_changed_is_not_served_and_lint_says_so(staged, tmp_path, capsys):

@@ -134,6 +134,13 @@ def test_engines_that_are_not_here_are_left_out_with_the_reason() -> None:
     assert set(select.options["left_out"].values()) == {"not installed"}
 
 
+def test_checks_in_a_graph_leave_the_engines_that_serve_it_as_a_graph() -> None:
+    plan = plan_of(AUTO, MEASURED, "components.left.serving.guard=graph", *SPLITS)
+    engines = [one["engine"] for one in step(plan, "left/engine").options["candidates"]]
+    assert {(engine["method"], engine["provider"]) for engine in engines} == {("onnxruntime", "cpu")}
+    assert len(engines) > 2, "float, and INT8 in two encodings"
+
+
 def test_no_engine_to_measure_is_said() -> None:
     recipe = load_recipe(TINY, [AUTO, *SPLITS, "target=tensorrt_rtx"])
     missing = {options_key(one.options): "no GPU here" for one in candidates(recipe, "left")}

@@ -59,3 +59,25 @@ def test_portions_double_and_leave_something():
     assert giving_back.portions(list("abcdefg"), 7) == [["a"], ["a", "b"], ["a", "b", "c", "d"]]
     assert giving_back.portions(list("ab"), 2) == [["a"]]
     assert giving_back.portions(["a"], 1) == []
+
+
+def test_the_worst_nodes_are_told_of_a_graph_that_is_good_enough(tmp_path):
+    artifact, x = built(MLP, tmp_path / "float.onnx"), samples((16,))
+    result = quantized(artifact, tmp_path / "q", {"x": x})
+    worst = result.metadata["worst_nodes"]
+    assert set(worst) == {"first", "second"}
+    assert list(worst.values()) == sorted(worst.values())
+    assert min(worst.values()) >= result.metadata["sqnr_db"]["y"] - 6, "one node alone is not noisier than all of them"
+
+
+def test_a_node_that_was_given_back_is_not_told_as_the_worst(tmp_path):
+    artifact, x = drowned(tmp_path / "float.onnx"), samples((16,))
+    assert set(quantized(artifact, tmp_path / "q", {"x": x}).metadata["worst_nodes"]) == {"first"}
+
+
+def test_nodes_that_cannot_be_run_alone_are_not_told(tmp_path):
+    artifact, x = built(MLP, tmp_path / "float.onnx"), samples((16,))
+    graph = onnx.load(quantized(artifact, tmp_path / "q", {"x": x}).path)
+    model = onnx.load(artifact.path)
+    graph.graph.node[0].domain = "nobody.knows"
+    assert giving_back.worst_nodes(model, graph, ["first"], {"x": x}, threads=1).worst_nodes == {}

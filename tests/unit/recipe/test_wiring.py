@@ -182,6 +182,19 @@ from mmdeploy.recipe.wiring import check, topological_order, upstream
             id="checks in a graph that is not served as one",
         ),
         pytest.param(
+            [
+                ("max_batch_size: 8", "guard: graph"),
+                ("entropy}", "entropy}\n    engine: {method: auto, engines: [openvino]}"),
+            ],
+            {
+                "recipe.yaml:19 components.image_encoder.engine": "engine auto decides by labelled samples that are "
+                "neither trained on nor judged on: name them in data.validation",
+                "recipe.yaml:20 components.image_encoder.serving.guard": "graph holds for the engine onnxruntime on a "
+                "CPU, this component's is chosen among openvino: name that engine, or take guard out",
+            },
+            id="checks in a graph that none of the engines to choose from serves as one",
+        ),
+        pytest.param(
             [("{logits: logits}", "{logits: {tensor: logits, dtype: FP32, shape: [3]}}")],
             {
                 "recipe.yaml:30 outputs.logits.labels": "labels.txt has 2 names, but the output has 3 values a sample "

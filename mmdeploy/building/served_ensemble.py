@@ -130,7 +130,7 @@ def _component(
         outputs=outputs,
         serving=_with_instances(component.serving, substitute=substitute),
         parameters=module.serving(engine),
-        input_rules=_input_rules(recipe, inputs),
+        input_rules=_input_rules(recipe, inputs, artifact),
         labels={key: recipe.root / file for key, file in _labels(recipe, outputs)},
     )
 
@@ -147,14 +147,17 @@ def _with_instances(serving: Serving, *, substitute: bool) -> Serving:
     return serving.model_copy(update={"instance_group": group})
 
 
-def _input_rules(recipe: Recipe, inputs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _input_rules(recipe: Recipe, inputs: Mapping[str, str], artifact: Artifact) -> dict[str, dict[str, Any]]:
     """Say what requests must keep, and what clients call a component's inputs."""
     rules: dict[str, dict[str, Any]] = {}
+    specs = {spec.name: spec for spec in artifact.inputs}
     for key, tensor in inputs.items():
         rules[key] = {} if key == tensor else {"tensor": tensor}
         source = recipe.sources().get(tensor)
         if source is not None and source.range is not None:
             rules[key]["range"] = list(source.range)
+        if source is not None and any(specs[key].sizes):
+            rules[key]["sizes"] = [size and size.rule for size in specs[key].sizes]
     return {key: rule for key, rule in rules.items() if rule}
 
 

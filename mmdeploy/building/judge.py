@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy import gates
+from mmdeploy.building.judged_modalities import evidence_subsets, samples_asked
 from mmdeploy.building.served_ensemble import model_name, shipped_engine, stand_ins
 from mmdeploy.choice.record import engine_choice
 from mmdeploy.core.artifact import Artifact
@@ -36,7 +37,7 @@ from mmdeploy.triton.config import ServedEnsemble
 from mmdeploy.triton.repository import StagedRepository, stage
 from mmdeploy.triton.scalars import ScalarRunner
 from mmdeploy.worker.feeds import wires
-from mmdeploy.worker.original_outputs import BOUNDS
+from mmdeploy.worker.original_outputs import BOUNDS, SUBSETS
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -80,7 +81,7 @@ class EvaluationRecord:
     def answers(self) -> dict[str, Array]:
         """Open what the PyTorch model answered, memory-mapped, as columns by ensemble tensor."""
         folder, index = self.original.path.parent, json.loads(self.original.path.read_text(encoding="utf-8"))
-        return {name: load_column(folder, entry) for name, entry in index.items()}
+        return {name: load_column(folder, entry) for name, entry in index.items() if name != SUBSETS}
 
     def bounds(self) -> tuple[Samples, dict[str, Array]] | None:
         """Open the samples that were made at bounds of sizes, and what the PyTorch model answered to them."""
@@ -214,10 +215,7 @@ def _evidence(
     return Evidence(
         candidate=sides[0],
         reference=sides[1],
-        components=tuple(
-            WiredComponent(name, *wires(recipe, name), passes_of(recipe, name, part.artifact))
-            for name, part in zip(topological_order(recipe.components), ensemble.components, strict=True)
-        ),
+        components=_wired(recipe, ensemble, record),
         ensemble_outputs=tuple(recipe.outputs),
         feeds=record.samples.feeds(),
         labels=record.samples.labels,
@@ -231,6 +229,15 @@ def _evidence(
         root=recipe.root,
         sizes={spec.name: spec.sizes for spec in recipe.input_specs if spec.sizes},
         bounds=record.bounds(),
+        subsets=evidence_subsets(recipe, record.samples.feeds(), record.original),
+    )
+
+
+def _wired(recipe: Recipe, ensemble: ServedEnsemble, record: EvaluationRecord) -> tuple[WiredComponent, ...]:
+    asked = samples_asked(recipe, record.samples.feeds())
+    return tuple(
+        WiredComponent(name, *wires(recipe, name), passes_of(recipe, name, part.artifact), asked.get(name))
+        for name, part in zip(topological_order(recipe.components), ensemble.components, strict=True)
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines
+from mmdeploy.building.served_modalities import with_modalities
 from mmdeploy.choice.record import engine_choice
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, MethodOptions
@@ -15,12 +16,13 @@ from mmdeploy.core.target import Target
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.planning.chains import candidates, original_graph
 from mmdeploy.planning.kinds import EXPORT
+from mmdeploy.planning.steps import STAND_INS
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.triton.buckets import bucketed
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.install import stand_in_of
 from mmdeploy.triton.options import InstanceGroup, Serving
-from mmdeploy.triton.response_cache import cached
+from mmdeploy.triton.response_cache import cached, with_versions
 from mmdeploy.worker.examples import kept_example
 
 if TYPE_CHECKING:
@@ -35,7 +37,10 @@ def model_name(recipe: str, component: str) -> str:
 def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
     """Describe what would be published: the engines of the ``<component>/engine`` steps."""
     built = {name: artifacts[f"{name}/engine"] for name in recipe.components}
-    return _ensemble(recipe, built, _samples(artifacts, built), lambda name: shipped_engine(recipe, name, built[name]))
+    ensemble = _ensemble(
+        recipe, built, _samples(artifacts, built), lambda name: shipped_engine(recipe, name, built[name])
+    )
+    return _with_modalities(recipe, ensemble, artifacts)
 
 
 def shipped_engine(recipe: Recipe, component: str, artifact: Artifact) -> MethodOptions:
@@ -53,7 +58,8 @@ def reference_ensemble(
         for name in recipe.components
     }
     samples = _samples(artifacts, built)
-    return _ensemble(recipe, built, samples, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
+    ensemble = _ensemble(recipe, built, samples, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
+    return _with_modalities(recipe, ensemble, artifacts)
 
 
 def substitute_ensemble(
@@ -65,13 +71,20 @@ def substitute_ensemble(
         engine = artifacts[f"{name}/engine"]
         built[name] = _graph_of(engine) if name in unrunnable else engine
     onnxruntime = engines.DEFAULT_BY_TARGET[Target.CPU]
-    return _ensemble(
+    ensemble = _ensemble(
         recipe,
         built,
         _samples(artifacts, built),
         lambda name: onnxruntime if name in unrunnable else shipped_engine(recipe, name, built[name]),
         substituted=unrunnable,
     )
+    return _with_modalities(recipe, ensemble, artifacts)
+
+
+def _with_modalities(recipe: Recipe, ensemble: ServedEnsemble, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
+    stand_ins_made = artifacts[STAND_INS].path if STAND_INS in artifacts else None
+    found = with_modalities(recipe, ensemble, stand_ins_made)
+    return found if found is ensemble else with_versions(found)
 
 
 def _graph_of(engine: Artifact) -> Artifact:

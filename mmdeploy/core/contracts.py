@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict
 
 from mmdeploy.core.artifact import Array as Array
 from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.judged_parts import EvidenceSubset as EvidenceSubset
+from mmdeploy.core.judged_parts import WiredComponent as WiredComponent
 from mmdeploy.core.labels import Labels
 from mmdeploy.core.runner import FeedDict as FeedDict
 from mmdeploy.core.runner import Runner as Runner
@@ -318,23 +320,6 @@ class Deployment(Protocol):
 
 
 @dataclass(frozen=True)
-class WiredComponent:
-    """A component as the gates see it.
-
-    Attributes:
-        name: The component, which is also the name of its model in Triton.
-        inputs: Ensemble tensor by the component's input name.
-        outputs: Ensemble tensor by the component's output name.
-        passes: What makes it differ from the original, as it ships: such as ``quantize static``, ``prune structured``.
-    """
-
-    name: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-    passes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Evidence:
     """Everything a gate may ask; both deployments are up while the gates run.
 
@@ -356,6 +341,8 @@ class Evidence:
         cores: Logical cores that the servers and the client share.
         progress: Where to report long work.
         root: Folder of the recipe, which paths in gates are relative to.
+        subsets: Subsets of the modalities that are judged besides whole requests. `mmdeploy.gates.run_all` asks the
+            gates that judge subsets once for each.
     """
 
     candidate: Deployment
@@ -374,6 +361,7 @@ class Evidence:
     root: Path = Path()
     sizes: Mapping[str, Sizes] = field(default_factory=dict)
     bounds: tuple[Samples, Mapping[str, Array]] | None = None
+    subsets: tuple[EvidenceSubset, ...] = ()
 
 
 class Gate(Protocol):

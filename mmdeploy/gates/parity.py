@@ -182,8 +182,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         tensors |= figures
     details = {"samples": len(chosen), "statistic": options.statistic, "tensors": tensors}
     details[advising.PASSES] = advising.passes(evidence)
-    made = None if at_bounds is None else at_bounds.feeds
-    tables = lengths.table(Samples.of(evidence.feeds).select(chosen), evidence.sizes, made)
+    asked = [Samples.of(evidence.feeds).select(chosen), *([] if at_bounds is None else [at_bounds.feeds])]
+    tables = lengths.table(asked, evidence.sizes, evidence.feeds)
     return GateResult("parity", answers.of_whom(checks, evidence), details, tables=tables)
 
 

@@ -14,11 +14,12 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy import gates
+from mmdeploy.building.judged_modalities import evidence_subsets, samples_asked
 from mmdeploy.building.served_ensemble import model_name, stand_ins
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, Evidence, GateResult, Progress, Samples, Verdict, WiredComponent
@@ -33,7 +34,7 @@ from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.config import ServedEnsemble
 from mmdeploy.triton.repository import StagedRepository, stage
 from mmdeploy.triton.scalars import ScalarRunner
-from mmdeploy.worker.original_outputs import BOUNDS
+from mmdeploy.worker.original_outputs import BOUNDS, SUBSETS
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -77,7 +78,7 @@ class EvaluationRecord:
     def answers(self) -> dict[str, Array]:
         """Open what the PyTorch model answered, memory-mapped, as columns by ensemble tensor."""
         folder, index = self.original.path.parent, json.loads(self.original.path.read_text(encoding="utf-8"))
-        return {name: load_column(folder, entry) for name, entry in index.items()}
+        return {name: load_column(folder, entry) for name, entry in index.items() if name != SUBSETS}
 
     def bounds(self) -> tuple[Samples, dict[str, Array]] | None:
         """Open the samples that were made at bounds of sizes, and what the PyTorch model answered to them."""
@@ -213,10 +214,11 @@ def _evidence(
     progress: Progress,
 ) -> Evidence:
     """Put together what the gates may ask; ``ensemble`` is what the first side serves."""
+    asked = samples_asked(recipe, record.samples.feeds())
     return Evidence(
         candidate=sides[0],
         reference=sides[1],
-        components=components,
+        components=tuple(replace(one, samples=asked.get(one.name)) for one in components),
         ensemble_outputs=tuple(recipe.outputs),
         feeds=record.samples.feeds(),
         labels=record.samples.labels,
@@ -230,6 +232,7 @@ def _evidence(
         root=recipe.root,
         sizes={spec.name: spec.sizes for spec in recipe.input_specs if spec.sizes},
         bounds=record.bounds(),
+        subsets=evidence_subsets(recipe, record.samples.feeds(), record.original),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines
+from mmdeploy.building.served_modalities import with_modalities
 from mmdeploy.building.wired import shipped_engine
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, MethodOptions
@@ -15,12 +16,13 @@ from mmdeploy.core.target import Target
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.planning.chains import candidates, original_graph
 from mmdeploy.planning.kinds import EXPORT
+from mmdeploy.planning.steps import STAND_INS
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.triton.buckets import bucketed
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.install import stand_in_of
 from mmdeploy.triton.options import InstanceGroup, Serving
-from mmdeploy.triton.response_cache import cached
+from mmdeploy.triton.response_cache import cached, with_versions
 from mmdeploy.worker.examples import kept_example
 
 if TYPE_CHECKING:
@@ -35,7 +37,10 @@ def model_name(recipe: str, component: str) -> str:
 def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
     """Describe what would be published: the engines of the ``<component>/engine`` steps."""
     built = {name: artifacts[f"{name}/engine"] for name in recipe.components}
-    return _ensemble(recipe, built, _samples(artifacts, built), lambda name: shipped_engine(recipe, name, built[name]))
+    ensemble = _ensemble(
+        recipe, built, _samples(artifacts, built), lambda name: shipped_engine(recipe, name, built[name])
+    )
+    return _with_modalities(recipe, ensemble, artifacts)
 
 
 def reference_ensemble(
@@ -47,7 +52,8 @@ def reference_ensemble(
         for name in recipe.components
     }
     samples = _samples(artifacts, built)
-    return _ensemble(recipe, built, samples, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
+    ensemble = _ensemble(recipe, built, samples, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
+    return _with_modalities(recipe, ensemble, artifacts)
 
 
 def substitute_ensemble(
@@ -59,13 +65,20 @@ def substitute_ensemble(
         engine = artifacts[f"{name}/engine"]
         built[name] = _graph_of(engine) if name in unrunnable else engine
     onnxruntime = engines.DEFAULT_BY_TARGET[Target.CPU]
-    return _ensemble(
+    ensemble = _ensemble(
         recipe,
         built,
         _samples(artifacts, built),
         lambda name: onnxruntime if name in unrunnable else shipped_engine(recipe, name, built[name]),
         substituted=unrunnable,
     )
+    return _with_modalities(recipe, ensemble, artifacts)
+
+
+def _with_modalities(recipe: Recipe, ensemble: ServedEnsemble, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
+    stand_ins_made = artifacts[STAND_INS].path if STAND_INS in artifacts else None
+    found = with_modalities(recipe, ensemble, stand_ins_made)
+    return found if found is ensemble else with_versions(found)
 
 
 def _graph_of(engine: Artifact) -> Artifact:
@@ -124,7 +137,7 @@ def _component(
         outputs=outputs,
         serving=_with_instances(component.serving, substitute=substitute),
         parameters=module.serving(engine),
-        input_rules=_input_rules(recipe, inputs),
+        input_rules=_input_rules(recipe, inputs, artifact),
         labels={key: recipe.root / file for key, file in _labels(recipe, outputs)},
     )
 
@@ -141,14 +154,17 @@ def _with_instances(serving: Serving, *, substitute: bool) -> Serving:
     return serving.model_copy(update={"instance_group": group})
 
 
-def _input_rules(recipe: Recipe, inputs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _input_rules(recipe: Recipe, inputs: Mapping[str, str], artifact: Artifact) -> dict[str, dict[str, Any]]:
     """Say what requests must keep, and what clients call a component's inputs."""
     rules: dict[str, dict[str, Any]] = {}
+    specs = {spec.name: spec for spec in artifact.inputs}
     for key, tensor in inputs.items():
         rules[key] = {} if key == tensor else {"tensor": tensor}
         source = recipe.sources().get(tensor)
         if source is not None and source.range is not None:
             rules[key]["range"] = list(source.range)
+        if source is not None and any(specs[key].sizes):
+            rules[key]["sizes"] = [size and size.rule for size in specs[key].sizes]
     return {key: rule for key, rule in rules.items() if rule}
 
 

@@ -28,12 +28,14 @@ def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, as_json:
 
     An input of BYTES is sent the file as it is, whatever it holds, or a text: INPUT=text:...
 
-    The model may batch or not: one sample is sent. An http:// URL speaks KServe v2 JSON, anything else gRPC.
+    An input that the recipe calls optional may be left out. The model may batch or not: one sample is sent. An
+    http:// URL speaks KServe v2 JSON, anything else gRPC.
 
     \b
     Example:
       mmdeploy infer spoken_digits image=seven.png audio=seven.wav
       mmdeploy infer spoken_digits image=x.npy audio=x.wav --fit --url http://127.0.0.1:8000
+      mmdeploy infer spoken_digits_missing image=seven.png
       mmdeploy infer pair photo=cat.webp "caption=text:a cat on a mat"
     """  # noqa: D301
     runner = _runner(url, model)
@@ -99,7 +101,9 @@ def _feed_dict(runner: Any, files: tuple[str, ...], fit: bool) -> FeedDict:
                 f"two files for {name}: {given[name]} and {file}", hint="give one INPUT=FILE for each input"
             )
         given[name] = file
-    missing = [str(spec) for name, spec in specs.items() if name not in given]
+    missing = [str(spec) for name, spec in specs.items() if name not in given and name not in runner.optional]
+    if not given:
+        raise UsageError("no file for any input", hint=f"the model takes {', '.join(map(str, specs.values()))}")
     if missing:
         raise UsageError(f"no file for {'; '.join(missing)}", hint="give one INPUT=FILE for each input")
     batched = runner.max_batch_size > 0

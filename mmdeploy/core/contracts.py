@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict
 
 from mmdeploy.core.artifact import Array as Array
 from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.judged_parts import EvidenceSubset as EvidenceSubset
+from mmdeploy.core.judged_parts import WiredComponent as WiredComponent
 from mmdeploy.core.labels import Labels
 from mmdeploy.core.runner import FeedDict as FeedDict
 from mmdeploy.core.runner import Runner as Runner
@@ -240,27 +242,6 @@ class Deployment(Protocol):
 
 
 @dataclass(frozen=True)
-class WiredComponent:
-    """A component as the gates see it.
-
-    Attributes:
-        name: The component, which is also the name of its model in Triton.
-        inputs: Ensemble tensor by the component's input name.
-        outputs: Ensemble tensor by the component's output name.
-        passes: What makes it differ from the original, as it ships: such as ``quantize static``, ``prune structured``.
-        sqnr_db: Of its INT8 graph against the float one, the worst output; None where that does not ship or is unknown.
-        worst_nodes: SQNR in dB that INT8 leaves of each node's own answer, by name, the worst few.
-    """
-
-    name: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-    passes: tuple[str, ...] = ()
-    sqnr_db: float | None = None
-    worst_nodes: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Evidence:
     """Everything a gate may ask; both deployments are up while the gates run.
 
@@ -282,6 +263,8 @@ class Evidence:
         cores: Logical cores that the servers and the client share.
         progress: Where to report long work.
         root: Folder of the recipe, which paths in gates are relative to.
+        subsets: Subsets of the modalities that are judged besides whole requests. `mmdeploy.gates.run_all` asks the
+            gates that judge subsets once for each.
     """
 
     candidate: Deployment
@@ -300,6 +283,7 @@ class Evidence:
     root: Path = Path()
     sizes: Mapping[str, Sizes] = field(default_factory=dict)
     bounds: tuple[Samples, Mapping[str, Array]] | None = None
+    subsets: tuple[EvidenceSubset, ...] = ()
 
 
 class Gate(Protocol):

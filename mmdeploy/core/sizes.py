@@ -15,8 +15,8 @@ class Size:
     """A size that varies; all axes of one name have one length in a sample.
 
     Attributes:
-        name: As the recipe calls it; of one that a component makes of others a formula of them, such as
-            ``(frames - 1)//2 + 1``.
+        name: As the recipe calls it; of one that components make of others the tensor and the axis, and in parentheses
+            the sizes that it is made of, such as ``frames_0(samples)``.
         min: Smallest length.
         max: Largest length.
         multiple_of: Lengths are multiples of it.
@@ -31,6 +31,12 @@ class Size:
     def bounded(self) -> bool:
         """Whether somebody said how long it may be."""
         return self.max < UNBOUNDED
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The sizes of the recipe that it is made of: itself, where it is one."""
+        made_of = self.name.partition("(")[2]
+        return frozenset(made_of.removesuffix(")").split(", ") if made_of else [self.name])
 
     def wrong(self, length: int) -> str | None:
         """Say why a length is none of this size; None where it is one."""
@@ -75,20 +81,28 @@ def sizes_from(entries: Sequence[Mapping[str, Any] | None]) -> Sizes:
     return tuple(None if entry is None else Size(**entry) for entry in entries)
 
 
-def size_of(name: str, seen: Sequence[tuple[Lengths, int]], known: Mapping[str, Size], *, every: bool) -> Size | None:
+def size_of(
+    name: str,
+    seen: Sequence[tuple[Lengths, int]],
+    known: Mapping[str, Size],
+    *,
+    every: bool,
+    origins: Iterable[str] = (),
+) -> Size | None:
     """Return what the size of a computed axis is: one that is known, or one made of these.
 
     Args:
-        name: What to call one that is made of others.
+        name: What to call one that is made of others; their names are added.
         seen: Lengths of the known sizes, and how long the axis was at these.
         known: Sizes by name.
         every: Whether each size was tried from its smallest length to its largest, so that no axis is longer than seen.
+        origins: Sizes of the recipe that it may be made of.
     """
     for candidate, size in known.items():
         if len({at.get(candidate) for at, _ in seen}) > 1 and all(at.get(candidate) == length for at, length in seen):
             return size
     lengths = [length for _, length in seen]
-    return Size(name, min(lengths), max(lengths)) if every else None
+    return Size(f"{name}({', '.join(sorted(origins))})", min(lengths), max(lengths)) if every else None
 
 
 def lengths_problem(shapes: Mapping[str, Sequence[int]], sizes: Mapping[str, Sizes]) -> str | None:

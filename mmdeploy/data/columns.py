@@ -15,14 +15,16 @@ Entry: TypeAlias = "str | dict[str, str]"
 
 
 def save_column(folder: Path, stem: str, column: Array) -> Entry:
-    """Write a column that leaves no sample out; return what tells how to read it."""
+    """Write a column; return what tells how to read it. A sample that leaves the tensor out has sizes of -1."""
     file = f"{stem}.npy"
     if not is_ragged(column):
         np.save(folder / file, column, allow_pickle=False)
         return file
     shapes = f"{stem}-shapes.npy"
-    np.save(folder / file, np.concatenate([one.reshape(-1) for one in column]), allow_pickle=False)
-    np.save(folder / shapes, np.array([one.shape for one in column], dtype=np.int64), allow_pickle=False)
+    there = [one for one in column if one is not None]
+    np.save(folder / file, np.concatenate([one.reshape(-1) for one in there]), allow_pickle=False)
+    sizes = [(-1,) * there[0].ndim if one is None else one.shape for one in column]
+    np.save(folder / shapes, np.array(sizes, dtype=np.int64), allow_pickle=False)
     return {"file": file, "shapes": shapes}
 
 
@@ -36,9 +38,19 @@ def load_column(folder: Path, entry: Entry) -> Array:
 
 def cut(flat: Array, shapes: Array) -> Array:
     """Return the column whose values lie one after the other; pieces of them, where samples are not alike."""
-    if len(shapes) and (shapes == shapes[0]).all():
+    if len(shapes) and (shapes == shapes[0]).all() and not left_out(shapes[:1]).any():
         return flat.reshape(len(shapes), *shapes[0])
-    ends = np.cumsum(shapes.prod(axis=1, dtype=np.int64)).tolist()
+    ends = np.cumsum(values_of(shapes)).tolist()
     starts = [0, *ends[:-1]]
-    pairs = zip(starts, ends, shapes.tolist(), strict=True)
-    return column_of([flat[start:end].reshape(shape) for start, end, shape in pairs])
+    rows = zip(starts, ends, shapes.tolist(), left_out(shapes).tolist(), strict=True)
+    return column_of([None if missing else flat[start:end].reshape(shape) for start, end, shape, missing in rows])
+
+
+def left_out(shapes: Array) -> Array:
+    """Say of each sample whether it leaves the tensor out."""
+    return np.asarray((shapes < 0).any(axis=1))
+
+
+def values_of(shapes: Array) -> Array:
+    """Return the number of values of each sample."""
+    return np.where(left_out(shapes), 0, shapes.prod(axis=1, dtype=np.int64))

@@ -21,7 +21,7 @@ from mmdeploy.core.artifact import Array
 from mmdeploy.core.labels import Labels, read
 from mmdeploy.core.samples import Samples
 from mmdeploy.core.strings import unpacked
-from mmdeploy.data.columns import cut
+from mmdeploy.data.columns import cut, values_of
 from mmdeploy.data.contents import DIGEST_BYTES, DIGESTS, INDEX
 from mmdeploy.data.samples import Feed
 
@@ -125,7 +125,7 @@ class _Column:
         if shapes is None:
             sizes = np.array(array.shape[1:], dtype=np.int64)
             shapes = np.broadcast_to(sizes, (len(array), len(sizes)))
-        offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1, dtype=np.int64))])
+        offsets = np.concatenate([[0], np.cumsum(values_of(shapes))])
         return cls(array.reshape(-1), shapes, offsets)
 
     def first(self, count: int) -> Array:

@@ -14,6 +14,7 @@ from mmdeploy.debugging.work import DebugWork
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.examples import Examples
 from mmdeploy.worker.feeds import ensemble_inputs, sample_set, shipped_upstream, torch_chain
+from mmdeploy.worker.modalities import Modalities
 
 if TYPE_CHECKING:
     from mmdeploy.worker.feeds import Upstream
@@ -57,8 +58,9 @@ def samples(work: DebugWork) -> Samples:
     reference = str(getattr(recipe.data, named))
     through = _through(work)
     fed = []
+    modalities = Modalities(recipe, {})
     for feeds in _batches(work, named, largest):
-        tensors = through(feeds)
+        tensors = through(modalities.complete(feeds), ())
         fed.append({key: tensors[wire.tensor] for key, wire in component.inputs.items()})
     found = Samples(fed, f"data.{named} ({reference})")
     return found if found.count >= work.samples else Samples(fed, f"{found.source}, which gives no more")
@@ -84,10 +86,10 @@ def _through(work: DebugWork) -> Upstream:
     """Return what computes the inputs that upstream components give: by what ships of them where it was built."""
     before = upstream(work.recipe.components, work.component)
     if not before:
-        return lambda feeds: dict(feeds)
+        return lambda feeds, _: dict(feeds)
     for step in reversed(work.steps):
         shipped = step.uses.get("shipped", {})
         if shipped and all(work.artifacts.get(step_id) for step_id in shipped.values()):
             return shipped_upstream(work.task(step))
     chain = torch_chain(work.task(work.steps[0]), before)
-    return lambda feeds: dict(feeds) | chain.run(feeds)
+    return lambda feeds, _: dict(feeds) | chain.run(feeds)

@@ -80,6 +80,14 @@ def import_tensorrt(flavor: Flavor) -> Any:
         ) from error
 
 
+def _typical(artifact: Artifact, context: StepContext) -> dict[str, tuple[int, ...]]:
+    """Return the shape of a usual sample of each input; nothing where no size varies."""
+    if all(-1 not in spec.shape for spec in artifact.inputs):
+        return {}
+    feed = context.examples(2)  # of several, each size has its typical length
+    return {spec.name: feed[spec.name].shape[1:] for spec in artifact.inputs}
+
+
 def build_engine(
     artifact: Artifact,
     options: TensorRTOptions,
@@ -111,6 +119,7 @@ def build_engine(
         artifact.inputs,
         max_batch_size=context.max_batch_size,
         component=context.component,
+        typical=_typical(artifact, context),
     )
     started = time.perf_counter()
     graph_path, path = context.workdir / GRAPH_FILENAME, context.workdir / PLAN_FILENAME

@@ -95,9 +95,21 @@ class InputProfile:
 
 
 def resolve_profile(
-    profile: OptimizationProfile, inputs: Sequence[TensorSpec], *, max_batch_size: int, component: str
+    profile: OptimizationProfile,
+    inputs: Sequence[TensorSpec],
+    *,
+    max_batch_size: int,
+    component: str,
+    typical: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, InputProfile]:
-    """Return each input's shapes, batch first; ``max_batch_size`` is the one served, 0 meaning no batching.
+    """Return each input's shapes, batch first.
+
+    Args:
+        profile: As the recipe gives it; shapes that it leaves out are those of the recipe's sizes.
+        inputs: What the engine takes.
+        max_batch_size: The one that is served, 0 meaning no batching.
+        component: Name of the component, for messages.
+        typical: Shape of a usual sample, by input: what the engine is tuned for where the profile does not say.
 
     Raises:
         EngineError: If the profile does not cover what is served, or names sizes that no input has.
@@ -110,7 +122,7 @@ def resolve_profile(
             raise EngineError(f"{where}.shapes names {name!r}; the inputs are {', '.join(sorted(names))}")
     resolved = {}
     for spec in inputs:
-        shapes = _sample_shapes(profile.shapes, spec, where)
+        shapes = _sample_shapes(profile.shapes, spec, where, (typical or {}).get(spec.name))
         resolved[spec.name] = InputProfile((low, *shapes["min"]), (best, *shapes["opt"]), (high, *shapes["max"]))
     return resolved
 
@@ -132,13 +144,18 @@ def _batches(profile: OptimizationProfile, *, max_batch_size: int, where: str) -
     return low, profile.opt_batch or max(low, high // 2), high
 
 
-def _sample_shapes(shapes: Mapping[str, ShapeRange], spec: TensorSpec, where: str) -> dict[str, tuple[int, ...]]:
-    given = shapes.get(spec.name)
+def _sample_shapes(
+    shapes: Mapping[str, ShapeRange], spec: TensorSpec, where: str, typical: Sequence[int] | None
+) -> dict[str, tuple[int, ...]]:
+    given, bounds = shapes.get(spec.name), _bounds(spec, typical)
+    if given is None and bounds is not None:
+        return bounds
     if given is None:
         if -1 in spec.shape:
             raise EngineError(
                 f"{where}: input {spec} has sizes that vary, and TensorRT must know their range",
-                hint=f"add optimization_profile.shapes.{spec.name}: {{min: [...], opt: [...], max: [...]}}",
+                hint="give the size a name and bounds under sizes in the recipe, or add "
+                f"optimization_profile.shapes.{spec.name}: {{min: [...], opt: [...], max: [...]}}",
             )
         return {"min": spec.shape, "opt": spec.shape, "max": spec.shape}
     for bound in ("min", "opt", "max"):
@@ -148,4 +165,28 @@ def _sample_shapes(shapes: Mapping[str, ShapeRange], spec: TensorSpec, where: st
         )
         if not fits:
             raise EngineError(f"{where}.shapes.{spec.name}.{bound} is {list(sizes)}; the input is {spec}")
+    if bounds is not None:
+        low, high = zip(bounds["min"], given.min, strict=True), zip(bounds["max"], given.max, strict=True)
+        if any(size < least for size, least in low) or any(size > most for size, most in high):
+            raise EngineError(
+                f"{where}.shapes.{spec.name} is {list(given.min)} to {list(given.max)}, and the recipe's sizes allow "
+                f"{list(bounds['min'])} to {list(bounds['max'])}",
+                hint=f"leave shapes.{spec.name} out, and the profile is that of the sizes",
+            )
     return {"min": given.min, "opt": given.opt, "max": given.max}
+
+
+def _bounds(spec: TensorSpec, typical: Sequence[int] | None) -> dict[str, tuple[int, ...]] | None:
+    """Return the shapes that the recipe's sizes allow; None where it does not say of each that varies."""
+    known = spec.sizes or (None,) * len(spec.shape)
+    found: list[tuple[int, int, int]] = []
+    for axis, (dim, size) in enumerate(zip(spec.shape, known, strict=True)):
+        if dim != -1:
+            found.append((dim, dim, dim))
+        elif size is None or not size.bounded:
+            return None
+        else:
+            usual = (size.min + size.max) / 2 if typical is None else typical[axis]
+            found.append((size.min, size.nearest(usual), size.max))
+    low, best, high = (tuple(sizes) for sizes in zip(*found, strict=True)) if found else ((), (), ())
+    return {"min": low, "opt": best, "max": high}

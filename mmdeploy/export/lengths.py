@@ -67,12 +67,13 @@ def _sizes(
     if not shapes:
         return {}
     known = {size.name: size for axes in inputs.values() for size in axes.values()}
+    origins = {origin for size in known.values() for origin in size.origins}
     found: dict[str, dict[int, Size]] = {}
     for output in pair.outputs:
         for axis in range(1, len(shapes[0][1][output])):
             seen = [(at, shape[output][axis]) for at, shape in shapes]
             if len({length for _, length in seen}) > 1:
-                size = size_of(f"{pair.component}_{output}_{axis - 1}", seen, known, every=True)
+                size = size_of(f"{pair.component}_{output}_{axis - 1}", seen, known, every=True, origins=origins)
                 if size is not None:
                     found.setdefault(output, {})[axis] = size
     return found

@@ -74,7 +74,7 @@ def found_sizes(program: Any, axes: Axes, component: str) -> dict[str, dict[int,
 def name_symbols(proto: Any, program: Any, axes: Axes, sizes: Mapping[str, Mapping[int, Size]]) -> None:
     """Call axes in a graph by the names of their sizes, in formulas of other axes too."""
     names = {
-        symbol: sizes[name][axis].name if axis in sizes.get(name, {}) else f"{name}_{axis}"
+        symbol: called if (called := _called(sizes, name, axis)).isidentifier() else f"{name}_{axis}"
         for (name, axis), symbol in _symbols(program, axes)
     }
     if not names:
@@ -85,6 +85,11 @@ def name_symbols(proto: Any, program: Any, axes: Axes, sizes: Mapping[str, Mappi
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = word.sub(lambda match: names[match.group()], dim.dim_param)
+
+
+def _called(sizes: Mapping[str, Mapping[int, Size]], name: str, axis: int) -> str:
+    size = sizes.get(name, {}).get(axis)
+    return "" if size is None else size.name
 
 
 def fixed_axis(text: str, feed: Mapping[str, Array]) -> tuple[str, int] | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mmdeploy.core.contracts import Evidence, Gate, GateResult, MethodOptions, Verdict, method_of
 from mmdeploy.core.errors import StepError
-from mmdeploy.gates import accuracy, latency, memory, parity, size, throughput
+from mmdeploy.gates import accuracy, graceful, latency, memory, parity, size, subsets, throughput
 from mmdeploy.plugins.contract import GATE
 from mmdeploy.plugins.registry import Registry
 
@@ -18,6 +18,7 @@ METHODS: Registry[Gate] = Registry(
     {
         "parity": parity,
         "accuracy": accuracy,
+        "graceful": graceful,
         "latency": latency,
         "throughput": throughput,
         "size": size,
@@ -57,7 +58,7 @@ def run_all(
 def _checked(options: MethodOptions, evidence: Evidence) -> GateResult:
     """Return what a gate found, under the name that the recipe gives it."""
     method, gate = method_of(options), METHODS.of(options)
-    result: object = gate.check(options, evidence)
+    result: object = subsets.judged(gate, options, evidence)
     if not isinstance(result, GateResult):
         raise StepError(f"the gate {method} returned {type(result).__name__}, expected a GateResult", step=method)
     advice = None if result.verdict is Verdict.PASS else gate.advice(options, result)

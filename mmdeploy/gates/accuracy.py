@@ -307,6 +307,16 @@ def _loss(asked: _Asked, answered: Mapping[str, Array], rows: npt.NDArray[np.int
     return metric.drop(before.score, metric.scored(answered, labels).score)
 
 
+def answers_of(deployment: Deployment, side: str, metric: TaskMetric, evidence: Evidence) -> dict[str, Array] | str:
+    """Return what a deployment answers of what a metric sees, or what is wrong with it."""
+    return _answers(deployment, side, metric, evidence)
+
+
+def judged_drop(name: str, comparison: Comparison, options: Options) -> Check:
+    """Judge what was lost by ``max_drop`` and the rule of the options."""
+    return _judged(name, comparison.drop, comparison.drop_interval, options, at_most=options.max_drop)
+
+
 def _unanswered(name: str, why: str, options: Options) -> Check:
     return Check(name, None, _all_limits(options), Verdict.FAIL, note=why)
 

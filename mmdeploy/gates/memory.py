@@ -93,7 +93,8 @@ def check(options: Options, evidence: Evidence, *, clock: load.Clock = time.perf
         "candidate_bytes": peak, "reference_bytes": reference_peak, "batch": options.batch,
         "concurrency": options.concurrency, "seconds": options.seconds,
     }  # fmt: skip
-    tables = lengths.table(lengths.at(evidence.feeds, evidence.sizes, options.lengths), evidence.sizes)
+    asked = lengths.at(evidence.feeds, evidence.sizes, options.lengths)
+    tables = lengths.table([asked], evidence.sizes, evidence.feeds)
     return GateResult("memory", tuple(checks), details, tables=tables)
 
 

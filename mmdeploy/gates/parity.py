@@ -163,9 +163,13 @@ def check(options: Options, evidence: Evidence) -> GateResult:
     others = ask.other_sizes(evidence.max_batch_size)
     at_bounds = None
     if evidence.bounds is not None:
-        at_bounds = replace(evidence, feeds=evidence.bounds[0], original=evidence.bounds[1])
+        everyone = tuple(replace(part, samples=None) for part in evidence.components)
+        feeds, original = evidence.bounds
+        at_bounds = replace(evidence, components=everyone, feeds=feeds, original=original)
     bounds = subjects if at_bounds is None else list(_subjects(options, at_bounds))
     for subject, bound in zip(subjects, bounds, strict=True):
+        count = len(next(iter(subject.expected.values())))
+        chosen = ask.spread(count, options.samples or count)
         found, figures = _judged(subject, chosen, (), options, evidence)
         for sizes in others:
             if all(check.measured is not None for check in found):
@@ -178,8 +182,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         tensors |= figures
     details = {"samples": len(chosen), "statistic": options.statistic, "tensors": tensors}
     details |= advising.done(evidence)
-    made = None if at_bounds is None else at_bounds.feeds
-    tables = lengths.table(Samples.of(evidence.feeds).select(chosen), evidence.sizes, made)
+    asked = [Samples.of(evidence.feeds).select(chosen), *([] if at_bounds is None else [at_bounds.feeds])]
+    tables = lengths.table(asked, evidence.sizes, evidence.feeds)
     return GateResult("parity", answers.of_whom(checks, evidence), details, tables=tables)
 
 
@@ -200,6 +204,8 @@ def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:
             if wanted:
                 expected = {name: original[tensor] for name, tensor in wanted.items()}
                 feeds = ask.component_feeds(component, evidence)
+                if component.samples is not None:
+                    feeds, expected = feeds.select(component.samples), ask.select(expected, component.samples)
                 yield _Subject(component.name, component.name, feeds, expected, several=len(component.outputs) > 1)
     if options.scope != "components":
         expected = {name: original[name] for name in evidence.ensemble_outputs if _is_judged(name, options)}

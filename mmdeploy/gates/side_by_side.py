@@ -65,7 +65,7 @@ def judged(
         if not checks:
             name = named(subject.unit, options)
             checks = [Check(name, None, subject.limits, Verdict.INCONCLUSIVE, note=note)]
-    tables = lengths.table(feeds, evidence.sizes)
+    tables = lengths.table([feeds], evidence.sizes, evidence.feeds)
     return GateResult(subject.gate, tuple(checks), details, tables=tables), pair.measured
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -151,13 +151,17 @@ class TorchChain:
         for component in components:
             parts.setdefault(component.name, submodule(model, component.module))
         self._parts = [(component, parts[component.name]) for component in components]
+        self.model = model
 
-    def run(self, feeds: Mapping[str, Array], upto: str | None = None) -> dict[str, Array]:
+    def run(
+        self, feeds: Mapping[str, Array], upto: str | None = None, *, without: Collection[str] = ()
+    ) -> dict[str, Array]:
         """Answer a batch.
 
         Args:
             feeds: Arrays by ensemble tensor, batch on axis 0.
             upto: Stop before this component; None runs them all.
+            without: Components that are not run: what the others read of them is among the feeds.
 
         Returns:
             What the components wrote, by ensemble tensor, batch on axis 0.
@@ -173,6 +177,8 @@ class TorchChain:
         for component, module in self._parts:
             if component.name == upto:
                 break
+            if component.name in without:
+                continue
             given = {name: tensors[tensor] for name, tensor in component.inputs.items()}
             with torch.inference_mode():
                 answers = call_module(module, given, tuple(component.outputs), name=component.name)

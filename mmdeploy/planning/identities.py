@@ -14,11 +14,15 @@ from mmdeploy.planning.chains import yardstick
 from mmdeploy.planning.recipe_inputs import Labels, flat
 from mmdeploy.planning.steps import Fingerprints, digest, options_json
 from mmdeploy.plugins.loading import Plugin
+from mmdeploy.recipe.modalities import optional_inputs, subsets
 
 if TYPE_CHECKING:
     from mmdeploy.core.contracts import Pass
     from mmdeploy.planning.kinds import StepKind
     from mmdeploy.recipe.schema import Recipe
+
+#: What a spec says of an input that is missing: part of the keys of steps that it concerns.
+_ABOUT_MISSING = {"optional", "missing"}
 
 
 class Identities:
@@ -99,6 +103,16 @@ class Identities:
         made = digest([options_json(engine), options_json(exported)])
         return {"machine": self._fingerprints.machine, "engine": made}
 
+    def missing(self) -> dict[str, str]:
+        """Name what stands in for inputs that are missing; nothing where none may be."""
+        optional = {name: one.model_dump(mode="json") for name, one in optional_inputs(self._recipe).items()}
+        return {"inputs that may be missing": digest(optional)} if optional else {}
+
+    def subsets(self) -> dict[str, str]:
+        """Name the subsets of modalities that are judged; nothing where no input may be missing."""
+        found = [subset.label for subset in subsets(self._recipe)]
+        return {"subsets": digest(found)} if found else {}
+
     def wiring(self, *names: str) -> str:
         """Return the digest of how components are wired."""
         parts = {name: self._recipe.components[name] for name in names}
@@ -116,4 +130,5 @@ class Identities:
         return texts
 
     def _input_specs(self) -> str:
-        return digest({name: spec.model_dump(mode="json") for name, spec in self._recipe.sources().items()})
+        specs = self._recipe.sources()
+        return digest({name: spec.model_dump(mode="json", exclude=_ABOUT_MISSING) for name, spec in specs.items()})

@@ -109,6 +109,11 @@ SAMPLES = StepKind(
     "samples", preload=("numpy",), runs="mmdeploy.worker.sample_steps:record_samples",
     code="mmdeploy.data.recording", requires=("numpy",),
 )  # fmt: skip
+#: What stands in for the embeddings of inputs that may be missing.
+STAND_IN = StepKind(
+    "stand_ins", preload=("torch",), runs="mmdeploy.worker.stand_ins:record_stand_ins",
+    code="mmdeploy.model.torch_model", requires=("torch", "numpy"),
+)  # fmt: skip
 PRUNE = StepKind("prune", prune.METHODS, _TRAINING, on_module=True)
 RECOVER = StepKind("recover", recover.METHODS, _TRAINING, on_module=True, trains=True)
 #: Quantization-aware training: a quantization that consumes a PyTorch module.
@@ -134,7 +139,20 @@ SELECT = StepKind(
 #: By name, in the order in which steps are started when there is a choice: what the longest chains wait for first.
 KINDS: Mapping[str, StepKind] = {
     kind.name: kind
-    for kind in (SAMPLES, PRUNE, RECOVER, TRAIN, EXPORT, QUANTIZE, SENSITIVITY, OUTPUTS, ENGINE, REFERENCE, SELECT)
+    for kind in (
+        SAMPLES,
+        STAND_IN,
+        PRUNE,
+        RECOVER,
+        TRAIN,
+        EXPORT,
+        QUANTIZE,
+        SENSITIVITY,
+        OUTPUTS,
+        ENGINE,
+        REFERENCE,
+        SELECT,
+    )
 }
 STARTING_ORDER: Mapping[str, int] = {name: place for place, name in enumerate(KINDS)}
 #: The modules that steps start in, whatever their method.

@@ -19,8 +19,8 @@ _PACKAGE = Path(__file__).parents[1]
 _TOP = _PACKAGE.name
 #: Rooms in which nothing decides what a step gives that its identity does not hold.
 _OUTSIDE = {"api", "building", "cli", "gates", "planning", "recipe", "record", "report", "triton"}
-#: A module of those rooms that does.
-_INSIDE = {f"{_TOP}.recipe.wiring"}
+#: Modules of those rooms that do.
+_INSIDE = {f"{_TOP}.recipe.wiring", f"{_TOP}.recipe.modalities", f"{_TOP}.triton.steps.modalities"}
 #: Packages whose ``__init__`` is a literal dict of methods; each method is a module that a step starts in.
 _REGISTRIES = {f"{_TOP}.{room}" for room in ("engines", "export", "prune", "quantize", "recover")}
 #: Modules that ask others by name for what to run: those are started in of their own.

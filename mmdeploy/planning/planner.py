@@ -39,6 +39,7 @@ from mmdeploy.planning.chains import (
 from mmdeploy.planning.identities import Identities
 from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SAMPLES, SELECT, SENSITIVITY, TRAIN
 from mmdeploy.planning.planned_sets import Extent, PlannedSets
+from mmdeploy.planning.planned_stand_ins import PlannedStandIns
 from mmdeploy.planning.steps import (
     ORIGINAL,
     Contents,
@@ -94,7 +95,7 @@ def _plan(planner: _Planner, goal: Goal) -> Plan:
         else:
             planner.add_quantize(name)
             planner.add_engines(name)
-    if recipe.gates and goal == "build":
+    if goal == "build":
         planner.add_original()
     kept = [one for one in planner.steps.values() if goal != "sensitivity" or one.kind == goal or one.sort is SAMPLES]
     return Plan(recipe.name, tuple(in_order(planner.steps, names, [one.id for one in kept])), planner.identities.parts)
@@ -112,6 +113,7 @@ class _Planner:
         self.shipped: dict[str, str] = {}
         self.identities = Identities(recipe, fingerprints)
         self.sets = PlannedSets(recipe, self.identities, self.steps, contents, wanted)
+        self.stand_ins = PlannedStandIns(recipe, self.identities, self.sets, self.steps)
 
     def copied(self, name: str) -> bool:
         """Give a component that is one with an earlier one the steps of that one, as far as there are any."""
@@ -173,13 +175,14 @@ class _Planner:
         options = quantize.sensitivity.options_for(self.recipe.components[name].quantize)
         uses, encoding = self._around(name), encodings(self.recipe, name, self.fingerprints.unavailable)[0]
         reads = {"calibration", "validation"}
-        needs = (f"{name}/export", *used_by(uses), *self.sets.read(reads))
+        needs = (f"{name}/export", *used_by(uses), *self.sets.read(reads), *self.stand_ins.read(name, reads))
         identity = {
             **self.identities.inputs(),
             **self.identities.judging(name),
             "encoding": str(encoding),
             **options_identity(options),
             **self.sets.inputs(needs, reads, options_json(options)),
+            **self.stand_ins.identity(name, reads),
             **self.identities.made_by(SENSITIVITY, quantize.sensitivity, ("calibration", "validation")),
         }
         step = Step(
@@ -188,11 +191,15 @@ class _Planner:
         self._add(replace(step, uses=uses, encoding=encoding))
 
     def add_original(self) -> None:
-        """Add the record of what the PyTorch model answers."""
-        needs = self.sets.add({"evaluation"})
+        """Add the record of what the PyTorch model answers, for gates, and the stand-ins that are served."""
+        self.stand_ins.add()
+        if not self.recipe.gates:
+            return
+        needs = (*self.sets.add({"evaluation"}), *self.stand_ins.add())
         identity = {
             **self.identities.model(*self.recipe.components),
             "wiring": self.identities.wiring(*self.recipe.components),
+            **self.identities.subsets(),
             **self.sets.inputs(needs, {"evaluation"}),
             **self.identities.made_by(OUTPUTS),
         }
@@ -209,7 +216,7 @@ class _Planner:
         # no sample of the gates' split may be among those that are trained on
         held_out = {"validation", "evaluation"} if wanted - {"calibration"} else set[str]()
         reads = held_out | (wanted & {"calibration"})
-        needs = (*before, *used_by(uses), *self.sets.read(reads))
+        needs = (*before, *used_by(uses), *self.sets.read(reads), *self.stand_ins.read(name, wanted))
         around = tuple(self.recipe.components) if wanted else callers(self.recipe.components, name)
         identity = {
             **self.identities.model(*around),
@@ -219,6 +226,7 @@ class _Planner:
             **(self.identities.judging(name) if "validation" in wanted else {}),
             **options_identity(options),
             **self.sets.inputs(needs, reads, options_json(options)),
+            **self.stand_ins.identity(name, reads),
             **self.identities.made_by(kind, module, wanted, times=name if module.MEASURES else ""),
         }
         if module.MEASURES:
@@ -251,7 +259,7 @@ class _Planner:
         writes = made in self.steps and isinstance(module, Rewriter)
         if writes:
             uses["made"] = {name: made}
-        needs = (f"{name}/export", *used_by(uses), *self.sets.read(wanted))
+        needs = (f"{name}/export", *used_by(uses), *self.sets.read(wanted), *self.stand_ins.read(name, wanted))
         identity = {
             "encoding": str(encoding),
             **self.identities.inputs(),
@@ -259,6 +267,7 @@ class _Planner:
             **(self.identities.judging(name) if "validation" in wanted else {}),
             **options_identity(options),
             **self.sets.inputs(needs, wanted, options_json(options)),
+            **self.stand_ins.identity(name, wanted),
             **self.identities.made_by(QUANTIZE, module, wanted, times=name if module.MEASURES else ""),
         }
         exclusive = not writes and module.MEASURES
@@ -290,7 +299,9 @@ class _Planner:
         rules = budgeted(self.recipe.automatic_engine(name) or MustPay(), self.recipe, name)
         uses = self._around(name) if self.recipe.data.validation else {"shipped": self._upstream_shipped(name)}
         reads = {"calibration", "validation"}
-        needs = (*(one.step for one in found), *used_by(uses), *self.sets.read(reads))
+        needs = (
+            *(one.step for one in found), *used_by(uses), *self.sets.read(reads), *self.stand_ins.read(name, reads),
+        )  # fmt: skip
         batch = min(rules.batch_size, max(1, self.recipe.components[name].serving.max_batch_size))
         options = {
             "rules": options_json(rules),
@@ -307,6 +318,7 @@ class _Planner:
             **self.identities.judging(name),
             "seed": str(self.recipe.seed),
             **self.sets.inputs(needs, reads, options),
+            **self.stand_ins.identity(name, reads),
             **self.identities.made_by(SELECT, needs=("validation",), also=engines_of(found, self.recipe)),
         }
         step = Step(f"{name}/engine", name, SELECT.name, method_of(rules), options, needs, identity)

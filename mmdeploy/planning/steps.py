@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 #: What is to be made of a recipe.
 Goal = Literal["build", "sensitivity", "debug"]
 ORIGINAL = "original/outputs"
+#: What takes the place of the embeddings of inputs that are missing.
+STAND_INS = "original/stand_ins"
+#: Calibration samples that the mean of embeddings is taken over.
+STAND_IN_SAMPLES = 512
 #: Ids of the steps that record a set of samples, by its key under ``data`` in the recipe.
 DATA_SETS: Mapping[str, str] = {key: f"data/{key}" for key in ("calibration", "evaluation", "validation")}
 #: Of the samples that examples are made of, the first so many.

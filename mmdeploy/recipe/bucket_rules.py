@@ -18,8 +18,8 @@ def bucket_findings(recipe: Recipe) -> Iterator[Finding]:
         if spec.bucket is None:
             continue
         yield from _lengths((*place, "bucket"), spec, spec.bucket)
-        if all(name not in one.shape for one in recipe.inputs.values()):
-            message = f"no input has the size {name!r}, and only what clients send is padded: take `bucket` out"
+        if all(name not in one.shape for one in recipe.sources().values()):
+            message = f"no input has the size {name!r}, and only what comes in is padded: take `bucket` out"
             yield Finding((*place, "bucket"), message, needs_all=True)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from mmdeploy.core.sizes import Size
+from mmdeploy.recipe.missing import Missing
 
 SIZE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
@@ -72,6 +73,12 @@ class InputSpec(Section):
         None,
         description="Lowest and highest value that makes sense, such as [0, 49407] for token ids.",
         examples=[[0, 255]],
+    )
+    optional: bool = Field(False, description="Whether a request may leave it out.")
+    missing: Missing | None = Field(
+        None,
+        description="What stands in for an optional input where it is not there.",
+        examples=[{"strategy": "mean"}],
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmdeploy.core.errors import Problem, RecipeError
 from mmdeploy.plugins.registry import beside, is_reference
+from mmdeploy.recipe import modalities
 from mmdeploy.recipe.files import check_files
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.mending import Mended, mended
@@ -52,7 +53,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         problem for problem in result.problems if not any(place.startswith(f"{problem.where}.") for place in unreadable)
     ]
     if result.recipe is not None:
-        wrong = [*check(result.recipe), *findings(result.recipe), *_wrong_files(result.recipe, result.tree, path, base)]
+        wrong = [
+            *check(result.recipe), *findings(result.recipe), *modalities.findings(result.recipe),
+            *_wrong_files(result.recipe, result.tree, path, base),
+        ]  # fmt: skip
         problems += [_problem(finding, result.tree) for finding in wrong if _stands(finding, result)]
     if problems or result.recipe is None:
         raise RecipeError(_in_order(problems, path))

@@ -34,6 +34,7 @@ from mmdeploy.recipe.declared import (
     plain_shape,
 )
 from mmdeploy.recipe.methods import union_of
+from mmdeploy.recipe.missing import Subset
 from mmdeploy.triton.options import ResponseCache, Serving
 
 REFERENCE_PATTERN = r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_.]*$"
@@ -318,6 +319,12 @@ class Recipe(Section):
     gates: tuple[GateOptions, ...] = Field(
         (),
         description="What the served ensemble must prove before it is published. All run; then one verdict.",
+    )
+    subsets: tuple[Subset, ...] | None = Field(
+        None,
+        description="What gates leave out of requests besides judging them whole. Each optional input alone where the "
+        "key is missing.",
+        examples=[[{"without": ["audio"]}]],
     )
     _origin: Origin | None = PrivateAttr(default=None)
 

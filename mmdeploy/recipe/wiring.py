@@ -92,6 +92,9 @@ def _tensors(recipe: Recipe) -> dict[str, _Tensor]:
     for name, spec in recipe.inputs.items():
         end = _End(("inputs", name), f"input {name!r} of the ensemble", spec.dtype, spec.shape)
         tensors.setdefault(name, _Tensor()).writers.append(end)
+        if spec.missing is not None and spec.missing.presence is not None:
+            end = _End(("inputs", name, "missing", "presence"), f"presence of {name!r}", "BOOL", (1,))
+            tensors.setdefault(spec.missing.presence, _Tensor()).writers.append(end)
     for name, component in recipe.components.items():
         for key, wire in component.outputs.items():
             tensors.setdefault(wire.tensor, _Tensor()).writers.append(_end(name, "outputs", key, wire))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from mmdeploy.record.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
-from mmdeploy.report import choices, costs, coverage, plots, sensitivities, trainings
+from mmdeploy.report import choices, costs, coverage, plots, sensitivities, subsets, trainings
 from mmdeploy.report.units import (
     basis_text,
     bytes_text,
@@ -80,6 +80,8 @@ def render(report: BuildReport) -> str:
             **_measured(report),
             coverage=[row.cells for row in coverage.rows(report)],
             coverage_head=coverage.HEAD,
+            subsets=subsets.matrix(report),
+            subsets_title=subsets.TITLE,
             costs=costs.rows(report),
             cost_head=costs.HEAD,
             cost_notes=costs.notes(report),

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, CheckRecord, GateRecord, TableRecord
+from mmdeploy.report import subsets
 from mmdeploy.report.units import basis_text, cell_text, check_text, limit_text, remark_text, without_controls
 from mmdeploy.report.wording import headline, substitute_warning
 
@@ -33,12 +34,19 @@ def render(report: BuildReport) -> str:
         "time": f"{report.seconds:.3f}",
     }
     suite.attrib.update(counts, timestamp=f"{report.started_at:%Y-%m-%dT%H:%M:%S}")
-    _text(suite, "system-out", f"{report.recipe.name} {headline(report)}")
+    _text(suite, "system-out", "\n".join([f"{report.recipe.name} {headline(report)}", *_subsets(report)]))
     # Jenkins' schema (xunit plugin, junit-10.xsd) knows no `skipped` on the root
     root = ET.Element("testsuites", {"name": "mmdeploy"} | {key: counts[key] for key in counts if key != "skipped"})
     root.append(suite)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _subsets(report: BuildReport) -> Iterator[str]:
+    head, rows = subsets.matrix(report)
+    if rows:
+        yield f"{subsets.TITLE}: {', '.join(head)}"
+        yield from (f"  {', '.join(row)}" for row in rows)
 
 
 def _properties(suite: ET.Element, report: BuildReport) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, GateRecord, StageSeries, TableRecord
-from mmdeploy.report import choices, costs, coverage, sensitivities, trainings
+from mmdeploy.report import choices, costs, coverage, sensitivities, subsets, trainings
 from mmdeploy.report.units import (
     basis_text,
     bytes_text,
@@ -49,6 +49,7 @@ def render(report: BuildReport) -> str:
         f"### {mark} {_text(report.recipe.name)}: {_text(headline(report))}",
         *_warnings(report),
         *_gates(report),
+        *_subsets(report),
         *_sizes(report),
         *_coverage(report),
         *_costs(report),
@@ -92,6 +93,15 @@ def _gates(report: BuildReport) -> list[str]:
     ]
     table = _table(head, rows, right=(2,))
     return [table, "\n".join(noted)] if noted else [table]
+
+
+def _subsets(report: BuildReport) -> list[str]:
+    """Show how each subset of the modalities does."""
+    head, rows = subsets.matrix(report)
+    if not rows:
+        return []
+    cells = [[_text(cell) for cell in row] for row in rows]
+    return [f"**{subsets.TITLE}**", _table([_text(name) for name in head], cells, right=range(1, len(head) - 1))]
 
 
 def _gate_tables(report: BuildReport) -> list[str]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from mmdeploy.choice.record import EngineChoice
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, GateRecord, StepRecord
-from mmdeploy.report import choices, costs, coverage, sensitivities, trainings
+from mmdeploy.report import choices, costs, coverage, sensitivities, subsets, trainings
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -87,6 +87,13 @@ class Summary:
         if report.gates:
             gates = _gate_table(report, options)
             yield gates if _fits(gates, console, options) else _lines(_check_lines(report), options)
+            yield ""
+        head, rows = subsets.matrix(report)
+        if rows:
+            table = _table(*head)
+            for row in rows:
+                table.add_row(*(plain(cell, options) for cell in row))
+            yield table if _fits(table, console, options) else _lines(_subset_lines(head, rows), options)
             yield ""
         if notes := [*_check_notes(report), *report.notes]:
             yield from (_paragraph(note, options) for note in notes)
@@ -185,6 +192,12 @@ def _check_lines(report: BuildReport) -> Iterable[tuple[str, str]]:
         for check in gate.checks:
             measured = " ".join(part for part in check_text(check) if part)
             yield f"{gate.gate}, {check.name}: {measured}, limit {limit_text(check)}: {check.verdict}", check.verdict
+
+
+def _subset_lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[tuple[str, str]]:
+    for row in rows:
+        told = ", ".join(f"{name} {cell}" for name, cell in zip(head[1:], row[1:], strict=True) if cell)
+        yield f"{row[0]}: {told}", row[-1]
 
 
 def _step_table(report: BuildReport, options: ConsoleOptions) -> Table:

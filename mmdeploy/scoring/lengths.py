@@ -5,7 +5,7 @@ A length that no sample has is made by cutting real samples, or by repeating the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import Array
@@ -69,28 +69,26 @@ def at_bounds(samples: Samples, sizes: Mapping[str, Sizes]) -> Samples | None:
     return Samples({name: column_of([one for part in made for one in part[name]]) for name in samples})
 
 
-def table(samples: Samples, sizes: Mapping[str, Sizes], made: Samples | None = None) -> tuple[ReviewTable, ...]:
+def table(asked: Sequence[Samples], sizes: Mapping[str, Sizes], own: Samples) -> tuple[ReviewTable, ...]:
     """Return a table of the lengths that a figure rests on; none where no size varies.
 
     Args:
-        samples: What was asked.
+        asked: What was asked.
         sizes: Of each input's axes.
-        made: What was asked besides, at bounds that no sample has.
+        own: The samples as they are: a length that none of these has was made.
     """
     import numpy as np
 
-    found, bounds = of(samples, sizes), {} if made is None else of(made, sizes)
-    rows = []
-    for name, lengths in found.items():
-        declared = next(size for *_, size in _axes(samples, sizes) if size.name == name)
-        beyond = sorted({declared.min, declared.max} & {*bounds.get(name, np.array([])).tolist()} - {*lengths.tolist()})
+    rows, any_made, real = [], False, of(own, sizes)
+    for name in real:
+        lengths = np.concatenate([of(one, sizes)[name] for one in asked])
+        made = sorted({*lengths.tolist()} - {*real[name].tolist()})
+        any_made |= bool(made)
         spread = (int(lengths.min()), float(np.median(lengths)), int(lengths.max()))
-        rows.append((name, len(lengths), *spread, ", ".join(map(str, beyond)) or "none"))
+        rows.append((name, len(lengths), *spread, ", ".join(map(str, made)) or "none"))
     if not rows:
         return ()
-    note = (
-        "made lengths are no sample's own: samples were cut, or repeated from their start" if made is not None else ""
-    )
+    note = "made lengths are no sample's own: samples were cut, or repeated from their start" if any_made else ""
     return (ReviewTable("lengths", ("size", "samples", "smallest", "median", "largest", "made"), tuple(rows), note),)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmdeploy.core.artifact import Array, TensorSpec
-from mmdeploy.core.contracts import Deployment, Evidence, FeedDict, Runner, Samples, WiredComponent
+from mmdeploy.core.contracts import Deployment, Evidence, EvidenceSubset, FeedDict, Runner, Samples, WiredComponent
 from mmdeploy.core.errors import InferenceError
 from mmdeploy.core.target import this_hardware
 from mmdeploy.gates.in_process import InProcessDeployment
@@ -64,7 +64,7 @@ def absent() -> Deployment:
 def evidence(**changes: Any) -> Evidence:
     """Return evidence on which candidate, reference and original are equal; ``changes`` replace its fields.
 
-    Forty labelled samples; the original is right on all of them.
+    Forty labelled samples; the original is right on all of them, also without the input ``sound``, which none has.
     """
     labels = np.arange(40) % CLASSES
     noise = np.random.default_rng(0).normal(0, 0.1, (len(labels), CLASSES))
@@ -79,6 +79,7 @@ def evidence(**changes: Any) -> Evidence:
         "original": {"scores": image * 2},
         "hardware": this_hardware(),
         "max_batch_size": 8,
+        "subsets": (EvidenceSubset("without sound", ("sound",), {"scores": image * 2}, ("only",)),),
     }
     fields |= changes
     return Evidence(**fields | {"feeds": Samples.of(fields["feeds"])})

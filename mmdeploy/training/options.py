@@ -64,6 +64,15 @@ class TrainingOptions(MethodOptions):
     embedding_weight: Annotated[
         float, Field(ge=0, le=1e6, description="Of distillation: weight of what the component itself puts out.")
     ] = 1.0
+    modality_dropout: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Share of the training samples that lose the inputs of one of the recipe's subsets, drawn "
+            "anew for each batch; needs optional inputs.",
+        ),
+    ] = 0.0
     patience: Annotated[
         int | None,
         Field(ge=1, description="Stop after so many epochs without a better validation metric; null never stops."),

@@ -1,8 +1,8 @@
 """Buckets: requests padded to a few lengths inside the ensemble, so that Triton's batcher finds equal shapes to join.
 
-A Python step pads what clients send before any component reads it: a mask with 0, as anything else, or with what the
-input's range has nearest to it. What clients get has its true length: a second step cuts the outputs whose axis is that
-size.
+A Python step pads what clients send, or a step makes of it, before any component reads it: a mask with 0, as anything
+else, or with what the input's range has nearest to it. What clients get has its true length: a second step cuts the
+outputs whose axis is that size.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def bucketed(ensemble: ServedEnsemble, buckets: Buckets) -> ServedEnsemble:
     """Return an ensemble that pads before its components and cuts behind them; as it is where nothing is padded.
 
     Args:
-        ensemble: Its inputs' specs name their sizes.
+        ensemble: The specs of what its components read and give name their sizes.
         buckets: By size.
 
     Raises:
         UsageError: If an output has an axis of which it is not known how it follows the padding.
     """
-    padded = [spec for spec in ensemble.inputs if _sizes(spec, buckets)]
+    padded = [spec for spec in _read(ensemble) if _sizes(spec, buckets)]
     if not padded:
         return ensemble
-    outputs = [spec for spec in ensemble.outputs if _follows(spec, ensemble, {one.name for one in padded})]
+    outputs = [spec for spec in _shown(ensemble) if _follows(spec, ensemble, {one.name for one in padded})]
     cut = [spec for spec in outputs if _checked(spec, buckets)]
     renamed = {spec.name: spec.name + PADDED for spec in (*padded, *cut)}
     components = tuple(
@@ -57,6 +57,28 @@ def bucketed(ensemble: ServedEnsemble, buckets: Buckets) -> ServedEnsemble:
     if cut:
         steps.append(_cut(ensemble, cut, buckets))
     return replace(ensemble, components=components, steps=(*ensemble.steps, *steps))
+
+
+def _read(ensemble: ServedEnsemble) -> Iterator[TensorSpec]:
+    """Yield what components read from outside: what clients send, and what steps before them make of it."""
+    made = (
+        replace(spec, name=step.outputs[spec.name])
+        for step in ensemble.steps
+        for spec in step.gives
+        if spec.name in step.outputs
+    )
+    yield from (spec for spec in (*ensemble.inputs, *made) if any(_readers(ensemble, spec.name)))
+
+
+def _shown(ensemble: ServedEnsemble) -> Iterator[TensorSpec]:
+    """Yield what components give to clients, or to steps behind them."""
+    wanted = {spec.name for spec in ensemble.outputs} | {
+        tensor for step in ensemble.steps for tensor in step.inputs.values()
+    }
+    for component in ensemble.components:
+        for spec in component.artifact.outputs:
+            if component.outputs[spec.name] in wanted:
+                yield replace(spec, name=component.outputs[spec.name])
 
 
 def _renamed(wires: Mapping[str, str], renamed: Mapping[str, str]) -> dict[str, str]:

@@ -37,6 +37,7 @@ class GrpcRunner:
         model: Name of the served model.
         inputs: Tensors it takes, the batch left out.
         outputs: Tensors it gives, the batch left out.
+        optional: Names of the inputs that a request may leave out.
         max_batch_size: Largest batch; 0 when the model does not batch.
     """
 
@@ -79,6 +80,7 @@ class GrpcRunner:
             tuple(_spec(tensor.name, type_name(tensor.data_type), tensor.dims) for tensor in side)
             for side in (config.input, config.output)
         )
+        self.optional = frozenset(tensor.name for tensor in config.input if tensor.optional)
         self.max_batch_size = int(config.max_batch_size)
         self._request = service_pb2.ModelInferRequest(model_name=model, model_version=model_version)
         self._layout: tuple[Any, ...] = ()
@@ -147,6 +149,7 @@ class HttpRunner:
         model: Name of the served model.
         inputs: Tensors it takes, the batch left out.
         outputs: Tensors it gives, the batch left out.
+        optional: Names of the inputs that a request may leave out.
         max_batch_size: Largest batch; 0 when the model does not batch.
     """
 
@@ -168,6 +171,7 @@ class HttpRunner:
         self.model = model
         self._url = url.rstrip("/")
         config = ask_json(f"{self._url}/v2/models/{model}/config", timeout_s=timeout_s)
+        self.optional = frozenset(tensor["name"] for tensor in config["input"] if tensor.get("optional"))
         self.max_batch_size = int(config["max_batch_size"])
         self.inputs, self.outputs = (
             tuple(_spec(tensor["name"], tensor["data_type"], tensor["dims"]) for tensor in config[side])

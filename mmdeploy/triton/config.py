@@ -90,6 +90,9 @@ class ServedEnsemble:
         cache_bytes: Size of the response cache that a server should have; 0 where the recipe does not say.
         version: Number of the ensemble's (empty) version folder.
         steps: Python steps beside the components, in any order too.
+        branches: Ensembles of some of the parts that a step asks for by itself. They are served beside this one, and
+            their parts are no steps of it.
+        asked: Names of parts that a step asks for by itself without such an ensemble.
     """
 
     name: str
@@ -100,11 +103,19 @@ class ServedEnsemble:
     cache_bytes: int = 0
     version: int = PUBLISHED_VERSION
     steps: tuple[ServedStep, ...] = ()
+    branches: tuple[ServedEnsemble, ...] = ()
+    asked: frozenset[str] = frozenset()
 
     @property
     def parts(self) -> tuple[ServedComponent | ServedStep, ...]:
-        """Everything that becomes a step of the ensemble."""
+        """Everything that is served for it, the ensembles left out."""
         return (*self.components, *self.steps)
+
+    @property
+    def wired(self) -> tuple[ServedComponent | ServedStep, ...]:
+        """What becomes a step of the ensemble: all parts but those that another step asks."""
+        elsewhere = self.asked.union(part.name for branch in self.branches for part in branch.parts)
+        return tuple(part for part in self.parts if part.name not in elsewhere)
 
     @property
     def max_batch_size(self) -> int:
@@ -115,7 +126,7 @@ class ServedEnsemble:
     def optional(self) -> frozenset[str]:
         """The inputs that a request may leave out: all that read them are steps that go on without."""
         read = {spec.name: list[bool]() for spec in self.inputs}
-        for part in self.parts:
+        for part in self.wired:
             for name, tensor in part.inputs.items():
                 if tensor in read:
                     read[tensor].append(isinstance(part, ServedStep) and name in part.optional)
@@ -195,7 +206,7 @@ def ensemble_config(ensemble: ServedEnsemble) -> ModelConfig:
         config.response_cache.enable = True
     if ensemble.cache_bytes:
         config.parameters[CACHE_BYTES_PARAMETER].string_value = str(ensemble.cache_bytes)
-    for part in ensemble.parts:
+    for part in ensemble.wired:
         step = config.ensemble_scheduling.step.add(model_name=part.name, model_version=part.version)
         for name, tensor in sorted(part.inputs.items()):
             step.input_map[name] = tensor

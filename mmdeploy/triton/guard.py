@@ -14,11 +14,12 @@ the error. On a GPU a Gather beyond its data is no error: for CPUs only.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.sizes import Size
 
 if TYPE_CHECKING:
     import onnx
@@ -30,6 +31,21 @@ _SAME = {"FP32": "FLOAT", "FP64": "DOUBLE", "INT64": "INT64"}
 
 
 @dataclass(frozen=True)
+class Length:
+    """What the length of an axis must keep.
+
+    Attributes:
+        axis: Of the input in the graph, the batch being 0.
+        size: Bounds, and the name that messages use.
+        same_as: Another input, what clients call it, and an axis of it, which must be as long.
+    """
+
+    axis: int
+    size: Size
+    same_as: tuple[str, str, int] | None = None
+
+
+@dataclass(frozen=True)
 class Guard:
     """What one input of a graph must keep.
 
@@ -37,25 +53,37 @@ class Guard:
         spec: The input, the batch left out.
         shown: What clients call it.
         span: Lowest and highest value; None for any.
+        lengths: What the lengths of its axes must keep.
     """
 
     spec: TensorSpec
     shown: str
     span: tuple[float, float] | None = None
+    lengths: tuple[Length, ...] = ()
 
 
 def guards_of(
     inputs: Sequence[TensorSpec], clients: Mapping[str, str], ranges: Mapping[str, tuple[float, float]]
 ) -> list[Guard]:
-    """Return what to check of the inputs that clients send: floats are finite, and all are in their range.
+    """Return what to check of the inputs that clients send: lengths are of their sizes, floats finite, all in range.
 
     Args:
         inputs: Of the component.
         clients: What clients call an input, by its name; without those that other components write.
         ranges: Lowest and highest value, by the input's name.
     """
-    named = [Guard(spec, clients[spec.name], ranges.get(spec.name)) for spec in inputs if spec.name in clients]
-    return [guard for guard in named if guard.span is not None or guard.spec.dtype in _FLOATS]
+    found: list[Guard] = []
+    first: dict[str, tuple[str, str, int]] = {}
+    for spec in inputs:
+        if spec.name not in clients:
+            continue
+        lengths = []
+        for axis, size in enumerate(spec.sizes, start=1):
+            if size is not None:
+                same = first.setdefault(size.name, (spec.name, clients[spec.name], axis))
+                lengths.append(Length(axis, size, same if same != (spec.name, clients[spec.name], axis) else None))
+        found.append(Guard(spec, clients[spec.name], ranges.get(spec.name), tuple(lengths)))
+    return [guard for guard in found if guard.span is not None or guard.lengths or guard.spec.dtype in _FLOATS]
 
 
 def write_guards(model: onnx.ModelProto, guards: Sequence[Guard]) -> None:
@@ -93,16 +121,43 @@ class _Writer:
         spec, shown = self._guard.spec, self._guard.shown
         kind = _KINDS.get(spec.dtype, "INT64")
         values = spec.name if kind == _SAME.get(spec.dtype) else self._cast(spec.name, kind)
-        source = spec.name
+        checks = [check for length in self._guard.lengths for check in self._length(length)]
         if spec.dtype in _FLOATS:
-            target = result if self._guard.span is None else self._name()
-            self._require(self._finite(values, kind), f"input '{shown}' holds NaN or infinite values", source, target)
-            source = target
+            checks.append((self._finite(values, kind), f"input '{shown}' holds NaN or infinite values"))
         if self._guard.span is not None:
             low, high = self._guard.span
             message = f"input '{shown}' holds values outside [{low:g}, {high:g}]"
-            self._require(self._within(values, kind, low, high), message, source, result)
+            checks.append((self._within(values, kind, low, high), message))
+        source = spec.name
+        for held, message in checks[:-1]:
+            source, before = self._name(), source
+            self._require(held, message, before, source)
+        self._require(*checks[-1], source, result)
         return self._nodes
+
+    def _length(self, length: Length) -> Iterator[tuple[str, str]]:
+        """Give what is held of an axis, and what is wrong where it is not."""
+        size, shown = length.size, self._guard.shown
+        found = self._long(self._guard.spec.name, length.axis)
+        if size.bounded:
+            above = self._node("GreaterOrEqual", found, self._constant("INT64", [], [size.min]))
+            below = self._node("LessOrEqual", found, self._constant("INT64", [], [size.max]))
+            bounds = f"outside of {size.min} to {size.max} of the size '{size.name}'"
+            yield self._node("And", above, below), f"input '{shown}' has a length {bounds}"
+        if size.multiple_of > 1:
+            rest = self._node("Mod", found, self._constant("INT64", [], [size.multiple_of]))
+            message = (
+                f"input '{shown}' has a length that is no multiple of {size.multiple_of}, as '{size.name}' must be"
+            )
+            yield self._node("Equal", rest, self._constant("INT64", [], [0])), message
+        if length.same_as is not None:
+            name, other, axis = length.same_as
+            message = f"inputs '{shown}' and '{other}' differ in length: both have the size '{size.name}'"
+            yield self._node("Equal", found, self._long(name, axis)), message
+
+    def _long(self, name: str, axis: int) -> str:
+        place = self._constant("INT64", [], [axis])
+        return self._node("Gather", self._node("Shape", name), place)
 
     def _finite(self, values: str, kind: str) -> str:
         """A value minus itself is 0, and NaN where it is NaN or infinite; so is the sum of these."""

@@ -43,11 +43,14 @@ def write_samples(folder: Path, ensemble: ServedEnsemble) -> None:
         for name, tensor in part.inputs.items()
         if name in part.sample
     }
-    if all(spec.name in sent for spec in ensemble.inputs):
-        samples[ensemble.name] = {spec.name: sent[spec.name] for spec in ensemble.inputs}
+    for one in (*ensemble.branches, ensemble):
+        needed = [spec.name for spec in one.inputs if spec.name not in one.optional]
+        if all(name in sent for name in needed):
+            known = {spec.name: sent[spec.name] for spec in one.inputs if spec.name in sent}
+            samples |= {one.name: known} if known else {}
     arrays: dict[str, Array] = {}
-    for model, one in samples.items():
-        for name, array in one.items():
+    for model, sample in samples.items():
+        for name, array in sample.items():
             arrays |= _written(f"{model}/{name}", array)
     if arrays:
         np.savez(folder / SAMPLES, **arrays)

@@ -105,6 +105,8 @@ def probe_inputs(config: Mapping[str, Any], ranges: Ranges, sample: Mapping[str,
             array = np.asarray(sample[name], object if strings else dtype)
             feed_dict[name] = array.reshape(1, *(array.shape or (1,)))  # Triton has no scalars
             continue
+        if tensor.get("optional") and (sample or dtype == "bool"):
+            continue  # what a sample lacks may be lacking; a mark without what it marks is none
         declared = warmup.get(name, {}).get("dims", tensor["dims"])
         dims = [max(int(size), 1) if int(size) < 0 else int(size) for size in declared]
         low, high = ranges.get(name, (0, 0))

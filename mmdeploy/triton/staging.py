@@ -72,7 +72,8 @@ def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
     Raises:
         StoreError: If the folder is not empty or cannot be written.
     """
-    names = [part.name for part in ensemble.parts] + [ensemble.name]
+    whole = (*ensemble.branches, ensemble)
+    names = [part.name for part in (*ensemble.parts, *whole)]
     for name in names:
         check_name(name, "model")
     if len(set(names)) != len(names):
@@ -87,10 +88,11 @@ def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
             _write_step(folder / step.name, step)
         if requires := sorted({line for step in ensemble.steps for line in step.requires}):
             (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requires), encoding="utf-8")
-        version = folder / ensemble.name / str(ensemble.version)
-        version.mkdir(parents=True)
-        (version / KEEPER).write_text(_KEEPER_TEXT, encoding="utf-8")
-        (folder / ensemble.name / "config.pbtxt").write_text(to_text(ensemble_config(ensemble)), encoding="utf-8")
+        for one in whole:
+            version = folder / one.name / str(one.version)
+            version.mkdir(parents=True)
+            (version / KEEPER).write_text(_KEEPER_TEXT, encoding="utf-8")
+            (folder / one.name / "config.pbtxt").write_text(to_text(ensemble_config(one)), encoding="utf-8")
         write_samples(folder, ensemble)
         files = write_manifest(folder, ensemble.name)
     return StagedRepository(folder, ensemble.name, tuple(names), files)

@@ -30,6 +30,8 @@ from mmdeploy.recipe import sharing
 from mmdeploy.worker.examples import Examples
 from mmdeploy.worker.feeds import calibration, sample_set
 from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Validation
+from mmdeploy.worker.missing_training import MissingInTraining
+from mmdeploy.worker.modalities import Modalities
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.training_setup import HeldOut, RecipeTrainingSetup
 
@@ -101,7 +103,9 @@ def _training(task: Task) -> TrainingSetup | None:
         return None
     upstream_made = {name: task.artifacts[step_id] for name, step_id in task.step.uses.get("torch", {}).items()}
     held_out = HeldOut(validation, sample_set(task, "evaluation"))
-    return RecipeTrainingSetup(task.recipe, task.step.component, held_out, upstream_made)
+    rate = float(task.step.options.get("modality_dropout", 0.0))
+    missing = MissingInTraining(Modalities.of(task), rate)
+    return RecipeTrainingSetup(task.recipe, task.step.component, held_out, upstream_made, missing)
 
 
 def _fused(task: Task) -> FusedOutput | None:
@@ -115,7 +119,9 @@ def _fused(task: Task) -> FusedOutput | None:
         exported={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["original"].items()},
     )
     samples = Validation(validation.feeds(), validation.labels, source=validation.reference)
-    return FusedEnsemble(recipe, task.step.component, graphs, samples, threads=task.threads)
+    return FusedEnsemble(
+        recipe, task.step.component, graphs, samples, threads=task.threads, modalities=Modalities.of(task)
+    )
 
 
 def recipe_module(task: Task) -> Artifact:

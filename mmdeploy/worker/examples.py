@@ -21,6 +21,7 @@ from mmdeploy.core.sizes import Lengths
 from mmdeploy.data.padding import padded
 from mmdeploy.model.torch_model import torch_threads
 from mmdeploy.planning.steps import EXAMPLES, examples_from
+from mmdeploy.recipe.modalities import presence_tensors
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.feeds import sample_set, torch_chain
 from mmdeploy.worker.lengths import (
@@ -145,11 +146,18 @@ class Examples:
         """Return what the component is given where clients send some tensors."""
         recipe, component = self._task.recipe, self._task.recipe.components[self._task.step.component]
         before = upstream(recipe.components, self._task.step.component)
+        tensors = tensors | self._presence(len(next(iter(tensors.values()))))
         if before and any(wire.tensor not in tensors for wire in component.inputs.values()):
             with torch_threads(self._task.threads):  # more would spin beside the steps that run at the same time
                 self._chain = self._chain or torch_chain(self._task, before)
                 tensors = tensors | self._chain.run(tensors)
         return {name: tensors[wire.tensor] for name, wire in component.inputs.items()}
+
+    def _presence(self, rows: int) -> dict[str, Array]:
+        """Make presence tensors: all inputs of the first sample are there, and of each other one at most is missing."""
+        names = presence_tensors(self._task.recipe)
+        turns = np.arange(rows)[:, None] % (len(names) + 1)
+        return {tensor: turns != number for number, tensor in enumerate(names.values(), start=1)}
 
     def _samples(self) -> SampleSet | None:
         key = examples_from(self._task.recipe.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmdeploy.core.artifact import Array, TensorSpec
@@ -14,7 +14,9 @@ from mmdeploy.model import torch_model
 from mmdeploy.model.torch_component import load_component
 from mmdeploy.planning.kinds import SELECT
 from mmdeploy.planning.steps import DATA_SETS, samples_taken
+from mmdeploy.recipe.modalities import sees_stand_ins
 from mmdeploy.recipe.sharing import above, callers
+from mmdeploy.worker.modalities import Modalities
 from mmdeploy.worker.task import Task
 
 if TYPE_CHECKING:
@@ -54,7 +56,8 @@ class _CalibrationFeeds:
 
     Of a module that several components call, the batches of all of them. They are read several times. What upstream
     computes of the first of them, up to `_KEPT_BYTES`, is held in memory;
-    what clients send is memory-mapped.
+    what clients send is memory-mapped. A component that is given stand-ins where inputs are missing is fed with the
+    subsets of modalities that the recipe declares too, each with a share of the samples.
     """
 
     def __init__(self, task: Task, samples: SampleSet, batch_size: int) -> None:
@@ -64,27 +67,37 @@ class _CalibrationFeeds:
         self._read = {tensor for inputs in self._inputs for tensor in inputs.values()}
         self._kept: list[dict[str, Array]] = []
         self._room_bytes = _KEPT_BYTES
+        self._modalities = Modalities.of(task)
+        self._covers_subsets = _is_given_stand_ins(task)
         self._through = _torch_upstream(task) if task.step.sort.on_module else shipped_upstream(task)
 
     def __call__(self) -> Iterator[dict[str, Array]]:
+        first = 0
         for index, feeds in enumerate(self._samples.batches(self._batch_size)):
-            computed = self._kept[index] if index < len(self._kept) else self._computed(index, feeds)
+            computed = self._kept[index] if index < len(self._kept) else self._computed(index, feeds, first)
+            first += len(next(iter(feeds.values())))
             for inputs in self._inputs:
                 yield {key: computed[tensor] if tensor in computed else feeds[tensor] for key, tensor in inputs.items()}
 
-    def _computed(self, index: int, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return those of the tensors read that upstream computes."""
+    def _computed(self, index: int, feeds: Mapping[str, Array], first: int) -> dict[str, Array]:
+        """Return those of the tensors read that upstream computes, or that stand in for that."""
         if all(tensor in feeds for tensor in self._read):
             return {}
-        tensors = self._through(feeds)
-        computed = {tensor: tensors[tensor] for tensor in sorted(self._read) if tensor not in feeds}
+        through = self._modalities.through(self._through, feeds, first if self._covers_subsets else None)
+        computed = {tensor: through[tensor] for tensor in sorted(self._read) if tensor not in feeds}
         self._room_bytes -= sum(array.nbytes for array in computed.values())
         if self._room_bytes >= 0 and index == len(self._kept):
             self._kept.append(computed)
         return computed
 
 
-Upstream: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
+def _is_given_stand_ins(task: Task) -> bool:
+    recipe = task.recipe
+    return any(sees_stand_ins(recipe, name) for name in callers(recipe.components, task.step.component))
+
+
+#: Takes what is given, and the components that are not run since stand-ins for what they write are among that.
+Upstream: TypeAlias = Callable[[Mapping[str, Array], Collection[str]], dict[str, Array]]
 
 
 def shipped_upstream(task: Task) -> Upstream:
@@ -95,9 +108,11 @@ def shipped_upstream(task: Task) -> Upstream:
         for name in above(task.recipe.components, task.step.component)
     }
 
-    def through(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def through(feeds: Mapping[str, Array], without: Collection[str] = ()) -> dict[str, Array]:
         tensors: dict[str, Array] = dict(feeds)
         for name, session in sessions.items():
+            if name in without:
+                continue
             inputs, outputs = wires(task.recipe, name)
             answers = session.run(list(outputs), {key: tensors[tensor] for key, tensor in inputs.items()})
             tensors |= dict(zip(outputs.values(), answers, strict=True))
@@ -112,7 +127,7 @@ def _torch_upstream(task: Task) -> Upstream:
     made = task.step.uses.get("torch", {})
     modules = {name: load_component(task.artifacts[step_id]) for name, step_id in made.items()}
     chain = torch_chain(task, before, modules) if before else None
-    return lambda feeds: dict(feeds) | (chain.run(feeds) if chain else {})
+    return lambda feeds, without: dict(feeds) | (chain.run(feeds, without=without) if chain else {})
 
 
 def calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:

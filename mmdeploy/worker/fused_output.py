@@ -10,8 +10,9 @@ Tensors are kept in memory while they are small, and in unnamed memory-mapped fi
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from mmdeploy.recipe.wiring import topological_order, upstream
 from mmdeploy.scoring import closeness, ragged
 from mmdeploy.scoring.scored import Scored
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
+from mmdeploy.worker.modalities import PRESENT, Modalities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,9 +75,24 @@ class FusedEnsemble:
     """The ensemble around one component; satisfies `mmdeploy.core.contracts.FusedOutput`."""
 
     def __init__(
-        self, recipe: Recipe, component: str, graphs: Graphs, samples: Validation, *, threads: int = 1
+        self,
+        recipe: Recipe,
+        component: str,
+        graphs: Graphs,
+        samples: Validation,
+        *,
+        threads: int = 1,
+        modalities: Modalities | None = None,
     ) -> None:
         """Take the ensemble apart; nothing is run before the first score.
+
+        Args:
+            recipe: The recipe.
+            component: What is judged.
+            graphs: ONNX files of the components.
+            samples: The validation split.
+            threads: Of each session.
+            modalities: What stands in for inputs that samples lack; needed where they may.
 
         Raises:
             DataError: If the validation split has no labels, or the output scored does not depend on the component.
@@ -86,7 +103,8 @@ class FusedEnsemble:
                 hint="let the callable that data.validation names yield (feed, label)",
             )
         self._recipe, self._component, self._graphs = recipe, component, graphs
-        self._feeds, self._labels = Samples.of(samples.feeds), samples.labels
+        self._modalities = modalities or Modalities(recipe, {})
+        self._feeds, self._labels = self._modalities.marked(Samples.of(samples.feeds)), samples.labels
         self._parameters = {"intra_op_thread_count": str(threads)}
         self._metric = open_metric(yardstick(recipe, component).metric, recipe.root)
         self._outputs = self._metric.outputs
@@ -198,7 +216,9 @@ class FusedEnsemble:
             readers = (*self._callers, *self._after)
             read = {wire.tensor for name in readers for wire in self._recipe.components[name].inputs.values()}
             written = {wire.tensor for name in readers for wire in self._recipe.components[name].outputs.values()}
-            self._around = self._through(runners, self._feeds, keep=sorted({*read, *self._outputs} - written))
+            self._around = self._through(
+                runners, self._feeds, keep=sorted({*read, *self._outputs, *self._marks} - written)
+            )
         return self._around
 
     def _through(
@@ -214,11 +234,23 @@ class FusedEnsemble:
         made = {name: Gathered(tensors.count, _room) for name in keep if name not in known}
         for rows in tensors.batches(batch_size) if made else ():
             batch = tensors.take(rows)
-            for component, runner in runners.items():
-                batch |= self._answers(component, runner, batch)
+            batch = self._modalities.through(functools.partial(self._run, runners), batch)
             for name, gathered in made.items():
                 gathered.put(rows, batch[name])
         return known | {name: gathered.column() for name, gathered in made.items()}
+
+    def _run(
+        self, runners: Mapping[str, Runner], batch: dict[str, Array], without: Collection[str]
+    ) -> dict[str, Array]:
+        for component, runner in runners.items():
+            if component not in without:
+                batch |= self._answers(component, runner, batch)
+        return batch
+
+    @property
+    def _marks(self) -> tuple[str, ...]:
+        """The column that says which inputs samples have, where they may lack any."""
+        return (PRESENT,) if PRESENT in self._feeds else ()
 
     def _answers(self, component: str, runner: Runner, tensors: Mapping[str, Array]) -> dict[str, Array]:
         wires = self._recipe.components[component]

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY, Array, TensorSpec
 from mmdeploy.core.sizes import Lengths, Size, size_of
+from mmdeploy.recipe.wiring import upstream
 
 if TYPE_CHECKING:
     from mmdeploy.data.sample_sets import SampleSet
@@ -54,6 +55,16 @@ def at_lengths(array: Array, spec: TensorSpec, lengths: Lengths) -> Array:
     return array
 
 
+def _origins(recipe: Recipe, tensor: str) -> set[str]:
+    """Return the names of the sizes of what clients send that lies upstream of a tensor."""
+    writer = next(
+        name for name, part in recipe.components.items() if tensor in {wire.tensor for wire in part.outputs.values()}
+    )
+    before = (writer, *upstream(recipe.components, writer))
+    read = {wire.tensor for name in before for wire in recipe.components[name].inputs.values()}
+    return {*named_sizes([spec for spec in recipe.source_specs if spec.name in read])}
+
+
 def open_axes(spec: TensorSpec) -> list[Size | None]:
     """Return what is known of each size of a tensor that varies."""
     known = spec.sizes or (None,) * len(spec.shape)
@@ -94,5 +105,6 @@ def measured(
         dims.append(-1 if varies else lengths[0])
         seen = [(at, array.shape[axis + 1]) for at, array in found]
         known = named_sizes(recipe.source_specs)
-        sizes.append(size_of(f"{tensor}_{axis}", seen, known, every=every) if varies else None)
+        origins = _origins(recipe, tensor)
+        sizes.append(size_of(f"{tensor}_{axis}", seen, known, every=every, origins=origins) if varies else None)
     return TensorSpec(name, dtype, tuple(dims), tuple(sizes) if any(sizes) else ())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mmdeploy import gates
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Progress
-from mmdeploy.core.errors import ModelError
+from mmdeploy.core.errors import DataError, ModelError
 from mmdeploy.core.labels import Labels
 from mmdeploy.core.samples import Gathered, Samples
 from mmdeploy.data.columns import Entry, save_column
@@ -19,11 +21,14 @@ from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.scoring import lengths
 from mmdeploy.worker.feeds import sample_set, torch_chain
+from mmdeploy.worker.modalities import Modalities
 from mmdeploy.worker.task import Task
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
 
+#: In the index, where the answers for subsets of the modalities stand by subset; no tensor has this name.
+SUBSETS = ""
 #: Samples that pass through the original model at once when its answers are recorded.
 _ORIGINAL_BATCH = 64
 #: Beside the index, where samples were made: their feeds and what the model makes of them.
@@ -31,22 +36,31 @@ BOUNDS = "bounds.json"
 
 
 def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
-    """Write down what the PyTorch model answers on the evaluation data: one ``.npy`` an array, and an index."""
+    """Write down what the PyTorch model answers on the evaluation data: one ``.npy`` an array, and an index.
+
+    The answers where a subset of the modalities is missing stand in the index under the subset.
+    """
     recipe = task.recipe
     samples = sample_set(task, "evaluation")
     assert samples is not None
     feeds = samples.feeds()
-    chain = torch_chain(task, topological_order(recipe.components))
+    run = _Original(torch_chain(task, topological_order(recipe.components)), Modalities.of(task), progress)
     made = _made_at_bounds(recipe, feeds)
     with torch_model.torch_threads(task.threads):
-        tensors = _answers(chain, feeds, progress)
-        at_bounds = None if made is None else _answers(chain, made, progress)
-    if samples.labels is not None:
-        _try_metrics(recipe, tensors, samples.labels)
-    index = _save(workdir, "tensor", tensors)
-    if made is not None and at_bounds is not None:
-        bounds = {"feeds": _save(workdir, "bound", made), "original": _save(workdir, "bound-tensor", at_bounds)}
-        (workdir / BOUNDS).write_text(json.dumps(bounds, indent=1), encoding="utf-8")
+        _require_something(run.modalities, feeds, samples.reference)
+        tensors = run.answers(feeds, "samples through the PyTorch model")
+        if samples.labels is not None:
+            _try_metrics(recipe, tensors, samples.labels)
+        index: dict[str, Any] = dict(_save(workdir, "tensor", tensors))
+        if run.modalities.subsets:
+            index[SUBSETS] = {}
+        for number, subset in enumerate(run.modalities.subsets):
+            found = run.answers(feeds.without(subset.without), f"samples {subset.label}")
+            index[SUBSETS][subset.label] = _save(workdir, f"subset-{number}", found)
+        if made is not None:
+            at_bounds = run.answers(made, "samples at bounds of sizes")
+            bounds = {"feeds": _save(workdir, "bound", made), "original": _save(workdir, "bound-tensor", at_bounds)}
+            (workdir / BOUNDS).write_text(json.dumps(bounds, indent=1), encoding="utf-8")
     path = workdir / "index.json"
     path.write_text(json.dumps(index, indent=1), encoding="utf-8")
     return Artifact(
@@ -67,21 +81,37 @@ def _made_at_bounds(recipe: Recipe, feeds: Samples) -> Samples | None:
     return lengths.at_bounds(feeds, {spec.name: spec.sizes for spec in recipe.input_specs})
 
 
-def _answers(chain: torch_model.TorchChain, feeds: Samples, progress: Progress) -> dict[str, Array]:
-    """Return what the model makes of samples, as columns."""
-    gathered: dict[str, Gathered] = {}
-    done = 0
-    for group in feeds.groups():
-        shapes: dict[str, tuple[int, ...]] = {}
-        for start in range(0, len(group), _ORIGINAL_BATCH):
-            rows = group[start : start + _ORIGINAL_BATCH]
-            for tensor, array in chain.run(feeds.take(rows)).items():
-                if tensor not in feeds:
+class _Original:
+    """The PyTorch model, run on samples that may lack inputs."""
+
+    def __init__(self, chain: torch_model.TorchChain, modalities: Modalities, progress: Progress) -> None:
+        self._chain, self.modalities, self._progress = chain, modalities, progress
+
+    def answers(self, feeds: Samples, what: str) -> dict[str, Array]:
+        """Return what the model writes: columns by ensemble tensor, without the samples that nothing is left of."""
+        gathered: dict[str, Gathered] = {}
+        answerable, done = self.modalities.answerable(feeds), 0
+        for group in feeds.groups():
+            shapes: dict[str, tuple[int, ...]] = {}
+            left = group[answerable[group]]
+            for start in range(0, len(left), _ORIGINAL_BATCH):
+                rows = left[start : start + _ORIGINAL_BATCH]
+                for tensor, array in self.modalities.run(self._chain, feeds.take(rows)).items():
                     _refuse_odd(tensor, shapes.setdefault(tensor, array.shape), array)
                     gathered.setdefault(tensor, Gathered(feeds.count)).put(rows, array)
-            done += len(rows)
-            progress(done, feeds.count, "samples through the PyTorch model")
-    return {name: found.column() for name, found in gathered.items()}
+                done += len(rows)
+                self._progress(done, feeds.count, what)
+        return {name: found.column() for name, found in gathered.items()}
+
+
+def _require_something(modalities: Modalities, feeds: Samples, reference: str) -> None:
+    """Refuse samples that hold none of the inputs: the server refuses them too."""
+    nothing = np.flatnonzero(~modalities.answerable(feeds))
+    if len(nothing):
+        raise DataError(
+            f"{reference}: sample {int(nothing[0])} holds none of the inputs, so there is nothing to judge",
+            hint="give each sample at least one input; `detect` may take what it has for empty",
+        )
 
 
 def _refuse_odd(tensor: str, first: tuple[int, ...], batch: Array) -> None:

@@ -24,6 +24,8 @@ from mmdeploy.scoring.metric_spec import MetricSpec
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
 from mmdeploy.training.splits import Split
 from mmdeploy.worker.feeds import ensemble_inputs
+from mmdeploy.worker.missing_training import MissingInTraining
+from mmdeploy.worker.modalities import Modalities
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -54,7 +56,12 @@ class RecipeTrainingSetup:
     """
 
     def __init__(
-        self, recipe: Recipe, component: str, held_out: HeldOut, torch_artifacts: Mapping[str, Artifact]
+        self,
+        recipe: Recipe,
+        component: str,
+        held_out: HeldOut,
+        torch_artifacts: Mapping[str, Artifact],
+        missing: MissingInTraining | None = None,
     ) -> None:
         """Set up for one component.
 
@@ -64,6 +71,7 @@ class RecipeTrainingSetup:
             held_out: The recipe's validation and evaluation sets.
             torch_artifacts: What the torch passes of *other* components made of them, of format ``torch``, by
                 component; whoever is missing is original.
+            missing: What is done about inputs that may be missing; needed where they may.
 
         Raises:
             DataError: If the recipe has no training data.
@@ -75,6 +83,7 @@ class RecipeTrainingSetup:
             )
         self._recipe, self._component, self._artifacts = recipe, component, dict(torch_artifacts)
         self._held_out = held_out
+        self._missing = missing or MissingInTraining(Modalities(recipe, {}))
         self._callers = callers(recipe.components, component)
         self._order = topological_order(recipe.components)
         #: What the last batch's network and the teacher have in common: tensors of components before any change.
@@ -140,7 +149,10 @@ class RecipeTrainingSetup:
         Raises:
             DataError: If the data is bad, or holds a sample of the validation or the evaluation split.
         """
-        return self._training.batches(epoch, batch_size, self._recipe.seed)
+        import numpy as np
+
+        random = np.random.default_rng([self._recipe.seed, epoch, 1])
+        return self._missing.marked(self._training.batches(epoch, batch_size, self._recipe.seed), random)
 
     def validation(self) -> tuple[Samples, Labels]:
         """Return the whole validation split: columns of feeds, and labels.
@@ -154,7 +166,7 @@ class RecipeTrainingSetup:
                 f"{samples.reference}: sample 0 has no label",
                 hint="yield (feed, label) for each sample: the best epoch is chosen by the task's metric",
             )
-        return samples.feeds(), samples.labels
+        return self._missing.modalities.marked(samples.feeds()), samples.labels
 
     def task_loss(self, outputs: Mapping[str, Tensor], labels: Any) -> Tensor:
         """Return the mean loss of a batch.
@@ -250,16 +262,19 @@ class RecipeTrainingSetup:
         Returns:
             Every tensor that a component writes.
         """
-        tensors = dict(feeds)
-        original = {*feeds}
+        tensors, not_run = self._missing.given(feeds), self._missing.not_run(feeds)
+        original = {*tensors}
         here = next(iter(feeds.values())).device
         for name in self._order:
+            if name in not_run:
+                continue
             component = self._recipe.components[name]
             written = [wire.tensor for wire in component.outputs.values()]
             if not all(tensor in common for tensor in written) or name in changed:
                 given = {key: tensors[wire.tensor] for key, wire in component.inputs.items()}
                 answers = call_module(_on(parts[name], here), given, tuple(component.outputs), name=name)
-                tensors |= {wire.tensor: answers[key] for key, wire in component.outputs.items()}
+                for key, wire in component.outputs.items():
+                    tensors[wire.tensor] = self._missing.standing(wire.tensor, answers[key], feeds)
             else:
                 tensors |= {tensor: common[tensor] for tensor in written}
             if name not in changed and all(wire.tensor in original for wire in component.inputs.values()):

@@ -26,6 +26,7 @@ def passes(recipe: Any, component: str) -> list[str]:
         ("pruned", ["structured", "finetune", "static"]),
         ("sparse", ["n_m", "qat"]),
         ("auto", ["auto"]),
+        ("missing", ["static"]),
     ],
 )
 def test_each_does_what_its_name_says(variant: str, wanted: list[str]) -> None:
@@ -42,7 +43,10 @@ def test_all_else_is_as_in_the_recipe(path: Path) -> None:
     assert recipe.origin.base is not None
     assert recipe.origin.base.samefile(FOLDER / "recipe.yaml")
     assert recipe.model == BASE.model
-    assert recipe.inputs == BASE.inputs
+    assert {name: spec.model_dump(exclude={"optional", "missing"}) for name, spec in recipe.inputs.items()} == {
+        name: spec.model_dump(exclude={"optional", "missing"}) for name, spec in BASE.inputs.items()
+    }
+    assert all(spec.optional == (path.stem == "missing") for spec in recipe.inputs.values())
     assert {name: part.model_dump(exclude=SECTIONS) for name, part in recipe.components.items()} == {
         name: part.model_dump(exclude=SECTIONS) for name, part in BASE.components.items()
     }

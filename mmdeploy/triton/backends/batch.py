@@ -2,7 +2,8 @@
 
 Works inside Triton's python stub only. Inputs are checked by the rules in config.pbtxt's parameter
 ``mmdeploy.inputs``, such as ``{"ids": {"range": [0, 999], "tensor": "tokens"}}``: INT8 graphs give plausible
-answers to NaN and to ids outside the vocabulary. Without a rule, floating inputs must be finite. ``tensor`` is what
+answers to NaN and to ids outside the vocabulary. Without a rule, floating inputs must be finite. ``sizes`` are those of
+an input's axes, the batch left out: their bounds, and one length for each name. ``tensor`` is what
 the ensemble calls the input, which is the name that its clients know. A request that breaks a rule, or that the
 engine refuses, is answered with an error; the others of its batch are answered.
 """
@@ -57,6 +58,7 @@ class BatchedModel:
         rules = json.loads(string_parameters(config).get("mmdeploy.inputs", "{}"))
         checks = ((tensor["name"], _check(tensor, rules)) for tensor in config["input"])
         self._checks = [(name, check) for name, check in checks if check is not None]
+        self._sizes = {name: rules[name]["sizes"] for name in self.inputs if "sizes" in rules.get(name, {})}
         self._shown = {name: _shown(name, rules.get(name, {}).get("tensor", name)) for name in self.inputs}
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -79,6 +81,8 @@ class BatchedModel:
 
     def _run(self, feed: Feed) -> list[Array] | str:
         """Return the outputs, or what is wrong with the request."""
+        if (misfit := self._misfit(feed)) is not None:
+            return f"{misfit} (in {self._name})"
         for name, check in self._checks:
             if name in feed and (wrong := check(feed[name])) is not None:
                 return f"{self._shown[name]}: {wrong} (in {self._name})"
@@ -88,6 +92,23 @@ class BatchedModel:
             return str(error)
         except Exception as error:  # noqa: BLE001  whatever an engine raises belongs to this request only
             return f"{type(error).__name__}: {error}"
+
+    def _misfit(self, feed: Feed) -> str | None:
+        """Say what is wrong with the lengths of a request; None where they are right."""
+        found: dict[str, tuple[int, str]] = {}
+        for name, sizes in self._sizes.items():
+            for size, length in zip(sizes, feed[name].shape[1:], strict=False) if name in feed else ():
+                if size is None:
+                    continue
+                if not size["min"] <= length <= size["max"] or length % size["multiple_of"]:
+                    steps = f" in steps of {size['multiple_of']}" if size["multiple_of"] > 1 else ""
+                    accepted = f"accepted for {size['name']!r}: {size['min']} to {size['max']}{steps}"
+                    return f"{self._shown[name]}: a length of {length}, {accepted}"
+                other, where = found.setdefault(size["name"], (length, name))
+                if other != length:
+                    both = f"both are {size['name']!r}, one length in a request"
+                    return f"{self._shown[name]} is {length} long where {self._shown[where]} is {other}: {both}"
+        return None
 
     def _run_joined(self, feeds: Sequence[Feed]) -> list[Any]:
         """Run several requests as one; when anything is wrong, each alone, so that it hits its cause only."""

@@ -7,7 +7,7 @@ from mmdeploy.core.contracts import WiredComponent
 
 
 def part(name: str, sqnr_db: float | None) -> WiredComponent:
-    return WiredComponent(name, {}, {}, ("quantize static",), sqnr_db)
+    return WiredComponent(name, {}, {}, ("quantize static",), sqnr_db=sqnr_db)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from pydantic import ValidationError
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import EngineError
+from mmdeploy.core.sizes import Size
 from mmdeploy.engines import tensorrt, tensorrt_rtx
-from mmdeploy.engines.trt_options import OptimizationProfile, ShapeRange, resolve_profile
+from mmdeploy.engines.trt_options import InputProfile, OptimizationProfile, ShapeRange, resolve_profile
 
 IMAGE = TensorSpec("image", "UINT8", (3, 8))
 TOKENS = TensorSpec("tokens", "INT64", (-1,))
@@ -88,3 +89,18 @@ def test_triton_may_always_ask_a_batch_of_one() -> None:
 def test_options_refuse(options: type[tensorrt.Options], bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         options.model_validate(bad)
+
+
+def test_a_profile_is_that_of_the_sizes_tuned_for_what_is_usual() -> None:
+    words = TensorSpec("words", "FP32", (-1, 16), (Size("tokens", 1, 77), None))
+    shapes = resolve_profile(
+        OptimizationProfile(), [words], max_batch_size=4, component="text_encoder", typical={"words": (12, 16)}
+    )
+    assert shapes["words"] == InputProfile((1, 1, 16), (2, 12, 16), (4, 77, 16))
+
+
+def test_a_profile_that_leaves_lengths_of_the_recipe_out_is_refused() -> None:
+    words = TensorSpec("words", "FP32", (-1,), (Size("tokens", 1, 77),))
+    profile = OptimizationProfile.model_validate({"shapes": {"words": {"min": [1], "opt": [8], "max": [64]}}})
+    with pytest.raises(EngineError, match=r"words is \[1\] to \[64\], and the recipe's sizes allow \[1\] to \[77\]"):
+        resolve_profile(profile, [words], max_batch_size=4, component="text_encoder")

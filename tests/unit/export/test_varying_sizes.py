@@ -117,11 +117,11 @@ class Exporter:
         pytest.param("self.p = nn.Linear(4, 3)", "return self.p(x)", 1, FRAMES, id="the same length"),
         pytest.param(
             "self.c = nn.Conv1d(4, 3, 5, 2, 2)", "return self.c(x.transpose(1, 2)).transpose(1, 2)", 1,
-            Size("part_y_0", 1, 12), id="a strided convolution, down to one frame",
+            Size("part_y_0(frames)", 1, 12), id="a strided convolution, down to one frame",
         ),
         pytest.param(
             "self.c = nn.Sequential(nn.Conv1d(4, 3, 4, 2), nn.ReLU(), nn.Conv1d(3, 3, 3, 2))",
-            "return self.c(x.transpose(1, 2)).transpose(1, 2)", 8, Size("part_y_0", 1, 5),
+            "return self.c(x.transpose(1, 2)).transpose(1, 2)", 8, Size("part_y_0(frames)", 1, 5),
             id="convolutions with a smallest length",
         ),
         pytest.param(

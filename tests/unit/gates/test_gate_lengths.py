@@ -148,7 +148,7 @@ def test_speed_and_memory_are_measured_at_named_lengths(length):
             gate.Options(method=method, lengths={"tokens": length}, batch=2, **given), evidence(asked=asked)
         )
         assert {*asked} == {(2, length)}
-        assert result.tables[0].rows[0][2:5] == (length, length, length)
+        assert result.tables[0].rows[0][2:] == (length, length, length, "none" if length == 7 else "11")
         if gate is latency:
             assert f"tokens {length}" in result.checks[0].name
 

@@ -14,6 +14,7 @@ from mmdeploy.triton.backends import padding
 from mmdeploy.triton.buckets import bucketed
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble, ensemble_config
 from mmdeploy.triton.options import Serving
+from mmdeploy.triton.served_step import ServedStep
 
 TOKENS, FRAMES = Size("tokens", 1, 20), Size("frames", 2, 12, 2)
 OPTIONS = {
@@ -124,3 +125,16 @@ def test_an_output_that_does_not_come_from_a_padded_input_is_left_alone():
     parts = (part("text", [IDS], [SCORES]), part("ear", [sound], [loud]))
     whole = bucketed(ServedEnsemble("e", (IDS, sound), (SCORES, loud), parts), {"tokens": (20,)})
     assert [step.name for step in whole.steps] == ["e.pad-tokens"]
+
+
+def test_what_a_step_makes_is_padded_and_what_a_step_reads_is_cut():
+    text, words = TensorSpec("text", "BYTES", (1,)), TensorSpec("words", "BYTES", (-1,))
+    code = Path("model.py")
+    before = ServedStep("e.tokenize", code, (text,), (IDS,), {"text": "text"}, {"ids": "ids"})
+    after = ServedStep("e.words", code, (STATES,), (words,), {"states": "states"}, {"words": "words"})
+    parts = (part("text", [IDS], [STATES]),)
+    whole = bucketed(ServedEnsemble("e", (text,), (words,), parts, steps=(before, after)), {"tokens": (4, 20)})
+    pad, cut = whole.steps[2:]
+    assert whole.steps[:2] == (before, after)
+    assert pad.inputs == {"ids": "ids"} and whole.components[0].inputs == {"ids": "ids.padded"}
+    assert cut.outputs == {"states": "states"} and whole.components[0].outputs == {"states": "states.padded"}

@@ -1,5 +1,7 @@
 """Checks written into graphs, run by ONNX Runtime as Triton's native backend runs them."""
 
+import re
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -10,6 +12,7 @@ from onnx import parser
 from onnx.reference import ReferenceEvaluator
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Artifact, TensorSpec
+from mmdeploy.core.sizes import Size
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.guard import Guard, guards_of, write_guards
 from mmdeploy.triton.options import Serving
@@ -111,3 +114,28 @@ def test_a_staged_graph_refuses_for_whoever_serves_it(tmp_path):
         with pytest.raises(Exception, match=r"input 'tokens' holds values outside \[0, 4\]"):
             asked.run(None, {"ids": np.array([[0, token]]), "inner": zero})
     assert np.isnan(asked.run(None, {"ids": np.array([[0, 4]]), "inner": zero * np.nan})[0]).all(), "no client sends it"
+
+
+TOKENS = Size("tokens", 4, 12, 4)
+
+
+def test_lengths_that_are_none_of_their_size_are_refused_by_a_graph():
+    text = '<ir_version: 10, opset_import: ["" : 20]> g (int64[N,T] ids, float[N,T,2] seen) => (int64[N,T] a, '
+    model = parser.parse_model(text + "float[N,T,2] b) { a = Identity(ids) b = Identity(seen) }")
+    specs = (TensorSpec("ids", "INT64", (-1,), (TOKENS,)), TensorSpec("seen", "FP32", (-1, 2), (TOKENS, None)))
+    write_guards(model, guards_of(specs, {"ids": "text", "seen": "mask"}, {}))
+    onnx.checker.check_model(model, full_check=True)
+    asked = session(model)
+
+    def ask(ids: int, seen: int) -> None:
+        asked.run(None, {"ids": np.ones((2, ids), np.int64), "seen": np.ones((2, seen, 2), np.float32)})
+
+    for length in (4, 8, 12):
+        ask(length, length)
+    for lengths, told in {
+        (16, 16): "' has a length outside of 4 to 12 of the size 'tokens'",
+        (6, 6): "' has a length that is no multiple of 4, as 'tokens' must be",
+        (4, 8): "inputs 'mask' and 'text' differ in length: both have the size 'tokens'",
+    }.items():
+        with pytest.raises(Exception, match=re.escape(told)):
+            ask(*lengths)

@@ -44,20 +44,20 @@ def test_a_right_recipe_is_read_whole(sample):
             ("target: cpu", "targte: cpu"),
             "recipe.yaml:3 targte",
             "unknown key 'targte'; did you mean 'target'? accepted: base, components, data, folder, gates, inputs, "
-            "model, name, outputs, response_cache, schema_version, seed, sizes, target",
+            "model, name, outputs, response_cache, schema_version, seed, sizes, subsets, target",
             id="misspelt required key is one problem, not two",
         ),
         pytest.param(
             ("method: parity", "method: party"),
             "recipe.yaml:32 gates.0.method",
-            "unknown method 'party'; did you mean 'parity'? accepted: accuracy, latency, memory, parity, size, "
-            "throughput",
+            "unknown method 'party'; did you mean 'parity'? accepted: accuracy, graceful, latency, memory, parity, "
+            "size, throughput",
             id="misspelt method",
         ),
         pytest.param(
             ("{method: size, max", "{max"),
             "recipe.yaml:33 gates.1.method",
-            "missing; accepted: parity, accuracy, latency, throughput, size, memory",
+            "missing; accepted: parity, accuracy, graceful, latency, throughput, size, memory",
             id="missing method",
         ),
         pytest.param(
@@ -266,7 +266,8 @@ def test_a_right_recipe_is_read_whole(sample):
         pytest.param(
             ("method: size", "method: [size]"),
             "recipe.yaml:33 gates.1.method",
-            'must be a string, not the list ["size"]; accepted: accuracy, latency, memory, parity, size, throughput',
+            'must be a string, not the list ["size"]; accepted: accuracy, graceful, latency, memory, parity, size, '
+            "throughput",
             id="a list of methods",
         ),
         pytest.param(
@@ -443,7 +444,7 @@ def test_overrides_change_add_and_remove(sample):
     [
         ("seed", "must be path=value, such as components.fusion.quantize.method=static"),
         ("sed=1", "the recipe has no key 'sed'; did you mean 'seed'? accepted: base, components, data, folder, gates, "
-                  "inputs, model, name, outputs, response_cache, schema_version, seed, sizes, target"),
+                  "inputs, model, name, outputs, response_cache, schema_version, seed, sizes, subsets, target"),
         ("components.fushion.quantize.method=static",
          "components has no 'fushion'; did you mean 'fusion'? accepted: audio_encoder, fusion, image_encoder"),
         ("components.fusion.quantise.method=static",

@@ -25,7 +25,7 @@ from mmdeploy.recipe.yaml_tree import Node, tree_from_text
 
 KEYS = (
     "base, components, data, folder, gates, inputs, model, name, outputs, response_cache, schema_version, seed, "
-    "sizes, target"
+    "sizes, subsets, target"
 )
 
 

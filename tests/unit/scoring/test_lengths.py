@@ -41,7 +41,10 @@ def test_bounds_are_made_only_where_no_sample_has_them():
 
 def test_the_table_says_what_was_asked_and_what_was_made():
     given = samples(3, 5, 3, 12)
-    (table,) = lengths.table(given, SIZES, lengths.at_bounds(given, SIZES))
-    assert table.rows == (("tokens", 4, 3, 4.0, 12, "2"),)
+    (table,) = lengths.table([given, lengths.at_bounds(given, SIZES)], SIZES, given)
+    assert table.rows == (("tokens", 8, 2, 2.5, 12, "2"),)
     assert "cut, or repeated" in table.note
-    assert lengths.table(Samples({"x": np.zeros((3, 4))}), {}) == ()
+    (table,) = lengths.table([given], SIZES, given)
+    assert (table.rows, table.note) == ((("tokens", 4, 3, 4.0, 12, "none"),), "")
+    plain = Samples({"x": np.zeros((3, 4))})
+    assert lengths.table([plain], {}, plain) == ()

@@ -13,6 +13,7 @@ from mmdeploy.data import samples as data
 from mmdeploy.data.sample_sets import SeenSamples
 from mmdeploy.training.splits import Split
 
+VARYING = (TensorSpec("x", "FP32", (-1,)),)
 SPECS = (TensorSpec("x", "FP32", (2,)), TensorSpec("n", "INT64", (1,)))
 SOURCE = """
 import numpy as np
@@ -37,6 +38,18 @@ def augmented(epoch):
 
 def evaluation():
     return _samples([*range(1000, 1010), 17])
+
+
+def of_lengths(sizes):
+    return (({"x": np.full(size, row, np.float32)}, row) for row, size in enumerate(sizes))
+
+
+def ragged():
+    return of_lengths([2, 3, 2, 2, 5, 3, 2, 2, 3, 7])
+
+
+def ragged_augmented(epoch):
+    return of_lengths(np.random.default_rng(epoch).integers(1, 4, 20))
 
 
 def half_labelled():
@@ -129,3 +142,30 @@ def test_whether_a_callable_takes_the_epoch(tmp_path):
     split(tmp_path, "training")
     assert data.takes_epoch("splits_data.py:augmented", tmp_path)
     assert not data.takes_epoch("splits_data.py:training", tmp_path)
+
+
+def ragged_split(folder: Path, name: str, **fields) -> Split:
+    (folder / "splits_data.py").write_text(SOURCE)
+    return Split(f"splits_data.py:{name}", folder, VARYING, **fields)
+
+
+@pytest.mark.parametrize("fields", [{}, {"kept_bytes": 0}])
+def test_batches_of_samples_that_are_not_alike_hold_every_sample_once(tmp_path, fields):
+    splits = ragged_split(tmp_path, "ragged", **fields)
+    for epoch in range(3):
+        batches = list(splits.batches(epoch, 2, seed=1))
+        assert sorted(labels_of(batches)) == list(range(10))
+        assert sorted((len(labels), feeds["x"].shape[1]) for feeds, labels in batches) == [
+            (1, 2), (1, 3), (1, 5), (1, 7), (2, 2), (2, 2), (2, 3),
+        ]  # fmt: skip
+        again = ragged_split(tmp_path, "ragged", **fields)
+        assert labels_of(batches) == labels_of(again.batches(epoch, 2, seed=1))
+    assert labels_of(splits.batches(0, 2, seed=1)) != labels_of(splits.batches(1, 2, seed=1))
+
+
+def test_epochs_whose_shapes_change_have_as_many_batches_as_the_first(tmp_path):
+    splits = ragged_split(tmp_path, "ragged_augmented")
+    counts = {len(list(splits.batches(epoch, 4, seed=1))) for epoch in range(8)}
+    assert len(counts) == 1
+    alone = {len(list(ragged_split(tmp_path, "ragged_augmented").batches(epoch, 4, seed=1))) for epoch in range(8)}
+    assert len(alone) > 1  # by themselves they have not

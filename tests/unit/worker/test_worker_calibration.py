@@ -71,9 +71,9 @@ class CountedUpstream:
         self.through, self.runs = feeds._through, 0
         feeds._through = self
 
-    def __call__(self, feeds: Any) -> Any:
+    def __call__(self, feeds: Any, without: Any) -> Any:
         self.runs += 1
-        return self.through(feeds)
+        return self.through(feeds, without)
 
 
 def values(feeds: Any) -> list[bytes]:

@@ -1,0 +1,49 @@
+"""What gates are told of inputs that may be missing: which samples a component is asked for, and the subsets."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdeploy.core.contracts import EvidenceSubset, Samples
+from mmdeploy.data.columns import load_column
+from mmdeploy.recipe.modalities import branches, sees_stand_ins, subsets
+from mmdeploy.recipe.wiring import topological_order
+from mmdeploy.worker.modalities import Modalities
+from mmdeploy.worker.original_outputs import SUBSETS
+
+if TYPE_CHECKING:
+    from mmdeploy.core.artifact import Array, Artifact
+    from mmdeploy.recipe.schema import Recipe
+
+
+def samples_asked(recipe: Recipe, feeds: Samples) -> dict[str, Array]:
+    """Return the indices of the samples that each component of a branch is run for, where that is not all."""
+    there = Modalities(recipe, {}).held(feeds)
+    found: dict[str, Array] = {}
+    for column, branch in zip(there.T, branches(recipe).values(), strict=True):
+        if not column.all():
+            found |= dict.fromkeys(branch.components, np.flatnonzero(column))
+    return found
+
+
+def evidence_subsets(recipe: Recipe, feeds: Samples, original: Artifact) -> tuple[EvidenceSubset, ...]:
+    """Open what the PyTorch model answered where a subset of the modalities is missing.
+
+    Args:
+        recipe: The recipe.
+        feeds: The evaluation samples.
+        original: What the ``original/outputs`` step made.
+    """
+    folder, modalities = original.path.parent, Modalities(recipe, {})
+    recorded = json.loads(original.path.read_text(encoding="utf-8")).get(SUBSETS, {})
+    changed = tuple(name for name in topological_order(recipe.components) if sees_stand_ins(recipe, name))
+    found = []
+    for subset in subsets(recipe):
+        answerable = modalities.answerable(feeds.without(subset.without))
+        columns = {name: load_column(folder, entry) for name, entry in recorded[subset.label].items()}
+        samples = None if answerable.all() else np.flatnonzero(answerable)
+        found.append(EvidenceSubset(subset.label, subset.without, columns, changed, samples))
+    return tuple(found)

@@ -1,0 +1,51 @@
+"""What gates judge besides the whole: the components of an ensemble, and requests that leave inputs out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mmdeploy.core.artifact import Array
+
+
+@dataclass(frozen=True)
+class WiredComponent:
+    """A component as the gates see it.
+
+    Attributes:
+        name: The component, which is also the name of its model in Triton.
+        inputs: Ensemble tensor by the component's input name.
+        outputs: Ensemble tensor by the component's output name.
+        passes: What makes it differ from the original, as it ships: such as ``quantize static``, ``prune structured``.
+        samples: Indices of the evaluation samples that it is run for; None for all. It is not run for those that lack
+            its input.
+        sqnr_db: Of its INT8 graph against the float one, the worst output; None where that does not ship or is unknown.
+        worst_nodes: SQNR in dB that INT8 leaves of each node's own answer, by name, the worst few.
+    """
+
+    name: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    passes: tuple[str, ...] = ()
+    samples: Array | None = None
+    sqnr_db: float | None = None
+    worst_nodes: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvidenceSubset:
+    """Requests that leave out some inputs.
+
+    Attributes:
+        label: As reports call it, such as ``without audio``.
+        without: The inputs that are left out.
+        original: What the PyTorch model gives then, as in `Evidence`.
+        components: Components whose inputs this changes, and which are asked.
+        samples: Indices of the samples that something is left of; None for all.
+    """
+
+    label: str
+    without: tuple[str, ...]
+    original: Mapping[str, Array]
+    components: tuple[str, ...]
+    samples: Array | None = None

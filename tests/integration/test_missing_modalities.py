@@ -1,0 +1,121 @@
+"""Requests that leave inputs out, of a recipe that is built and served by a real Triton."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mmdeploy
+from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import InferenceError
+from mmdeploy.record.observer import Silent
+from mmdeploy.triton import server as triton_server
+from mmdeploy.triton.client import GrpcRunner
+from mmdeploy.triton.http import ask_json
+from mmdeploy.triton.lint import lint
+from mmdeploy.triton.repository import resolve
+from mmdeploy.triton.server import Server
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+
+RECIPE = Path(__file__).parents[1] / "missing_recipe/recipe.yaml"
+ENCODERS = ("eye", "optic_nerve", "ear", "skin")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    folder = tmp_path_factory.mktemp("missing")
+    outcome = run_build(mmdeploy.load_recipe(RECIPE), Settings(workdir=folder / "w", destination=folder), Silent())
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def server(built: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    assert built.report.published is not None
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with triton_server.start(resolve(built.report.published.parent), log=log) as running:
+        yield running
+
+
+@pytest.fixture
+def runner(server: Server) -> Iterator[GrpcRunner]:
+    with server.runner("three_senses") as opened:
+        yield opened
+
+
+def noise(rows: int, seed: int = 3) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {name: random.standard_normal((rows, 8)).astype(np.float32) for name in ("seen", "heard", "felt")}
+
+
+def executions(server: Server) -> dict[str, int]:
+    statistics = ask_json(f"{server.http_url}/v2/models/stats")["model_stats"]
+    counts = {one["name"].removeprefix("three_senses."): int(one["execution_count"]) for one in statistics}
+    return {name: counts[name] for name in ENCODERS}
+
+
+def test_every_subset_is_judged_and_what_is_published_is_whole(built):
+    report = built.report
+    assert report.verdict is Verdict.PASS
+    names = {gate.gate: [check.name for check in gate.checks] for gate in report.gates}
+    for label in ("without seen", "without heard", "without felt", "without heard and felt"):
+        assert f"end to end: worst cosine ({label})" in names["parity"]
+        assert f"top1 drop ({label})" in names["accuracy"]
+    assert names["graceful"] == ["top1 drop without seen", "top1 drop without heard and felt"]
+    assert [finding for finding in lint(report.published) if finding.severity == "error"] == []
+
+
+def test_a_missing_input_runs_none_of_its_encoders(server, runner):
+    before = executions(server)
+    for _ in range(3):
+        runner.infer({name: array for name, array in noise(2).items() if name != "seen"})
+    runner.infer({"heard": noise(1)["heard"]})
+    after = executions(server)
+    assert {name: after[name] - before[name] for name in ENCODERS} == {"eye": 0, "optic_nerve": 0, "ear": 4, "skin": 3}
+
+
+def test_rows_with_and_without_an_input_share_a_request(runner):
+    feeds, present = noise(4), np.array([[True], [False], [True], [False]])
+    mixed = runner.infer({**feeds, "heard_present": present})["logits"]
+    whole = runner.infer(feeds)["logits"]
+    deaf = runner.infer({name: array for name, array in feeds.items() if name != "heard"})["logits"]
+    np.testing.assert_allclose(mixed, np.where(present, whole, deaf), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(whole, deaf, atol=1e-3)
+
+
+def test_what_is_not_there_is_not_looked_at(runner):
+    """A row that is marked as missing may hold anything: it is neither checked nor computed."""
+    feeds = noise(2)
+    feeds["felt"][1] = np.nan
+    answers = runner.infer({**feeds, "felt_present": np.array([[True], [False]])})["logits"]
+    assert np.isfinite(answers).all()
+    with pytest.raises(InferenceError, match=r"'felt'.*NaN"):
+        runner.infer(feeds)
+
+
+def test_an_input_in_which_nothing_is_counts_as_missing(server, runner):
+    feeds = noise(1)
+    before = executions(server)
+    dark = runner.infer({**feeds, "seen": np.full((1, 8), 0.5, np.float32)})["logits"]
+    assert executions(server)["eye"] == before["eye"]
+    np.testing.assert_array_equal(dark, runner.infer({**feeds, "seen": np.zeros((1, 8), np.float32)})["logits"])
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ({}, "0 inputs"),
+        ({"seen": np.zeros((1, 8), np.float32)}, "none of the inputs"),
+        ({"heard": noise(1)["heard"], "heard_present": np.array([[False]])}, "none of the inputs"),
+        ({"seen": noise(1)["seen"], "heard_present": np.array([[True]])}, "heard_present says that 'heard' is there"),
+        ({"smelt": noise(1)["seen"]}, "unexpected inference input 'smelt'"),
+    ],
+)
+def test_what_cannot_be_answered_is_said(runner, sent, told):
+    with pytest.raises(InferenceError, match=told):
+        runner.infer(sent)
+    assert runner.infer({"heard": noise(1)["heard"]})["logits"].shape == (1, 4)

@@ -1,0 +1,63 @@
+"""A Wav2Vec2 checkpoint of ``transformers`` on sounds of half a second to ten, in one recipe and one graph."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mmdeploy
+from mmdeploy.building.builder import Settings, run_build
+from mmdeploy.record.observer import Silent
+from mmdeploy.triton import server as triton_server
+from mmdeploy.triton.repository import resolve
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The recipe's folder with a checkpoint of random weights in it, and the model that was saved."""
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    folder = tmp_path_factory.mktemp("speech") / "recipe"
+    shutil.copytree(Path(__file__).parents[1] / "speech_recipe", folder)
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, conv_dim=(32,) * 7,
+        vocab_size=32, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    model = Wav2Vec2ForCTC(config).eval()
+    model.save_pretrained(folder / "checkpoint")
+    Wav2Vec2FeatureExtractor().save_pretrained(folder / "checkpoint")
+    return folder, model
+
+
+def test_served_sounds_of_any_length_are_answered_as_transformers_answers_them(checkpoint, tmp_path):
+    import torch
+    from transformers import Wav2Vec2FeatureExtractor
+
+    folder, model = checkpoint
+    outcome = run_build(
+        mmdeploy.load_recipe(folder / "recipe.yaml"),
+        Settings(workdir=tmp_path / "work", destination=tmp_path / "published"),
+        Silent(),
+    )
+    if outcome.error is not None:
+        raise outcome.error
+    assert outcome.report.published is not None, outcome.report.gates
+    processor, random = Wav2Vec2FeatureExtractor.from_pretrained(folder / "checkpoint"), np.random.default_rng(3)
+    with triton_server.start(resolve(outcome.report.published), log=tmp_path / "triton.log") as running:
+        runner = running.runner("speech")
+        for samples in (8000, 8001, 12345, 47999, 160000):
+            sounds = random.uniform(-0.8, 0.8, (2, samples)).astype(np.float32)
+            with torch.inference_mode():
+                prepared = processor(list(sounds), sampling_rate=16000, return_tensors="pt")
+                expected = model(**prepared).logits.numpy()
+            together = runner.infer({"sound": sounds})["letters"]
+            np.testing.assert_allclose(together, expected, atol=2e-5)
+            alone = [runner.infer({"sound": one[None]})["letters"][0] for one in sounds]
+            np.testing.assert_allclose(together, np.stack(alone), atol=2e-6)
+        assert runner.infer({"sound": np.zeros((1, 8000), np.float32)})["letters"].shape == (1, 24, 32)
+        runner.close()

@@ -1,0 +1,57 @@
+"""What the served step takes for empty, row by row."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from mmdeploy.triton.steps import modalities
+
+
+def test_silence_and_black_images_hold_nothing():
+    sound = np.stack([np.zeros(100, np.float32), np.full(100, 1e-4, np.float32), np.linspace(-1, 1, 100)])
+    assert modalities.holds_something(sound, {"min_rms": 1e-3}).tolist() == [False, False, True]
+    image = np.stack([np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8), np.eye(4, dtype=np.uint8) * 255])
+    assert modalities.holds_something(image, {"min_std": 1.0}).tolist() == [False, False, True]
+
+
+def test_empty_strings_hold_nothing():
+    text = np.array([[b""], [b"a"], [b""]], dtype=object)
+    assert modalities.holds_something(text, {"empty": True}).tolist() == [False, True, False]
+    assert modalities.holds_something(np.zeros((2, 0), np.float32), {"empty": True}).tolist() == [False, False]
+
+
+def test_nothing_is_taken_for_empty_unless_it_is_asked_for():
+    assert modalities.holds_something(np.zeros((3, 5), np.float32), {}).all()
+
+
+@given(
+    arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.floats(-1e3, 1e3, width=32)),
+    st.floats(1e-3, 10),
+)
+def test_a_row_does_not_depend_on_its_neighbours(rows, limit):
+    whole = modalities.holds_something(rows, {"min_std": limit, "min_rms": limit})
+    alone = [bool(modalities.holds_something(row[None], {"min_std": limit, "min_rms": limit})[0]) for row in rows]
+    assert whole.tolist() == alone
+
+
+def test_the_step_stands_alone():
+    """A release container has neither mmdeploy nor anything but numpy and Triton's own module."""
+    tree = ast.parse(Path(modalities.__file__).read_text())
+    imported = {
+        (node.module if isinstance(node, ast.ImportFrom) else alias.name).partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    allowed = {"__future__", "asyncio", "json", "threading", "collections", "pathlib", "typing", "numpy"}
+    assert imported - allowed == {"triton_python_backend_utils"}
+
+
+@pytest.mark.parametrize("name", ["audio", "image"])
+def test_marks_are_named_after_their_input(name):
+    assert modalities.marker(name) == f"{name}_present"

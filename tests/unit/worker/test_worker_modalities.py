@@ -1,0 +1,118 @@
+"""Inputs that are missing on the PyTorch side: what the model is given, and what stands in for embeddings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recorded_sets import set_artifact
+
+from mmdeploy.core.contracts import no_progress
+from mmdeploy.core.errors import ModelError
+from mmdeploy.planning.steps import DATA_SETS, STAND_INS, Step
+from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.recipe.schema import Recipe
+from mmdeploy.recipe.wiring import topological_order
+from mmdeploy.worker import feeds as step_feeds
+from mmdeploy.worker.modalities import Modalities, read_stand_ins
+from mmdeploy.worker.stand_ins import record_stand_ins
+from mmdeploy.worker.task import Task
+
+RECIPE = Path(__file__).parents[2] / "missing_recipe/recipe.yaml"
+
+
+def stand_ins_of(recipe: Recipe, folder: Path) -> Task:
+    """Run the step that makes stand-ins; return the task of another step, with what it made."""
+    step = Step(STAND_INS, "original", "stand_ins", "torch", {"samples": 64}, (), {})
+    given = {DATA_SETS["calibration"]: set_artifact(recipe, "calibration", folder)}
+    (folder / "made").mkdir()
+    made = record_stand_ins(Task(step, recipe, Path(), given, 1), folder / "made", no_progress)
+    later = Step("head/quantize", "head", "train", "qat", {"samples": 64, "batch_size": 16}, (), {})
+    return Task(later, recipe, Path(), given | {STAND_INS: made}, 1)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return stand_ins_of(load_recipe(RECIPE), tmp_path_factory.mktemp("stand_ins"))
+
+
+@pytest.fixture(scope="module")
+def model(task: Task) -> torch.nn.Module:
+    return step_feeds.torch_chain(task, ["head"]).model
+
+
+def noise(rows: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(5)
+    return {name: random.standard_normal((rows, 8)).astype(np.float32) for name in ("seen", "heard", "felt")}
+
+
+def test_stand_ins_are_what_the_strategies_say(task, model):
+    found = read_stand_ins(task.artifacts[STAND_INS])
+    samples = step_feeds.sample_set(task, "calibration").feeds()
+    with torch.inference_mode():
+        mean = model.optic_nerve(model.eye(torch.from_numpy(np.array(samples["seen"])))).mean(dim=0).numpy()
+    np.testing.assert_allclose(found["sight"], mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found["sound"], np.zeros(16, np.float32))
+    np.testing.assert_array_equal(found["touch"], model.head.nothing_felt.detach().numpy())
+
+
+def test_a_batch_of_samples_that_lack_different_inputs_is_answered_row_by_row(task, model):
+    modalities = Modalities.of(task)
+    chain = step_feeds.torch_chain(task, topological_order(task.recipe.components))
+    feeds = noise(4)
+    feeds["seen"][2] = 0.5  # nothing is seen in it
+    del feeds["felt"]
+    together = modalities.run(chain, feeds)
+    stand_ins = read_stand_ins(task.artifacts[STAND_INS])
+    for row in range(4):
+        heard = torch.from_numpy(feeds["heard"][row : row + 1])
+        with torch.inference_mode():
+            sight = model.optic_nerve(model.eye(torch.from_numpy(feeds["seen"][row : row + 1])))
+            sight = torch.from_numpy(stand_ins["sight"])[None] if row == 2 else sight
+            logits = model.head(sight, model.ear(heard), model.head.nothing_felt[None], torch.tensor([[True]]))
+        np.testing.assert_allclose(together["logits"][row], logits[0].numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(together["hearing"], np.ones((4, 1), bool))
+
+
+def test_every_subset_has_its_share_of_the_calibration_and_half_of_it_is_whole(task):
+    feeds, count = step_feeds.calibration(task)
+    batches = list(feeds())
+    assert count == len(batches) == 4
+    stand_ins = read_stand_ins(task.artifacts[STAND_INS])
+    sight, touch, hearing = (
+        np.concatenate([batch[name] for batch in batches]) for name in ("sight", "touch", "hearing")
+    )
+    without_seen = (sight == stand_ins["sight"]).all(axis=1)
+    without_felt = (touch == stand_ins["touch"]).all(axis=1)
+    assert [int(part.sum()) for part in (without_seen, without_felt, ~hearing[:, 0])] == [8, 16, 16]
+    assert int((~without_seen & ~without_felt & hearing[:, 0]).sum()) == 32
+
+
+def test_a_sample_of_which_nothing_would_be_left_stays_whole(task):
+    modalities, feeds = Modalities.of(task), noise(8)
+    feeds["seen"][:] = 0.0  # so without heard and felt nothing is left
+    left = {tuple(sorted(absent)) for _, absent in modalities.patterns(feeds, 0)}
+    assert ("felt", "heard", "seen") not in left
+    assert ("heard", "seen") in left
+
+
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ("head.nothing_flet", "no parameter 'head.nothing_flet'"),
+        ("head.classify.weight", "is [4, 16], and what it stands"),
+    ],
+)
+def test_a_parameter_that_cannot_stand_in_is_refused(tmp_path, parameter, told):
+    recipe = load_recipe(RECIPE, [f"inputs.felt.missing.parameter={parameter}"])
+    with pytest.raises(ModelError) as caught:
+        stand_ins_of(recipe, tmp_path)
+    assert told in caught.value.message
+    assert "inputs.felt.missing.parameter" in caught.value.message
+
+
+def test_without_a_sample_that_holds_the_input_there_is_no_mean(tmp_path):
+    recipe = load_recipe(RECIPE, ["inputs.seen.missing.detect.min_std=1000"])
+    with pytest.raises(ModelError) as caught:
+        stand_ins_of(recipe, tmp_path)
+    assert "no calibration sample holds 'seen'" in caught.value.message

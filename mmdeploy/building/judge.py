@@ -214,15 +214,16 @@ def _evidence(
     progress: Progress,
 ) -> Evidence:
     """Put together what the gates may ask; ``ensemble`` is what the first side serves."""
-    asked = samples_asked(recipe, record.samples.feeds())
+    feeds = record.samples.feeds()
+    asked = samples_asked(recipe, feeds)
     return Evidence(
         candidate=sides[0],
         reference=sides[1],
         components=tuple(replace(one, samples=asked.get(one.name)) for one in components),
         ensemble_outputs=tuple(recipe.outputs),
-        feeds=record.samples.feeds(),
+        feeds=feeds.without([name for name in feeds.names if name not in recipe.inputs]),
         labels=record.samples.labels,
-        original=record.answers(),
+        original=record.answers() | {name: feeds[name] for name in recipe.sources() if name not in recipe.inputs},
         hardware=this_hardware(),
         max_batch_size=min(part.serving.max_batch_size for part in ensemble.components),
         substitute=substitute,

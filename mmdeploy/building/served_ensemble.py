@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines
+from mmdeploy.building.media_steps import first_sample, served_steps
 from mmdeploy.building.served_modalities import with_modalities
 from mmdeploy.building.wired import shipped_engine
 from mmdeploy.core.artifact import Artifact, file_sha256
@@ -37,9 +38,8 @@ def model_name(recipe: str, component: str) -> str:
 def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
     """Describe what would be published: the engines of the ``<component>/engine`` steps."""
     built = {name: artifacts[f"{name}/engine"] for name in recipe.components}
-    ensemble = _ensemble(
-        recipe, built, _samples(artifacts, built), lambda name: shipped_engine(recipe, name, built[name])
-    )
+    samples = _samples(recipe, artifacts)
+    ensemble = _ensemble(recipe, built, samples, lambda name: shipped_engine(recipe, name, built[name]))
     return _with_modalities(recipe, ensemble, artifacts)
 
 
@@ -51,7 +51,7 @@ def reference_ensemble(
         name: artifacts[original_graph(recipe, name) if name in unrunnable else f"{name}/reference"]
         for name in recipe.components
     }
-    samples = _samples(artifacts, built)
+    samples = _samples(recipe, artifacts)
     ensemble = _ensemble(recipe, built, samples, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
     return _with_modalities(recipe, ensemble, artifacts)
 
@@ -68,7 +68,7 @@ def substitute_ensemble(
     ensemble = _ensemble(
         recipe,
         built,
-        _samples(artifacts, built),
+        _samples(recipe, artifacts),
         lambda name: onnxruntime if name in unrunnable else shipped_engine(recipe, name, built[name]),
         substituted=unrunnable,
     )
@@ -91,22 +91,30 @@ def _engine_or_substitute(recipe: Recipe, unrunnable: Mapping[str, str]) -> Call
     return lambda name: onnxruntime if name in unrunnable else recipe.engine_options(name)
 
 
-def _samples(artifacts: Mapping[str, Artifact], names: Iterable[str]) -> dict[str, dict[str, Array]]:
-    """Return one sample of each component's inputs, as its export kept it."""
-    return {name: kept_example(artifacts[f"{name}/{EXPORT.name}"]) for name in names}
+@dataclass(frozen=True)
+class _Samples:
+    """One sample of each component's inputs, as its export kept it; one of what clients send, where steps read it."""
+
+    of_components: Mapping[str, Mapping[str, Array]]
+    sent: Mapping[str, Array]
+
+
+def _samples(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> _Samples:
+    kept = {name: kept_example(artifacts[f"{name}/{EXPORT.name}"]) for name in recipe.components}
+    return _Samples(kept, first_sample(recipe, artifacts))
 
 
 def _ensemble(
     recipe: Recipe,
     built: Mapping[str, Artifact],
-    samples: Mapping[str, Mapping[str, Array]],
+    samples: _Samples,
     engine_of: Callable[[str], MethodOptions],
     substituted: Collection[str] = (),
 ) -> ServedEnsemble:
     components = tuple(
         replace(
             _component(recipe, name, built[name], engine_of(name), substitute=name in substituted),
-            sample=samples[name],
+            sample=samples.of_components[name],
         )
         for name in topological_order(recipe.components)
     )
@@ -116,8 +124,9 @@ def _ensemble(
         for spec in part.artifact.outputs
         for tensor in [part.outputs[spec.name]]
     }
+    steps, specs = served_steps(recipe, specs, samples.sent)
     outputs = tuple(specs[name] for name in recipe.outputs)
-    ensemble = ServedEnsemble(recipe.name, recipe.input_specs, outputs, components)
+    ensemble = ServedEnsemble(recipe.name, recipe.input_specs, outputs, components, steps=steps)
     buckets = {name: spec.bucket for name, spec in recipe.sizes.items() if spec.bucket is not None}
     return cached(bucketed(ensemble, buckets), recipe.response_cache)
 

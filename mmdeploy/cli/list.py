@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmdeploy.plugins.registry import Registry
 
 _SECTIONS = {
+    "preprocess": "preprocess, postprocess: between what clients send and get, and the components",
     "prune": "components.<name>.prune: fewer weights",
     "recover": "components.<name>.recover: training after pruning",
     "export": "components.<name>.export: from PyTorch to a graph",
@@ -36,8 +37,9 @@ _SECTIONS = {
 def command(name: str | None) -> None:
     """List passes, engines, serving and gates with their options; with a NAME, all that is known of it.
 
-    NAME is a section (prune, recover, export, quantize, engines, serving, gates) or one entry of it; or the reference
-    of a plug-in beside the current folder's recipe, which is then imported. What is installed is among the others.
+    NAME is a section (preprocess, prune, recover, export, quantize, engines, serving, gates) or one entry of it; or the
+    reference of a plug-in beside the current folder's recipe, which is then imported. What is installed is among the
+    others.
 
     \b
     Example:
@@ -74,7 +76,18 @@ def _entries() -> dict[str, Any]:
         for section, registry in _registries().items()
         for method in registry
     }
-    return {"serving": serving} | methods
+    return {"serving": serving} | _media() | methods
+
+
+def _media() -> dict[str, Any]:
+    """Return the methods of ``preprocess`` and ``postprocess`` with their sections' options."""
+    from mmdeploy.preprocess import METHODS
+    from mmdeploy.recipe.media import SECTIONS
+
+    return {
+        f"preprocess.{name}": SimpleNamespace(__doc__=inspect.getdoc(inspect.getmodule(method)), Options=SECTIONS[name])
+        for name, method in METHODS.items()
+    }
 
 
 def _registries() -> dict[str, Registry[Any]]:

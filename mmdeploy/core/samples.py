@@ -171,6 +171,11 @@ def picked(column: Array, rows: Indices | slice) -> Array:
     return column_of(list(column[rows])) if is_ragged(column) else column[rows]
 
 
+def is_text(column: Array) -> bool:
+    """Say whether a column holds strings, text or media, of one shape each."""
+    return column.dtype.kind == "O" and not is_ragged(column)
+
+
 def is_ragged(column: Array) -> bool:
     """Say whether a column holds an array each, or None, since its samples are not alike."""
     import numpy as np

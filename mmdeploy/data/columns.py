@@ -1,4 +1,7 @@
-"""Columns on disk, to be memory-mapped: one ``.npy`` file, and one of shapes where the samples are not alike."""
+"""Columns on disk, to be memory-mapped: one ``.npy`` file, and one of shapes where the samples are not alike.
+
+Strings are written as Triton sends them, and read into memory.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from typing import TypeAlias
 import numpy as np
 
 from mmdeploy.core.artifact import Array
-from mmdeploy.core.samples import column_of, is_ragged
+from mmdeploy.core.samples import column_of, is_ragged, is_text
+from mmdeploy.core.strings import BYTES, packed, unpacked
 
 #: What an index says of a column: its file, and where the samples are not alike that of their shapes.
 Entry: TypeAlias = "str | dict[str, str]"
@@ -17,10 +21,14 @@ Entry: TypeAlias = "str | dict[str, str]"
 def save_column(folder: Path, stem: str, column: Array) -> Entry:
     """Write a column; return what tells how to read it. A sample that leaves the tensor out has sizes of -1."""
     file = f"{stem}.npy"
+    shapes = f"{stem}-shapes.npy"
+    if is_text(column):
+        np.save(folder / file, np.frombuffer(packed(column), np.uint8), allow_pickle=False)
+        np.save(folder / shapes, np.array([column.shape[1:]] * len(column), dtype=np.int64), allow_pickle=False)
+        return {"file": file, "shapes": shapes, "holds": BYTES}
     if not is_ragged(column):
         np.save(folder / file, column, allow_pickle=False)
         return file
-    shapes = f"{stem}-shapes.npy"
     there = [one for one in column if one is not None]
     np.save(folder / file, np.concatenate([one.reshape(-1) for one in there]), allow_pickle=False)
     sizes = [(-1,) * there[0].ndim if one is None else one.shape for one in column]
@@ -33,6 +41,8 @@ def load_column(folder: Path, entry: Entry) -> Array:
     if isinstance(entry, str):
         return np.asarray(np.load(folder / entry, mmap_mode="r", allow_pickle=False))
     flat = np.asarray(np.load(folder / entry["file"], mmap_mode="r", allow_pickle=False))
+    if "holds" in entry:
+        flat = unpacked(flat.tobytes(), (-1,))
     return cut(flat, np.load(folder / entry["shapes"], allow_pickle=False))
 
 

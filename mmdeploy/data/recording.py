@@ -26,7 +26,7 @@ from mmdeploy.data.census import Census
 from mmdeploy.data.contents import DIGESTS, INDEX, digest_of
 from mmdeploy.data.labels import stacked_labels
 from mmdeploy.data.sample_sets import SeenSamples
-from mmdeploy.data.samples import Feed, Ranges, sample_digest, stream
+from mmdeploy.data.samples import Feed, Prepare, Ranges, sample_digest, stream
 
 _GIB = 2**30
 #: Bytes of the header of an ``.npy`` file: room for any shape, so that it can be written when the shape is known.
@@ -49,6 +49,7 @@ class Request:
         labels_for: What needs labels, for the message where there are none; None where they need not be.
         empty_hint: What to say where there are no samples.
         max_gib: Largest size on disk.
+        prepare: Makes of what clients send what the model reads; both are recorded. None where they are the same.
     """
 
     reference: str
@@ -62,6 +63,18 @@ class Request:
     labels_for: str | None = None
     empty_hint: str | None = None
     max_gib: float = 8.0
+    prepare: Prepare | None = None
+
+    @property
+    def sources(self) -> Sequence[TensorSpec]:
+        """What the model reads."""
+        return self.specs if self.prepare is None else self.prepare.sources
+
+    @property
+    def columns(self) -> Sequence[TensorSpec]:
+        """What is recorded: what clients send, and what the model reads where that is made of it."""
+        sent = {spec.name for spec in self.specs}
+        return (*self.specs, *(spec for spec in self.sources if spec.name not in sent))
 
 
 def record(request: Request, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -77,7 +90,12 @@ def record(request: Request, folder: Path, progress: Progress) -> dict[str, Any]
     with ExitStack() as stack:
         recorder = _Recorder(request, folder, stack)
         samples = stream(
-            request.reference, root=request.root, specs=request.specs, ranges=request.ranges, limit=request.limit
+            request.reference,
+            root=request.root,
+            specs=request.specs,
+            ranges=request.ranges,
+            limit=request.limit,
+            prepare=request.prepare,
         )
         for feed, label in samples:
             recorder.add(feed, label)
@@ -92,19 +110,26 @@ class _Recorder:
         self._request, self._folder = request, folder
         self._columns = {
             spec.name: _ColumnFile(folder, f"input-{number}", spec, stack)
-            for number, spec in enumerate(request.specs)
+            for number, spec in enumerate(request.columns)
         }  # fmt: skip
-        self._censuses = {spec.name: Census() for spec in request.specs}
+        self._censuses = {spec.name: Census() for spec in request.columns}
         held_to_it = request.calibration and request.for_ranges
-        self._check = CalibrationCheck(request.reference, request.specs, request.ranges) if held_to_it else None
+        self._check = CalibrationCheck(request.reference, request.sources, request.ranges) if held_to_it else None
         self._digests, self._labels = bytearray(), list[Any]()
         self._bytes = 0
         self.count = 0
 
     def add(self, feed: Feed, label: Any) -> None:
-        request, digest = self._request, sample_digest(feed)
+        request = self._request
+        if missing := [spec.name for spec in request.columns if spec.name not in feed]:
+            raise DataError(
+                f"{request.reference}: sample {self.count} has no input {missing[0]!r}",
+                hint="only training samples may hold what is made of what clients send in its place",
+            )
+        read = {spec.name: feed[spec.name] for spec in request.sources}
+        digest = sample_digest(read)
         if self._check is not None:
-            self._check.sample(feed, digest, self.count)
+            self._check.sample(read, digest, self.count)
         for other in request.unlike:
             _refuse_shared(request.reference, self.count, digest, other)
         if not request.calibration:
@@ -122,7 +147,7 @@ class _Recorder:
         if not self.count:
             raise DataError(f"{request.reference} gives no samples", hint=request.empty_hint)
         if self._check is not None:
-            self._check.whole(self._censuses, self.count)
+            self._check.whole({spec.name: self._censuses[spec.name] for spec in request.sources}, self.count)
         labels = self._stacked_labels()
         files: list[str] = []
         labels_record = None if labels is None else written(labels, lambda array: self._save(array, files))

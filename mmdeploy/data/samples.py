@@ -11,7 +11,7 @@ import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,17 @@ Feed = dict[str, Array]
 Ranges = Mapping[str, tuple[float, float]]
 
 
+class Prepare(Protocol):
+    """Makes of what a client sends what the model reads."""
+
+    @property
+    def sources(self) -> Sequence[TensorSpec]:
+        """What the model reads."""
+
+    def __call__(self, feed: Mapping[str, Array]) -> Feed:
+        """Return that of one sample; raises a DataError."""
+
+
 def stream(
     reference: str,
     *,
@@ -37,6 +48,7 @@ def stream(
     ranges: Ranges | None = None,
     limit: int | None = None,
     epoch: int | None = None,
+    prepare: Prepare | None = None,
 ) -> Iterator[tuple[Feed, Any]]:
     """Yield samples one at a time, each checked for names, types, shapes, finiteness and ranges.
 
@@ -47,6 +59,8 @@ def stream(
         ranges: Smallest and largest value allowed, by input.
         limit: Stop after so many samples; None takes all.
         epoch: Given to the callable if it has a parameter of this name: `takes_epoch`.
+        prepare: Makes of it what the model reads, which is added. A sample may hold that itself in place of all that
+            is made into it, such as pixels that were augmented.
 
     Yields:
         Feed dict without a batch dimension, and the label or None.
@@ -57,7 +71,19 @@ def stream(
     for index, sample in enumerate(_samples(reference, root, limit, epoch)):
         where = f"{reference}: sample {index}"
         feed, label = _split(sample, where)
-        yield _checked(feed, specs, ranges or {}, where), label
+        if prepare is not None and {*feed} == {spec.name for spec in prepare.sources}:
+            yield _checked(feed, prepare.sources, ranges or {}, where), label
+            continue
+        checked = _checked(feed, specs, ranges or {}, where)
+        yield checked if prepare is None else checked | _prepared(prepare, checked, ranges or {}, where), label
+
+
+def _prepared(prepare: Prepare, feed: Feed, ranges: Ranges, where: str) -> Feed:
+    try:
+        made = prepare(feed)
+    except DataError as error:
+        raise DataError(f"{where}, {error.message}", hint=error.hint) from error
+    return _checked(made, prepare.sources, ranges, where)
 
 
 def takes_epoch(reference: str, root: Path) -> bool:

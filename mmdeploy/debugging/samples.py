@@ -13,7 +13,8 @@ from mmdeploy.data.samples import stream
 from mmdeploy.debugging.work import DebugWork
 from mmdeploy.recipe.wiring import upstream
 from mmdeploy.worker.examples import Examples
-from mmdeploy.worker.feeds import ensemble_inputs, sample_set, shipped_upstream, torch_chain
+from mmdeploy.worker.feeds import client_inputs, sample_set, shipped_upstream, torch_chain
+from mmdeploy.worker.media import preparation
 from mmdeploy.worker.modalities import Modalities
 
 if TYPE_CHECKING:
@@ -74,8 +75,10 @@ def _batches(work: DebugWork, named: str, size: int) -> Iterator[dict[str, Array
         return
     recipe = work.recipe
     reference = str(getattr(recipe.data, named))
-    specs, ranges = ensemble_inputs(recipe)
-    found = stream(reference, root=recipe.root, specs=specs, ranges=ranges, limit=work.samples)
+    specs, ranges = client_inputs(recipe)
+    prepare = preparation(recipe)
+    found = stream(reference, root=recipe.root, specs=specs, ranges=ranges, limit=work.samples, prepare=prepare)
+    specs = recipe.source_specs
     feeds = [feed for feed, _ in found]
     samples = Columns({spec.name: column_of([feed[spec.name] for feed in feeds]) for spec in specs})
     for rows in samples.batches(size):

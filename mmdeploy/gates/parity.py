@@ -34,6 +34,7 @@ from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Array, Check, Evidence, GateResult, MethodOptions, Samples, Verdict
 from mmdeploy.core.errors import DataError, InferenceError
+from mmdeploy.core.samples import is_text
 from mmdeploy.gates import advising, answers, limits
 from mmdeploy.scoring import ask, closeness, lengths, metrics, ragged
 
@@ -200,7 +201,9 @@ def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:
     original = evidence.original
     if options.scope != "end_to_end":
         for component in evidence.components:
-            wanted = {name: tensor for name, tensor in component.outputs.items() if _is_judged(tensor, options)}
+            wanted = {
+                name: tensor for name, tensor in component.outputs.items() if _is_judged(tensor, options, original)
+            }
             if wanted:
                 expected = {name: original[tensor] for name, tensor in wanted.items()}
                 feeds = ask.component_feeds(component, evidence)
@@ -208,7 +211,7 @@ def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:
                     feeds, expected = feeds.select(component.samples), ask.select(expected, component.samples)
                 yield _Subject(component.name, component.name, feeds, expected, several=len(component.outputs) > 1)
     if options.scope != "components":
-        expected = {name: original[name] for name in evidence.ensemble_outputs if _is_judged(name, options)}
+        expected = {name: original[name] for name in evidence.ensemble_outputs if _is_judged(name, options, original)}
         if expected:
             yield _Subject(
                 "end to end", None, Samples.of(evidence.feeds), expected, several=len(evidence.ensemble_outputs) > 1
@@ -261,8 +264,17 @@ def _worst(found: Sequence[Check], again: Sequence[Check], words: tuple[str, str
     ]
 
 
-def _is_judged(tensor: str, options: Options) -> bool:
-    return options.outputs is None or tensor in options.outputs
+def _is_judged(tensor: str, options: Options, original: Mapping[str, Array]) -> bool:
+    """Say whether a gate judges a tensor; of text there is nothing to say but whether it is the same."""
+    text = is_text(original[tensor]) and options.min_exact_match is None
+    if options.outputs is None:
+        return not text
+    if text and tensor in options.outputs:
+        raise DataError(
+            f"the parity gate judges {tensor!r}, which is text, by {_all_limits(options)}",
+            hint="give text a gate of its own with min_exact_match",
+        )
+    return tensor in options.outputs
 
 
 def _compare(
@@ -272,7 +284,10 @@ def _compare(
     problem = answers.problem(expected, answered, output, "candidate")
     if answered is None or problem:
         return [Check(f"{label}: parity", None, _all_limits(options), Verdict.FAIL, note=problem)], {"problem": problem}
-    figures = _figures(expected, answered) | _overlap(output, expected, answered, options)
+    if is_text(expected):
+        figures: dict[str, Any] = {"exact_match": float(closeness.per_sample_equal_text(expected, answered).mean())}
+    else:
+        figures = _figures(expected, answered) | _overlap(output, expected, answered, options)
     return limits.resting_on(_checks(label, figures, options), len(expected)), figures
 
 
@@ -314,7 +329,7 @@ def _overlap(output: str, expected: Array, answered: Array, options: Options) ->
 def _checks(label: str, figures: Mapping[str, Any], options: Options) -> Iterator[Check]:
     for one in _LIMITS:
         limit = getattr(options, one.option)
-        if limit is None:
+        if limit is None or one.figure not in figures:
             continue
         figure = figures[one.figure]
         value = figure[options.statistic] if isinstance(figure, Mapping) else figure

@@ -112,13 +112,15 @@ def yardstick(recipe: Recipe, component: str) -> Yardstick:
     first output, without a budget.
     """
     found = [
-        Yardstick(gate.spec(tuple(recipe.outputs)), gate.max_drop)
+        Yardstick(gate.spec(recipe.model_outputs), gate.max_drop)
         for gate in recipe.gates
         if isinstance(gate, accuracy.Options)
     ]
+    made = {tensor for step in recipe.postprocess.values() for tensor in step.tensors.values()}
+    found = [one for one in found if not made & {*one.metric.outputs}]  # components alone are scored here
     fed = fed_outputs(recipe, component)
     ranked = sorted(found, key=lambda one: (not fed & {*one.metric.outputs}, one.max_drop is None))
-    return ranked[0] if ranked else Yardstick(spec_of("top1", tuple(recipe.outputs)))
+    return ranked[0] if ranked else Yardstick(spec_of("top1", recipe.model_outputs))
 
 
 def budgeted(options: OptionsT, recipe: Recipe, component: str) -> OptionsT:
@@ -140,7 +142,7 @@ def fed_outputs(recipe: Recipe, component: str) -> frozenset[str]:
         name for name in recipe.components if name == component or component in upstream(recipe.components, name)
     }
     written = {wire.tensor for name in reached for wire in recipe.components[name].outputs.values()}
-    return frozenset(written & set(recipe.outputs))
+    return frozenset(written & set(recipe.model_outputs))
 
 
 def left_out(recipe: Recipe, component: str, unavailable: Mapping[str, str]) -> dict[str, str]:

@@ -6,22 +6,25 @@ by content, so a copied recipe builds nothing anew; one whose times and size did
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdeploy import engines, export, prune, quantize, recover
+from mmdeploy import engines, export, preprocess, prune, quantize, recover
 from mmdeploy.core.contracts import Pass
 from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.store import Store
 from mmdeploy.core.target import this_hardware
 from mmdeploy.core.version import __version__
 from mmdeploy.model.distributions import version_of
+from mmdeploy.model.imports import code_behind, code_digest
 from mmdeploy.planning.chains import candidates, yardstick
 from mmdeploy.planning.kinds import STARTING_MODULES
 from mmdeploy.planning.own_code import own_code
-from mmdeploy.planning.recipe_inputs import digest_of, digests_of, take_inputs
+from mmdeploy.planning.recipe_inputs import digest_of, digests_of, matching, source_of, take_inputs
 from mmdeploy.planning.steps import Fingerprints, digest, options_key
 from mmdeploy.plugins.loading import Plugin
+from mmdeploy.recipe.media import MediaStep, OwnStep
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -54,6 +57,7 @@ def take_fingerprints(recipe: Recipe, store: Store | None = None) -> Fingerprint
         unavailable=_unavailable(recipe),
         machine=_machine(),
         metrics={name: _metric_digest(yardstick(recipe, name).metric, root, facts) for name in recipe.components},
+        media={section: _media(getattr(recipe, section), root, facts) for section in ("preprocess", "postprocess")},
     )
 
 
@@ -105,6 +109,23 @@ def _metric_digest(metric: MetricSpec, root: Path, facts: FileFacts) -> str:
     else:
         code = [digest_of(own_code(["mmdeploy.scoring.task_metric"], facts))]
     return digest([*code, digests_of([root / file for file in metric.files], root, facts)])
+
+
+def _media(steps: Mapping[str, MediaStep], root: Path, facts: FileFacts) -> dict[str, str]:
+    """Digest steps by name: what they are told, their files and code, the packages that they import; and our code."""
+    if not steps:
+        return {}
+    own = sorted(Path(preprocess.__file__).parent.glob("*.py"))
+    found = {f"mmdeploy/preprocess/{path.name}": code_digest(path, facts) for path in own}
+    for name, step in steps.items():
+        paths = [root / path for path in step.paths.values()]
+        code: Mapping[str, str] = {}
+        if isinstance(step, OwnStep):
+            paths += matching(step.files, root)
+            code = source_of(code_behind(step.method, root, facts), facts)
+        versions = {one: version_of(one) for one in step.requires}
+        found[name] = digest([step.described(), digests_of(paths, root, facts), code, versions])
+    return found
 
 
 def _code_of(module: Pass, facts: FileFacts) -> dict[str, str]:

@@ -77,13 +77,21 @@ class Identities:
     def data(self, key: str) -> dict[str, str]:
         """Name one of the recipe's callables under ``data`` and what it reads."""
         named = str(getattr(self._recipe.data, key))
-        return self._flat(self._fingerprints.inputs.data.get(key, {})) | {f"{key} callable": named}
+        prepared = self.media("preprocess") if key != "loss" else {}
+        return self._flat(self._fingerprints.inputs.data.get(key, {})) | {f"{key} callable": named} | prepared
+
+    def media(self, section: str) -> dict[str, str]:
+        """Name the steps of ``preprocess`` or ``postprocess`` and what they are made of."""
+        found = self._fingerprints.media.get(section)
+        return self._flat({section: found}) if found else {}
 
     def samples(self, key: str) -> dict[str, str]:
         """Name what a set of samples is made from."""
         needing = [gate for gate in self._recipe.gates if gates.METHODS.of(gate).NEEDS_LABELS]
         labels = {"labels": "needed" if needing else "not needed"} if key == "evaluation" else {}
-        return self.data(key) | labels | self.inputs()
+        sent = {name: spec.model_dump(mode="json") for name, spec in self._recipe.inputs.items()}
+        raw = {"what clients send": digest(sent)} if self._recipe.preprocess else {}
+        return self.data(key) | labels | self.inputs() | raw
 
     def inputs(self) -> dict[str, str]:
         """Name what clients send."""

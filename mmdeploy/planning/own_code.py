@@ -18,7 +18,7 @@ from mmdeploy.model.imports import code_digest, imported_names, mentions, module
 _PACKAGE = Path(__file__).parents[1]
 _TOP = _PACKAGE.name
 #: Rooms in which nothing decides what a step gives that its identity does not hold.
-_OUTSIDE = {"api", "building", "cli", "gates", "planning", "recipe", "record", "report", "triton"}
+_OUTSIDE = {"api", "building", "cli", "gates", "planning", "preprocess", "recipe", "record", "report", "triton"}
 #: Modules of those rooms that do.
 _INSIDE = {f"{_TOP}.recipe.wiring", f"{_TOP}.recipe.modalities", f"{_TOP}.triton.steps.modalities"}
 #: Packages whose ``__init__`` is a literal dict of methods; each method is a module that a step starts in.

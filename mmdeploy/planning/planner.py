@@ -201,6 +201,7 @@ class _Planner:
             "wiring": self.identities.wiring(*self.recipe.components),
             **self.identities.subsets(),
             **self.sets.inputs(needs, {"evaluation"}),
+            **self.identities.media("postprocess"),
             **self.identities.made_by(OUTPUTS),
         }
         self._add(Step(ORIGINAL, "original", OUTPUTS.name, "torch", {}, needs, identity))

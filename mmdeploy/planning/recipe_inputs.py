@@ -260,21 +260,22 @@ class _Inputs:
         return reading.shared if reading else ()
 
     def _named(self, patterns: Iterable[str]) -> dict[str, str]:
-        return self._digests(_matching(patterns, self.root))
+        return self._digests(matching(patterns, self.root))
 
     def _digests(self, paths: Iterable[Path]) -> dict[str, str]:
         return digests_of(paths, self.root, self.facts)
 
     def _beside(self, kinds: Iterable[str] = (), patterns: Iterable[str] = ()) -> Iterator[Path]:
         """Give the files in the recipe's folder, without code, recipes, and kinds and patterns of files."""
-        without, kinds = set(_matching(patterns, self.root)), {*_NOT_READ, *kinds}
+        without, kinds = set(matching(patterns, self.root)), {*_NOT_READ, *kinds}
         for path in sorted(self.root.rglob("*")):
             hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(self.root).parts)
             if path.suffix not in kinds and path not in without and not hidden and path.is_file():
                 yield path
 
 
-def _matching(patterns: Iterable[str], root: Path) -> list[Path]:
+def matching(patterns: Iterable[str], root: Path) -> list[Path]:
+    """Return the files that match globs beside a recipe, sorted."""
     # Path.glob refuses absolute patterns
     found = (name for pattern in patterns for name in glob(pattern, root_dir=root, recursive=True))  # noqa: PTH207
     return sorted({root / name for name in found if (root / name).is_file()})

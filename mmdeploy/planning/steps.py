@@ -57,6 +57,8 @@ class Fingerprints:
         unavailable: Why a candidate of ``engine: auto`` cannot run on this machine, by `options_key`.
         machine: What timings depend on: processor, instruction sets, cores, GPUs.
         metrics: Digest of the code and the files of the metric that each component is scored with, by component.
+        media: Digests of the steps of ``preprocess`` and ``postprocess``, their code, files and packages included, by
+            section; none of a section that is missing.
     """
 
     inputs: RecipeInputs
@@ -66,6 +68,7 @@ class Fingerprints:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     machine: str = ""
     metrics: Mapping[str, str] = field(default_factory=dict)
+    media: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,12 @@ def bucket_findings(recipe: Recipe) -> Iterator[Finding]:
         if all(name not in one.shape for one in recipe.sources().values()):
             message = f"no input has the size {name!r}, and only what comes in is padded: take `bucket` out"
             yield Finding((*place, "bucket"), message, needs_all=True)
+        for optional in (key for key, one in recipe.inputs.items() if one.optional and name in one.shape):
+            message = (
+                f"{optional!r} may be left out, and what is asked for only where it is there is not padded: take "
+                "`bucket` out, or `optional`"
+            )
+            yield Finding((*place, "bucket"), message, involves=(("inputs", optional, "optional"),))
 
 
 def gate_length_findings(recipe: Recipe) -> Iterator[Finding]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from mmdeploy.core.sizes import Size
 from mmdeploy.recipe.missing import Missing
@@ -91,3 +92,22 @@ class Wire(Section):
         None,
         description="Shape of one sample, the batch dimension left out; checked like dtype.",
     )
+
+
+class OutputSpec(Section):
+    """A tensor that clients get."""
+
+    labels: Path | None = Field(
+        None,
+        description="Text file with one class name a line; lets a client ask Triton for the top classes.",
+        examples=["labels.txt"],
+    )
+
+
+if TYPE_CHECKING:
+    OutputSpecOrNothing = OutputSpec
+else:
+    OutputSpecOrNothing = Annotated[
+        Annotated[None, AfterValidator(lambda _: OutputSpec()), Tag("nothing")] | Annotated[OutputSpec, Tag("spec")],
+        Discriminator(lambda value: "nothing" if value is None else "spec"),
+    ]

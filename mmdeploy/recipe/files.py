@@ -20,6 +20,8 @@ from mmdeploy.model.weight_files import INDEX, files_of
 from mmdeploy.recipe.declared import plain_shape
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.label_files import label_problem
+from mmdeploy.recipe.media import OwnStep
+from mmdeploy.recipe.media_wiring import steps_of
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.yaml_tree import Keys
 
@@ -73,11 +75,28 @@ def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Fin
         if file is not None and (problem := file_problem(str(file), folder_at(path))):
             yield Finding(path, problem)
     yield from _label_findings(recipe, folder_at)
+    yield from _media_findings(recipe, folder_at)
     for section, patterns in (("model", recipe.model.files), ("data", recipe.data.files)):
         for index, pattern in enumerate(patterns or ()):
             path = (section, "files", index)
             if problem := _glob_problem(pattern, folder_at(path)):
                 yield Finding(path, problem)
+
+
+def _media_findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:
+    for section, name, step in steps_of(recipe):
+        for option, file in step.paths.items():
+            place: Keys = (section, name, option)
+            if problem := file_problem(str(file), folder_at(place)):
+                yield Finding(place, problem)
+        if isinstance(step, OwnStep):
+            place = (section, name, "method")
+            if problem := _reference_problem(step.method, folder_at(place)):
+                yield Finding(place, problem)
+            for index, pattern in enumerate(step.files):
+                place = (section, name, "files", index)
+                if problem := _glob_problem(pattern, folder_at(place)):
+                    yield Finding(place, problem)
 
 
 def _label_findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:

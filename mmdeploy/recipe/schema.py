@@ -26,6 +26,7 @@ from mmdeploy.recipe.declared import (
     SIZE_PATTERN,
     Dim,
     InputSpec,
+    OutputSpecOrNothing,
     Section,
     SizeName,
     SizeSpec,
@@ -33,6 +34,7 @@ from mmdeploy.recipe.declared import (
     Wire,
     plain_shape,
 )
+from mmdeploy.recipe.media import FILE_PATTERN, Step, model_outputs, prepared
 from mmdeploy.recipe.methods import union_of
 from mmdeploy.recipe.missing import Subset
 from mmdeploy.triton.options import ResponseCache, Serving
@@ -43,6 +45,7 @@ MODULE_PATTERN = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$"
 
 #: What each pattern asks for, in words: messages show these instead of the regular expression.
 PATTERN_MEANINGS: Mapping[str, str] = {
+    FILE_PATTERN: "a callable beside the recipe, as path.py:callable",
     REFERENCE_PATTERN: "a callable, as path.py:callable (beside the recipe) or package.module:callable",
     NAME_PATTERN: (
         "a name of letters, digits, '_', '-' and '.' that does not start with '.' or '-': "
@@ -228,25 +231,6 @@ class Component(Section):
         return self.prune is not None or self.recover is not None or self.quantize is not None
 
 
-class OutputSpec(Section):
-    """A tensor that clients get."""
-
-    labels: Path | None = Field(
-        None,
-        description="Text file with one class name a line; lets a client ask Triton for the top classes.",
-        examples=["labels.txt"],
-    )
-
-
-if TYPE_CHECKING:
-    OutputSpecOrNothing = OutputSpec
-else:
-    OutputSpecOrNothing = Annotated[
-        Annotated[None, AfterValidator(lambda _: OutputSpec()), Tag("nothing")] | Annotated[OutputSpec, Tag("spec")],
-        Discriminator(lambda value: "nothing" if value is None else "spec"),
-    ]
-
-
 @dataclass(frozen=True)
 class Origin:
     """Where a recipe was read from.
@@ -304,9 +288,19 @@ class Recipe(Section):
         description="What clients send, by the ensemble's tensor name.",
         examples=[{"image": {"dtype": "UINT8", "shape": [8, 8]}}],
     )
+    preprocess: dict[ModelName, Step] = Field(
+        default_factory=dict,
+        description="Steps that make what components read of what clients send, such as pixels of a JPEG, by name; "
+        "each becomes one model in Triton.",
+        examples=[{"photo": {"method": "decode_image", "inputs": {"data": "photo"}, "outputs": {"pixels": "image"}}}],
+    )
     components: dict[ModelName, Component] = Field(
         json_schema_extra=NOT_EMPTY,
         description="By name; each becomes one model in Triton and one step of the ensemble.",
+    )
+    postprocess: dict[ModelName, Step] = Field(
+        default_factory=dict,
+        description="Steps that make the answer of what components write, such as labels of scores, by name.",
     )
     outputs: dict[TensorName, OutputSpecOrNothing] = Field(
         json_schema_extra=NOT_EMPTY,
@@ -361,8 +355,20 @@ class Recipe(Section):
         return tuple(self.tensor(name, spec.dtype, spec.shape) for name, spec in self.inputs.items())
 
     def sources(self) -> dict[str, InputSpec]:
-        """Return what the PyTorch components read from outside, by the ensemble's tensor name."""
-        return dict(self.inputs)
+        """Return what the PyTorch components read from outside, by the ensemble's tensor name.
+
+        That is what clients send and, behind ``preprocess``, what its steps write.
+        """
+        if not self.preprocess:
+            return dict(self.inputs)
+        known = dict(self.inputs) | prepared(self.preprocess, self.inputs)
+        read = {wire.tensor for part in self.components.values() for wire in part.inputs.values()}
+        return {name: spec for name, spec in known.items() if name in read}
+
+    @property
+    def model_outputs(self) -> tuple[str, ...]:
+        """The ensemble's outputs as components write them: of one that ``postprocess`` makes, what that is made of."""
+        return model_outputs(tuple(self.outputs), self.postprocess)
 
     @property
     def source_specs(self) -> tuple[TensorSpec, ...]:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from mmdeploy import engines, prune, quantize, recover
 from mmdeploy.core.contracts import MethodOptions, method_of
 from mmdeploy.core.errors import did_you_mean
-from mmdeploy.core.strings import BYTES
 from mmdeploy.core.target import Target
 from mmdeploy.gates import parity
 from mmdeploy.recipe import sharing
-from mmdeploy.recipe.declared import Dim, Wire
+from mmdeploy.recipe.declared import Dim, InputSpec, Wire
 from mmdeploy.recipe.finding import Finding
+from mmdeploy.recipe.media_wiring import media_findings, steps_of
 from mmdeploy.recipe.schema import Component, Recipe
 from mmdeploy.recipe.size_rules import size_findings
 from mmdeploy.recipe.wiring_order import order_with, sources_of
@@ -52,7 +52,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_ends(recipe, tensors),
         *_cycles(recipe.components),
         *_unused(recipe, tensors),
-        *_strings(recipe),
+        *media_findings(recipe),
         *_clashes(tensors),
         *size_findings(recipe),
         *_batch_sizes(recipe),
@@ -100,7 +100,20 @@ def _tensors(recipe: Recipe) -> dict[str, _Tensor]:
             tensors.setdefault(wire.tensor, _Tensor()).writers.append(_end(name, "outputs", key, wire))
         for key, wire in component.inputs.items():
             tensors.setdefault(wire.tensor, _Tensor()).readers.append(_end(name, "inputs", key, wire))
+    sources = recipe.sources() if recipe.preprocess else {}
+    for section, name, step in steps_of(recipe):
+        for own, tensor in step.tensors.items():
+            made = sources.get(tensor) if section == "preprocess" else None
+            end = _End((section, name, "outputs", own), f"{section}.{name}.outputs.{own}", *_held(made))
+            tensors.setdefault(tensor, _Tensor()).writers.append(end)
+        for own, tensor in step.inputs.items():
+            end = _End((section, name, "inputs", own), f"{section}.{name}.inputs.{own}")
+            tensors.setdefault(tensor, _Tensor()).readers.append(end)
     return tensors
+
+
+def _held(spec: InputSpec | None) -> tuple[str, tuple[Dim, ...]] | tuple[None, None]:
+    return (None, None) if spec is None else (spec.dtype, spec.shape)
 
 
 def _end(component: str, side: str, key: str, wire: Wire) -> _End:
@@ -144,6 +157,7 @@ def _ends(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
                 continue
             yield Finding(("inputs", name), message, needs_all=True)
     produced = {wire.tensor for component in recipe.components.values() for wire in component.outputs.values()}
+    produced |= {tensor for step in recipe.postprocess.values() for tensor in step.tensors.values()}
     for name in recipe.outputs:
         if name in recipe.inputs:
             message = f"{name!r} is an input of the ensemble; an output must be written by a component"
@@ -172,10 +186,11 @@ def _cycles(components: Mapping[str, Component]) -> Iterator[Finding]:
 def _unused(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
     """Find components that run for nothing, and tensors that nothing takes."""
     needed, sources = set[str](), sources_of(recipe.components)
+    wanted = {*recipe.outputs, *(tensor for step in recipe.postprocess.values() for tensor in step.inputs.values())}
     waiting = [
         name
         for name, component in recipe.components.items()
-        if any(wire.tensor in recipe.outputs for wire in component.outputs.values())
+        if any(wire.tensor in wanted for wire in component.outputs.values())
     ]
     while waiting:
         name = waiting.pop()
@@ -194,17 +209,6 @@ def _unused(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]
             if not tensors[wire.tensor].readers and wire.tensor not in recipe.outputs:
                 message = f"nothing takes the tensor {wire.tensor!r}: Triton refuses it; wire it, or make it an output"
                 yield Finding(("components", name, "outputs", key), message, needs_all=True)
-
-
-def _strings(recipe: Recipe) -> Iterator[Finding]:
-    """Find components that read text or media as it is."""
-    sources = recipe.sources()
-    for name, component in recipe.components.items():
-        for key, wire in component.inputs.items():
-            source = sources.get(wire.tensor)
-            if source is not None and source.dtype == BYTES:
-                message = f"{wire.tensor!r} is BYTES, and an engine takes numbers: let a step of preprocess read it"
-                yield Finding(("components", name, "inputs", key), message, involves=(("inputs", wire.tensor),))
 
 
 def _clashes(tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
@@ -321,7 +325,7 @@ def _data(recipe: Recipe) -> Iterator[Finding]:
 
 def _judged_outputs(recipe: Recipe) -> Iterator[Finding]:
     """Find outputs that a gate names and that there are not."""
-    written = {wire.tensor for part in recipe.components.values() for wire in part.outputs.values()}
+    written = {wire.tensor for part in recipe.components.values() for wire in part.outputs.values()} | {*recipe.outputs}
     for index, gate in enumerate(recipe.gates):
         inner = isinstance(gate, parity.Options)
         accepted = written if inner else set(recipe.outputs)

@@ -58,6 +58,13 @@ def per_sample_equal(reference: Array, candidate: Array) -> FloatArray:
     return np.asarray((rows_of(reference) == rows_of(candidate)).all(axis=1), dtype=np.float64)
 
 
+def per_sample_equal_text(reference: Array, candidate: Array) -> FloatArray:
+    """Return 1 for each sample whose strings are all equal, else 0."""
+    import numpy as np
+
+    return np.asarray((reference == candidate).reshape(len(reference), -1).all(axis=1), dtype=np.float64)
+
+
 def per_sample_overlap(reference: Array, candidate: Array, k: int | None = None) -> FloatArray:
     """Return the share of the k best that each sample has in common with the reference, whatever their order.
 

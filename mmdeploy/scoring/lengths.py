@@ -54,12 +54,18 @@ def at(samples: Samples, sizes: Mapping[str, Sizes], wanted: Mapping[str, int]) 
 
 
 def at_bounds(samples: Samples, sizes: Mapping[str, Sizes]) -> Samples | None:
-    """Return samples at the smallest and largest lengths that none of these has; None where there is no such bound."""
+    """Return samples at the smallest and largest lengths that none of these has; None where there is no such bound.
+
+    They are made of samples that leave no input out; None, too, where there is no such sample.
+    """
     import numpy as np
 
     declared = {size.name: size for *_, size in _axes(samples, sizes)}
     made: list[Samples] = []
-    rows = np.unique(np.linspace(0, samples.count - 1, min(samples.count, _AT_A_BOUND)).round().astype(np.intp))
+    whole = np.flatnonzero([all(row is not None for row in rows) for rows in zip(*samples.values(), strict=True)])
+    if not declared or not len(whole):
+        return None
+    rows = whole[np.unique(np.linspace(0, len(whole) - 1, min(len(whole), _AT_A_BOUND)).round().astype(np.intp))]
     for name, found in of(samples, sizes).items():
         for bound in (declared[name].min, declared[name].max):
             if bound not in found:

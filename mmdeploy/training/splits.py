@@ -37,6 +37,7 @@ class Split:
         specs: The ensemble's inputs.
         ranges: Smallest and largest value allowed, by input.
         forbidden: Splits of which it may hold no sample.
+        prepare: Makes of what clients send what the model reads; None where that is the same.
         kept_bytes: Up to this size it is kept in memory.
         buffer_bytes: Size of the shuffle buffer where it is not.
     """
@@ -46,6 +47,7 @@ class Split:
     specs: Sequence[TensorSpec]
     ranges: data.Ranges | None = None
     forbidden: Sequence[SeenSamples] = ()
+    prepare: data.Prepare | None = None
     kept_bytes: int = _KEPT_BYTES
     buffer_bytes: int = _BUFFER_BYTES
     _kept: list[Sample] | None = None
@@ -59,8 +61,11 @@ class Split:
         Raises:
             DataError: If the callable fails, or a sample is bad or forbidden.
         """
-        stream = data.stream(self.reference, root=self.root, specs=self.specs, ranges=self.ranges, epoch=epoch)
-        for index, (feed, label) in enumerate(stream):
+        stream = data.stream(
+            self.reference, root=self.root, specs=self.specs, ranges=self.ranges, epoch=epoch, prepare=self.prepare
+        )
+        for index, (sent, label) in enumerate(stream):
+            feed = sent if self.prepare is None else {spec.name: sent[spec.name] for spec in self.prepare.sources}
             digest = data.sample_digest(feed) if self.forbidden else b""
             for other in self.forbidden:
                 self._refuse_shared(digest, index, other)

@@ -146,10 +146,18 @@ def calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
 def sample_set(task: Task, key: str) -> SampleSet | None:
     """Open one of the recipe's sets, by its key under ``data``; None where the step was given none."""
     artifact = task.artifacts.get(DATA_SETS[key])
-    return None if artifact is None else SampleSet.open(artifact.path.parent, str(getattr(task.recipe.data, key)))
+    if artifact is None:
+        return None
+    only = tuple(task.recipe.sources()) if task.recipe.preprocess else None
+    return SampleSet.open(artifact.path.parent, str(getattr(task.recipe.data, key)), only)
 
 
 def ensemble_inputs(recipe: Recipe) -> tuple[tuple[TensorSpec, ...], dict[str, tuple[float, float]]]:
     """Return the specs of what components read from outside, and the ranges declared for them."""
     spans = {name: spec.range for name, spec in recipe.sources().items() if spec.range is not None}
     return recipe.source_specs, spans
+
+
+def client_inputs(recipe: Recipe) -> tuple[tuple[TensorSpec, ...], dict[str, tuple[float, float]]]:
+    """Return the specs of what clients send, and the ranges declared for them."""
+    return recipe.input_specs, {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}

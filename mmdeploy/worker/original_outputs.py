@@ -21,6 +21,7 @@ from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.scoring import lengths
 from mmdeploy.worker.feeds import sample_set, torch_chain
+from mmdeploy.worker.media import postprocessed
 from mmdeploy.worker.modalities import Modalities
 from mmdeploy.worker.task import Task
 
@@ -48,7 +49,7 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
     made = _made_at_bounds(recipe, feeds)
     with torch_model.torch_threads(task.threads):
         _require_something(run.modalities, feeds, samples.reference)
-        tensors = run.answers(feeds, "samples through the PyTorch model")
+        tensors = postprocessed(recipe, run.answers(feeds, "samples through the PyTorch model"))
         if samples.labels is not None:
             _try_metrics(recipe, tensors, samples.labels)
         index: dict[str, Any] = dict(_save(workdir, "tensor", tensors))
@@ -58,7 +59,7 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
             found = run.answers(feeds.without(subset.without), f"samples {subset.label}")
             index[SUBSETS][subset.label] = _save(workdir, f"subset-{number}", found)
         if made is not None:
-            at_bounds = run.answers(made, "samples at bounds of sizes")
+            at_bounds = postprocessed(recipe, run.answers(made, "samples at bounds of sizes"))
             bounds = {"feeds": _save(workdir, "bound", made), "original": _save(workdir, "bound-tensor", at_bounds)}
             (workdir / BOUNDS).write_text(json.dumps(bounds, indent=1), encoding="utf-8")
     path = workdir / "index.json"

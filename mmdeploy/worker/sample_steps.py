@@ -11,7 +11,8 @@ from mmdeploy.core.contracts import Progress, method_of
 from mmdeploy.data.contents import INDEX
 from mmdeploy.data.recording import Request, record
 from mmdeploy.planning.steps import DATA_SETS
-from mmdeploy.worker.feeds import ensemble_inputs, sample_set
+from mmdeploy.worker.feeds import client_inputs, sample_set
+from mmdeploy.worker.media import preparation
 from mmdeploy.worker.task import Task
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def record_samples(task: Task, workdir: Path, progress: Progress) -> Artifact:
     """Call one of the recipe's data callables, check what it gives, and write it down."""
     recipe = task.recipe
     key = next(key for key, step_id in DATA_SETS.items() if step_id == task.step.id)
-    specs, ranges = ensemble_inputs(recipe)
+    specs, ranges = client_inputs(recipe)
     judged_on = sample_set(task, "evaluation")
     request = Request(
         reference=str(getattr(recipe.data, key)),
@@ -42,6 +43,7 @@ def record_samples(task: Task, workdir: Path, progress: Progress) -> Artifact:
         labels_for=_judged_by_labels(recipe) if key == "evaluation" else None,
         empty_hint=_EMPTY_HINTS[key],
         max_gib=recipe.data.max_gib,
+        prepare=preparation(recipe),
     )
     facts = record(request, workdir, progress)
     path = workdir / INDEX

@@ -23,7 +23,8 @@ from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.scoring.metric_spec import MetricSpec
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
 from mmdeploy.training.splits import Split
-from mmdeploy.worker.feeds import ensemble_inputs
+from mmdeploy.worker.feeds import client_inputs
+from mmdeploy.worker.media import preparation
 from mmdeploy.worker.missing_training import MissingInTraining
 from mmdeploy.worker.modalities import Modalities
 
@@ -97,7 +98,7 @@ class RecipeTrainingSetup:
     @property
     def ensemble_outputs(self) -> tuple[str, ...]:
         """The ensemble's outputs."""
-        return tuple(self._recipe.outputs)
+        return self._recipe.model_outputs
 
     @property
     def scored_outputs(self) -> tuple[str, ...]:
@@ -242,7 +243,13 @@ class RecipeTrainingSetup:
         assert self._recipe.data.training is not None
         sets = (self._held_out.evaluation, self._held_out.validation)
         forbidden = [samples.seen for samples in sets if samples is not None]
-        return Split(self._recipe.data.training, self._recipe.root, *ensemble_inputs(self._recipe), forbidden)
+        return Split(
+            self._recipe.data.training,
+            self._recipe.root,
+            *client_inputs(self._recipe),
+            forbidden,
+            prepare=preparation(self._recipe),
+        )
 
     def _run(
         self,

@@ -174,6 +174,8 @@ def _sightings(model: Model, repositories: Repositories) -> Iterator[tuple[str, 
 
 
 def _clashes(model: Model, repositories: Repositories) -> Iterator[tuple[str, _Seen, _Seen]]:
+    if not model.is_ensemble:  # of any other an input and an output may have one name
+        return
     first: dict[str, _Seen] = {}
     for tensor, seen in _sightings(model, repositories):
         # The first word on a tensor stands, as it does in Triton.

@@ -40,6 +40,13 @@ def test_buckets_that_are_none_are_refused(tmp_path, override, told):
     assert "sizes.samples.bucket" in problem.where and told in problem.message
 
 
+def test_what_may_be_left_out_is_not_padded(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        loaded(tmp_path, "inputs.audio.optional=true", "inputs.audio.missing={strategy: zeros}")
+    (problem,) = caught.value.problems
+    assert "sizes.samples.bucket" in problem.where and "take `bucket` out, or `optional`" in problem.message
+
+
 def test_gates_name_lengths_that_requests_may_have(tmp_path):
     override = "gates=[{method: latency, max_ratio_to_reference: 1.5, lengths: {%s}}]"
     assert loaded(tmp_path, override % "samples: 16000").gates[0].lengths == {"samples": 16000}

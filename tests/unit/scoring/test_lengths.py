@@ -39,6 +39,14 @@ def test_bounds_are_made_only_where_no_sample_has_them():
     assert both["ids"][1].tolist() == [1, 2, 3] * 4
 
 
+def test_bounds_are_made_of_samples_that_leave_nothing_out():
+    given = samples(3, 5, 7)
+    some = Samples({**given, "sound": column_of([None, np.arange(3), None])})
+    made = lengths.at_bounds(some, SIZES)
+    assert made["ids"][0].tolist() == [1, 2] and made["sound"].tolist() == [[0, 1, 2]] * 2
+    assert lengths.at_bounds(Samples({**given, "sound": column_of([None] * 3)}), SIZES) is None
+
+
 def test_the_table_says_what_was_asked_and_what_was_made():
     given = samples(3, 5, 3, 12)
     (table,) = lengths.table([given, lengths.at_bounds(given, SIZES)], SIZES, given)

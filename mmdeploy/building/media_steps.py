@@ -1,0 +1,119 @@
+"""The steps of ``preprocess`` and ``postprocess`` as a release serves them: their code, files, tensors and packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmdeploy import preprocess
+from mmdeploy.core.artifact import Array, Artifact, TensorSpec
+from mmdeploy.core.errors import UsageError
+from mmdeploy.data.sample_sets import SampleSet
+from mmdeploy.model.distributions import version_of
+from mmdeploy.model.imports import code_behind
+from mmdeploy.planning.recipe_inputs import matching
+from mmdeploy.planning.steps import DATA_SETS
+from mmdeploy.preprocess import Spec, WiredMethod
+from mmdeploy.recipe.media import MediaStep, OwnStep, in_order
+from mmdeploy.triton.options import InstanceGroup, Serving
+from mmdeploy.triton.served_step import REQUESTS_CODE, ServedStep
+from mmdeploy.worker.media import preparation
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Recipe
+
+#: ``model.py`` of every such step.
+CODE = REQUESTS_CODE.with_name("media_step.py")
+_PACKAGE = Path(preprocess.__file__).parent
+
+
+def first_sample(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Array]:
+    """Return what a client sends in the first recorded sample, and what ``preprocess`` makes of it.
+
+    Empty where there are no such steps, or no samples were recorded.
+    """
+    prepare = preparation(recipe)
+    found = next((key for key in ("calibration", "evaluation", "validation") if DATA_SETS[key] in artifacts), None)
+    if prepare is None or found is None:
+        return {}
+    folder = artifacts[DATA_SETS[found]].path.parent
+    sample = SampleSet.open(folder, str(getattr(recipe.data, found)), tuple(recipe.inputs)).batch(0, 1)
+    return prepare.pipeline.sample({name: array[0] for name, array in sample.items()})
+
+
+def served_steps(
+    recipe: Recipe, computed: Mapping[str, TensorSpec], sample: Mapping[str, Array]
+) -> tuple[tuple[ServedStep, ...], dict[str, TensorSpec]]:
+    """Describe the steps of a recipe, and the tensors that those of ``postprocess`` write.
+
+    Args:
+        recipe: With the sections.
+        computed: What the components write, by tensor.
+        sample: Of `first_sample`.
+
+    Raises:
+        UsageError: If a step does not take what the components give.
+    """
+    found: list[ServedStep] = []
+    sent = {spec.name: spec for spec in recipe.input_specs}
+    known = {"preprocess": sent, "postprocess": dict(computed)}
+    for section, specs in known.items():
+        steps: Mapping[str, MediaStep] = getattr(recipe, section)
+        for name in in_order(steps):
+            step, tensors = _step(recipe, name, steps[name], specs, sample)
+            specs |= tensors
+            found.append(step)
+    return tuple(found), known["postprocess"]
+
+
+def _step(
+    recipe: Recipe, name: str, section: MediaStep, specs: Mapping[str, TensorSpec], sample: Mapping[str, Array]
+) -> tuple[ServedStep, dict[str, TensorSpec]]:
+    files = {option: f"{option}-{path.name}" for option, path in section.paths.items()}
+    described = section.described(files)
+    wired = WiredMethod.from_json(described)
+    try:
+        held = wired.specs(
+            {tensor: Spec(specs[tensor].dtype, specs[tensor].shape) for tensor in section.inputs.values()}
+        )
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"the step {name} cannot be served behind what was built: {error}") from error
+    written = {tensor: TensorSpec(tensor, spec.dtype, spec.shape) for tensor, spec in held.items()}
+    outputs = section.tensors
+    beside = {files[option]: recipe.root / path for option, path in section.paths.items()}
+    step = ServedStep(
+        name=f"{recipe.name}.{name}",
+        code=CODE,
+        takes=tuple(_named(specs[tensor], own) for own, tensor in section.inputs.items()),
+        gives=tuple(_named(written[tensor], own) for own, tensor in outputs.items()),
+        inputs=dict(section.inputs),
+        outputs=outputs,
+        options=described,
+        beside={"mmdeploy_preprocess": _PACKAGE, "mmdeploy_requests.py": REQUESTS_CODE, **beside}
+        | dict(_own_files(recipe, section)),
+        requires=tuple(f"{one}=={version_of(one)}" for one in section.requires),
+        input_rules={own: {"tensor": tensor} for own, tensor in section.inputs.items() if own != tensor},
+        serving=Serving(
+            max_batch_size=recipe.max_batch_size,
+            instance_group=InstanceGroup(count=section.instances, kind="cpu"),
+        ),
+        sample={own: sample[tensor] for own, tensor in section.inputs.items() if tensor in sample},
+    )
+    return step, written
+
+
+def _named(spec: TensorSpec, name: str) -> TensorSpec:
+    return TensorSpec(name, spec.dtype, spec.shape)
+
+
+def _own_files(recipe: Recipe, section: MediaStep) -> Iterator[tuple[str, Path]]:
+    """Give the recipe's own code and the files that it reads, by their places relative to the recipe."""
+    if not isinstance(section, OwnStep):
+        return
+    root = recipe.root.resolve()
+    paths = [*code_behind(section.method, root).files, *(path.resolve() for path in matching(section.files, root))]
+    for path in paths:
+        if not path.is_relative_to(root):
+            raise UsageError(f"{section.method} needs {path}, which is not beside the recipe", hint="copy it there")
+        yield path.relative_to(root).as_posix(), path

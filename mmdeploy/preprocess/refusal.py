@@ -1,0 +1,51 @@
+"""What every method shares: how it refuses, and how it is told what tensors hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Array: TypeAlias = "npt.NDArray[Any]"
+
+
+class RefusedError(ValueError):
+    """A sample that a method does not take, in words for whoever sent it."""
+
+
+class Spec(NamedTuple):
+    """What a tensor holds of one sample.
+
+    Attributes:
+        dtype: Triton's name of the type.
+        shape: -1 where a size varies.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def content_of(value: Any, max_bytes: int) -> bytes:
+    """Return the one string of a sample: of an array, or as it is.
+
+    Raises:
+        RefusedError: If it is empty or longer than ``max_bytes``.
+    """
+    content = value if isinstance(value, str | bytes) else value.reshape(-1)[0]
+    content = content.encode() if isinstance(content, str) else bytes(content)
+    if not content:
+        raise RefusedError("is empty")
+    if len(content) > max_bytes:
+        raise RefusedError(f"has {len(content)} bytes, at most {max_bytes} are taken")
+    return content
+
+
+def one_string(given: Spec) -> None:
+    """Check that an input is one string a sample.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if given.dtype != "BYTES" or any(size not in (1, -1) for size in given.shape):
+        raise ValueError(f"takes BYTES of shape [1], not {given.dtype} {list(given.shape)}")

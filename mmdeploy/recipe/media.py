@@ -1,0 +1,227 @@
+"""The sections ``preprocess`` and ``postprocess``: their schema, made of the methods, and what their tensors hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+
+from pydantic import Discriminator, Field, Tag, create_model, model_validator
+
+from mmdeploy.preprocess import METHODS, Spec, WiredMethod
+from mmdeploy.recipe.declared import Dtype, InputSpec, Section, TensorName, plain_shape
+
+FILE_PATTERN = r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_.]*$"
+_WIRES = ("method", "inputs", "outputs", "instances")
+_OWN = "own"
+
+
+class MediaStep(Section):
+    """A step between what clients send and what components read, or between those and the answer."""
+
+    inputs: dict[TensorName, TensorName] = Field(
+        min_length=1, description="The ensemble's tensor by the method's own input.", examples=[{"data": "photo"}]
+    )
+    outputs: dict[TensorName, Any] = Field(
+        min_length=1, description="The ensemble's tensor by the method's own output.", examples=[{"pixels": "image"}]
+    )
+    instances: int = Field(1, ge=1, description="Processes that run it side by side.")
+
+    @property
+    def tensors(self) -> dict[str, str]:
+        """The ensemble's tensor by the method's own output."""
+        return {own: wire if isinstance(wire, str) else wire.tensor for own, wire in self.outputs.items()}
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The files that options name, by option."""
+        return {name: value for name, value in self.options.items() if isinstance(value, Path)}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own options, those that are set."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name not in _WIRES}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def accepts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The method's own inputs and outputs."""
+        method = METHODS[self.method]  # type: ignore[attr-defined]  # each subclass has it
+        return method.INPUTS, method.OUTPUTS
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Distributions that it imports, besides NumPy."""
+        return tuple(METHODS[self.method].REQUIRES)  # type: ignore[attr-defined]
+
+    def described(self, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return what `WiredMethod.from_json` takes; ``files`` says what options that name files become."""
+        dumped = self.model_dump(mode="json", include=set(self.options))
+        return {
+            "method": self.method,  # type: ignore[attr-defined]
+            "options": dumped | dict(files or {}),
+            "inputs": dict(self.inputs),
+            "outputs": self.tensors,
+        }
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        """Let the method check its options together."""
+        WiredMethod.from_json(self.described())
+        return self
+
+
+class DeclaredOutput(Section):
+    """An output of the recipe's own function."""
+
+    tensor: TensorName = Field(description="The ensemble's tensor.")
+    dtype: Dtype = Field(description="Element type of what the function gives.")
+    shape: tuple[Annotated[int, Field(ge=-1)], ...] = Field(
+        min_length=1, description="Shape of one sample; -1 where a size varies."
+    )
+
+
+class OwnStep(MediaStep):
+    """The recipe's own function of one sample: an argument for each input, an array or a dict of arrays back."""
+
+    method: str = Field(
+        pattern=FILE_PATTERN,
+        description="path.py:callable beside the recipe.",
+        examples=["preprocess.py:spectrum"],
+    )
+    outputs: dict[TensorName, DeclaredOutput] = Field(
+        min_length=1, description="By name in the dict that it returns; of one output the name is free."
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Further arguments, JSON values.")
+    requires_packages: tuple[str, ...] = Field((), description="Distributions that it imports, besides NumPy.")
+    files: tuple[Annotated[str, "glob"], ...] = Field((), description="Globs of files that it reads, beside it.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `WiredMethod.from_json` takes of it."""
+        return {"arguments": self.arguments}
+
+    @property
+    def accepts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Whatever is wired."""
+        return tuple(self.inputs), tuple(self.outputs)
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Distributions that it imports, besides NumPy."""
+        return self.requires_packages
+
+    def described(self, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return what `WiredMethod.from_json` takes."""
+        outputs = {own: [wire.dtype, list(wire.shape)] for own, wire in self.outputs.items()}
+        options = {"arguments": self.arguments, "outputs": outputs}
+        return {"method": self.method, "options": options, "inputs": dict(self.inputs), "outputs": self.tensors}
+
+
+def _section(name: str, method: type[Any]) -> type[MediaStep]:
+    """Return the section of a method: its options as they are declared there."""
+    hints = typing.get_type_hints(method)
+    fields: dict[str, Any] = {
+        "method": (Literal[name], Field(name)),
+        "outputs": (dict[TensorName, TensorName], MediaStep.model_fields["outputs"]),
+    }
+    for option in dataclasses.fields(method):
+        told = dict(option.metadata)
+        about, is_path = told.get("about"), told.get("path")
+        annotation = hints[option.name]
+        if is_path:
+            annotation = Path | None if type(None) in typing.get_args(annotation) else Path
+        default = ... if option.default is dataclasses.MISSING else option.default
+        fields[option.name] = (annotation, Field(default, description=about))
+    made = create_model(f"{method.__name__}Step", __base__=MediaStep, __module__=__name__, **fields)
+    made.__doc__ = method.__doc__
+    return cast(type[MediaStep], made)
+
+
+SECTIONS: Mapping[str, type[MediaStep]] = {name: _section(name, method) for name, method in METHODS.items()}
+
+# Recipes are pickled to the processes of steps: a class is found by its name in its module.
+globals().update({section.__name__: section for section in SECTIONS.values()})
+
+
+def _tag(value: Any) -> Any:
+    method = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
+    return _OWN if isinstance(method, str) and ":" in method else method
+
+
+if TYPE_CHECKING:
+    Step = MediaStep
+else:
+    Step = Annotated[
+        functools.reduce(
+            operator.or_,
+            [Annotated[section, Tag(name)] for name, section in SECTIONS.items()] + [Annotated[OwnStep, Tag(_OWN)]],
+        ),
+        Discriminator(_tag),
+    ]
+
+
+def in_order(steps: Mapping[str, MediaStep]) -> tuple[str, ...]:
+    """Return the names of steps, each after those whose tensors it reads; those of a cycle last."""
+    order: list[str] = []
+    while len(order) < len(steps):
+        written = {tensor for name, step in steps.items() if name not in order for tensor in step.tensors.values()}
+        ready = [name for name, step in steps.items() if name not in order and not written & {*step.inputs.values()}]
+        order += ready[:1] or [name for name in steps if name not in order]
+    return tuple(order)
+
+
+def model_outputs(outputs: tuple[str, ...], postprocess: Mapping[str, MediaStep]) -> tuple[str, ...]:
+    """Return outputs with what steps make of tensors replaced by those tensors, each once."""
+    writers = {tensor: step for step in postprocess.values() for tensor in step.tensors.values()}
+    found, waiting = list[str](), list(outputs)
+    while waiting:
+        tensor = waiting.pop(0)
+        if tensor in writers:
+            waiting = [*writers.pop(tensor).inputs.values(), *waiting]
+        elif tensor not in found:
+            found.append(tensor)
+    made = {tensor for step in postprocess.values() for tensor in step.tensors.values()}
+    return tuple(tensor for tensor in found if tensor not in made)
+
+
+def prepared(steps: Mapping[str, MediaStep], inputs: Mapping[str, InputSpec]) -> dict[str, InputSpec]:
+    """Return what the tensors hold that steps write; those that cannot be known are left out."""
+    sent = {name: Spec(spec.dtype, plain_shape(spec.shape)) for name, spec in inputs.items()}
+    found = written_specs(steps, sent)
+    return {name: InputSpec.model_validate({"dtype": spec.dtype, "shape": spec.shape}) for name, spec in found.items()}
+
+
+def written_specs(steps: Mapping[str, MediaStep], given: Mapping[str, Spec]) -> dict[str, Spec]:
+    """Return what the tensors hold that steps write; those that cannot be known are left out."""
+    known = dict(given)
+    list(_specified(steps, known))
+    return {tensor: spec for tensor, spec in known.items() if tensor not in given}
+
+
+def spec_problems(steps: Mapping[str, MediaStep], given: Mapping[str, Spec]) -> Iterator[tuple[str, str]]:
+    """Give the steps that do not take what they are given, and why."""
+    for name, problem in _specified(steps, dict(given)):
+        if problem:
+            yield name, problem
+
+
+def _specified(steps: Mapping[str, MediaStep], known: dict[str, Spec]) -> Iterator[tuple[str, str]]:
+    """Give each step with what is wrong with its inputs; add what it writes to what is known."""
+    for name in in_order(steps):
+        step, problem = steps[name], ""
+        own_inputs, own_outputs = step.accepts
+        if {*step.inputs} == {*own_inputs} and {*step.outputs} <= {*own_outputs}:
+            wired = WiredMethod.from_json(step.described())
+            if all(tensor in known for tensor in step.inputs.values()):
+                try:
+                    known |= wired.specs(known)
+                except KeyError as error:
+                    problem = f"gives no {error.args[0]} with these options"
+                except ValueError as error:
+                    problem = str(error)
+        yield name, problem

@@ -117,6 +117,7 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
         return
     for name, missing in optional_inputs(recipe).items():
         yield from _branch_findings(recipe, name)
+        yield from _step_findings(recipe, name)
         yield from _presence_findings(recipe, name, missing)
         yield from _strategy_findings(recipe, name, missing)
         yield from _detect_findings(name, recipe.inputs[name], missing)
@@ -148,6 +149,25 @@ def _branch_findings(recipe: Recipe, name: str) -> Iterator[Finding]:
             "stand-in"
         )
         yield Finding(place, message, needs_all=True)
+
+
+def _step_findings(recipe: Recipe, name: str) -> Iterator[Finding]:
+    """Find inputs that a step of the ensemble makes ready: it would have to be asked like a branch, and is not yet."""
+    place = ("inputs", name, "optional")
+    if name not in recipe.sources():
+        message = (
+            f"cannot be left out: {name!r} is read by a preprocess step, and only components may stand behind an input "
+            "that is optional; send what the component reads, or take optional out"
+        )
+        yield Finding(place, message, involves=(("preprocess",),))
+    sizes = [size for size in recipe.inputs[name].shape if isinstance(size, str) and size in recipe.sizes]
+    for size in sizes:
+        if recipe.sizes[size].bucket is not None:
+            message = (
+                f"cannot be left out: {name!r} is padded to the buckets of {size!r}, and only components may stand "
+                "behind an input that is optional; take bucket out, or take optional out"
+            )
+            yield Finding(place, message, involves=(("sizes", size, "bucket"),))
 
 
 def _presence_findings(recipe: Recipe, name: str, missing: Missing) -> Iterator[Finding]:

@@ -93,7 +93,7 @@ def _branch(recipe: Recipe, name: str) -> Branch:
 
 def _dependencies(recipe: Recipe) -> dict[str, set[str]]:
     """Return, for each component, the inputs that it depends on, presence tensors among them."""
-    known = {*recipe.inputs, *presence_tensors(recipe).values()}
+    known = {*recipe.inputs, *recipe.sources(), *presence_tensors(recipe).values()}
     of_tensor: dict[str, set[str]] = {name: {name} for name in known}
     found: dict[str, set[str]] = {}
     for name in order_with(sources_of(recipe.components)):
@@ -117,7 +117,6 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
         return
     for name, missing in optional_inputs(recipe).items():
         yield from _branch_findings(recipe, name)
-        yield from _step_findings(recipe, name)
         yield from _presence_findings(recipe, name, missing)
         yield from _strategy_findings(recipe, name, missing)
         yield from _detect_findings(name, recipe.inputs[name], missing)
@@ -149,25 +148,6 @@ def _branch_findings(recipe: Recipe, name: str) -> Iterator[Finding]:
             "stand-in"
         )
         yield Finding(place, message, needs_all=True)
-
-
-def _step_findings(recipe: Recipe, name: str) -> Iterator[Finding]:
-    """Find inputs that a step of the ensemble makes ready: it would have to be asked like a branch, and is not yet."""
-    place = ("inputs", name, "optional")
-    if name not in recipe.sources():
-        message = (
-            f"cannot be left out: {name!r} is read by a preprocess step, and only components may stand behind an input "
-            "that is optional; send what the component reads, or take optional out"
-        )
-        yield Finding(place, message, involves=(("preprocess",),))
-    sizes = [size for size in recipe.inputs[name].shape if isinstance(size, str) and size in recipe.sizes]
-    for size in sizes:
-        if recipe.sizes[size].bucket is not None:
-            message = (
-                f"cannot be left out: {name!r} is padded to the buckets of {size!r}, and only components may stand "
-                "behind an input that is optional; take bucket out, or take optional out"
-            )
-            yield Finding(place, message, involves=(("sizes", size, "bucket"),))
 
 
 def _presence_findings(recipe: Recipe, name: str, missing: Missing) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,10 @@ def _step(
         )
     except (ValueError, KeyError) as error:
         raise UsageError(f"the step {name} cannot be served behind what was built: {error}") from error
-    written = {tensor: TensorSpec(tensor, spec.dtype, spec.shape) for tensor, spec in held.items()}
+    read_later = {spec.name: spec for spec in recipe.source_specs}  # with the names of sizes
+    written = {
+        tensor: read_later.get(tensor, TensorSpec(tensor, spec.dtype, spec.shape)) for tensor, spec in held.items()
+    }
     outputs = section.tensors
     beside = {files[option]: recipe.root / path for option, path in section.paths.items()}
     step = ServedStep(
@@ -104,7 +108,7 @@ def _step(
 
 
 def _named(spec: TensorSpec, name: str) -> TensorSpec:
-    return TensorSpec(name, spec.dtype, spec.shape)
+    return replace(spec, name=name)
 
 
 def _own_files(recipe: Recipe, section: MediaStep) -> Iterator[tuple[str, Path]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,7 @@ class Request:
         empty_hint: What to say where there are no samples.
         max_gib: Largest size on disk.
         prepare: Makes of what clients send what the model reads; both are recorded. None where they are the same.
+        optional: Inputs that a sample may lack.
     """
 
     reference: str
@@ -64,6 +65,7 @@ class Request:
     empty_hint: str | None = None
     max_gib: float = 8.0
     prepare: Prepare | None = None
+    optional: Collection[str] = frozenset()
 
     @property
     def sources(self) -> Sequence[TensorSpec]:
@@ -96,6 +98,7 @@ def record(request: Request, folder: Path, progress: Progress) -> dict[str, Any]
             ranges=request.ranges,
             limit=request.limit,
             prepare=request.prepare,
+            optional=request.optional,
         )
         for feed, label in samples:
             recorder.add(feed, label)
@@ -121,12 +124,13 @@ class _Recorder:
 
     def add(self, feed: Feed, label: Any) -> None:
         request = self._request
-        if missing := [spec.name for spec in request.columns if spec.name not in feed]:
+        needed = [spec.name for spec in request.columns if spec.name not in request.optional]
+        if missing := [name for name in needed if name not in feed]:
             raise DataError(
                 f"{request.reference}: sample {self.count} has no input {missing[0]!r}",
                 hint="only training samples may hold what is made of what clients send in its place",
             )
-        read = {spec.name: feed[spec.name] for spec in request.sources}
+        read = {spec.name: feed[spec.name] for spec in request.sources if spec.name in feed}
         digest = sample_digest(read)
         if self._check is not None:
             self._check.sample(read, digest, self.count)
@@ -138,6 +142,8 @@ class _Recorder:
             self._censuses[name].add(array)
             self._columns[name].add(array)
             self._grow(nbytes(array))
+        for name in self._columns.keys() - feed.keys():
+            self._columns[name].leave_out()
         self._digests += digest
         self.count += 1
 
@@ -206,7 +212,7 @@ class _ColumnFile:
     def __init__(self, folder: Path, name: str, spec: TensorSpec, stack: ExitStack) -> None:
         self._folder, self._name, self._strings = folder, name, spec.dtype == BYTES
         self._dtype = np.dtype(np.uint8) if self._strings else spec.numpy_dtype
-        self._bytes = 0
+        self._bytes, self._axes = 0, len(spec.shape)
         self._stream: BinaryIO = stack.enter_context((folder / f"{name}.npy").open("wb"))
         self._stream.write(bytes(_HEADER_BYTES))
         self._shapes: list[tuple[int, ...]] = []
@@ -217,9 +223,14 @@ class _ColumnFile:
         self._stream.write(content)
         self._bytes += len(content)
 
+    def leave_out(self) -> None:
+        """Note a sample that lacks the input: all its sizes are -1, see `mmdeploy.data.columns`."""
+        self._shapes.append((-1,) * self._axes)
+
     def finish(self) -> dict[str, str]:
         """Write the header; return what the index says of the input."""
-        alike = len(set(self._shapes)) == 1 and not self._strings
+        lacking = any(-1 in shape for shape in self._shapes)
+        alike = len(set(self._shapes)) == 1 and not self._strings and not lacking
         total = self._bytes // self._dtype.itemsize
         self._stream.seek(0)
         self._stream.write(_npy_header(self._dtype, (len(self._shapes), *self._shapes[0]) if alike else (total,)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +49,7 @@ def stream(
     limit: int | None = None,
     epoch: int | None = None,
     prepare: Prepare | None = None,
+    optional: Collection[str] = frozenset(),
 ) -> Iterator[tuple[Feed, Any]]:
     """Yield samples one at a time, each checked for names, types, shapes, finiteness and ranges.
 
@@ -61,6 +62,7 @@ def stream(
         epoch: Given to the callable if it has a parameter of this name: `takes_epoch`.
         prepare: Makes of it what the model reads, which is added. A sample may hold that itself in place of all that
             is made into it, such as pixels that were augmented.
+        optional: Inputs that a sample may lack.
 
     Yields:
         Feed dict without a batch dimension, and the label or None.
@@ -74,7 +76,7 @@ def stream(
         if prepare is not None and {*feed} == {spec.name for spec in prepare.sources}:
             yield _checked(feed, prepare.sources, ranges or {}, where), label
             continue
-        checked = _checked(feed, specs, ranges or {}, where)
+        checked = _checked(feed, specs, ranges or {}, where, optional)
         yield checked if prepare is None else checked | _prepared(prepare, checked, ranges or {}, where), label
 
 
@@ -151,7 +153,13 @@ def _split(sample: object, where: str) -> tuple[Mapping[str, Any], Any]:
     )
 
 
-def _checked(feed: Mapping[str, Any], specs: Sequence[TensorSpec], ranges: Ranges, where: str) -> Feed:
+def _checked(
+    feed: Mapping[str, Any],
+    specs: Sequence[TensorSpec],
+    ranges: Ranges,
+    where: str,
+    optional: Collection[str] = frozenset(),
+) -> Feed:
     names = [spec.name for spec in specs]
     for name in feed:
         if name not in names:
@@ -159,12 +167,16 @@ def _checked(feed: Mapping[str, Any], specs: Sequence[TensorSpec], ranges: Range
     checked: Feed = {}
     for spec in specs:
         if spec.name not in feed:
+            if feed and spec.name in optional:
+                continue
+            always = ", ".join(name for name in names if name not in optional)
+            needed = f"all of {always}" if always else "at least one"
             raise DataError(
                 f"{where} has no input {spec.name!r}",
-                hint=f"it has {', '.join(map(str, feed)) or 'none'}; every sample needs all of {', '.join(names)}",
+                hint=f"it has {', '.join(map(str, feed)) or 'none'}; every sample needs {needed}",
             )
         checked[spec.name] = _checked_array(feed[spec.name], spec, ranges.get(spec.name), where)
-    sizes = {spec.name: spec.sizes for spec in specs if spec.sizes}
+    sizes = {spec.name: spec.sizes for spec in specs if spec.sizes and spec.name in checked}
     if sizes and (wrong := lengths_problem({name: checked[name].shape for name in sizes}, sizes)):
         raise DataError(f"{where}, {wrong}", hint="correct the samples, or the bounds under sizes in the recipe")
     return checked

@@ -208,7 +208,7 @@ def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:
                 expected = {name: original[tensor] for name, tensor in wanted.items()}
                 feeds = ask.component_feeds(component, evidence)
                 if component.samples is not None:
-                    feeds, expected = feeds.select(component.samples), ask.select(expected, component.samples)
+                    expected = ask.select(expected, component.samples)
                 yield _Subject(component.name, component.name, feeds, expected, several=len(component.outputs) > 1)
     if options.scope != "components":
         expected = {name: original[name] for name in evidence.ensemble_outputs if _is_judged(name, options, original)}

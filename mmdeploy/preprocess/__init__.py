@@ -12,9 +12,11 @@ This package imports nothing of mmdeploy: a release holds a copy of it beside ea
 
 from .decode_audio import DecodeAudio
 from .decode_image import DecodeImage
+from .nearest import Nearest
 from .own import Own
 from .pipeline import METHODS, Pipeline, WiredMethod
 from .refusal import RefusedError, Spec
+from .sample_frames import SampleFrames
 from .scores import L2Normalise, Normalise, Softmax, Threshold, TopK
 from .tokenize_text import Tokenize
 
@@ -23,10 +25,12 @@ __all__ = [
     "DecodeAudio",
     "DecodeImage",
     "L2Normalise",
+    "Nearest",
     "Normalise",
     "Own",
     "Pipeline",
     "RefusedError",
+    "SampleFrames",
     "Softmax",
     "Spec",
     "Threshold",

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 
 from .decode_audio import DecodeAudio
 from .decode_image import DecodeImage
+from .nearest import Nearest
 from .own import Own
 from .refusal import Array, RefusedError, Spec
+from .sample_frames import SampleFrames
 from .scores import L2Normalise, Normalise, Softmax, Threshold, TopK
 from .tokenize_text import Tokenize
 
@@ -19,12 +21,14 @@ from .tokenize_text import Tokenize
 METHODS: Mapping[str, type[Any]] = {
     "decode_image": DecodeImage,
     "decode_audio": DecodeAudio,
+    "sample_frames": SampleFrames,
     "tokenize": Tokenize,
     "normalise": Normalise,
     "softmax": Softmax,
     "top_k": TopK,
     "threshold": Threshold,
     "l2_normalise": L2Normalise,
+    "nearest": Nearest,
 }
 
 

@@ -6,14 +6,14 @@ import dataclasses
 import functools
 import operator
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import Discriminator, Field, Tag, create_model, model_validator
 
 from mmdeploy.preprocess import METHODS, Spec, WiredMethod
-from mmdeploy.recipe.declared import Dtype, InputSpec, Section, TensorName, plain_shape
+from mmdeploy.recipe.declared import Dtype, InputSpec, Section, TensorName, Wire, plain_shape
 
 FILE_PATTERN = r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_.]*$"
 _WIRES = ("method", "inputs", "outputs", "instances")
@@ -194,6 +194,16 @@ def prepared(steps: Mapping[str, MediaStep], inputs: Mapping[str, InputSpec]) ->
     sent = {name: Spec(spec.dtype, plain_shape(spec.shape)) for name, spec in inputs.items()}
     found = written_specs(steps, sent)
     return {name: InputSpec.model_validate({"dtype": spec.dtype, "shape": spec.shape}) for name, spec in found.items()}
+
+
+def with_sizes(spec: InputSpec, wires: Iterable[Wire], tensor: str) -> InputSpec:
+    """Return what a tensor holds with the names of its sizes, where a component that reads it declares them."""
+    for wire in wires:
+        if wire.tensor == tensor and wire.shape is not None and len(wire.shape) == len(spec.shape):
+            pairs = zip(spec.shape, wire.shape, strict=True)
+            shape = tuple(other if own == -1 and isinstance(other, str) else own for own, other in pairs)
+            spec = spec.model_copy(update={"shape": shape})
+    return spec
 
 
 def written_specs(steps: Mapping[str, MediaStep], given: Mapping[str, Spec]) -> dict[str, Spec]:

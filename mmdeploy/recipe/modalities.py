@@ -93,7 +93,7 @@ def _branch(recipe: Recipe, name: str) -> Branch:
 
 def _dependencies(recipe: Recipe) -> dict[str, set[str]]:
     """Return, for each component, the inputs that it depends on, presence tensors among them."""
-    known = {*recipe.inputs, *presence_tensors(recipe).values()}
+    known = {*recipe.inputs, *recipe.sources(), *presence_tensors(recipe).values()}
     of_tensor: dict[str, set[str]] = {name: {name} for name in known}
     found: dict[str, set[str]] = {}
     for name in order_with(sources_of(recipe.components)):

@@ -34,7 +34,7 @@ from mmdeploy.recipe.declared import (
     Wire,
     plain_shape,
 )
-from mmdeploy.recipe.media import FILE_PATTERN, Step, model_outputs, prepared
+from mmdeploy.recipe.media import FILE_PATTERN, Step, model_outputs, prepared, with_sizes
 from mmdeploy.recipe.methods import union_of
 from mmdeploy.recipe.missing import Subset
 from mmdeploy.triton.options import ResponseCache, Serving
@@ -362,8 +362,8 @@ class Recipe(Section):
         if not self.preprocess:
             return dict(self.inputs)
         known = dict(self.inputs) | prepared(self.preprocess, self.inputs)
-        read = {wire.tensor for part in self.components.values() for wire in part.inputs.values()}
-        return {name: spec for name, spec in known.items() if name in read}
+        wires = [wire for part in self.components.values() for wire in part.inputs.values()]
+        return {name: with_sizes(known[name], wires, name) for name in known if name in {one.tensor for one in wires}}
 
     @property
     def model_outputs(self) -> tuple[str, ...]:

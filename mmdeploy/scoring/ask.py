@@ -43,9 +43,13 @@ def sample_count(evidence: Evidence) -> int:
 
 
 def component_feeds(component: WiredComponent, evidence: Evidence) -> Samples:
-    """Return a component's inputs: what clients send, and what the PyTorch original gives upstream of it."""
+    """Return a component's inputs: what clients send, and what the PyTorch original gives upstream of it.
+
+    Of the samples that it is run for.
+    """
     tensors = {**evidence.original, **evidence.feeds}
-    return Samples({name: tensors[source] for name, source in component.inputs.items()})
+    given = Samples({name: tensors[source] for name, source in component.inputs.items()})
+    return given if component.samples is None else given.select(component.samples)
 
 
 def select(columns: Mapping[str, Array], rows: npt.NDArray[np.intp]) -> dict[str, Array]:

@@ -46,7 +46,8 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
     assert samples is not None
     feeds = samples.feeds()
     run = _Original(torch_chain(task, topological_order(recipe.components)), Modalities.of(task), progress)
-    made = _made_at_bounds(recipe, feeds)
+    whole = feeds.select(np.flatnonzero(run.modalities.held(feeds).all(axis=1)))
+    made = _made_at_bounds(recipe, whole) if whole.count else None
     with torch_model.torch_threads(task.threads):
         _require_something(run.modalities, feeds, samples.reference)
         tensors = postprocessed(recipe, run.answers(feeds, "samples through the PyTorch model"))

@@ -89,3 +89,12 @@ def test_what_does_not_fit_is_told_with_its_place(
 def test_a_circle_is_told(recipe: Path) -> None:
     loop = "postprocess:\n  turn: {method: l2_normalise, inputs: {embedding: round}, outputs: {embedding: round}}\n"
     assert any("reads" in said or "already" in said for _, said in problems(recipe, ("postprocess:\n", loop)))
+
+
+def test_what_varies_has_the_name_of_the_size_that_a_component_declares(recipe: Path) -> None:
+    text = recipe.read_text().replace("length: 8", "max_length: 8")
+    text = text.replace("ids: ids, mask: mask, counts", "ids: {tensor: ids, shape: [tokens]}, mask: mask, counts")
+    recipe.write_text(text.replace("preprocess:\n", "sizes: {tokens: {min: 1, max: 8}}\npreprocess:\n"))
+    specs = {spec.name: spec for spec in load_recipe(recipe).source_specs}
+    assert specs["ids"].shape == (-1,) and specs["ids"].sizes[0].max == 8  # type: ignore[union-attr]
+    assert specs["mask"].shape == (-1,) and not specs["mask"].sizes

@@ -141,3 +141,15 @@ def test_names_of_the_ensembles_own_are_taken(edited, problems):
     [(where, message)] = problems(path)
     assert "image_encoder.outputs" in where
     assert "mark the rows of 'audio'" in message
+
+
+def test_what_arrives_and_holds_nothing_is_told_of_strings(edited, problems):
+    path = edited(
+        (
+            AUDIO,
+            "  audio: {dtype: BOOL, shape: [9], optional: true, missing: {strategy: zeros, detect: {min_std: 1}}}\n",
+        )
+    )
+    [(where, message)] = problems(path)
+    assert "detect.min_std" in where
+    assert "says nothing about BOOL" in message

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recorded_sets import set_artifact
+from recorded_sets import recorded_set, set_artifact
 
 from mmdeploy.core.contracts import no_progress
-from mmdeploy.core.errors import ModelError
+from mmdeploy.core.errors import DataError, ModelError
 from mmdeploy.planning.steps import DATA_SETS, STAND_INS, Step
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
@@ -116,3 +116,21 @@ def test_without_a_sample_that_holds_the_input_there_is_no_mean(tmp_path):
     with pytest.raises(ModelError) as caught:
         stand_ins_of(recipe, tmp_path)
     assert "no calibration sample holds 'seen'" in caught.value.message
+
+
+def test_evaluation_samples_may_lack_what_requests_may_lack(task, tmp_path):
+    evaluated = recorded_set(task.recipe, "evaluation", tmp_path)
+    feeds = evaluated.feeds()
+    assert [name for name in feeds if feeds[name][94] is None] == ["felt"]
+    held = Modalities(task.recipe, {}).held(feeds)
+    assert held[94].tolist() == [True, True, False]
+    assert held[95].tolist() == [False, True, True]
+    assert held[:94].all()
+    assert set(feeds.take(np.array([94]))) == {"seen", "heard"}
+
+
+def test_calibration_samples_are_whole(tmp_path):
+    recipe = load_recipe(RECIPE, ["data.calibration=data.py:evaluation"])
+    with pytest.raises(DataError) as caught:
+        set_artifact(recipe, "calibration", tmp_path)
+    assert "sample 94 has no input 'felt'" in caught.value.message

@@ -102,10 +102,10 @@ def _feed_dict(runner: Any, files: tuple[str, ...], fit: bool) -> FeedDict:
             )
         given[name] = file
     missing = [str(spec) for name, spec in specs.items() if name not in given and name not in runner.optional]
-    if not given:
-        raise UsageError("no file for any input", hint=f"the model takes {', '.join(map(str, specs.values()))}")
     if missing:
         raise UsageError(f"no file for {'; '.join(missing)}", hint="give one INPUT=FILE for each input")
+    if not given:
+        raise UsageError("no file for any input", hint=f"the model takes {', '.join(map(str, specs.values()))}")
     batched = runner.max_batch_size > 0
     tensors = {name: _tensor(file, specs[name], fit) for name, file in given.items()}
     return {name: array[None] if batched else array for name, array in tensors.items()}

@@ -29,7 +29,9 @@ class Adder(http.server.BaseHTTPRequestHandler):
             return
         model = self.path.split("/")[3]
         config = CONFIG | {"name": model, "max_batch_size": 0 if model == "single" else 8}
-        if model in ("adder", "single"):
+        if model == "patient":
+            config["input"] = [{**tensor, "optional": True} for tensor in CONFIG["input"]]  # type: ignore[attr-defined]
+        if model in ("adder", "single", "patient"):
             self.answer(200, config)
         else:
             self.answer(404, {"error": f"Request for unknown model: {model!r} is not found"})
@@ -73,6 +75,13 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_answers_as_text(url: str, capsys: pytest.CaptureFixture[str], model: str) -> None:
     assert run(commands, ["infer", model, "b=b.json", "a=a.npy", "--url", url]) == 0
     assert capsys.readouterr() == ("sum: [11. 32. 23.]\n  largest: 32.0000 at index 1\n", "")
+
+
+def test_an_optional_input_may_be_left_out(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(commands, ["infer", "patient", "b=b.json", "--json", "--url", url]) == 0
+    assert json.loads(capsys.readouterr().out) == {"sum": [10, 30, 20]}
+    assert run(commands, ["infer", "patient", "--url", url]) == 2
+    assert "no file for any input" in capsys.readouterr().err
 
 
 def test_answers_as_json_without_the_batch(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def _asked(
     specs = _written(components)
     options = {
         "max_batch_size": max(1, min(part.serving.max_batch_size for part in components)),
-        "joins": all(part.serving.dynamic_batching is not None for part in components),
+        "joins": _join(components),
         "presence": presence_tensors(recipe).get(branch.input),
         "detect": _detect(recipe, branch.input),
     }
@@ -81,6 +81,12 @@ def _asked(
         "inputs": [branch.input],
         "outputs": outputs,
     }, whole
+
+
+def _join(components: tuple[ServedComponent, ...]) -> bool:
+    """Say whether rows of several requests are asked for as one: not where answers are kept, by whole requests."""
+    servings = [part.serving for part in components]
+    return all(one.dynamic_batching is not None and not one.response_cache for one in servings)
 
 
 def _step(

@@ -69,7 +69,9 @@ def _whole(recipe: Recipe) -> Iterator[Finding]:
         )
         yield Finding(place, message, involves=(("outputs",),))
     shapes = {name: spec.shape for name, spec in recipe.inputs.items()}
-    if recipe.components and (tensor := confusable(shapes, batches=recipe.max_batch_size != 1)):
+    optional = [name for name, spec in recipe.inputs.items() if spec.optional]
+    batches = recipe.max_batch_size != 1
+    if recipe.components and (tensor := confusable(shapes, batches=batches, optional=optional)):
         yield Finding(place, why_confused(tensor))
 
 

@@ -129,7 +129,9 @@ def varied(feed_dict: Mapping[str, Array], ranges: Ranges) -> dict[str, Array]:
                 moved = np.nextafter(changed[name], middle)
                 changed[name] = np.where(random.integers(2, size=array.shape, dtype=bool), moved, changed[name])
     if not any(array.dtype.kind == "f" for array in feed_dict.values()):
-        changed = {name: random.permutation(array.reshape(-1)).reshape(array.shape) for name, array in changed.items()}
+        for name, array in feed_dict.items():
+            if array.dtype.kind in "iu":
+                changed[name] = random.permutation(array.reshape(-1)).reshape(array.shape)
     return changed
 
 

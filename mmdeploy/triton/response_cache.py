@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,13 +98,22 @@ def answer_bytes(outputs: Iterable[TensorSpec], batch: int) -> int | None:
     return entry_bytes((spec.name, spec.dtype, (batch, *(spec.shape or (1,)))) for spec in specs)
 
 
-def confusable(inputs: Mapping[str, Sequence[int | str]], *, batches: bool) -> str | None:
+def confusable(
+    inputs: Mapping[str, Sequence[int | str]], *, batches: bool, optional: Collection[str] = ()
+) -> str | None:
     """Return an input whose bytes do not tell the shape of a request; None where every request is told apart.
 
     Args:
         inputs: Shape of one sample by input; -1 where a size varies by itself, or the name of a size that others share.
         batches: Whether a request may hold another number of samples than one.
+        optional: Inputs that a request may leave out: what they tell is not always there.
     """
+    required = {name: shape for name, shape in inputs.items() if name not in optional}
+    requests = [required, *({**required, name: inputs[name]} for name in inputs if name in optional)]
+    return next(filter(None, (_untold(one, batches) for one in requests)), None)
+
+
+def _untold(inputs: Mapping[str, Sequence[int | str]], batches: bool) -> str | None:
     unknown: dict[str, set[str]] = {}
     for name, shape in inputs.items():
         axes = [f"{name}[{axis}]" if size == -1 else size for axis, size in enumerate(shape)]

@@ -76,6 +76,15 @@ def test_what_is_not_confusable_has_one_shape_for_its_numbers_of_values(inputs, 
     assert counts(shapes(one)) != counts(shapes(other)) or shapes(one) == shapes(other)
 
 
+def test_what_may_be_left_out_tells_nothing():
+    inputs = {"image": (8, 8), "audio": ("samples",)}
+    assert confusable(inputs, batches=True) is None
+    assert confusable(inputs, batches=True, optional=["image"]) == "audio"
+    assert confusable(inputs, batches=True, optional=["audio"]) is None
+    assert confusable(inputs, batches=True, optional=["audio", "image"]) == "audio"
+    assert confusable(inputs, batches=False, optional=["audio", "image"]) is None
+
+
 def test_an_answer_takes_its_bytes_and_headers_in_blocks_of_sixteen():
     assert [entry_bytes([("y", "FP32", (batch, 4))]) for batch in (1, 2, 3, 4, 8)] == [80, 96, 112, 128, 192]
     assert answer_bytes([TensorSpec("y", "FP32", (4,))], 2) == 96

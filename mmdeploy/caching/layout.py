@@ -91,12 +91,16 @@ def asked_ensemble(recipe: Recipe, known: Known) -> AskedEnsemble:
 def _model(recipe: Recipe, name: str, reads: tuple[str, ...], known: Known) -> AskedModel:
     header, row = _answer(name, known, needed=name in recipe.components and _is_encoder(recipe, name))
     parts = recipe.components if name == recipe.name else [name]
+    asked = dict(recipe.inputs)
+    if name in recipe.components:
+        read = {wire.tensor for wire in recipe.components[name].inputs.values()}
+        asked = {tensor: spec for tensor, spec in recipe.sources().items() if tensor in read}
     return AskedModel(
         name=name,
         reads=reads,
         header_bytes=header,
         row_bytes=row,
-        input_bytes=sum(_row_bytes(recipe.inputs[one].dtype, recipe.inputs[one].shape) or 0 for one in reads),
+        input_bytes=sum(_row_bytes(spec.dtype, spec.shape) or 0 for spec in asked.values()),
         compute_ms=sum(known.costs[part].ms for part in parts),
     )
 
@@ -128,9 +132,17 @@ def _row_bytes(dtype: str, shape: Sequence[int | str]) -> int | None:
 
 
 def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
-    """Return the clients' inputs that decide a component's answers."""
+    """Return the clients' inputs that decide a component's answers, through the steps of ``preprocess`` too."""
     parts = (*upstream(recipe.components, name), name)
     read = {wire.tensor for part in parts for wire in recipe.components[part].inputs.values()}
+    while more := {
+        tensor
+        for step in recipe.preprocess.values()
+        if read & set(step.tensors.values())
+        for tensor in step.inputs.values()
+        if tensor not in read
+    }:
+        read |= more
     return tuple(one for one in recipe.inputs if one in read)
 
 

@@ -78,8 +78,9 @@ def _whole(recipe: Recipe) -> Iterator[Finding]:
 def _input_shapes(recipe: Recipe, part: Component) -> Mapping[str, Sequence[int | str]] | None:
     """Return the shapes of what a component reads; None where one of them is only known when it is built."""
     found: dict[str, Sequence[int | str]] = {}
+    sources = recipe.sources()
     for key, wire in part.inputs.items():
-        source = recipe.inputs.get(wire.tensor)
+        source = sources.get(wire.tensor)
         shape = source.shape if source is not None else wire.shape
         if shape is None:
             return None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -298,7 +299,7 @@ def run_cli(recipe: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize(
     ("moment", "told"),
-    [("export", "interrupted while left/export, right/export ran"), ("gates", "interrupted")],
+    [("right/export", r"interrupted while (left/export, )?right/export ran"), ("gates", "interrupted")],
     ids=["export", "gates"],
 )
 def test_ctrl_c_leaves_no_process_and_nothing_half_written(tiny_recipe: Path, moment: str, told: str) -> None:
@@ -319,7 +320,7 @@ def test_ctrl_c_leaves_no_process_and_nothing_half_written(tiny_recipe: Path, mo
     work = tiny_recipe.parents[1] / ".mmdeploy"
     report = read_report(work / "runs" / "two_towers" / "latest")
     assert report.failure is not None
-    assert report.failure.message == told
+    assert re.fullmatch(told, report.failure.message)
     assert not (tiny_recipe.parents[1] / "model_repository" / "two_towers").exists()
 
 

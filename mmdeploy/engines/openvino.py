@@ -119,7 +119,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     copy_graph(artifact.path, context.workdir / _GRAPH)
 
     def build(graph: Path) -> OpenVINORunner:
-        _write_ir(graph, path)
+        _write_ir(graph, path, artifact.inputs)
         if options.precision == "fp32":
             _mark_precise(path)
         runner = open_model(path, serving(options))
@@ -259,10 +259,12 @@ class OpenVINORunner:
         self._request = None
 
 
-def _write_ir(graph: Path, path: Path) -> None:
+def _write_ir(graph: Path, path: Path, inputs: Sequence[TensorSpec]) -> None:
     openvino = _openvino()
     try:
         model = openvino.Core().read_model(graph)
+        if bounds := _bounds(openvino, inputs):
+            model.reshape(bounds)
         openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:
         raise EngineError(
@@ -270,6 +272,20 @@ def _write_ir(graph: Path, path: Path) -> None:
             hint="an operator or opset that OpenVINO lacks is the commonest cause: export with a lower opset, or use"
             " engine.method: onnxruntime for this component",
         ) from error
+
+
+def _bounds(openvino: Any, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """Return the shapes, the batch first, of inputs with sizes whose bounds are known."""
+    found = {}
+    for spec in inputs:
+        if not any(size is not None and size.bounded for size in spec.sizes):
+            continue
+        dims = [
+            openvino.Dimension(size.min, size.max) if size is not None and size.bounded else openvino.Dimension(dim)
+            for dim, size in zip(spec.shape, spec.sizes, strict=True)
+        ]
+        found[spec.name] = openvino.PartialShape([openvino.Dimension(), *dims])
+    return found
 
 
 def _mark_precise(path: Path) -> None:

@@ -21,6 +21,7 @@ from mmdeploy.core.artifact import Array, Artifact
 from mmdeploy.core.contracts import Runner, StepContext
 from mmdeploy.core.errors import EngineError, InferenceError
 from mmdeploy.core.sessions import AS_WRITTEN, SessionRunner, open_session
+from mmdeploy.core.sizes import Lengths
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.engines.graph_files import load_graph, save_graph
 from mmdeploy.engines.int8_forms import is_quantized, leave_in_float, products, quantized_nodes, uint8_from_int8
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 #: Samples that are asked together; the first of them is asked alone, too.
 _SAMPLES = 4
+#: Samples that are asked at each length of sizes that vary, and which of the lengths: the smallest and the largest.
+_SAMPLES_AT_A_LENGTH = 2
+_ENDS = (0, -1)
 #: Builds that the search for nodes to leave in float may take.
 _MOST_BUILDS = 24
 #: Nodes that a message names.
@@ -64,6 +68,7 @@ class Question:
         quantized: Whether the graph is in INT8.
         noise_db: What quantization did to it, by output.
         exact_db: SQNR that is wanted of a graph in floating point.
+        lengths: Lengths of sizes that vary among the batches, in words.
     """
 
     feeds: Sequence[Mapping[str, Array]]
@@ -71,12 +76,13 @@ class Question:
     quantized: bool
     noise_db: Mapping[str, float | None] = field(default_factory=dict)
     exact_db: float = EXACT_DB
+    lengths: str = ""
 
     @property
     def said(self) -> str:
         """What an engine is compared with, in words."""
-        sizes = " and ".join(str(_size(feed)) for feed in self.feeds)
-        return f"its graph as written, in ONNX Runtime, at batch {sizes}"
+        sizes = " and ".join(dict.fromkeys(str(_size(feed)) for feed in self.feeds))
+        return f"its graph as written, in ONNX Runtime, at batch {sizes}{self.lengths}"
 
     def expected(self, graph: Path) -> Expectation:
         """Return what a graph as it is written answers."""
@@ -131,7 +137,15 @@ def question(
     alone = {name: array[:1] for name, array in together.items()}
     noise = facts.find(Noise, artifact.metadata)
     feeds = [together] if len(next(iter(together.values()), ())) == 1 else [together, alone]
-    return Question(feeds, context.threads, is_quantized(graph), noise.sqnr_db if noise else {}, exact_db)
+    at_lengths = [*context.at_lengths(min(_SAMPLES_AT_A_LENGTH, largest or _SAMPLES_AT_A_LENGTH))]
+    ends = at_lengths if len(at_lengths) < len(_ENDS) else [at_lengths[place] for place in _ENDS]
+    said = ", at " + "; ".join(_told(at) for at, _ in ends) if ends else ""
+    feeds += [feed for _, feed in ends]
+    return Question(feeds, context.threads, is_quantized(graph), noise.sqnr_db if noise else {}, exact_db, said)
+
+
+def _told(lengths: Lengths) -> str:
+    return ", ".join(f"{name} {length}" for name, length in lengths.items())
 
 
 def settle(

@@ -22,6 +22,7 @@ def compare(
     context: StepContext,
     *,
     inputs: Sequence[str],
+    every: bool,
     atol: float,
     rtol: float,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[int, Size]]]:
@@ -32,6 +33,7 @@ def compare(
         known: Sizes of the inputs' axes, by input and axis.
         context: Of the step; gives what is asked.
         inputs: Names of the inputs.
+        every: Whether all sizes that vary have bounds, so that no output is longer than those seen.
         atol: Absolute difference allowed.
         rtol: Difference allowed relative to PyTorch's answer.
 
@@ -51,12 +53,12 @@ def compare(
         except (ExportError, ModelError) as problem:
             raise ExportError(
                 f"{problem.message} (at {told})",
-                hint="the recipe's sizes allow these lengths: correct their bounds to what the module can do, "
-                "or make it right there (no size from a Python number, no branch on a length)",
+                hint="the recipe's sizes allow these lengths, or its samples have them: correct the bounds to what the "
+                "module can do, or make it right there (no size from a Python number, no branch on a length)",
             ) from problem
         figures[told] = compared.figures
         shapes.append((at, compared.shapes))
-    return figures, _sizes(shapes, known, pair)
+    return figures, _sizes(shapes, known, pair) if every else {}
 
 
 def _sizes(

@@ -191,7 +191,13 @@ def _written(
         pair = parity.Pair(context.component, module, session, of.outputs)
         at_batches = _compare(pair, of.inputs, options, context)
         at_lengths, sizes = lengths.compare(
-            pair, exported.sizes, context, inputs=of.inputs, atol=options.atol, rtol=options.rtol
+            pair,
+            exported.sizes,
+            context,
+            inputs=of.inputs,
+            every=exported.bounded,
+            atol=options.atol,
+            rtol=options.rtol,
         )
         return _Written(graph, session, at_batches | at_lengths, sizes)
 

@@ -64,10 +64,12 @@ class Exported:
     Attributes:
         proto: The ``onnx.ModelProto``; its batch dimension is called ``batch``, other axes as their sizes are.
         sizes: The sizes of axes that vary, as far as they are known: by input and axis, the batch being axis 0.
+        bounded: Whether each axis that varies has bounds.
     """
 
     proto: Any
     sizes: Mapping[str, Mapping[int, Size]]
+    bounded: bool
 
 
 def to_onnx(request: Request) -> Exported:
@@ -92,7 +94,12 @@ def to_onnx(request: Request) -> Exported:
     _name_batch(proto)
     sizes = varying.found_sizes(program, request.axes, request.component)
     varying.name_symbols(proto, program, request.axes, sizes)
-    return Exported(proto, sizes)
+    bounded = all(
+        axis in sizes.get(name, {}) and sizes[name][axis].bounded
+        for name, axes in request.axes.items()
+        for axis in axes
+    )
+    return Exported(proto, sizes, bounded)
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     chosen = selection.choose(model, Scheme(**options.model_dump(exclude={"method"})))
     path = context.workdir / FILENAME
     size = min(context.max_batch_size or _COMPARED_SAMPLES, _COMPARED_SAMPLES)
-    batches = [context.examples(size)]
+    batches = [context.examples(size), *(feed for _, feed in context.at_lengths(size))]
     judge = held_out.judge(artifact.path, batches, threads=context.threads)
     quantized, tables = embeddings.settle(
         _quantized(model, chosen, per_channel=options.per_channel), options, context, judge

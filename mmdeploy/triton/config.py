@@ -325,12 +325,21 @@ def _add_warmup(config: ModelConfig, section: Warmup, component: ServedComponent
             given = sample.inputs[spec.name]
             given.data_type = DataType.Value(f"TYPE_{spec.dtype}")
             array = arrays.get(spec.name)
-            shape = [(section.variable_size or 1) if dim == -1 else dim for dim in spec.shape]
+            shape = _warmup_shape(spec, section)
             given.dims.extend([*([] if largest else [1]), *((shape if array is None else array.shape) or [1])])
             if array is None:
                 setattr(given, f"{'zero' if section.data == 'sample' else section.data}_data", True)
             else:
                 given.input_data_file = warmup_filename(index, spec.name)
+
+
+def _warmup_shape(spec: TensorSpec, section: Warmup) -> list[int]:
+    """Return the shape of made-up values: where it varies, what the recipe says, else the smallest length."""
+    known = spec.sizes or (None,) * len(spec.shape)
+    return [
+        dim if dim != -1 else section.variable_size or (1 if size is None else size.min)
+        for dim, size in zip(spec.shape, known, strict=True)
+    ]
 
 
 def warmup_filename(index: int, name: str) -> str:

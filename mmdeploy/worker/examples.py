@@ -32,6 +32,7 @@ from mmdeploy.worker.lengths import (
     open_axes,
     tried,
     typical,
+    unlike,
 )
 
 if TYPE_CHECKING:
@@ -94,7 +95,10 @@ class Examples:
         return self._given(ensemble_examples(self._task.recipe, self._samples(), batch))
 
     def at_lengths(self, batch: int) -> Iterator[tuple[Lengths, dict[str, Array]]]:
-        """Give a feed dict at each of several lengths of the sizes that have a name; none where none has.
+        """Give a feed dict at each of several lengths of the sizes that vary, and say which lengths; none without any.
+
+        An axis without a name has the lengths of samples that differ there, a few of them, one sample at a time; it is
+        named by its input.
 
         Raises:
             ModelError: If what lies upstream cannot be run at such a length.
@@ -102,6 +106,8 @@ class Examples:
         recipe, samples = self._task.recipe, self._samples()
         for lengths in tried(recipe.source_specs, samples):
             yield lengths, self._given(ensemble_examples(recipe, samples, batch, lengths))
+        for own, tensors in unlike(recipe.source_specs, samples):
+            yield own, self._given(tensors)
 
     def computed_inputs(self) -> tuple[TensorSpec, ...]:
         """Return the specs of those of the component's inputs that upstream computes and that vary in size.

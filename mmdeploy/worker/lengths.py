@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,10 @@ from mmdeploy.recipe.wiring import upstream
 if TYPE_CHECKING:
     from mmdeploy.data.sample_sets import SampleSet
     from mmdeploy.recipe.schema import Recipe
+
+
+#: Samples of other lengths that are tried where lengths have no name.
+_MOST_UNLIKE = 5
 
 
 def named_sizes(specs: Sequence[TensorSpec]) -> dict[str, Size]:
@@ -45,6 +49,24 @@ def tried(specs: Sequence[TensorSpec], samples: SampleSet | None) -> list[dict[s
     spread = {name: [lengths[place * (len(lengths) - 1) // max(longest - 1, 1)] for place in range(longest)]
               for name, lengths in rows.items()}  # fmt: skip
     return [{name: lengths[place] for name, lengths in spread.items()} for place in range(longest)]
+
+
+def unlike(specs: Sequence[TensorSpec], samples: SampleSet | None) -> Iterator[tuple[Lengths, dict[str, Array]]]:
+    """Give some samples that differ in axes without a name, each as a batch of its own, and how long these are."""
+    open_ones = [
+        (spec.name, axis)
+        for spec in specs
+        for axis, (dim, size) in enumerate(zip(spec.shape, spec.sizes or (None,) * len(spec.shape), strict=True))
+        if dim == -1 and size is None
+    ]
+    seen: set[tuple[int, ...]] = set()
+    for index in range(samples.count if samples is not None and open_ones else 0):
+        assert samples is not None
+        sample = samples.batch(index, index + 1)
+        lengths = {f"{name}_{axis}": sample[name].shape[axis + 1] for name, axis in open_ones}
+        if (key := tuple(lengths.values())) not in seen and len(seen) < _MOST_UNLIKE:
+            seen.add(key)
+            yield lengths, {spec.name: np.array(sample[spec.name]) for spec in specs}
 
 
 def at_lengths(array: Array, spec: TensorSpec, lengths: Lengths) -> Array:

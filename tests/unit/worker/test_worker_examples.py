@@ -13,8 +13,9 @@ from recorded_sets import recorded_set, set_artifact
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
 from mmdeploy.model.torch_component import load_component
 from mmdeploy.planning.steps import DATA_SETS, Step
+from mmdeploy.recipe.declared import InputSpec, SizeSpec
 from mmdeploy.recipe.loader import load_recipe
-from mmdeploy.recipe.schema import InputSpec, Recipe
+from mmdeploy.recipe.schema import Recipe
 from mmdeploy.worker.context import recipe_module
 from mmdeploy.worker.examples import Examples, ensemble_examples
 from mmdeploy.worker.task import Task
@@ -85,3 +86,39 @@ def test_a_head_is_fed_with_what_upstream_makes_of_the_samples(key: str, tmp_pat
         tower = load_component(recipe_module(Task(replace(step, component=name), recipe, tmp_path, {}, 1)))
         answers = tower(torch.from_numpy(np.array(samples[tensor]))).detach().numpy()
         np.testing.assert_allclose(fed[name], answers[[0, 1, 2, 3, 0, 1]], atol=1e-6)
+
+
+def sized(tiny_recipe: Path) -> Recipe:
+    """A recipe whose first input is token ids of 2 to 8, in steps of 2."""
+    (tiny_recipe.parent / "data.py").write_text(TEXTS.replace("(1, 3, 7)", "(2, 4, 8)"))
+    recipe = load_recipe(tiny_recipe)
+    sizes = {"tokens": SizeSpec(min=2, max=8, multiple_of=2)}
+    ids: dict[str, object] = {"dtype": "INT64", "shape": ("tokens",), "range": (1, 9)}
+    return with_inputs(recipe.model_copy(update={"sizes": sizes}), a=ids, b={"dtype": "FP32", "shape": (8,)})
+
+
+def test_a_size_with_a_name_has_its_usual_length_or_the_one_asked(tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = sized(tiny_recipe)
+    samples = recorded_set(recipe, "calibration", tmp_path)
+    assert ensemble_examples(recipe, samples, 3)["a"].tolist() == [[1, 2, 1, 2], [1, 2, 3, 4], [1, 2, 3, 4]]
+    assert ensemble_examples(recipe, samples, 2, {"tokens": 6})["a"].tolist() == [
+        [1, 2, 1, 2, 1, 2],
+        [1, 2, 3, 4, 1, 2],
+    ]
+    assert ensemble_examples(recipe, None, 2, {"tokens": 6})["a"].shape == (2, 6)
+
+
+def at_lengths(recipe: Recipe, folder: Path) -> list[tuple[dict[str, int], tuple[int, ...]]]:
+    artifacts = {DATA_SETS["calibration"]: set_artifact(recipe, "calibration", folder, 3)}
+    step = Step("left/export", "left", "export", "onnx", {}, (), {})
+    fed = Examples(Task(step, recipe, folder, artifacts, 1)).at_lengths(2)
+    return [(dict(at), feed["values"].shape) for at, feed in fed]
+
+
+def test_examples_are_given_at_all_lengths_that_tell(tiny_recipe: Path, tmp_path: Path) -> None:
+    expected = [({"tokens": length}, (2, length)) for length in (2, 4, 6, 8)]
+    assert at_lengths(sized(tiny_recipe), tmp_path) == expected
+
+
+def test_where_lengths_have_no_name_they_are_those_of_samples(texts: Recipe, tmp_path: Path) -> None:
+    assert at_lengths(texts, tmp_path) == [({"a_0": length}, (1, length)) for length in (1, 3, 7)]

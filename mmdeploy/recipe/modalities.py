@@ -18,7 +18,6 @@ from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.missing import Missing, Subset
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.wiring_order import order_with, sources_of
-from mmdeploy.triton.steps.modalities import marker
 
 
 @dataclass(frozen=True)
@@ -232,6 +231,8 @@ def _detect_findings(name: str, spec: InputSpec, missing: Missing) -> Iterator[F
 
 def _name_findings(recipe: Recipe, name: str) -> Iterator[Finding]:
     """Find names that the ensemble needs for itself."""
+    from mmdeploy.triton.steps.modalities import marker  # which imports numpy; validating has no need of it
+
     mark, presence = marker(name), presence_tensors(recipe).get(name)
     taken: dict[str, tuple[str | int, ...]] = {other: ("inputs", other) for other in recipe.inputs}
     for component, part in recipe.components.items():

@@ -55,7 +55,7 @@ class ComponentFacts:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     allow_pickle: bool = False
-    prefix: Mapping[str, str] = field(default_factory=dict)
+    prefix: Mapping[str, str | None] = field(default_factory=dict)
     resized: Mapping[str, Mapping[str, Size]] | None = None
     sparse_parameters: tuple[str, ...] = ()
     apart: tuple[tuple[str, str], ...] = ()

@@ -15,7 +15,7 @@ from mmdeploy.model.sharing import shared_names
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.state_dicts import read_state_dict
 from mmdeploy.model.watching import is_watching, note, reading
-from mmdeploy.model.weight_files import is_covered, place
+from mmdeploy.model.weight_files import Prefix, is_covered, placed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ def load_model(
     *,
     root: Path,
     weights: Path | None,
-    prefix: Mapping[str, str] = MappingProxyType({}),
+    prefix: Prefix = MappingProxyType({}),
     allow_pickle: bool = False,
 ) -> nn.Module:
     """Build the model of a recipe and load its weights.
@@ -62,7 +62,8 @@ def load_model(
         root: Folder of the recipe.
         weights: A checkpoint (see `mmdeploy.model.weight_files`), relative to ``root`` or absolute; None leaves the
             model as the factory made it.
-        prefix: Where in the model the checkpoint's tensors belong: attribute path there by attribute path in the file.
+        prefix: Where in the model the checkpoint's tensors belong: attribute path there by attribute path in the file;
+            None leaves them out.
         allow_pickle: Whether a ``.pt`` file may hold arbitrary pickled objects, which runs code when read.
 
     Returns:
@@ -92,7 +93,7 @@ def load_model(
     if weights is not None:
         with importing_from(root):  # an allowed pickle may name the recipe's classes
             state = read_state_dict(root / weights, allow_pickle=allow_pickle)
-        _load_state(model, {place(name, prefix): value for name, value in state.items()}, weights, prefix)
+        _load_state(model, placed(state, prefix), weights, prefix)
     return _in_full_precision(model).eval()
 
 
@@ -273,7 +274,7 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _load_state(model: nn.Module, state: Mapping[str, Tensor], weights: Path, prefix: Mapping[str, str]) -> None:
+def _load_state(model: nn.Module, state: Mapping[str, Tensor], weights: Path, prefix: Prefix) -> None:
     wanted = {name: value for name, value in model.state_dict().items() if name in state or is_covered(name, prefix)}
     given = {wanted[name].data_ptr() for name in state if name in wanted}  # tied weights may be stored once
     problems = [
@@ -305,7 +306,7 @@ def _load_state(model: nn.Module, state: Mapping[str, Tensor], weights: Path, pr
 
 
 def _prefix_hint(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
-    """Find where in the model the whole checkpoint would fit, or what its names begin with that the model's do not."""
+    """Find where in the model the whole checkpoint would fit, what its names begin with, or what it holds besides."""
     for name in state:
         inside = [own.removesuffix(f".{name}") for own in wanted if own.endswith(f".{name}")]
         if inside and all(f"{inside[0]}.{other}" in wanted for other in state):
@@ -314,6 +315,10 @@ def _prefix_hint(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> s
         if name not in wanted and all(other.removeprefix(f"{first}.") in wanted for other in state):
             return f'take off what all names begin with: model.prefix: {{{first}: ""}}'
         break
+    parts = sorted({name.partition(".")[0] for name in state if name not in wanted})
+    if parts and all(name in state for name in wanted) and not {name.partition(".")[0] for name in wanted} & {*parts}:
+        left_out = ", ".join(f"{part}: null" for part in parts[:_SHOWN])
+        return f"leave out what the model has no place for: model.prefix: {{{left_out}}}"
     return None
 
 

@@ -1,7 +1,8 @@
 """The files of a checkpoint, and where its tensors belong in the model.
 
 ``model.weights`` may name a file, a folder in the layout of Hugging Face (``model.safetensors``, or shards with an
-``.index.json``), or such an index. ``model.prefix`` says where the tensors of a part that was trained by itself belong.
+``.index.json``), or such an index. ``model.prefix`` says where the tensors of a part that was trained by itself belong,
+and which parts of the checkpoint are left out.
 """
 
 from __future__ import annotations
@@ -9,8 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias, TypeVar
 
 from mmdeploy.core.errors import ModelError, did_you_mean
+
+T = TypeVar("T")
+#: Where the tensors of a checkpoint belong, see `place`.
+Prefix: TypeAlias = Mapping[str, str | None]
 
 #: What a state dict may be in.
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -45,31 +51,40 @@ def files_of(weights: Path) -> tuple[Path, ...]:
     return (weights,)
 
 
-def place(name: str, prefix: Mapping[str, str]) -> str:
-    """Return the name in the model of a tensor of the checkpoint.
+def place(name: str, prefix: Prefix) -> str | None:
+    """Return the name in the model of a tensor of the checkpoint; None where it is left out.
 
     Args:
         name: As the checkpoint has it.
-        prefix: Attribute path in the model by attribute path in the checkpoint, empty for all of it. The longest that
-            fits counts; a tensor that none fits keeps its name.
+        prefix: Attribute path in the model by attribute path in the checkpoint, empty for all of it; None leaves the
+            part out. The longest that fits counts; a tensor that none fits keeps its name.
     """
-    paths = {path.strip("."): into.strip(".") for path, into in prefix.items()}
+    paths = {path.strip("."): into for path, into in prefix.items()}
     fitting = [path for path in paths if not path or name == path or name.startswith(f"{path}.")]
     if not fitting:
         return name
     longest = max(fitting, key=len)
+    into = paths[longest]
+    if into is None:
+        return None
     rest = name[len(longest) :].strip(".")
-    return ".".join(part for part in (paths[longest], rest) if part)
+    return ".".join(part for part in (into.strip("."), rest) if part)
 
 
-def is_covered(name: str, prefix: Mapping[str, str]) -> bool:
+def placed(tensors: Mapping[str, T], prefix: Prefix) -> dict[str, T]:
+    """Return what belongs to the tensors of a checkpoint, by their names in the model."""
+    names = ((place(name, prefix), one) for name, one in tensors.items())
+    return {name: one for name, one in names if name is not None}
+
+
+def is_covered(name: str, prefix: Prefix) -> bool:
     """Say whether the checkpoint must hold a tensor of the model.
 
     It must hold all of them, unless the whole of it is one part of the model: what lies elsewhere is the factory's.
     """
     if not any(not path.strip(".") for path in prefix):
         return True
-    targets = [into.strip(".") for into in prefix.values()]
+    targets = [into.strip(".") for into in prefix.values() if into is not None]
     return any(not into or name == into or name.startswith(f"{into}.") for into in targets)
 
 

@@ -26,7 +26,7 @@ from mmdeploy.model.places import name_of
 from mmdeploy.model.reads import Reading, Readings, changes
 from mmdeploy.model.tensors import OTHERS, of_modules, tensor_digests
 from mmdeploy.model.watching import BLIND
-from mmdeploy.model.weight_files import files_of, place
+from mmdeploy.model.weight_files import files_of, placed
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -250,7 +250,7 @@ class _Inputs:
                 shown = str(weights) if file == self.root / weights else f"{weights}/{file.name}"
                 found[shown] = tensors[OTHERS]
             else:
-                found |= {place(name, self.recipe.model.prefix): digest for name, digest in tensors.items()}
+                found |= placed(tensors, self.recipe.model.prefix)
         return found
 
     def _shared(self) -> tuple[tuple[str, str], ...]:

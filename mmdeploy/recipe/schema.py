@@ -110,11 +110,12 @@ class Model(Section):
         "the factory's own weights are taken.",
         examples=["weights.safetensors", "checkpoint"],
     )
-    prefix: dict[str, str] = Field(
+    prefix: dict[str, str | None] = Field(
         default_factory=dict,
         description="Where in the model the tensors of the weights belong: attribute path there by attribute path in "
-        'the file, "" for all. With "" the rest of the model stays as the factory made it.',
-        examples=[{"": "encoders.text"}],
+        'the file, "" for all; null leaves that part of the file out. With "" the rest of the model stays as the '
+        "factory made it.",
+        examples=[{"": "encoders.text"}, {"bert": "", "cls": None}],
     )
     files: tuple[str, ...] | None = Field(
         None,

@@ -170,3 +170,24 @@ def test_half_precision_is_computed_in_full(root: Path, dtype: torch.dtype) -> N
 
 def test_what_is_not_in_half_precision_keeps_its_type(root: Path) -> None:
     assert load(root, "headed", None)["text.scale"].dtype == torch.float64
+
+
+def test_what_a_checkpoint_holds_besides_can_be_left_out(root: Path) -> None:
+    state = state_of(root, "tower")
+    besides = {"cls.predictions.bias": torch.ones(3), "pooler.weight": torch.ones(2, 2)}
+    save_file({f"bert.{name}": value for name, value in state.items()} | besides, root / "w.safetensors")
+    prefix = {"bert": "", "cls": None, "pooler": None}
+    loaded = load(root, "tower", "w.safetensors", prefix=prefix)
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    with pytest.raises(ModelError, match=r"1 unexpected: pooler\.weight"):
+        load(root, "tower", "w.safetensors", prefix={"bert": "", "cls": None})
+    one_part = load(root, "headed", "w.safetensors", prefix={"": None, "bert": "text", "bert.scale": "text.scale"})
+    assert torch.equal(one_part["text.embed.weight"], state["embed.weight"])
+
+
+def test_parts_that_a_model_has_no_place_for_are_named(root: Path) -> None:
+    state = state_of(root, "tower") | {"cls.bias": torch.ones(3), "cls.dense.weight": torch.ones(3)}
+    save_file(state, root / "w.safetensors")
+    with pytest.raises(ModelError, match="do not fit") as caught:
+        load(root, "tower", "w.safetensors")
+    assert "model.prefix: {cls: null}" in str(caught.value.hint)

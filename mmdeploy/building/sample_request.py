@@ -35,8 +35,8 @@ def write_sample_request(folder: Path, recipe: Recipe, artifacts: Mapping[str, A
     recorded = [key for key in ("evaluation", "validation", "calibration") if DATA_SETS[key] in artifacts]
     if not recorded:
         return {}
-    folder, reference = artifacts[DATA_SETS[recorded[0]]].path.parent, str(getattr(recipe.data, recorded[0]))
-    samples = SampleSet.open(folder, reference, tuple(recipe.inputs))
+    recording, reference = artifacts[DATA_SETS[recorded[0]]].path.parent, str(getattr(recipe.data, recorded[0]))
+    samples = SampleSet.open(recording, reference, tuple(recipe.inputs))
     written = {
         "perf_analyzer.json": _perf_analyzer(recipe, samples).encode(),
         **_request(recipe, samples.batch(0, 1)),

@@ -36,9 +36,10 @@ def written(edited, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["evaluation", "calibration"])
-def test_a_request_in_json_holds_the_first_sample(written, key):
+def test_a_request_in_json_holds_the_first_sample(written, key, tmp_path):
     files = written("FP32", "float32", key)
     assert set(files) == {"sample_request.json", "sample_request.headers", "perf_analyzer.json"}
+    assert {file.parent for file in files.values()} == {tmp_path}, "a recorded set is sealed"
     image, audio = json.loads(files["sample_request.json"].read_text())["inputs"]
     assert (image["name"], image["datatype"], image["shape"]) == ("image", "UINT8", [1, 8, 8])
     assert image["data"] == [1] * 64

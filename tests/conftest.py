@@ -16,6 +16,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 REPOSITORY = Path(__file__).parents[1]
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name files by their size: encoders write the time into some, and two test processes must agree on the names."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def tiny_recipe(tmp_path: Path) -> Path:
     """A copy of the tiny recipe's folder, to be changed at will; returns its recipe.yaml."""

@@ -42,7 +42,7 @@ def evidence_subsets(recipe: Recipe, feeds: Samples, original: Artifact) -> tupl
     changed = tuple(name for name in topological_order(recipe.components) if sees_stand_ins(recipe, name))
     found = []
     for subset in subsets(recipe):
-        answerable = modalities.answerable(feeds.without(subset.without))
+        answerable = modalities.answerable(modalities.without(feeds, subset.without))
         columns = {name: load_column(folder, entry) for name, entry in recorded[subset.label].items()}
         samples = None if answerable.all() else np.flatnonzero(answerable)
         found.append(EvidenceSubset(subset.label, subset.without, columns, changed, samples))

@@ -40,7 +40,7 @@ def first_sample(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str,
         return {}
     folder = artifacts[DATA_SETS[found]].path.parent
     sample = SampleSet.open(folder, str(getattr(recipe.data, found)), tuple(recipe.inputs)).batch(0, 1)
-    return prepare.pipeline.sample({name: array[0] for name, array in sample.items()})
+    return prepare.tensors({name: array[0] for name, array in sample.items()})
 
 
 def served_steps(

@@ -30,10 +30,12 @@ def save_column(folder: Path, stem: str, column: Array) -> Entry:
         np.save(folder / file, column, allow_pickle=False)
         return file
     there = [one for one in column if one is not None]
-    np.save(folder / file, np.concatenate([one.reshape(-1) for one in there]), allow_pickle=False)
+    values = np.concatenate([one.reshape(-1) for one in there])
+    strings = values.dtype == object
+    np.save(folder / file, np.frombuffer(packed(values), np.uint8) if strings else values, allow_pickle=False)
     sizes = [(-1,) * there[0].ndim if one is None else one.shape for one in column]
     np.save(folder / shapes, np.array(sizes, dtype=np.int64), allow_pickle=False)
-    return {"file": file, "shapes": shapes}
+    return {"file": file, "shapes": shapes} | ({"holds": BYTES} if strings else {})
 
 
 def load_column(folder: Path, entry: Entry) -> Array:

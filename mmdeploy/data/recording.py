@@ -50,7 +50,7 @@ class Request:
         empty_hint: What to say where there are no samples.
         max_gib: Largest size on disk.
         prepare: Makes of what clients send what the model reads; both are recorded. None where they are the same.
-        optional: Inputs that a sample may lack.
+        optional: What a sample may lack: inputs, and what is made of them.
     """
 
     reference: str

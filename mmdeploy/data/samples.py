@@ -62,7 +62,7 @@ def stream(
         epoch: Given to the callable if it has a parameter of this name: `takes_epoch`.
         prepare: Makes of it what the model reads, which is added. A sample may hold that itself in place of all that
             is made into it, such as pixels that were augmented.
-        optional: Inputs that a sample may lack.
+        optional: What a sample may lack: inputs, and what is made of them.
 
     Yields:
         Feed dict without a batch dimension, and the label or None.
@@ -77,15 +77,24 @@ def stream(
             yield _checked(feed, prepare.sources, ranges or {}, where), label
             continue
         checked = _checked(feed, specs, ranges or {}, where, optional)
-        yield checked if prepare is None else checked | _prepared(prepare, checked, ranges or {}, where), label
+        yield (
+            checked if prepare is None else checked | _prepared(prepare, checked, ranges or {}, where, optional),
+            label,
+        )
 
 
-def _prepared(prepare: Prepare, feed: Feed, ranges: Ranges, where: str) -> Feed:
+def _prepared(prepare: Prepare, feed: Feed, ranges: Ranges, where: str, optional: Collection[str]) -> Feed:
     try:
         made = prepare(feed)
     except DataError as error:
         raise DataError(f"{where}, {error.message}", hint=error.hint) from error
-    return _checked(made, prepare.sources, ranges, where)
+    lacked = [spec.name for spec in prepare.sources if spec.name not in made]
+    if lacked and not (made and {*lacked} <= {*optional}):
+        raise DataError(
+            f"{where}: there is nothing to make {lacked[0]!r} of: an input counts as missing, by its `detect`",
+            hint="samples for the gates may lack optional inputs but one; those of other sets are whole",
+        )
+    return _checked(made, prepare.sources, ranges, where, optional)
 
 
 def takes_epoch(reference: str, root: Path) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.recipe.declared import SizeSpec
 from mmdeploy.recipe.finding import Finding
+from mmdeploy.recipe.media import in_order
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.yaml_tree import Keys
 
@@ -21,12 +22,23 @@ def bucket_findings(recipe: Recipe) -> Iterator[Finding]:
         if all(name not in one.shape for one in recipe.sources().values()):
             message = f"no input has the size {name!r}, and only what comes in is padded: take `bucket` out"
             yield Finding((*place, "bucket"), message, needs_all=True)
-        for optional in (key for key, one in recipe.inputs.items() if one.optional and name in one.shape):
+        for optional in _optional(recipe, name):
             message = (
                 f"{optional!r} may be left out, and what is asked for only where it is there is not padded: take "
                 "`bucket` out, or `optional`"
             )
             yield Finding((*place, "bucket"), message, involves=(("inputs", optional, "optional"),))
+
+
+def _optional(recipe: Recipe, size: str) -> Iterator[str]:
+    """Give the inputs that may be left out and have a size, or of which a step makes what has it."""
+    sources, steps = recipe.sources(), recipe.preprocess
+    for name, spec in recipe.inputs.items():
+        made = {name}
+        for step in (steps[one] for one in in_order(steps)):
+            made |= {*step.tensors.values()} if made & {*step.inputs.values()} else set()
+        if spec.optional and any(size in sources[tensor].shape for tensor in made if tensor in sources):
+            yield name
 
 
 def gate_length_findings(recipe: Recipe) -> Iterator[Finding]:

@@ -29,8 +29,6 @@ def media_findings(recipe: Recipe) -> Iterator[Finding]:
         yield from _unread(recipe)
         yield from _unfit(recipe)
         yield from _scored(recipe)
-        yield from _bucketed(recipe)
-        yield from _optional(recipe)
 
 
 def steps_of(recipe: Recipe) -> Iterator[tuple[str, str, MediaStep]]:
@@ -120,22 +118,6 @@ def _unfit(recipe: Recipe) -> Iterator[Finding]:
     for section, given in (("preprocess", sent), ("postprocess", declared)):
         for name, problem in spec_problems(getattr(recipe, section), given):
             yield Finding((section, name), problem)
-
-
-def _bucketed(recipe: Recipe) -> Iterator[Finding]:
-    """Find sizes that are padded in the ensemble: what clients send is, and here that is text and media."""
-    for name, size in recipe.sizes.items():
-        if size.bucket is not None:
-            message = "buckets pad what clients send, and do not go with preprocess or postprocess: take them out"
-            yield Finding(("sizes", name, "bucket"), message)
-
-
-def _optional(recipe: Recipe) -> Iterator[Finding]:
-    """Find inputs that may be missing: what stands in for a branch begins at what clients send."""
-    for name, spec in recipe.inputs.items():
-        if spec.optional:
-            message = "an input that may be missing does not go with preprocess or postprocess: take them out"
-            yield Finding(("inputs", name, "optional"), message)
 
 
 def _scored(recipe: Recipe) -> Iterator[Finding]:

@@ -1,13 +1,13 @@
 """Inputs that a request may leave out: the branch of each, what stands in for it, and what can be wrong with that.
 
-An optional input's *branch* is every component that depends on that input alone. Its *embeddings* are the tensors of
-the branch that the rest of the ensemble, or the client, reads: where the input is missing the branch is not run, and
-stand-ins take their place.
+An optional input's *branch* is every component, and every step of ``preprocess``, that depends on that input alone.
+Its *embeddings* are the tensors of the branch that the rest of the ensemble, or the client, reads: where the input is
+missing the branch is not run, and stand-ins take their place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +15,7 @@ from mmdeploy.core.errors import did_you_mean
 from mmdeploy.gates import graceful
 from mmdeploy.recipe.declared import InputSpec, plain_shape
 from mmdeploy.recipe.finding import Finding
+from mmdeploy.recipe.media import in_order
 from mmdeploy.recipe.missing import Missing, Subset
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.wiring_order import order_with, sources_of
@@ -28,11 +29,15 @@ class Branch:
         input: The input.
         components: In topological order.
         embeddings: Tensors that the branch writes and others read.
+        steps: Those of ``preprocess``, in order.
+        sources: What the components read from outside: the input itself, or what the steps make of it.
     """
 
     input: str
     components: tuple[str, ...]
     embeddings: tuple[str, ...]
+    steps: tuple[str, ...]
+    sources: tuple[str, ...]
 
 
 def optional_inputs(recipe: Recipe) -> dict[str, Missing]:
@@ -64,6 +69,12 @@ def in_branches(recipe: Recipe) -> frozenset[str]:
     return frozenset(name for branch in branches(recipe).values() for name in branch.components)
 
 
+def left_out(recipe: Recipe, names: Iterable[str]) -> frozenset[str]:
+    """Return what a sample lacks that lacks some inputs: those, and what steps would make of them."""
+    found = branches(recipe)
+    return frozenset(tensor for name in names for tensor in (name, *found[name].sources))
+
+
 def sees_stand_ins(recipe: Recipe, component: str) -> bool:
     """Say whether what a component is given may be a stand-in, or made from one."""
     found = {tensor for branch in branches(recipe).values() for tensor in branch.embeddings}
@@ -77,28 +88,45 @@ def sees_stand_ins(recipe: Recipe, component: str) -> bool:
 
 
 def _branch(recipe: Recipe, name: str) -> Branch:
-    depends = _dependencies(recipe)
-    order = order_with(sources_of(recipe.components))
-    inside = tuple(component for component in order if depends[component] == {name})
-    written = [wire.tensor for component in inside for wire in recipe.components[component].outputs.values()]
-    read = {
-        wire.tensor
-        for component, part in recipe.components.items()
-        if component not in inside
-        for wire in part.inputs.values()
-    }
-    return Branch(name, inside, tuple(tensor for tensor in written if tensor in read or tensor in recipe.outputs))
+    depends, parts = _dependencies(recipe), recipe.components
+    order = order_with(sources_of(parts))
+    inside = tuple(one for one in order if _needs(_read(recipe, one), depends) == {name})
+    steps = _steps(recipe, name, depends)
+    made = (name, *(tensor for step in steps for tensor in recipe.preprocess[step].tensors.values()))
+    within = {tensor for one in inside for tensor in _read(recipe, one)}
+    read = {tensor for one in parts if one not in inside for tensor in _read(recipe, one)} | {*recipe.model_outputs}
+    written = [wire.tensor for one in inside for wire in parts[one].outputs.values()]
+    return Branch(
+        name,
+        inside,
+        tuple(tensor for tensor in written if tensor in read),
+        steps,
+        tuple(tensor for tensor in made if tensor in within),
+    )
+
+
+def _read(recipe: Recipe, component: str) -> tuple[str, ...]:
+    return tuple(wire.tensor for wire in recipe.components[component].inputs.values())
+
+
+def _steps(recipe: Recipe, name: str, depends: Mapping[str, set[str]]) -> tuple[str, ...]:
+    """Return the steps of ``preprocess`` that depend on an input alone, in order."""
+    steps = recipe.preprocess
+    return tuple(step for step in in_order(steps) if _needs(steps[step].inputs.values(), depends) == {name})
+
+
+def _needs(tensors: Iterable[str], depends: Mapping[str, set[str]]) -> set[str]:
+    return set[str]().union(*(depends.get(tensor, set()) for tensor in tensors))
 
 
 def _dependencies(recipe: Recipe) -> dict[str, set[str]]:
-    """Return, for each component, the inputs that it depends on, presence tensors among them."""
-    known = {*recipe.inputs, *recipe.sources(), *presence_tensors(recipe).values()}
-    of_tensor: dict[str, set[str]] = {name: {name} for name in known}
-    found: dict[str, set[str]] = {}
+    """Return, for each tensor, the inputs that it depends on, presence tensors among them."""
+    found = {name: {name} for name in (*recipe.inputs, *presence_tensors(recipe).values())}
+    for step in (recipe.preprocess[name] for name in in_order(recipe.preprocess)):
+        found |= dict.fromkeys(step.tensors.values(), _needs(step.inputs.values(), found))
     for name in order_with(sources_of(recipe.components)):
-        component = recipe.components[name]
-        found[name] = set[str]().union(*(of_tensor.get(wire.tensor, set()) for wire in component.inputs.values()))
-        of_tensor |= {wire.tensor: found[name] for wire in component.outputs.values()}
+        written = [wire.tensor for wire in recipe.components[name].outputs.values()]
+        found |= dict.fromkeys(written, _needs(_read(recipe, name), found))
     return found
 
 
@@ -127,20 +155,24 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
 
 def _branch_findings(recipe: Recipe, name: str) -> Iterator[Finding]:
     branch, depends = _branch(recipe, name), _dependencies(recipe)
-    place = ("inputs", name, "optional")
-    readers = [
-        component
-        for component, part in recipe.components.items()
-        if any(wire.tensor == name for wire in part.inputs.values())
-    ]
-    for reader in readers:
-        if reader not in branch.components:
-            others = ", ".join(repr(other) for other in sorted(depends[reader] - {name}))
+    place: tuple[str, ...] = ("inputs", name, "optional")
+    made = {name, *(tensor for step in branch.steps for tensor in recipe.preprocess[step].tensors.values())}
+    readers = {("components", one): _read(recipe, one) for one in recipe.components if one not in branch.components}
+    readers |= {
+        ("preprocess", one): tuple(step.inputs.values())
+        for one, step in recipe.preprocess.items()
+        if one not in branch.steps
+    }
+    for (section, reader), read in readers.items():
+        if tensor := next((tensor for tensor in read if tensor in made), None):
+            others = ", ".join(repr(other) for other in sorted(_needs(read, depends) - {name}))
+            shown = repr(name) if tensor == name else f"{tensor!r}, made of {name!r},"
+            advice = "give it an encoder of its own" if section == "components" else "give it a step of its own"
             message = (
-                f"cannot be left out: {reader!r} reads {name!r} and depends on {others} too, and a stand-in takes the "
-                f"place of what depends on {name!r} alone; give it an encoder of its own"
+                f"cannot be left out: {reader!r} reads {shown} and depends on {others} too, and a stand-in takes the "
+                f"place of what depends on {name!r} alone; {advice}"
             )
-            yield Finding(place, message, involves=(("components", reader, "inputs"),), needs_all=True)
+            yield Finding(place, message, involves=((section, reader, "inputs"),), needs_all=True)
     if branch.components and len(branch.components) == len(recipe.components):
         message = (
             f"cannot be left out: all components depend on {name!r} alone, so nothing would be left to answer with a "
@@ -233,10 +265,13 @@ def _name_findings(recipe: Recipe, name: str) -> Iterator[Finding]:
     """Find names that the ensemble needs for itself."""
     from mmdeploy.triton.steps.modalities import marker  # which imports numpy; validating has no need of it
 
-    mark, presence = marker(name), presence_tensors(recipe).get(name)
+    mark, presence, branch = marker(name), presence_tensors(recipe).get(name), _branch(recipe, name)
     taken: dict[str, tuple[str | int, ...]] = {other: ("inputs", other) for other in recipe.inputs}
     for component, part in recipe.components.items():
         taken |= {wire.tensor: ("components", component, "outputs", key) for key, wire in part.outputs.items()}
+    for section in ("preprocess", "postprocess"):
+        for other, one in getattr(recipe, section).items():
+            taken |= {tensor: (section, other, "outputs", own) for own, tensor in one.tensors.items()}
     if presence is not None:
         taken.setdefault(presence, ("inputs", name, "missing", "presence"))
         if presence in recipe.outputs:
@@ -251,6 +286,11 @@ def _name_findings(recipe: Recipe, name: str) -> Iterator[Finding]:
     if step in recipe.components:
         message = f"{step!r} is the name of the step that takes the optional inputs: give it another name"
         yield Finding(("components", step), message, involves=(("inputs", name, "optional"),))
+    whole = f"{name}_branch"
+    for section in ("components", "preprocess", "postprocess"):
+        if whole in getattr(recipe, section) and len(branch.components) + len(branch.steps) > 1:
+            message = f"{whole!r} is the name of the model of what depends on {name!r} alone: give it another name"
+            yield Finding((section, whole), message, involves=(("inputs", name, "optional"),))
 
 
 def _subset_findings(recipe: Recipe) -> Iterator[Finding]:

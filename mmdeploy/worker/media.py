@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import Array, TensorSpec
 from mmdeploy.core.errors import DataError, EnvironmentUnfitError
 from mmdeploy.core.samples import column_of
-from mmdeploy.preprocess import Pipeline, RefusedError
+from mmdeploy.preprocess import Pipeline, RefusedError, WiredMethod
 from mmdeploy.recipe.media import MediaStep, in_order
+from mmdeploy.recipe.modalities import branches, optional_inputs
+from mmdeploy.triton.steps.modalities import holds_something
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -32,20 +34,34 @@ class Preparation:
         """
         self.pipeline = _opened(recipe, recipe.preprocess)
         self.sources: tuple[TensorSpec, ...] = recipe.source_specs
+        self._detect = {
+            name: missing.detect.settings
+            for name, missing in optional_inputs(recipe).items()
+            if missing.detect is not None and branches(recipe)[name].steps
+        }
 
     def __call__(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the sources of one sample.
+        """Return the sources of one sample; those of an input that is missing, or counts as it, are not there.
 
         Raises:
             DataError: If a method refuses the sample, as the server would.
         """
         try:
-            found = self.pipeline.sample(feed)
+            found = self.tensors(feed)
         except RefusedError as error:
             raise DataError(f"input {error}", hint="the served ensemble refuses it too: leave it out") from error
         except ImportError as error:
             raise _missing(error) from error
-        return {spec.name: found[spec.name] for spec in self.sources}
+        return {spec.name: found[spec.name] for spec in self.sources if spec.name in found}
+
+    def tensors(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all tensors before the components that can be had of a sample."""
+        detect = {name: self._detect.get(name, {}) for name in feed}
+        found = {name: array for name, array in feed.items() if holds_something(array[None], detect[name]).all()}
+        for one in self.pipeline.methods:
+            if all(tensor in found for tensor in one.inputs.values()):
+                found |= one.sample(found)
+        return found
 
 
 def preparation(recipe: Recipe) -> Preparation | None:
@@ -66,12 +82,18 @@ def postprocessed(recipe: Recipe, tensors: Mapping[str, Array]) -> dict[str, Arr
     for one in pipeline.methods:
         rows = zip(*(found[tensor] for tensor in one.inputs.values()), strict=True)
         try:
-            answers = [one.sample(dict(zip(one.inputs.values(), row, strict=True))) for row in rows]
+            answers = [_answer(one, row) for row in rows]
         except RefusedError as error:
             raise DataError(f"postprocess: {error}") from error
         for tensor in one.outputs.values():
-            found[tensor] = column_of([answer[tensor] for answer in answers])
+            found[tensor] = column_of([None if answer is None else answer[tensor] for answer in answers])
     return found
+
+
+def _answer(method: WiredMethod, row: Sequence[Array | None]) -> dict[str, Array] | None:
+    """Return what a method makes of a sample; nothing where nothing was answered."""
+    given = {tensor: array for tensor, array in zip(method.inputs.values(), row, strict=True) if array is not None}
+    return method.sample(given) if len(given) == len(row) else None
 
 
 def _opened(recipe: Recipe, steps: Mapping[str, MediaStep]) -> Pipeline:

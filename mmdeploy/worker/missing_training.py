@@ -48,7 +48,7 @@ class MissingInTraining:
         for column, (name, branch) in enumerate(self.modalities.branches.items()):
             if name in self.modalities.presence:
                 tensors[self.modalities.presence[name]] = there[:, column : column + 1]
-            if name not in feeds:
+            if not self.modalities.sent(name, feeds):
                 for tensor in branch.embeddings:
                     stand_in = self._stand_in(tensor, there)
                     tensors[tensor] = stand_in.expand(len(there), *stand_in.shape[1:])
@@ -56,7 +56,9 @@ class MissingInTraining:
 
     def not_run(self, feeds: Mapping[str, Tensor]) -> frozenset[str]:
         """Return the components of branches whose input was not sent."""
-        return self.modalities.skipped([name for name in self.modalities.branches if name not in feeds])
+        return self.modalities.skipped(
+            [name for name in self.modalities.branches if not self.modalities.sent(name, feeds)]
+        )
 
     def standing(self, tensor: str, answer: Tensor, feeds: Mapping[str, Tensor]) -> Tensor:
         """Return an embedding with its stand-in in the rows that lack the input; other tensors as they are."""
@@ -77,7 +79,7 @@ class MissingInTraining:
         if PRESENT in feeds:
             return feeds[PRESENT]
         first = next(iter(feeds.values()))
-        sent = [name in feeds for name in self.modalities.branches]
+        sent = [self.modalities.sent(name, feeds) for name in self.modalities.branches]
         return torch.tensor([sent], device=first.device).expand(len(first), -1)
 
     def _stand_in(self, tensor: str, like: Tensor) -> Tensor:

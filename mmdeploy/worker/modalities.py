@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.samples import Samples
 from mmdeploy.planning.steps import STAND_INS
-from mmdeploy.recipe.modalities import Branch, branches, optional_inputs, presence_tensors, subsets
+from mmdeploy.recipe.modalities import Branch, branches, left_out, optional_inputs, presence_tensors, subsets
 from mmdeploy.triton.steps.modalities import holds_something
 
 if TYPE_CHECKING:
@@ -51,6 +51,14 @@ class Modalities:
         """The branch of each optional input."""
         return self._branches
 
+    def sent(self, name: str, feeds: Collection[str]) -> bool:
+        """Say whether samples have an optional input, by the tensors that they hold: all that components read of it."""
+        return all(tensor in feeds for tensor in self._branches[name].sources)
+
+    def without(self, samples: Samples, absent: Collection[str]) -> Samples:
+        """Return samples with some optional inputs left out, and what steps make of them."""
+        return samples.without(left_out(self._recipe, absent))
+
     @property
     def presence(self) -> Mapping[str, str]:
         """The presence tensor of each optional input that names one."""
@@ -77,7 +85,8 @@ class Modalities:
             absent: Inputs that are missing, sent or not.
         """
         rows = len(next(iter(feeds.values())))
-        tensors = {name: array for name, array in feeds.items() if name not in absent}
+        lacked = left_out(self._recipe, absent)
+        tensors = {name: array for name, array in feeds.items() if name not in lacked}
         for name in absent:
             tensors |= {tensor: self._standing(tensor, rows) for tensor in self._branches[name].embeddings}
         for name, tensor in self._presence.items():
@@ -104,9 +113,9 @@ class Modalities:
         rows = len(next(iter(feeds.values())))
         there = np.ones((rows, len(self._branches)), dtype=bool)
         for index, (name, missing) in enumerate(optional_inputs(self._recipe).items()):
-            if name not in feeds:
+            if not self.sent(name, feeds):
                 there[:, index] = False
-            elif missing.detect is not None:
+            elif missing.detect is not None and name in feeds:
                 there[:, index] = holds_something(feeds[name], missing.detect.settings)
         return there
 
@@ -146,7 +155,8 @@ class Modalities:
             What the components wrote, what stands in for that, and presence, by ensemble tensor.
         """
         found = self.through(lambda given, without: given | chain.run(given, without=without), feeds)
-        return {name: array for name, array in found.items() if name not in self._recipe.inputs}
+        given = {*self._recipe.inputs, *self._recipe.sources()}
+        return {name: array for name, array in found.items() if name not in given}
 
     def marked(self, samples: Samples) -> Samples:
         """Return samples with a column, `PRESENT`, that says which inputs each has; as they are where none may miss."""

@@ -57,7 +57,8 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
         if run.modalities.subsets:
             index[SUBSETS] = {}
         for number, subset in enumerate(run.modalities.subsets):
-            found = run.answers(feeds.without(subset.without), f"samples {subset.label}")
+            left = run.modalities.without(feeds, subset.without)
+            found = postprocessed(recipe, run.answers(left, f"samples {subset.label}"))
             index[SUBSETS][subset.label] = _save(workdir, f"subset-{number}", found)
         if made is not None:
             at_bounds = postprocessed(recipe, run.answers(made, "samples at bounds of sizes"))

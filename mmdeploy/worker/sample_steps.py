@@ -11,7 +11,7 @@ from mmdeploy.core.contracts import Progress, method_of
 from mmdeploy.data.contents import INDEX
 from mmdeploy.data.recording import Request, record
 from mmdeploy.planning.steps import DATA_SETS
-from mmdeploy.recipe.modalities import optional_inputs
+from mmdeploy.recipe.modalities import left_out, optional_inputs
 from mmdeploy.worker.feeds import client_inputs, sample_set
 from mmdeploy.worker.media import preparation
 from mmdeploy.worker.task import Task
@@ -53,9 +53,9 @@ def record_samples(task: Task, workdir: Path, progress: Progress) -> Artifact:
     return Artifact("samples", path, file_sha256(path), specs, (), "samples", facts, beside)
 
 
-def _may_lack(recipe: Recipe) -> tuple[str, ...]:
-    """Return what a sample for the gates may lack: examples, and what steps prepare, are made of whole samples."""
-    return () if recipe.data.calibration is None or recipe.preprocess else tuple(optional_inputs(recipe))
+def _may_lack(recipe: Recipe) -> frozenset[str]:
+    """Return what a sample for the gates may lack, before and behind steps: examples are made of whole samples."""
+    return frozenset() if recipe.data.calibration is None else left_out(recipe, optional_inputs(recipe))
 
 
 def _judged_by_labels(recipe: Recipe) -> str | None:

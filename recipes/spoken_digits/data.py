@@ -1,7 +1,8 @@
 """Pairs of one handwritten and one spoken digit, damaged so that neither is enough alone.
 
-Needs NumPy and the committed `digits.npz` only. The four splits share no image and no speaker. Damage is
-drawn from a seeded `RandomState`, whose stream NumPy froze (NEP 19), so a split is the same in each run.
+Needs NumPy and the committed `digits.npz` only; what gives files also Pillow and soundfile. The four splits share no
+image and no speaker. Damage is drawn from a seeded `RandomState`, whose stream NumPy froze (NEP 19), so a split is the
+same in each run.
 
 One fifth of the images and one fifth of the recordings, drawn independently, are damaged badly, the others
 lightly: most pairs have one good half at least, and which one it is has to be told from the inputs.
@@ -9,6 +10,7 @@ lightly: most pairs have one good half at least, and which one it is has to be t
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -242,3 +244,37 @@ def validation() -> Iterator[Sample]:
 def evaluation() -> Iterator[Sample]:
     """Yield 1600 pairs of the test split: 400 images, each damaged and paired four times."""
     return samples(pairs("test", count=1600, seed=4))
+
+
+def files(batch: Pairs) -> Iterator[tuple[dict[str, bytes], int]]:
+    """Yield the same pairs as a client has them: a PNG and a WAV of 16 bits."""
+    for feed, label in samples(batch):
+        yield {"image": png(feed["image"]), "audio": wav(feed["audio"])}, label
+
+
+def png(pixels: NDArray[np.generic]) -> bytes:
+    """Write grey levels as a PNG file, which keeps them as they are."""
+    from PIL import Image
+
+    with io.BytesIO() as stream:
+        Image.fromarray(pixels).save(stream, "PNG")
+        return stream.getvalue()
+
+
+def wav(waveform: NDArray[np.generic], rate: int = 8000) -> bytes:
+    """Write samples as a WAV file."""
+    import soundfile
+
+    with io.BytesIO() as stream:
+        soundfile.write(stream, waveform, rate, format="WAV", subtype="PCM_16")
+        return stream.getvalue()
+
+
+def calibration_files() -> Iterator[tuple[dict[str, bytes], int]]:
+    """Yield the pairs of `calibration` as files."""
+    return files(pairs("calibration", count=512, seed=2))
+
+
+def evaluation_files() -> Iterator[tuple[dict[str, bytes], int]]:
+    """Yield the pairs of `evaluation` as files."""
+    return files(pairs("test", count=1600, seed=4))

@@ -70,3 +70,13 @@ def evaluation() -> Iterator[tuple[dict[str, object], int]]:
         with torch.inference_mode():
             logits, _ = model.fusion(model.see(pixels), model.hear(sound), ids, mask, counts)
         yield feed, int(logits.argmax())
+
+
+def lacking() -> Iterator[dict[str, object]]:
+    """Yield what clients send who have no photo, or a clip that is empty."""
+    for index, feed in enumerate(samples(3, 24)):
+        if index % 4 == 1:
+            del feed["photo"]
+        if index % 6 == 2:
+            feed["clip"] = b""
+        yield feed

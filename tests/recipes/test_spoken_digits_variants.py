@@ -1,15 +1,23 @@
 """The variants of spoken_digits: valid recipes of one and the same model, told apart by what they do to it."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mmdeploy
 from mmdeploy.core.contracts import method_of
+from mmdeploy.core.errors import DataError
+from mmdeploy.model.sources import resolve_callable
+from mmdeploy.worker.media import preparation
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "spoken_digits"
 VARIANTS = sorted((FOLDER / "variants").glob("*.yaml"))
+#: Takes files, so that its inputs and what its encoders read are named otherwise.
+MEDIA = FOLDER / "variants" / "media.yaml"
+OF_TENSORS = [path for path in VARIANTS if path != MEDIA]
 BASE = mmdeploy.load_recipe(FOLDER / "recipe.yaml")
 SECTIONS = {"prune", "recover", "quantize", "engine"}
 
@@ -27,6 +35,7 @@ def passes(recipe: Any, component: str) -> list[str]:
         ("sparse", ["n_m", "qat"]),
         ("auto", ["auto"]),
         ("missing", ["static"]),
+        ("media", ["static"]),
     ],
 )
 def test_each_does_what_its_name_says(variant: str, wanted: list[str]) -> None:
@@ -36,7 +45,7 @@ def test_each_does_what_its_name_says(variant: str, wanted: list[str]) -> None:
     assert all((recipe.automatic_engine(name) is not None) == (variant == "auto") for name in recipe.components)
 
 
-@pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OF_TENSORS, ids=lambda path: path.stem)
 def test_all_else_is_as_in_the_recipe(path: Path) -> None:
     recipe = mmdeploy.load_recipe(path)
     assert recipe.root == FOLDER
@@ -60,3 +69,20 @@ def test_the_spectrogram_stays_in_float(path: Path) -> None:
     quantize = mmdeploy.load_recipe(path).components["audio_encoder"].quantize
     assert quantize is not None
     assert quantize.model_dump()["exclude"] == ("spectrogram/*",)
+
+
+def test_files_become_what_the_encoders_of_the_recipe_read() -> None:
+    recipe = mmdeploy.load_recipe(MEDIA)
+    assert {spec.dtype for spec in recipe.inputs.values()} == {"BYTES"}
+    made = {spec.name: (spec.dtype, spec.shape) for spec in recipe.source_specs}
+    assert made == {"pixels": ("UINT8", (8, 8)), "waveform": ("FP32", (4000,))}
+    prepare = preparation(recipe)
+    assert prepare is not None
+    data = [
+        resolve_callable(f"data.py:{name}", FOLDER, error=DataError) for name in ("calibration", "calibration_files")
+    ]
+    for (sent, label), (files, same) in itertools.islice(zip(*(make() for make in data), strict=True), 8):
+        found = prepare({name: np.array([content], dtype=object) for name, content in files.items()})
+        np.testing.assert_array_equal(found["pixels"], sent["image"])
+        np.testing.assert_allclose(found["waveform"], sent["audio"], atol=2**-15)
+        assert label == same

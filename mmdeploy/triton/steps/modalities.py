@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,13 +92,13 @@ class TritonPythonModel:
         """Answer the requests of one batch, in order."""
         import triton_python_backend_utils as pb_utils
 
-        read: list[_Request | str] = []
+        read: list[Request | str] = []
         for request in requests:
             try:
                 read.append(self._read(request))
             except _Refused as refused:
                 read.append(str(refused))
-        asked = [one for one in read if isinstance(one, _Request)]
+        asked = [one for one in read if isinstance(one, Request)]
         await asyncio.gather(*(self._ask(name, asked) for name in self._branches))
         responses: list[Any] = []
         for request, one in zip(requests, read, strict=True):
@@ -110,7 +111,7 @@ class TritonPythonModel:
                 responses.append(pb_utils.InferenceResponse(tensors))
         return responses
 
-    def _read(self, request: Any) -> _Request:
+    def _read(self, request: Any) -> Request:
         """Take a request's inputs apart; a row that is missing keeps nothing."""
         import triton_python_backend_utils as pb_utils
 
@@ -134,9 +135,9 @@ class TritonPythonModel:
                 whom = f"row {int(np.flatnonzero(nothing)[0])} of the request" if rows > 1 else "the request"
                 names_shown = ", ".join(self._branches)
                 raise _Refused(f"{whom} has none of the inputs {names_shown}: {self._ensemble} needs at least one")
-        return _Request(arrays, rows, there)
+        return Request(arrays, rows, there)
 
-    async def _ask(self, name: str, asked: Sequence[_Request]) -> None:
+    async def _ask(self, name: str, asked: Sequence[Request]) -> None:
         """Ask a branch for the rows that are there, those of several requests together where they fit."""
         waiting = [one for one in asked if one.there[name].any()]
         if not waiting:
@@ -157,11 +158,11 @@ class TritonPythonModel:
                 return
         await asyncio.gather(*(self._ask_alone(name, one, piece) for one, piece in zip(waiting, pieces, strict=True)))
 
-    async def _ask_alone(self, name: str, one: _Request, rows: Array) -> None:
+    async def _ask_alone(self, name: str, one: Request, rows: Array) -> None:
         try:
             one.answers |= await self._infer(name, rows)
         except _Refused as refused:
-            one.wrong = str(refused)
+            one.wrong = one.told(name, str(refused))
 
     async def _infer(self, name: str, rows: Array) -> dict[str, Array]:
         """Ask a branch; return its outputs by ensemble tensor."""
@@ -183,7 +184,7 @@ class TritonPythonModel:
             for tensor, output in branch["outputs"].items()
         }
 
-    def _outputs(self, one: _Request) -> dict[str, Array]:
+    def _outputs(self, one: Request) -> dict[str, Array]:
         """Return what is written for a request: answers of the branches, stand-ins in the rows without, presence."""
         written: dict[str, Array] = {}
         for name, branch in self._branches.items():
@@ -203,7 +204,7 @@ class TritonPythonModel:
         return written
 
 
-class _Request:
+class Request:
     """A request in the making: what was sent, which rows hold what, what the branches answered."""
 
     def __init__(self, arrays: Mapping[str, Array], rows: int, there: Mapping[str, Mask]) -> None:
@@ -215,6 +216,14 @@ class _Request:
         """Return the rows of an input that are there."""
         there = self.there[name]
         return self._arrays[name] if there.all() else self._arrays[name][there]
+
+    def told(self, name: str, wrong: str) -> str:
+        """Return what is wrong with a branch's rows, which are those that are there, by the rows of the request."""
+        rows = np.flatnonzero(self.there[name]).tolist()
+        if len(rows) == self.rows:
+            return wrong
+        numbers = re.compile(r"(?<=\brow )\d+|(?<=\brows )\d+|(?<=\d and )\d+(?= give)")
+        return numbers.sub(lambda found: str(rows[int(found[0])]) if int(found[0]) < len(rows) else found[0], wrong)
 
 
 def _fail_later(request: Any, message: str) -> None:

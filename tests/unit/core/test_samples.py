@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdeploy.core.samples import Gathered, Samples, alike, column_of, finite, flat, is_ragged, picked, shapes_of
+from mmdeploy.data.columns import load_column, save_column
 
 
 def lengths(*sizes: int | None) -> np.ndarray:
@@ -85,3 +86,9 @@ def test_what_is_not_finite_is_found_in_every_shape():
     broken = column_of([np.ones(2), np.array([1.0, np.nan, 2.0]), np.array([np.inf])])
     assert finite(broken).tolist() == [True, False, False]
     assert finite(np.array([[1, 2], [3, 4]])).all()
+
+
+def test_text_that_some_samples_lack_is_kept_on_disk(tmp_path):
+    column = column_of([None, np.array([b"owl", b""], object), None, np.array([b"cat", b"dog"], object)])
+    found = load_column(tmp_path, save_column(tmp_path, "labels", column))
+    assert [None if one is None else one.tolist() for one in found] == [None, [b"owl", b""], None, [b"cat", b"dog"]]

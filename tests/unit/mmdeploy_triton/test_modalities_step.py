@@ -48,10 +48,25 @@ def test_the_step_stands_alone():
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    allowed = {"__future__", "asyncio", "json", "threading", "collections", "pathlib", "typing", "numpy"}
+    allowed = {"__future__", "asyncio", "json", "re", "threading", "collections", "pathlib", "typing", "numpy"}
     assert imported - allowed == {"triton_python_backend_utils"}
 
 
 @pytest.mark.parametrize("name", ["audio", "image"])
 def test_marks_are_named_after_their_input(name):
     assert modalities.marker(name) == f"{name}_present"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("'photo', row 1: cannot be read", "'photo', row 3: cannot be read"),
+        ("'clip': rows 0 and 2 give 'sound' of [3] and [4]", "'clip': rows 1 and 4 give 'sound' of [3] and [4]"),
+        ("a length of 9, accepted: 1 and 8", "a length of 9, accepted: 1 and 8"),
+    ],
+)
+def test_rows_are_told_as_the_request_counts_them(wrong, told):
+    there = np.array([False, True, False, True, True])
+    assert modalities.Request({}, 5, {"photo": there}).told("photo", wrong) == told
+    whole = np.ones(5, dtype=bool)
+    assert modalities.Request({}, 5, {"photo": whole}).told("photo", wrong) == wrong

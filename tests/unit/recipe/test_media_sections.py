@@ -1,5 +1,6 @@
 """``preprocess`` and ``postprocess``: what they make is known, and what does not fit is told with its place."""
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from mmdeploy.core.errors import RecipeError
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.media import SECTIONS, in_order, model_outputs
+from mmdeploy.recipe.modalities import Branch, branches
 
 RECIPE = Path(__file__).parents[2] / "media_recipe"
 
@@ -98,3 +100,63 @@ def test_what_varies_has_the_name_of_the_size_that_a_component_declares(recipe: 
     specs = {spec.name: spec for spec in load_recipe(recipe).source_specs}
     assert specs["ids"].shape == (-1,) and specs["ids"].sizes[0].max == 8  # type: ignore[union-attr]
     assert specs["mask"].shape == (-1,) and not specs["mask"].sizes
+
+
+def test_a_branch_holds_the_steps_that_only_it_reads(recipe: Path) -> None:
+    found = branches(load_recipe(recipe.with_name("optional.yaml")))
+    assert found["photo"] == Branch("photo", ("see",), ("seen",), ("read_photo",), ("image",))
+    assert found["clip"] == Branch("clip", ("hear",), ("heard",), ("read_clip",), ("sound",))
+
+
+def test_what_postprocess_reads_of_a_branch_has_a_stand_in(recipe: Path) -> None:
+    path = recipe.with_name("optional.yaml")
+    step = "postprocess: {close: {method: l2_normalise, inputs: {embedding: features}, outputs: {embedding: close}}}"
+    path.write_text(f"{path.read_text()}{step}\noutputs: {{close: {{}}}}\n")
+    see = {"pixels": "image"}, {"embedding": "seen", "features": "features"}
+    changes = [
+        f"components.see.{side}={json.dumps(wires)}" for side, wires in zip(("inputs", "outputs"), see, strict=True)
+    ]
+    assert branches(load_recipe(path, changes))["photo"].embeddings == ("seen", "features")
+
+
+OPTIONAL = "{dtype: BYTES, shape: [1], optional: true, missing: {strategy: zeros}}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "message"),
+    [
+        (
+            [("caption: {dtype: BYTES, shape: [1]}", f"caption: {OPTIONAL}")],
+            "inputs.caption.optional",
+            "'fusion' reads 'ids', made of 'caption', and depends on 'clip', 'photo' too",
+        ),
+        (
+            [
+                ("photo:   {dtype: BYTES, shape: [1]}", f"photo: {OPTIONAL}"),
+                ("inputs: {text: caption}\n", "inputs: {text: caption, also: photo}\n"),
+            ],
+            "inputs.photo.optional",
+            "'count_words' reads 'photo' and depends on 'caption' too",
+        ),
+        (
+            [("photo:   {dtype: BYTES, shape: [1]}", f"photo: {OPTIONAL}"), ("  read_clip:  ", "  photo_branch:  ")],
+            "preprocess.photo_branch",
+            "is the name of the model of what depends on 'photo' alone",
+        ),
+    ],
+)
+def test_files_that_cannot_be_left_out_are_told(
+    recipe: Path, changes: list[tuple[str, str]], place: str, message: str
+) -> None:
+    found = problems(recipe, *changes)
+    assert any(where == place and message in said for where, said in found), found
+
+
+def test_what_a_step_makes_of_an_optional_input_is_not_padded(recipe: Path) -> None:
+    varying = [
+        ("samples: 1600, ", ""),
+        ("inputs: {sound: sound}", "inputs: {sound: {tensor: sound, shape: [length]}}"),
+        ("preprocess:\n", "sizes: {length: {min: 800, max: 8000, bucket: [1600, 8000]}}\npreprocess:\n"),
+    ]
+    told = problems(recipe, *varying, ("clip:    {dtype: BYTES, shape: [1]}", f"clip: {OPTIONAL}"))
+    assert any(where == "sizes.length.bucket" and "'clip' may be left out" in said for where, said in told), told

@@ -9,11 +9,16 @@ from recorded_sets import recorded_set, set_artifact
 
 from mmdeploy.core.contracts import no_progress
 from mmdeploy.core.errors import DataError, ModelError
+from mmdeploy.core.samples import column_of
+from mmdeploy.core.strings import as_strings
+from mmdeploy.data.sample_sets import SampleSet
+from mmdeploy.model.sources import resolve_callable
 from mmdeploy.planning.steps import DATA_SETS, STAND_INS, Step
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.worker import feeds as step_feeds
+from mmdeploy.worker.media import postprocessed, preparation
 from mmdeploy.worker.modalities import Modalities, read_stand_ins
 from mmdeploy.worker.stand_ins import record_stand_ins
 from mmdeploy.worker.task import Task
@@ -134,3 +139,49 @@ def test_calibration_samples_are_whole(tmp_path):
     with pytest.raises(DataError) as caught:
         set_artifact(recipe, "calibration", tmp_path)
     assert "sample 94 has no input 'felt'" in caught.value.message
+
+
+MEDIA = Path(__file__).parents[2] / "media_recipe"
+
+
+@pytest.fixture
+def media() -> Recipe:
+    return load_recipe(MEDIA / "optional.yaml")
+
+
+def as_feed(sample: dict[str, object]) -> dict[str, np.ndarray]:
+    found = {name: as_strings(content) for name, content in sample.items()}
+    return {name: array.reshape(1) for name, array in found.items() if array is not None}
+
+
+def test_what_is_missing_is_not_prepared(media):
+    """Left out, or empty: its step makes nothing, and its branch is not run."""
+    whole = next(iter(resolve_callable("data.py:samples", MEDIA, error=DataError)(4, 1)))
+    prepare, modalities = preparation(media), Modalities(media, {})
+    assert prepare is not None
+    found = prepare(as_feed({**whole, "clip": b""}))
+    assert set(found) == {"image", "ids", "mask", "counts"}
+    assert modalities.holds({name: array[None] for name, array in found.items()}).tolist() == [[True, False]]
+    found = prepare(as_feed({name: content for name, content in whole.items() if name != "photo"}))
+    assert modalities.holds({name: array[None] for name, array in found.items()}).tolist() == [[False, True]]
+    assert modalities.skipped(["photo"]) == {"see"}
+
+
+def test_only_samples_for_the_gates_may_lack_files(media, tmp_path):
+    recorded = set_artifact(media, "evaluation", tmp_path)
+    assert recorded.metadata["samples"] == 24
+    feeds = SampleSet.open(recorded.path.parent, "").feeds()
+    there = Modalities(media, {}).held(feeds)
+    assert (~there).sum(axis=0).tolist() == [6, 4]
+    assert [one is None for one in feeds["photo"]] == (~there[:, 0]).tolist()  # an empty clip was sent all the same
+    (tmp_path / "calibration").mkdir()
+    lacking = load_recipe(MEDIA / "optional.yaml", ["data.calibration=data.py:lacking"])
+    with pytest.raises(DataError, match="sample 1 has no input 'photo'"):
+        set_artifact(lacking, "calibration", tmp_path / "calibration")
+
+
+def test_what_nothing_was_answered_for_is_not_postprocessed(media):
+    logits = column_of([None, np.array([0.0, 3.0, 1.0], np.float32)])
+    embedding = column_of([None, np.ones(8, np.float32)])
+    found = postprocessed(media, {"logits": logits, "embedding": embedding})
+    assert found["labels"][0] is None and found["labels"][1].tolist() == [b"cat", b"dog"]

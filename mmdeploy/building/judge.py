@@ -221,7 +221,7 @@ def _evidence(
         reference=sides[1],
         components=tuple(replace(one, samples=asked.get(one.name)) for one in components),
         ensemble_outputs=tuple(recipe.outputs),
-        feeds=feeds.without([name for name in feeds.names if name not in recipe.inputs]),
+        feeds=feeds.sending(tuple(recipe.inputs)),
         labels=record.samples.labels,
         original=record.answers() | {name: feeds[name] for name in recipe.sources() if name not in recipe.inputs},
         hardware=this_hardware(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.artifact import Array
@@ -24,9 +25,14 @@ if TYPE_CHECKING:
 class Samples(Mapping[str, Array]):
     """Columns by name, of as many samples each; immutable."""
 
-    def __init__(self, columns: Mapping[str, Array]) -> None:
-        """Take the columns; they are not copied."""
-        self._columns = dict(columns)
+    def __init__(self, columns: Mapping[str, Array], made: Mapping[str, Array] = MappingProxyType({})) -> None:
+        """Take the columns; they are not copied.
+
+        Args:
+            columns: What is in a request.
+            made: What is made of it there: samples of which it differs in shape cannot be in one request either.
+        """
+        self._columns, self._made = dict(columns), dict(made)
 
     @classmethod
     def of(cls, columns: Mapping[str, Array]) -> Samples:
@@ -58,11 +64,21 @@ class Samples(Mapping[str, Array]):
 
     def without(self, names: Collection[str]) -> Samples:
         """Return the samples with some tensors left out."""
-        return Samples({name: column for name, column in self._columns.items() if name not in names})
+        return Samples({name: column for name, column in self._columns.items() if name not in names}, self._made)
+
+    def sending(self, names: Collection[str]) -> Samples:
+        """Return samples of which some tensors are sent, and all others made of those."""
+        return Samples(
+            {name: column for name, column in self._columns.items() if name in names},
+            {name: column for name, column in self._columns.items() if name not in names},
+        )
 
     def select(self, rows: Indices | slice) -> Samples:
         """Return some of the samples."""
-        return Samples({name: picked(column, rows) for name, column in self._columns.items()})
+        columns, made = (
+            {name: picked(column, rows) for name, column in some.items()} for some in (self._columns, self._made)
+        )
+        return Samples(columns, made)
 
     def take(self, rows: Indices | slice) -> dict[str, Array]:
         """Return a request of some samples, stacked along axis 0; what they leave out is not in it.
@@ -79,16 +95,18 @@ class Samples(Mapping[str, Array]):
         return taken
 
     def groups(self) -> tuple[Indices, ...]:
-        """Return the samples that may be in one request: of the same shapes, with the same inputs.
+        """Return the samples that may be in one request: of the same shapes, with the same inputs, and so what is made.
 
         Indices ascend, and groups come in the order of their first samples.
         """
         import numpy as np
 
-        if not self._ragged:
+        unlike = [self._columns[name] for name in sorted(self._ragged)]
+        unlike += [column for column in self._made.values() if is_ragged(column)]
+        if not unlike:
             return (np.arange(self.count),) if self.count else ()
         rows_by_layout: dict[tuple[Any, ...], list[int]] = {}
-        shapes = [map(_shape, self._columns[name]) for name in sorted(self._ragged)]
+        shapes = [map(_shape, column) for column in unlike]
         for row, layout in enumerate(zip(*shapes, strict=True)):
             rows_by_layout.setdefault(layout, []).append(row)
         return tuple(np.array(rows, dtype=np.intp) for rows in rows_by_layout.values())

@@ -7,7 +7,7 @@ integers with a declared range within [0, 1], may be constant.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import DataError
@@ -19,9 +19,11 @@ from mmdeploy.data.samples import Feed, Ranges
 class CalibrationCheck:
     """Refuses samples that are all zero or repeated, one at a time, and at the end inputs that have one value only."""
 
-    def __init__(self, reference: str, specs: Sequence[TensorSpec], ranges: Ranges) -> None:
-        """Take the data callable, for messages, and what it declares of its inputs."""
-        self._reference, self._masks = reference, masks(specs, ranges)
+    def __init__(
+        self, reference: str, specs: Sequence[TensorSpec], ranges: Ranges, constant: Collection[str] = ()
+    ) -> None:
+        """Take the data callable, for messages, what it declares of its inputs, and what may be constant besides."""
+        self._reference, self._masks = reference, masks(specs, ranges) | {*constant}
         self._first_seen: dict[bytes, int] = {}
 
     def sample(self, feed: Feed, digest: bytes, index: int) -> None:

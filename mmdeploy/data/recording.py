@@ -51,6 +51,7 @@ class Request:
         max_gib: Largest size on disk.
         prepare: Makes of what clients send what the model reads; both are recorded. None where they are the same.
         optional: What a sample may lack: inputs, and what is made of them.
+        constant: What may have one value in a calibration set, besides masks as `mmdeploy.data.calibration` knows them.
     """
 
     reference: str
@@ -66,6 +67,7 @@ class Request:
     max_gib: float = 8.0
     prepare: Prepare | None = None
     optional: Collection[str] = frozenset()
+    constant: Collection[str] = frozenset()
 
     @property
     def sources(self) -> Sequence[TensorSpec]:
@@ -117,7 +119,11 @@ class _Recorder:
         }  # fmt: skip
         self._censuses = {spec.name: Census() for spec in request.columns}
         held_to_it = request.calibration and request.for_ranges
-        self._check = CalibrationCheck(request.reference, request.sources, request.ranges) if held_to_it else None
+        self._check = (
+            CalibrationCheck(request.reference, request.sources, request.ranges, request.constant)
+            if held_to_it
+            else None
+        )
         self._digests, self._labels = bytearray(), list[Any]()
         self._bytes = 0
         self.count = 0

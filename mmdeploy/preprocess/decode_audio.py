@@ -47,6 +47,8 @@ class DecodeAudio:
 
     INPUTS: ClassVar[tuple[str, ...]] = ("data",)
     OUTPUTS: ClassVar[tuple[str, ...]] = ("samples", "mask", "length")
+    #: Outputs that may have one value in a whole set: those of sounds that are equally long.
+    MAY_BE_CONSTANT: ClassVar[tuple[str, ...]] = ("mask", "length")
     REQUIRES: ClassVar[tuple[str, ...]] = ("soundfile", "soxr")
 
     def __post_init__(self) -> None:

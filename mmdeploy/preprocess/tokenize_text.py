@@ -38,6 +38,8 @@ class Tokenize:
 
     INPUTS: ClassVar[tuple[str, ...]] = ("text",)
     OUTPUTS: ClassVar[tuple[str, ...]] = ("ids", "mask", "types")
+    #: Outputs that may have one value in a whole set: nothing is filled in, and texts have no second part.
+    MAY_BE_CONSTANT: ClassVar[tuple[str, ...]] = ("mask", "types")
     REQUIRES: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     def __post_init__(self) -> None:

@@ -54,6 +54,11 @@ class MediaStep(Section):
         return method.INPUTS, method.OUTPUTS
 
     @property
+    def name_of_method(self) -> str:
+        """The method, as the recipe names it."""
+        return str(self.method)  # type: ignore[attr-defined]
+
+    @property
     def requires(self) -> tuple[str, ...]:
         """Distributions that it imports, besides NumPy."""
         return tuple(METHODS[self.method].REQUIRES)  # type: ignore[attr-defined]
@@ -194,6 +199,12 @@ def prepared(steps: Mapping[str, MediaStep], inputs: Mapping[str, InputSpec]) ->
     sent = {name: Spec(spec.dtype, plain_shape(spec.shape)) for name, spec in inputs.items()}
     found = written_specs(steps, sent)
     return {name: InputSpec.model_validate({"dtype": spec.dtype, "shape": spec.shape}) for name, spec in found.items()}
+
+
+def may_be_constant(steps: Mapping[str, MediaStep]) -> frozenset[str]:
+    """Return the tensors that steps write and that may have one value in a whole set, such as masks."""
+    written = ((getattr(METHODS.get(step.name_of_method), "MAY_BE_CONSTANT", ()), step) for step in steps.values())
+    return frozenset(tensor for names, step in written for own, tensor in step.tensors.items() if own in names)
 
 
 def with_sizes(spec: InputSpec, wires: Iterable[Wire], tensor: str) -> InputSpec:

@@ -14,6 +14,7 @@ from mmdeploy.model import torch_model
 from mmdeploy.model.torch_component import load_component
 from mmdeploy.planning.kinds import SELECT
 from mmdeploy.planning.steps import DATA_SETS, samples_taken
+from mmdeploy.recipe.media import may_be_constant
 from mmdeploy.recipe.modalities import sees_stand_ins
 from mmdeploy.recipe.sharing import above, callers
 from mmdeploy.worker.modalities import Modalities
@@ -137,7 +138,7 @@ def calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
         return None, 0
     first = samples.first(samples_taken(task.step.options))
     if first is not samples and task.step.sort is not SELECT:  # which only times what it is fed
-        refuse_constant(first, masks(*ensemble_inputs(task.recipe)))
+        refuse_constant(first, masks(*ensemble_inputs(task.recipe)) | may_be_constant(task.recipe.preprocess))
     batch_size = int(task.step.options.get("batch_size", _CALIBRATION_BATCH))
     calls = len(callers(task.recipe.components, task.step.component))
     return _CalibrationFeeds(task, first, batch_size), calls * sum(1 for _ in first.feeds().batches(batch_size))

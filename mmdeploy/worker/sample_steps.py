@@ -11,6 +11,7 @@ from mmdeploy.core.contracts import Progress, method_of
 from mmdeploy.data.contents import INDEX
 from mmdeploy.data.recording import Request, record
 from mmdeploy.planning.steps import DATA_SETS
+from mmdeploy.recipe.media import may_be_constant
 from mmdeploy.recipe.modalities import left_out, optional_inputs
 from mmdeploy.worker.feeds import client_inputs, sample_set
 from mmdeploy.worker.media import preparation
@@ -46,6 +47,7 @@ def record_samples(task: Task, workdir: Path, progress: Progress) -> Artifact:
         max_gib=recipe.data.max_gib,
         prepare=preparation(recipe),
         optional=_may_lack(recipe) if key == "evaluation" else (),
+        constant=may_be_constant(recipe.preprocess),
     )
     facts = record(request, workdir, progress)
     path = workdir / INDEX

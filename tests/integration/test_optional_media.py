@@ -1,8 +1,9 @@
-"""Files that a request may leave out, of a recipe that is built and served by a real Triton."""
+"""Files that a request may leave out, beside text that is padded to buckets: built, and served by a real Triton."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -53,20 +54,16 @@ def runner(server: Server) -> Iterator[GrpcRunner]:
 
 @pytest.fixture(scope="module")
 def sent() -> dict[str, np.ndarray]:
-    """Three rows of what clients send."""
+    """Three rows of what clients send, with captions of one length."""
     samples = resolve_callable("data.py:samples", FOLDER, error=DataError)(9, 3)
-    rows = [{name: _bytes(value) for name, value in row.items()} for row in samples]
+    rows = [{**row, "caption": b"a cat sees an owl"} for row in samples]
     return {name: np.array([[row[name]] for row in rows], dtype=object) for name in rows[0]}
 
 
-def _bytes(value: object) -> bytes:
-    return value.encode() if isinstance(value, str) else bytes(value)
-
-
-def executions(server: Server) -> dict[str, int]:
+def executions(server: Server, *names: str) -> dict[str, int]:
     statistics = ask_json(f"{server.http_url}/v2/models/stats")["model_stats"]
     counts = {one["name"].removeprefix("optional_media."): int(one["execution_count"]) for one in statistics}
-    return {name: counts[name] for name in (*PHOTO, *CLIP)}
+    return {name: counts[name] for name in names or (*PHOTO, *CLIP)}
 
 
 def test_every_subset_is_judged_and_what_is_published_is_whole(built: Outcome) -> None:
@@ -99,6 +96,21 @@ def test_rows_with_and_without_a_file_share_a_request(runner: GrpcRunner, sent: 
     marked = {**sent, "photo": some, "photo_present": np.array([[True], [False], [True]])}
     np.testing.assert_allclose(runner.infer(marked)["probabilities"], expected, rtol=1e-5)
     assert not np.allclose(whole, blind, atol=1e-3)
+
+
+def test_captions_of_many_lengths_are_padded_and_answered_as_alone(server: Server, sent: dict[str, np.ndarray]) -> None:
+    def answer(words: int) -> list[list[float]]:
+        caption = np.array([[b" ".join(([b"a", b"cat"] * 4)[:words])]], dtype=object)
+        with server.runner("optional_media") as opened:
+            return opened.infer({"photo": sent["photo"][:1], "caption": caption})["unit"].tolist()
+
+    alone = [answer(words) for words in range(1, 9)]
+    before = executions(server, "fusion", "pad-tokens")
+    with ThreadPoolExecutor(8) as pool:
+        np.testing.assert_allclose([*pool.map(answer, range(1, 9))], alone, rtol=1e-5)
+    after = executions(server, "fusion", "pad-tokens")
+    assert after["pad-tokens"] - before["pad-tokens"] == 8
+    assert after["fusion"] - before["fusion"] < 8, "captions of unlike lengths were run as one"
 
 
 def test_a_bad_file_is_told_by_its_row_in_the_request(runner: GrpcRunner, sent: dict[str, np.ndarray]) -> None:

@@ -92,3 +92,12 @@ def test_text_that_some_samples_lack_is_kept_on_disk(tmp_path):
     column = column_of([None, np.array([b"owl", b""], object), None, np.array([b"cat", b"dog"], object)])
     found = load_column(tmp_path, save_column(tmp_path, "labels", column))
     assert [None if one is None else one.tolist() for one in found] == [None, [b"owl", b""], None, [b"cat", b"dog"]]
+
+
+def test_samples_of_which_something_unlike_is_made_share_no_request():
+    samples = Samples({"text": np.array([[b"a"], [b"b c"], [b"d"], [b"e"]], object), "ids": lengths(1, 2, 1, None)})
+    sent = samples.sending(["text"])
+    assert sent.names == ("text",)
+    assert [rows.tolist() for rows in sent.groups()] == [[0, 2], [1], [3]]
+    assert [rows.tolist() for rows in sent.select(np.array([1, 2, 0])).groups()] == [[0], [1, 2]]
+    assert sent.take(np.array([0, 2]))["text"].tolist() == [[b"a"], [b"d"]]

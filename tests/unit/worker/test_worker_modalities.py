@@ -12,6 +12,7 @@ from mmdeploy.core.errors import DataError, ModelError
 from mmdeploy.core.samples import column_of
 from mmdeploy.core.strings import as_strings
 from mmdeploy.data.sample_sets import SampleSet
+from mmdeploy.data.samples import stream
 from mmdeploy.model.sources import resolve_callable
 from mmdeploy.planning.steps import DATA_SETS, STAND_INS, Step
 from mmdeploy.recipe.loader import load_recipe
@@ -185,3 +186,25 @@ def test_what_nothing_was_answered_for_is_not_postprocessed(media):
     embedding = column_of([None, np.ones(8, np.float32)])
     found = postprocessed(media, {"logits": logits, "embedding": embedding})
     assert found["labels"][0] is None and found["labels"][1].tolist() == [b"cat", b"dog"]
+
+
+def test_a_mask_that_a_step_makes_may_be_constant(media, tmp_path):
+    """Of texts that are not filled up the mask is 1 everywhere."""
+    recorded = set_artifact(media, "calibration", tmp_path)
+    assert recorded.metadata["inputs"]["mask"]["minimum"] == recorded.metadata["inputs"]["mask"]["maximum"] == 1
+
+
+def test_what_is_sent_is_looked_at_before_a_step_changes_it(tmp_path):
+    """The last picture of the set is black, and the one before is of nobody who feels anything."""
+    step = "{method: normalise, inputs: {values: seen}, outputs: {values: clear}, mean: [1.0], std: [2.0]}"
+    recipe = load_recipe(RECIPE, [f"preprocess={{normalise: {step}}}", "components.eye.inputs={values: clear}"])
+    feeds = SampleSet.open(
+        set_artifact(recipe, "evaluation", tmp_path).path.parent, "", tuple(recipe.sources())
+    ).feeds()
+    assert Modalities(recipe, {}).held(feeds)[-3:].tolist() == [[True] * 3, [True, True, False], [False, True, True]]
+    black = (
+        f"import numpy as np\n\n\ndef black():\n    return [dict.fromkeys({list(recipe.inputs)}, np.zeros(8, 'f'))]\n"
+    )
+    (tmp_path / "black.py").write_text(black)
+    with pytest.raises(DataError, match="sample 0: there is nothing to make 'clear' of"):
+        list(stream("black.py:black", root=tmp_path, specs=recipe.input_specs, prepare=preparation(recipe)))

@@ -35,6 +35,9 @@ _PLACEHOLDERS: dict[Keys, Any] = {
 }
 
 
+_WIRED = ("inputs", "preprocess", "components", "postprocess", "outputs")
+
+
 @dataclass
 class Mended:
     """What came of validating a tree.
@@ -134,6 +137,4 @@ def _node(value: Any, near: Node) -> Node:
 
 
 def _is_wiring(place: Keys) -> bool:
-    return place[:1] in (("inputs",), ("components",), ("outputs",)) and (
-        len(place) <= 2 or place[2] in ("inputs", "outputs")
-    )
+    return place[:1] in {(section,) for section in _WIRED} and (len(place) <= 2 or place[2] in ("inputs", "outputs"))

@@ -135,7 +135,8 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
     for name, spec in recipe.inputs.items():
         place = ("inputs", name)
         if spec.optional and spec.missing is None:
-            yield Finding((*place, "optional"), "say what stands in for it: missing: {strategy: mean}")
+            message = "say what stands in for it: missing: {strategy: mean}"
+            yield Finding((*place, "optional"), message, involves=((*place, "missing"),))
         if spec.missing is not None and not spec.optional:
             yield Finding((*place, "missing"), "belongs to an input that may be left out: say optional: true as well")
     try:
@@ -247,18 +248,26 @@ def _detect_findings(name: str, spec: InputSpec, missing: Missing) -> Iterator[F
             yield Finding((*place, key), f"says nothing about {spec.dtype}: only numbers have it; take it out")
         elif key == "min_std" and all(size == 1 for size in plain_shape(spec.shape)):
             yield Finding((*place, key), "the standard deviation of one value is 0: every row would be missing")
-        elif spec.range is not None:
-            low, high = spec.range
+        elif (span := _span(spec)) is not None:
+            low, high = span
             most = (high - low) / 2 if key == "min_std" else max(abs(low), abs(high))
             if limit > most:
                 message = (
                     f"{limit:g} is out of reach: values within [{low:g}, {high:g}] come to {most:g} at most, so every "
                     "row would be missing"
                 )
-                yield Finding((*place, key), message, involves=(("inputs", name, "range"),))
+                yield Finding((*place, key), message, involves=(("inputs", name, "range"), ("inputs", name, "dtype")))
     if detect.empty and str(spec.dtype) != "BYTES" and all(size > 0 for size in plain_shape(spec.shape)):
         message = f"no row of {list(spec.shape)} is empty: empty is for strings and for sizes that vary; take it out"
         yield Finding((*place, "empty"), message)
+
+
+def _span(spec: InputSpec) -> tuple[float, float] | None:
+    """Return the smallest and largest value of an input: as declared, or as its type of integers has them."""
+    kind, _, bits = str(spec.dtype).partition("INT")
+    if spec.range is not None or not bits:
+        return spec.range
+    return (0, 2 ** int(bits) - 1) if kind == "U" else (-(2 ** (int(bits) - 1)), 2 ** (int(bits) - 1) - 1)
 
 
 def _name_findings(recipe: Recipe, name: str) -> Iterator[Finding]:
@@ -318,6 +327,8 @@ def _subset_findings(recipe: Recipe) -> Iterator[Finding]:
 def _gate_findings(recipe: Recipe) -> Iterator[Finding]:
     """Find limits of the graceful gate on what is not judged."""
     judged = {frozenset(subset.without) for subset in subsets(recipe)}
+    if not set().union(*judged) <= optional_inputs(recipe).keys():  # which is told at the subset, or at the input
+        return
     for index, gate in enumerate(recipe.gates):
         if not isinstance(gate, graceful.Options):
             continue
@@ -330,7 +341,8 @@ def _gate_findings(recipe: Recipe) -> Iterator[Finding]:
             elif missing not in judged:
                 shown = ", ".join("+".join(sorted(one)) for one in judged) or "none: no input is optional"
                 message = f"this is no subset that is judged ({shown}): list it under subsets"
-                yield Finding(place, message, involves=(("subsets",),))
+                stand_ins = tuple(("inputs", one, "missing") for one in missing)
+                yield Finding(place, message, involves=(("subsets",), *stand_ins))
 
 
 def _dropout_findings(recipe: Recipe) -> Iterator[Finding]:

@@ -44,6 +44,15 @@ def test_sources_are_what_steps_make_of_what_clients_send(recipe: Path) -> None:
     assert pickle.loads(pickle.dumps(loaded)) == loaded
 
 
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [(("length: 8", "length: 8, max_length: 8"), "preprocess."), (("k: 2", "k: 0"), "postprocess.")],
+)
+def test_of_a_step_that_cannot_be_no_consequence_is_told(recipe: Path, change: tuple[str, str], place: str) -> None:
+    ((where, _),) = problems(recipe, change)
+    assert where.startswith(place)
+
+
 def test_without_steps_sources_are_the_inputs(tiny_recipe: Path) -> None:
     loaded = load_recipe(tiny_recipe)
     assert loaded.sources() == loaded.inputs and loaded.model_outputs == tuple(loaded.outputs)

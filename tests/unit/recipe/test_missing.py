@@ -72,6 +72,30 @@ def test_what_cannot_work_is_said_at_its_place(edited, problems, rest, place, to
     assert any(place in where and told in message for where, message in found), found
 
 
+@pytest.mark.parametrize(
+    ("dtype", "limit", "told"),
+    [("UINT8", "{min_std: 128}", "[0, 255] come to 127.5"), ("INT8", "{min_rms: 129}", "[-128, 127] come to 128")],
+)
+def test_a_threshold_that_no_value_of_the_type_reaches_is_refused(edited, problems, dtype, limit, told):
+    line = f"  audio: {{dtype: {dtype}, shape: [4], optional: true, missing: {{strategy: zeros, detect: {limit}}}}}\n"
+    assert any("out of reach" in message and told in message for _, message in problems(edited((AUDIO, line))))
+
+
+@pytest.mark.parametrize("missing", ["{strategy: skip}", "{strategy: zeros, parameter: fusion.none}", "{}"])
+def test_of_a_wrong_stand_in_no_consequence_is_told(edited, problems, missing):
+    gates = "gates:\n  - {method: graceful, metric: top1, max_drop_when_missing: {audio: 0.1}}\n"
+    found = problems(edited(audio(f"optional: true, missing: {missing}"), ("gates:\n", gates)))
+    assert [where for where, _ in found if "audio" in where] and all(
+        "inputs.audio.missing" in where for where, _ in found
+    )
+
+
+def test_of_a_subset_that_does_not_exist_no_consequence_is_told(edited, problems):
+    gates = "subsets: [{without: [adio]}]\ngates:\n  - {method: graceful, max_drop_when_missing: {audio: 0.1}}\n"
+    found = problems(edited(audio("optional: true, missing: {strategy: zeros}"), ("gates:\n", gates)))
+    assert [message for _, message in found if "adio" in message] == [message for _, message in found]
+
+
 def test_an_input_that_a_head_reads_beside_others_cannot_be_left_out(edited, problems):
     path = edited(
         audio("optional: true, missing: {strategy: zeros}"),

@@ -17,6 +17,7 @@ import numpy as np
 from mmdeploy.caching.trace import Content, Request
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Array, TensorSpec
 from mmdeploy.core.errors import UsageError
+from mmdeploy.core.strings import BYTES
 from mmdeploy.data.media import read_tensor
 from mmdeploy.data.samples import stream
 
@@ -74,13 +75,13 @@ class Contents:
             return np.asarray(self._samples[int(content.value)][spec.name])
         if content.kind == "file":
             path = self._folder / content.value
-            if spec.dtype == "BYTES":
+            if spec.dtype == BYTES:
                 try:
                     return np.array([path.read_bytes()], dtype=object)
                 except OSError as cause:
                     raise UsageError(f"{spec.name}: {path} cannot be read: {cause.strerror}") from cause
             return read_tensor(path, spec)
-        if spec.dtype not in NUMPY_BY_DTYPE or -1 in spec.shape:
+        if spec.dtype == BYTES or spec.dtype not in NUMPY_BY_DTYPE or -1 in spec.shape:
             raise UsageError(
                 f"{spec.name}: nothing can be made up for the hash {content.value!r}: the input is {spec}",
                 hint="refer to a sample or a file instead",

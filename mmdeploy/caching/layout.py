@@ -13,6 +13,7 @@ from mmdeploy.choice.record import EngineChoice
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE, TensorSpec
 from mmdeploy.core.errors import UsageError, did_you_mean
 from mmdeploy.core.facts import find
+from mmdeploy.core.strings import BYTES
 from mmdeploy.recipe.wiring import topological_order, upstream
 from mmdeploy.recipe.wiring_order import sources_of
 from mmdeploy.record.build_report import BuildReport
@@ -126,7 +127,7 @@ def _answer(name: str, known: Known, *, needed: bool) -> tuple[int, int]:
 def _row_bytes(dtype: str, shape: Sequence[int | str]) -> int | None:
     """Return the bytes of one row; None where they vary."""
     sizes = [size for size in shape if isinstance(size, int) and size >= 0]
-    if len(sizes) < len(shape) or dtype not in NUMPY_BY_DTYPE:
+    if len(sizes) < len(shape) or dtype == BYTES or dtype not in NUMPY_BY_DTYPE:
         return None
     return math.prod(sizes) * TensorSpec("", dtype, ()).numpy_dtype.itemsize
 
@@ -180,7 +181,8 @@ def _specs(config: ModelConfig) -> Iterator[TensorSpec]:
 
     for tensor in config.output:
         dims = tuple(tensor.dims) if config.max_batch_size else tuple(tensor.dims)[1:]
-        yield TensorSpec(tensor.name, DataType.Name(tensor.data_type).removeprefix("TYPE_"), dims)
+        dtype = DataType.Name(tensor.data_type).removeprefix("TYPE_")
+        yield TensorSpec(tensor.name, BYTES if dtype == "STRING" else dtype, dims)
 
 
 def _cost(name: str, report: BuildReport | None) -> Cost:

@@ -135,7 +135,9 @@ def _content(name: str, given: Any) -> Content:
         return Content("hash", given)
     if isinstance(given, dict):
         kinds = [kind for kind in _KINDS if kind in given]
-        if len(kinds) == 1 and set(given) <= {*kinds, "bytes"}:
+        size = given.get("bytes", 0)
+        sized = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+        if len(kinds) == 1 and set(given) <= {*kinds, "bytes"} and sized:
             value = given[kinds[0]]
             wanted = int if kinds[0] == "sample" else str
             fits = isinstance(value, wanted) and not isinstance(value, bool)

@@ -1,12 +1,14 @@
 """Feeds a trace to a real Triton and holds what its cache did against what was reckoned.
 
-The release is served from a copy whose config.pbtxt files cache what is to be cached; its model files are linked, and
-nothing of the release itself is changed. Triton counts by model: ``cache_hit`` and ``cache_miss`` of its statistics,
-which are ``nv_cache_num_hits_per_model`` and its sister among the metrics, but right for ensembles too.
+The release is served from a copy whose config.pbtxt files cache what is to be cached; its model files are linked, those
+of steps in Python copied, and nothing of the release itself is changed. Triton counts by model: ``cache_hit`` and
+``cache_miss`` of its statistics, which are ``nv_cache_num_hits_per_model`` and its sister among the metrics, but right
+for ensembles too.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -122,9 +124,15 @@ def linked_with_cache(release: Path, folder: Path, cached: Collection[str]) -> N
         if not config.response_cache.enable:
             config.ClearField("response_cache")
         (folder / model.name).mkdir()
+        python = any(model.rglob("*.py"))  # Python would leave what it compiles in a folder that is linked
         for entry in model.iterdir():
-            if entry.name != "config.pbtxt":
-                (folder / model.name / entry.name).symlink_to(entry.resolve())
+            own = folder / model.name / entry.name
+            if entry.name == "config.pbtxt":
+                continue
+            if python and entry.is_dir():
+                shutil.copytree(entry, own)
+            else:
+                own.symlink_to(entry.resolve())
         (folder / model.name / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
     if (samples := release / SAMPLES).is_file():
         (folder / SAMPLES).symlink_to(samples.resolve())

@@ -56,6 +56,8 @@ def test_a_trace_reads_back_as_it_was_written(tmp_path_factory, written):
         ('{"time": 1, "inputs": {"x": {"sample": true}}}', "2: input 'x'"),
         ('{"time": 1, "inputs": {"x": {"sample": 1, "file": "a"}}}', "2: input 'x'"),
         ('{"time": 1, "inputs": {"x": {"file": ""}}}', "2: input 'x'"),
+        ('{"time": 1, "inputs": {"x": {"hash": "a", "bytes": -4}}}', "2: input 'x'"),
+        ('{"time": 1, "inputs": {"x": {"hash": "a", "bytes": "4"}}}', "2: input 'x'"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, told):

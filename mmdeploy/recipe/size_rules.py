@@ -40,6 +40,7 @@ def size_findings(recipe: Recipe) -> Iterator[Finding]:
     yield from bucket_findings(recipe)
     yield from gate_length_findings(recipe)
     yield from _warmups(recipe)
+    yield from _texts(recipe)
 
 
 def _bounds(place: Keys, name: str, spec: SizeSpec) -> Iterator[Finding]:
@@ -82,6 +83,28 @@ def _warmups(recipe: Recipe) -> Iterator[Finding]:
             if told is not None:
                 place: Keys = ("components", name, "serving", "warmup", "variable_size")
                 yield Finding(place, f"{told}: leave it out, and the sample keeps its own length")
+                break
+
+
+def _texts(recipe: Recipe) -> Iterator[Finding]:
+    """Find steps whose texts may be longer than what reads them takes."""
+    for name, step in recipe.preprocess.items():
+        most: int = step.options.get("max_length") or 0
+        read = [
+            (("components", reader, "inputs", key), wire)
+            for reader, part in recipe.components.items()
+            for key, wire in part.inputs.items()
+            if most and wire.tensor in step.tensors.values()
+        ]
+        for place, wire in read:
+            above = next((size for size in _sizes_of(recipe, wire.shape or ()) if most > size.max), None)
+            if above is not None:
+                message = (
+                    f"texts have up to {most} tokens, and {above.name!r} is at most {above.max}: what is longer would "
+                    f"be refused behind this step; let max_length be {above.max}"
+                )
+                involves = (("sizes", above.name), place)
+                yield Finding(("preprocess", name, "max_length"), message, involves=involves)
                 break
 
 

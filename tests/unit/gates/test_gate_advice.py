@@ -7,7 +7,7 @@ import pytest
 from gate_evidence import COMPONENTS, SteppedClock, TimedDeployment, deployment, evidence, fusion, image_encoder
 
 from mmdeploy import gates
-from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.contracts import Check, GateResult, Verdict
 from mmdeploy.gates import accuracy, advising, latency, parity
 
 
@@ -45,6 +45,20 @@ def test_where_nothing_was_quantized_no_calibrator_is_tried(options):
     assert "mmdeploy debug RECIPE COMPONENT" in told
     for word in ("calibrator", "INT8 in", "ratio"):
         assert word not in told
+
+
+def test_where_components_keep_parity_and_the_whole_does_not_they_are_not_blamed():
+    def told(of_component: Verdict, passes: tuple[str, ...] = ()) -> str | None:
+        checks = (
+            Check("fusion: worst cosine", 0.999, ">= 0.99", of_component),
+            Check("end to end.logits: worst cosine", 0.9, ">= 0.99", Verdict.FAIL),
+        )
+        result = GateResult("parity", checks, {advising.PASSES: {"fusion": list(passes)}})
+        return parity.advice(parity.Options(min_cosine=0.99), result)
+
+    assert "the ensemble does not: what lies between them" in told(Verdict.PASS)
+    assert "nothing here was pruned or quantized" in told(Verdict.FAIL)
+    assert "lies between" not in told(Verdict.PASS, ("quantize static",))
 
 
 def test_what_the_reference_loses_too_was_lost_before_compression():

@@ -169,3 +169,12 @@ def test_what_a_step_makes_of_an_optional_input_is_not_padded(recipe: Path) -> N
     ]
     told = problems(recipe, *varying, ("clip:    {dtype: BYTES, shape: [1]}", f"clip: {OPTIONAL}"))
     assert any(where == "sizes.length.bucket" and "'clip' may be left out" in said for where, said in told), told
+
+
+def test_texts_longer_than_what_reads_them_takes_are_refused(recipe: Path) -> None:
+    found = problems(
+        recipe, ("length: 8", "max_length: 9"), ("preprocess:\n", "sizes: {tokens: {min: 1, max: 8}}\npreprocess:\n"),
+        ("ids: ids, mask: mask, counts", "ids: {tensor: ids, shape: [tokens]}, mask: mask, counts"),
+    )  # fmt: skip
+    ((where, told),) = found
+    assert where == "preprocess.read_caption.max_length" and "let max_length be 8" in told

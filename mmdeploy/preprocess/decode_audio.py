@@ -5,7 +5,8 @@ without it the length varies. ``scaling`` makes the loudest sample 1, or mean an
 When to choose it: clients send files of sound. Log-mel and MFCC belong into the model: there they are compiled with it.
 What it needs: soundfile (libsndfile) and soxr.
 Limits: a file is decoded in blocks, so that what claims to be short and is not is refused at ``max_seconds``, and hours
-of silence in a few bytes cost no memory. Samples that are no numbers are refused.
+of silence in a few bytes cost no memory. Samples that are no numbers are refused, and so is a file that was cut off (an
+MP3 only where its encoder wrote how long it is).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from .refusal import Array, RefusedError, Spec, content_of, one_string
+from .whole_sound import is_cut_off
 
 _BLOCK = 65_536
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 384_000
@@ -82,6 +84,8 @@ class DecodeAudio:
         content = content_of(values["data"], self.max_bytes)
         if (kind := _kind(content)) not in self.formats:
             raise RefusedError(f"is no sound that is taken ({', '.join(self.formats)})")
+        if is_cut_off(content, kind):
+            raise RefusedError(f"is cut off: it is {len(content)} bytes of a longer {kind} file")
         try:
             mono, rate = self._mono(content, kind)
         except RefusedError:

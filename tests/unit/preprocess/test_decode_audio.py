@@ -89,3 +89,19 @@ def test_a_file_that_is_longer_than_its_header_says_is_refused_by_what_is_read()
 def test_short_sounds_are_refused_where_that_is_asked_for() -> None:
     with pytest.raises(RefusedError, match=r"0\.1 seconds long, at least 0\.5"):
         decoded(sound(), min_seconds=0.5)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_file_that_was_cut_off_is_refused(kind: str, share: float) -> None:
+    content = sound(kind, seconds=2)
+    assert len(decoded(content)["samples"]) >= 16_000
+    with pytest.raises(RefusedError, match="cut off|cannot be read"):
+        decoded(content[: int(share * len(content))])
+
+
+def test_a_wav_whose_writer_did_not_know_its_size_is_taken() -> None:
+    content = bytearray(sound(seconds=0.5))
+    at = content.index(b"data") + 4
+    content[at : at + 4] = content[4:8] = b"\xff" * 4
+    assert len(decoded(bytes(content))["samples"]) == 4000

@@ -73,6 +73,10 @@ class Samples(Mapping[str, Array]):
             {name: column for name, column in self._columns.items() if name not in names},
         )
 
+    def replaced(self, columns: Mapping[str, Array]) -> Samples:
+        """Return the samples with other columns in the place of some."""
+        return Samples(self._columns | dict(columns), self._made)
+
     def select(self, rows: Indices | slice) -> Samples:
         """Return some of the samples."""
         columns, made = (

@@ -102,13 +102,13 @@ def _resized(samples: Samples, sizes: Mapping[str, Sizes], wanted: Mapping[str, 
     """Cut or repeat every sample to wanted lengths."""
     import numpy as np
 
-    columns = dict(samples)
+    columns = dict[str, Array]()
     for name, column, axis, size in _axes(samples, sizes):
         if size.name in wanted:
             rows = np.arange(wanted[size.name])
             now: Array = columns.get(name, column)
             columns[name] = column_of([_along(one, rows, axis) for one in now])
-    return Samples(columns)
+    return samples.replaced(columns)
 
 
 def _along(sample: Array | None, rows: npt.NDArray[np.intp], axis: int) -> Array | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmdeploy import preprocess
 from mmdeploy.core.artifact import Array, Artifact, TensorSpec
@@ -97,7 +97,7 @@ def _step(
         beside={"mmdeploy_preprocess": _PACKAGE, "mmdeploy_requests.py": REQUESTS_CODE, **beside}
         | dict(_own_files(recipe, section)),
         requires=tuple(f"{one}=={version_of(one)}" for one in section.requires),
-        input_rules={own: {"tensor": tensor} for own, tensor in section.inputs.items() if own != tensor},
+        input_rules=_input_rules(recipe, section),
         serving=Serving(
             max_batch_size=recipe.max_batch_size,
             instance_group=InstanceGroup(count=section.instances, kind="cpu"),
@@ -105,6 +105,19 @@ def _step(
         sample={own: sample[tensor] for own, tensor in section.inputs.items() if tensor in sample},
     )
     return step, written
+
+
+def _input_rules(recipe: Recipe, section: MediaStep) -> dict[str, dict[str, Any]]:
+    """Say what clients call a step's inputs, and what values and lengths these may have."""
+    sent = {spec.name: spec for spec in recipe.input_specs}
+    rules: dict[str, dict[str, Any]] = {}
+    for own, tensor in section.inputs.items():
+        rules[own] = {} if own == tensor else {"tensor": tensor}
+        if tensor in sent and recipe.inputs[tensor].range is not None:
+            rules[own]["range"] = list(recipe.inputs[tensor].range or ())
+        if tensor in sent and any(sent[tensor].sizes):
+            rules[own]["sizes"] = [size and size.rule for size in sent[tensor].sizes]
+    return {own: rule for own, rule in rules.items() if rule}
 
 
 def _named(spec: TensorSpec, name: str) -> TensorSpec:

@@ -70,6 +70,7 @@ def write(recipe: Recipe, artifacts: Mapping[str, Artifact], folder: Path) -> Pa
     Raises:
         StoreError: If the file cannot be written.
     """
+    recipe = recipe.written
     components = {name: plain_component(recipe, name, artifacts) for name in recipe.components}
     if not any(component.found for component in components.values()):
         return None

@@ -17,6 +17,7 @@ from mmdeploy.core.facts import find
 from mmdeploy.gates.advising import far_below
 from mmdeploy.quantize.fidelity import Likeness
 from mmdeploy.quantize.giving_back import WorstNodes
+from mmdeploy.quantize.ranges import CalibratedOn
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.worker.feeds import wires
 
@@ -40,6 +41,7 @@ def wired(recipe: Recipe, ensemble: ServedEnsemble, artifacts: Mapping[str, Arti
     for name, part in zip(topological_order(recipe.components), ensemble.components, strict=True):
         quantized = shipped_int8(name, artifacts)
         worst = find(WorstNodes, quantized.metadata) if quantized else None
+        ranged = find(CalibratedOn, quantized.metadata) if quantized else None
         found.append(
             WiredComponent(
                 name,
@@ -47,6 +49,7 @@ def wired(recipe: Recipe, ensemble: ServedEnsemble, artifacts: Mapping[str, Arti
                 passes_of(recipe, name, part.artifact),
                 sqnr_db=int8_sqnr_db(quantized),
                 worst_nodes=worst.worst_nodes if worst else {},
+                calibrated_on=ranged.samples if ranged else None,
             )
         )
     return tuple(found)

@@ -88,7 +88,7 @@ def _json(recipe: Recipe, doubted: list[str], unseen: list[str]) -> str:
         "max_batch_size": recipe.max_batch_size,
         "warnings": doubted,
         "unseen": unseen,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.written.model_dump(mode="json"),
     }
     return json.dumps(fields, indent=2)
 
@@ -96,6 +96,7 @@ def _json(recipe: Recipe, doubted: list[str], unseen: list[str]) -> str:
 def _summary(recipe: Recipe) -> str:
     from mmdeploy.recipe.wiring import topological_order
 
+    recipe = recipe.written
     counts = f"{counted(len(recipe.components), 'component')}, {counted(len(recipe.gates), 'gate')}"
     rows = []
     for name in topological_order(recipe.components):
@@ -163,9 +164,14 @@ def _shape(shape: Sequence[int | str]) -> str:
 
 
 def _sizes(recipe: Recipe) -> str:
-    sizes = [spec.named(name) for name, spec in recipe.sizes.items()]
-    steps = [f", multiples of {size.multiple_of}" if size.multiple_of > 1 else "" for size in sizes]
-    return "\n".join(f"{size.name}: {size.min} to {size.max}{step}" for size, step in zip(sizes, steps, strict=True))
+    lines = []
+    for name, spec in recipe.sizes.items():
+        size = spec.named(name)
+        step = f", multiples of {size.multiple_of}" if size.multiple_of > 1 else ""
+        to = f", padded to {spec.pad_to}" if spec.pad_to is not None else ""
+        mask = f", mask {spec.mask}" if spec.mask is not None else ""
+        lines.append(f"{name}: {size.min} to {size.max}{step}{to}{mask}")
+    return "\n".join(lines)
 
 
 def _gate(options: MethodOptions) -> str:

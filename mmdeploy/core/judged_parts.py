@@ -21,6 +21,7 @@ class WiredComponent:
             its input.
         sqnr_db: Of its INT8 graph against the float one, the worst output; None where that does not ship or is unknown.
         worst_nodes: SQNR in dB that INT8 leaves of each node's own answer, by name, the worst few.
+        calibrated_on: Number of samples that the ranges of its INT8 graph come from; None where there are none.
     """
 
     name: str
@@ -30,6 +31,7 @@ class WiredComponent:
     samples: Array | None = None
     sqnr_db: float | None = None
     worst_nodes: Mapping[str, float] = field(default_factory=dict)
+    calibrated_on: int | None = None
 
 
 @dataclass(frozen=True)

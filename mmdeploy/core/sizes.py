@@ -33,6 +33,11 @@ class Size:
         return self.max < UNBOUNDED
 
     @property
+    def made(self) -> bool:
+        """Whether components make it of others."""
+        return "(" in self.name
+
+    @property
     def origins(self) -> frozenset[str]:
         """The sizes of the recipe that it is made of: itself, where it is one."""
         made_of = self.name.partition("(")[2]
@@ -69,6 +74,11 @@ class Size:
     def rule(self) -> dict[str, Any]:
         """JSON-able: what the embedded backends check."""
         return asdict(self)
+
+
+def padding_advised(size: Size) -> str:
+    """Say how a recipe serves a module that works at one length of a size only."""
+    return f"let the ensemble pad requests: `pad_to: {size.max}` under sizes.{size.name}, and `mask` where it takes one"
 
 
 Sizes = tuple["Size | None", ...]

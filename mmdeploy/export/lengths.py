@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.errors import ExportError, ModelError
-from mmdeploy.core.sizes import Lengths, Size, size_of
+from mmdeploy.core.sizes import Lengths, Size, padding_advised, size_of
 from mmdeploy.export import parity
 
 if TYPE_CHECKING:
@@ -54,7 +54,12 @@ def compare(
             raise ExportError(
                 f"{problem.message} (at {told})",
                 hint="the recipe's sizes allow these lengths, or its samples have them: correct the bounds to what the "
-                "module can do, or make it right there (no size from a Python number, no branch on a length)",
+                "module can do, or make it right there (no size from a Python number, no branch on a length)"
+                + "".join(
+                    f"; where it takes one length only, {padding_advised(size)}"
+                    for size in {one.name: one for axes in known.values() for one in axes.values()}.values()
+                    if size.bounded and not size.made
+                ),
             ) from problem
         figures[told] = compared.figures
         shapes.append((at, compared.shapes))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ExportError, MmdeployError
-from mmdeploy.core.sizes import Size
+from mmdeploy.core.sizes import Size, padding_advised
 from mmdeploy.export import masked_rows, naming, recurrent, varying
 from mmdeploy.model.sources import describe, user_location
 from mmdeploy.model.user_code import is_user_file
@@ -175,8 +175,12 @@ def _one_length(request: Request, name: str, axis: int, line: str | None) -> Exp
     return ExportError(
         f"{request.component}: the module works only at the length {called}that it was traced with, {length} (axis "
         f"{axis - 1} of input {name!r}){f', because of {line}' if line else ''}",
-        hint="take lengths from the tensor (x.shape[1]), and loop over none of them; or let clients send one length: "
-        f"write {length} in the shape",
+        hint="take lengths from the tensor (x.shape[1]), and loop over none of them; or "
+        + (
+            padding_advised(size)
+            if size is not None and size.bounded
+            else f"let clients send one length: write {length} in the shape"
+        ),
     )
 
 
@@ -191,8 +195,15 @@ def _trace_error(cause: Exception, request: Request) -> ExportError:
         )
     return ExportError(
         f"{request.component}: torch.export failed in the module: {describe(_root_cause(cause), request.root)}",
-        hint="only operations on tensors can be exported: no NumPy, no .item(), no printing of values",
+        hint="only operations on tensors can be exported: no NumPy, no .item(), no printing of values"
+        + "".join(f"; where it takes one length only, {padding_advised(size)}" for size in _bounded(request)),
     )
+
+
+def _bounded(request: Request) -> list[Size]:
+    """Return the sizes of the recipe that its inputs have, each once."""
+    sizes = (size for axes in request.axes.values() for size in axes.values())
+    return list({size.name: size for size in sizes if size is not None and size.bounded and not size.made}.values())
 
 
 def _source_line(cause: Exception) -> str:

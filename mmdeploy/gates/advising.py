@@ -17,6 +17,10 @@ MORE_SAMPLES = "the interval straddles the limit; give more evaluation samples"
 MEASURE_AGAIN = "run again on a quiet machine, or measure longer"
 #: Keys in details: the passes of each component as it ships, what INT8 leaves of it, and of its worst nodes alone.
 PASSES, INT8_DB, WORST_NODES = "passes", "int8_sqnr_db", "worst_nodes"
+#: Key in details: how many samples the ranges of each component come from.
+CALIBRATED_ON = "calibrated_on"
+#: Of fewer samples, ranges are too narrow for more than 2 % of all requests: see `_few`.
+_FEW_SAMPLES = 100
 #: So much below the others a component is the first suspect: ten times their noise.
 _FAR_DB = 20.0
 
@@ -26,6 +30,7 @@ def done(evidence: Evidence) -> dict[str, Any]:
     return {
         PASSES: {one.name: list(one.passes) for one in evidence.components},
         INT8_DB: {one.name: one.sqnr_db for one in evidence.components if one.sqnr_db is not None},
+        CALIBRATED_ON: {one.name: one.calibrated_on for one in evidence.components if one.calibrated_on is not None},
         WORST_NODES: {one.name: dict(one.worst_nodes) for one in evidence.components if one.worst_nodes},
     }
 
@@ -68,7 +73,23 @@ def lose_less(result: GateResult, components: Sequence[str] = ()) -> str:
             f"nothing here was pruned or quantized{named}: the graph as it was exported, or its engine, differs from "
             "PyTorch; `mmdeploy debug RECIPE COMPONENT` names the first tensor that does"
         )
-    return "; ".join([*_suspects(blamed, result.details), *_by_pass(blamed)])
+    few = {name: count for name, count in result.details.get(CALIBRATED_ON, {}).items() if name in blamed}
+    return "; ".join([*_few(few), *_suspects(blamed, result.details), *_by_pass(blamed)])
+
+
+def _few(counts: Mapping[str, int]) -> Iterator[str]:
+    """Say whose ranges rest on few samples, and how many requests are beyond these.
+
+    Of n + 1 samples like each other the last has the largest value of a tensor with a chance of 1 in n + 1, and as much
+    for the smallest. What is beyond a range is clipped, by as much as it is beyond.
+    """
+    for count in sorted({*counts.values()}):
+        if count < _FEW_SAMPLES:
+            names = ", ".join(name for name, found in counts.items() if found == count)
+            yield (
+                f"ranges in {names} come from {count} samples, and larger values are clipped: up to 1 request in "
+                f"{(count + 1) // 2} has one in any given tensor; give `calibration` more, 100 to 500"
+            )
 
 
 def _suspects(blamed: Mapping[str, Sequence[str]], details: Mapping[str, Any]) -> Iterator[str]:

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = 5
 
+#: How the message begins, behind the component, where a module cannot take what it is given.
+FAILED = "the module failed on inputs"
+
 
 @dataclass(frozen=True)
 class WiredModule:
@@ -207,7 +210,7 @@ def call_module(
         returned = module(**given)
     except Exception as cause:
         raise ModelError(
-            f"component {name}: the module failed on inputs "
+            f"component {name}: {FAILED} "
             f"{', '.join(f'{key} {list(value.shape)}' for key, value in given.items())}: {describe(cause)}",
             hint="inputs are passed as keyword arguments: their names are those of forward's parameters",
         ) from cause

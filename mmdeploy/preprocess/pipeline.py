@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from .decode_audio import DecodeAudio
 from .decode_image import DecodeImage
+from .fill_up import FillUp
 from .nearest import Nearest
 from .own import Own
 from .refusal import Array, RefusedError, Spec
@@ -30,6 +31,9 @@ METHODS: Mapping[str, type[Any]] = {
     "l2_normalise": L2Normalise,
     "nearest": Nearest,
 }
+
+#: Those that a recipe says in other words.
+_UNNAMED: Mapping[str, type[Any]] = {"fill_up": FillUp}
 
 
 class Method(Protocol):
@@ -63,9 +67,9 @@ class WiredMethod:
     def from_json(cls, described: Mapping[str, Any]) -> WiredMethod:
         """Make what `described` in a release or a recipe says: ``method``, ``options``, ``inputs``, ``outputs``."""
         options, name = dict(described["options"]), described["method"]
-        if name in METHODS:
+        if (known := METHODS.get(name) or _UNNAMED.get(name)) is not None:
             lists = {key: tuple(value) for key, value in options.items() if isinstance(value, list)}
-            method: Method = METHODS[name](**options | lists)
+            method: Method = known(**options | lists)
         else:
             outputs = {key: Spec(dtype, tuple(shape)) for key, (dtype, shape) in options["outputs"].items()}
             method = Own(name, outputs, options.get("arguments", {}))

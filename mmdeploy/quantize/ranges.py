@@ -29,6 +29,17 @@ BINS = 2048
 
 
 @dataclass(frozen=True)
+class CalibratedOn:
+    """What ranges rest on, for advice.
+
+    Attributes:
+        samples: Their number.
+    """
+
+    samples: int
+
+
+@dataclass(frozen=True)
 class Calibration:
     """How ranges are found.
 

@@ -148,7 +148,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     metadata: dict[str, Any] = {
         "encoding": str(context.encoding),
         "calibrator": found.how.calibrator,
-        "samples": found.samples,
+        **as_metadata(ranges.CalibratedOn(found.samples)),
         "quantized_nodes": list(chosen.nodes),
         "excluded_nodes": {**chosen.excluded, **written.given_back},
         "ranges": {name: list(limits) for name, limits in found.ranges.items()},

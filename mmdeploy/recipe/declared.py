@@ -40,6 +40,18 @@ class SizeSpec(Section):
         "requests of one bucket are batched together. Padding is 0, or what the input's range has nearest to it.",
         examples=[[16, 32, 77]],
     )
+    pad_to: int | None = Field(
+        None,
+        ge=1,
+        lt=2**31,
+        description="Every request is padded to this length inside the ensemble, and components see no other: for "
+        "modules that work at one length only. Padding is 0, or what the input's range has nearest to it.",
+    )
+    mask: TensorName | None = Field(
+        None,
+        description="The mask of what is padded by pad_to or bucket, 1 where a value is real: an input, or a name of "
+        "your own for one that the ensemble makes.",
+    )
 
     def named(self, name: str) -> Size:
         """Return the size under its name."""

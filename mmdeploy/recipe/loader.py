@@ -14,6 +14,8 @@ from mmdeploy.recipe import modalities
 from mmdeploy.recipe.files import check_files
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.mending import Mended, mended
+from mmdeploy.recipe.pad_rules import pad_findings
+from mmdeploy.recipe.padding import filled_up
 from mmdeploy.recipe.plausible import findings
 from mmdeploy.recipe.schema import REGISTRIES, Origin, Recipe, folder_of_paths
 from mmdeploy.recipe.variants import Base, laid_over_its_base
@@ -53,8 +55,9 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         problem for problem in result.problems if not any(place.startswith(f"{problem.where}.") for place in unreadable)
     ]
     if result.recipe is not None:
+        filled = filled_up(result.recipe)
         wrong = [
-            *check(result.recipe), *findings(result.recipe), *modalities.findings(result.recipe),
+            *pad_findings(result.recipe), *check(filled), *findings(filled), *modalities.findings(filled),
             *_wrong_files(result.recipe, result.tree, path, base),
         ]  # fmt: skip
         problems += [_problem(finding, result.tree) for finding in wrong if _stands(finding, result)]
@@ -63,7 +66,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     origin = Origin(path, hashlib.sha256(content).hexdigest(), tuple(overrides))
     if base is None:
         result.recipe._origin = origin
-        return result.recipe
+        return filled_up(result.recipe)
     digest = hashlib.sha256(content + base.content).hexdigest()
     return _told_from_its_base(result.recipe, tree, base, replace(origin, sha256=digest, base=base.path))
 
@@ -92,7 +95,7 @@ def _told_from_its_base(recipe: Recipe, tree: Node, base: Base, origin: Origin) 
     with beside(base.root):
         placed = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
     placed._origin = origin
-    return placed
+    return filled_up(placed)
 
 
 def _folder(path: Path, tree: Node) -> Path:

@@ -59,6 +59,16 @@ class MediaStep(Section):
         return str(self.method)  # type: ignore[attr-defined]
 
     @property
+    def told(self) -> Mapping[str, InputSpec]:
+        """What tensors that it writes hold, where more is known than type and shape."""
+        return {}
+
+    @property
+    def made_masks(self) -> frozenset[str]:
+        """Tensors that it writes which may be 1 everywhere."""
+        return frozenset()
+
+    @property
     def requires(self) -> tuple[str, ...]:
         """Distributions that it imports, besides NumPy."""
         return tuple(METHODS[self.method].REQUIRES)  # type: ignore[attr-defined]
@@ -198,13 +208,18 @@ def prepared(steps: Mapping[str, MediaStep], inputs: Mapping[str, InputSpec]) ->
     """Return what the tensors hold that steps write; those that cannot be known are left out."""
     sent = {name: Spec(spec.dtype, plain_shape(spec.shape)) for name, spec in inputs.items()}
     found = written_specs(steps, sent)
-    return {name: InputSpec.model_validate({"dtype": spec.dtype, "shape": spec.shape}) for name, spec in found.items()}
+    told = {tensor: spec for step in steps.values() for tensor, spec in step.told.items()}
+    return {
+        name: told.get(name) or InputSpec.model_validate({"dtype": spec.dtype, "shape": spec.shape})
+        for name, spec in found.items()
+    }
 
 
 def may_be_constant(steps: Mapping[str, MediaStep]) -> frozenset[str]:
     """Return the tensors that steps write and that may have one value in a whole set, such as masks."""
     written = ((getattr(METHODS.get(step.name_of_method), "MAY_BE_CONSTANT", ()), step) for step in steps.values())
-    return frozenset(tensor for names, step in written for own, tensor in step.tensors.items() if own in names)
+    found = {tensor for names, step in written for own, tensor in step.tensors.items() if own in names}
+    return frozenset(found.union(*(step.made_masks for step in steps.values())))
 
 
 def with_sizes(spec: InputSpec, wires: Iterable[Wire], tensor: str) -> InputSpec:

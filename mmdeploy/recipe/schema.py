@@ -322,6 +322,7 @@ class Recipe(Section):
         examples=[[{"without": ["audio"]}]],
     )
     _origin: Origin | None = PrivateAttr(default=None)
+    _written: Recipe | None = PrivateAttr(default=None)
 
     @property
     def origin(self) -> Origin:
@@ -333,6 +334,11 @@ class Recipe(Section):
         if self._origin is None:
             raise ValueError("this recipe was not read from a file: use mmdeploy.recipe.loader.load_recipe")
         return self._origin
+
+    @property
+    def written(self) -> Recipe:
+        """The recipe as people wrote it: `sizes` that are padded are steps of ``preprocess`` in what is built."""
+        return self if self._written is None else self._written
 
     @property
     def root(self) -> Path:

@@ -33,8 +33,8 @@ def size_findings(recipe: Recipe) -> Iterator[Finding]:
             if dim not in recipe.sizes:
                 message = f"no size is called {dim!r}; {did_you_mean(dim, recipe.sizes)}: declare it under sizes"
                 yield Finding((*place, "shape", axis), message, involves=(("sizes", dim),), needs_all=True)
-    for name in recipe.sizes:
-        if name not in used:
+    for name, spec in recipe.sizes.items():
+        if name not in used and spec.pad_to is None:
             message = f"no shape has the size {name!r}: write it into the shape of an input, or take it out"
             yield Finding(("sizes", name), message, involves=tuple(places), needs_all=True)
     yield from bucket_findings(recipe)

@@ -144,12 +144,15 @@ def calibration(task: Task) -> tuple[_CalibrationFeeds | None, int]:
     return _CalibrationFeeds(task, first, batch_size), calls * sum(1 for _ in first.feeds().batches(batch_size))
 
 
-def sample_set(task: Task, key: str) -> SampleSet | None:
-    """Open one of the recipe's sets, by its key under ``data``; None where the step was given none."""
+def sample_set(task: Task, key: str, *, as_sent: bool = False) -> SampleSet | None:
+    """Open one of the recipe's sets, by its key under ``data``; None where the step was given none.
+
+    It has what components read, or what clients send.
+    """
     artifact = task.artifacts.get(DATA_SETS[key])
     if artifact is None:
         return None
-    only = tuple(task.recipe.sources()) if task.recipe.preprocess else None
+    only = tuple(task.recipe.inputs if as_sent else task.recipe.sources()) if task.recipe.preprocess else None
     return SampleSet.open(artifact.path.parent, str(getattr(task.recipe.data, key)), only)
 
 

@@ -14,14 +14,14 @@ from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Progress
 from mmdeploy.core.errors import DataError, ModelError
 from mmdeploy.core.labels import Labels
-from mmdeploy.core.samples import Gathered, Samples
+from mmdeploy.core.samples import Gathered, Samples, column_of
 from mmdeploy.data.columns import Entry, save_column
 from mmdeploy.model import torch_model
 from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.scoring import lengths
 from mmdeploy.worker.feeds import sample_set, torch_chain
-from mmdeploy.worker.media import postprocessed
+from mmdeploy.worker.media import postprocessed, preparation
 from mmdeploy.worker.modalities import Modalities
 from mmdeploy.worker.task import Task
 
@@ -47,7 +47,7 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
     feeds = samples.feeds()
     run = _Original(torch_chain(task, topological_order(recipe.components)), Modalities.of(task), progress)
     whole = feeds.select(np.flatnonzero(run.modalities.held(feeds).all(axis=1)))
-    made = _made_at_bounds(recipe, whole) if whole.count else None
+    made = _made_at_bounds(task, whole) if whole.count else None
     with torch_model.torch_threads(task.threads):
         _require_something(run.modalities, feeds, samples.reference)
         tensors = postprocessed(recipe, run.answers(feeds, "samples through the PyTorch model"))
@@ -61,8 +61,10 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
             found = postprocessed(recipe, run.answers(left, f"samples {subset.label}"))
             index[SUBSETS][subset.label] = _save(workdir, f"subset-{number}", found)
         if made is not None:
-            at_bounds = postprocessed(recipe, run.answers(made, "samples at bounds of sizes"))
-            bounds = {"feeds": _save(workdir, "bound", made), "original": _save(workdir, "bound-tensor", at_bounds)}
+            sent, read = made
+            at_bounds = postprocessed(recipe, run.answers(read, "samples at bounds of sizes"))
+            at_bounds |= {name: read[name] for name in read if name not in sent}
+            bounds = {"feeds": _save(workdir, "bound", sent), "original": _save(workdir, "bound-tensor", at_bounds)}
             (workdir / BOUNDS).write_text(json.dumps(bounds, indent=1), encoding="utf-8")
     path = workdir / "index.json"
     path.write_text(json.dumps(index, indent=1), encoding="utf-8")
@@ -77,11 +79,24 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
     )
 
 
-def _made_at_bounds(recipe: Recipe, feeds: Samples) -> Samples | None:
-    """Return samples at bounds of sizes that no sample has; None where there are none, or steps make what is read."""
-    if recipe.sources().keys() != recipe.inputs.keys():
+def _made_at_bounds(task: Task, feeds: Samples) -> tuple[Samples, Samples] | None:
+    """Return samples at bounds of sizes that no sample has, as clients send them and as the model reads them.
+
+    None where there are none, or where steps of the recipe make what is read of something else.
+    """
+    recipe, sizes = task.recipe, {spec.name: spec.sizes for spec in task.recipe.input_specs}
+    if recipe.written.preprocess:
         return None
-    return lengths.at_bounds(feeds, {spec.name: spec.sizes for spec in recipe.input_specs})
+    prepare = preparation(recipe)
+    if prepare is None:
+        made = lengths.at_bounds(feeds, sizes)
+        return None if made is None else (made, made)
+    sent = sample_set(task, "evaluation", as_sent=True)
+    made = None if sent is None else lengths.at_bounds(sent.feeds(), sizes)
+    if made is None:
+        return None
+    rows = [prepare(dict(zip(made, row, strict=True))) for row in zip(*made.values(), strict=True)]
+    return made, Samples({spec.name: column_of([row[spec.name] for row in rows]) for spec in prepare.sources})
 
 
 class _Original:

@@ -16,19 +16,30 @@ from mmdeploy import engines
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import Engine, MethodOptions, Pass, Progress, Rewriter
-from mmdeploy.core.errors import EngineError, ExportError, MmdeployError, QuantizeError, StepError, StoreError
+from mmdeploy.core.errors import (
+    EngineError,
+    ExportError,
+    MmdeployError,
+    ModelError,
+    QuantizeError,
+    StepError,
+    StoreError,
+)
 from mmdeploy.core.room import LEAST_BYTES, tight
+from mmdeploy.core.sizes import padding_advised
 from mmdeploy.core.store import Store, translated
 from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.engines import own_graph
 from mmdeploy.engines.built_from import BuiltFrom
 from mmdeploy.engines.conformance import handed_over
 from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.model.torch_model import FAILED
 from mmdeploy.planning.kinds import ENGINE, EXPORT, QUANTIZE, REFERENCE, StepKind
 from mmdeploy.planning.steps import digest
 from mmdeploy.plugins.loading import Plugin
 from mmdeploy.worker.context import recipe_module, step_context, with_specs
 from mmdeploy.worker.examples import Examples, keep_example
+from mmdeploy.worker.lengths import named_sizes
 from mmdeploy.worker.refusal import reason, refusal
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.watched_inputs import known_identity, learned_identity, watched_recipe
@@ -119,7 +130,14 @@ def _run_watched(task: Task, workdir: Path, logs: Path, progress: Progress) -> A
 
 def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
     module, _, function = task.step.sort.runs.partition(":")
-    artifact: Artifact = getattr(importlib.import_module(module), function)(task, workdir, progress)
+    try:
+        artifact: Artifact = getattr(importlib.import_module(module), function)(task, workdir, progress)
+    except ModelError as error:
+        sizes = named_sizes(task.recipe.source_specs).values()
+        ways = [f"where it takes one length only, {padding_advised(size)}" for size in sizes]
+        if not ways or FAILED not in error.message:
+            raise
+        raise ModelError(error.message, hint="; ".join([*filter(None, [error.hint]), *ways])) from error
     return artifact
 
 

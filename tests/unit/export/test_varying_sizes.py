@@ -228,8 +228,9 @@ def test_axes_that_the_module_needs_equal_have_one_size(tmp_path):
     ],
 )  # fmt: skip
 def test_a_module_that_is_wrong_at_a_length_is_refused_with_it(tmp_path, init, forward, size, told):
-    with pytest.raises(ExportError, match=told):
+    with pytest.raises(ExportError, match=told) as caught:
         Exporter(tmp_path, source(init, forward), {"x": (size, 4)})("y")
+    assert "proj_size" in told or f"`pad_to: {size.max}` under sizes.{size.name}" in str(caught.value.hint)
 
 
 def test_sizes_that_are_one_in_the_module_are_told(tmp_path):

@@ -119,6 +119,20 @@ def test_the_noisiest_component_and_its_worst_node_are_named():
     assert "image_encoder" not in alone
 
 
+def test_ranges_of_few_samples_are_suspected_first():
+    counts = {"image_encoder": 64, "audio_encoder": 100, "fusion": None}
+    parts = tuple(
+        replace(one, passes=("quantize static",), calibrated_on=counts[one.name], sqnr_db=30.0) for one in COMPONENTS
+    )
+    off = deployment({"image_encoder": lambda pixels: {"embedding": -image_encoder(pixels)["embedding"]}})
+    told = advised(parity.Options(min_cosine=0.99), evidence(candidate=off, components=parts))
+    assert told.startswith(
+        "ranges in image_encoder come from 64 samples, and larger values are clipped: up to 1 request in 32 has one "
+        "in any given tensor; give `calibration` more, 100 to 500; "
+    )
+    assert "audio_encoder come from" not in told
+
+
 @pytest.mark.parametrize(
     ("noise", "far"),
     [

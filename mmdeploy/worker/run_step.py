@@ -273,10 +273,15 @@ def _whole(made: object, module: Pass, workdir: Path) -> Artifact:
 def _check_declared(task: Task, source: Artifact, graph: Artifact) -> None:
     """Compare what the recipe declares with what the exported graph really takes and gives.
 
+    What is declared where an upstream component writes it is for that component's export to refuse.
+
     Raises:
         ExportError: Naming the first tensor that differs.
     """
-    for side, declared, found in (("input", source.inputs, graph.inputs), ("output", source.outputs, graph.outputs)):
+    wires, sources = task.recipe.components[task.step.component].inputs, task.recipe.sources()
+    own = {name for name, wire in wires.items() if wire.dtype or wire.shape or wire.tensor in sources}
+    inputs = tuple(spec for spec in source.inputs if spec.name in own)
+    for side, declared, found in (("input", inputs, graph.inputs), ("output", source.outputs, graph.outputs)):
         real = {spec.name: spec for spec in found}
         for spec in declared:
             here = real[spec.name]

@@ -143,6 +143,5 @@ def test_calibration_samples_may_differ_in_length(tiny_recipe: Path, tmp_path: P
     config = (outcome.report.staged / "two_towers.fusion" / "config.pbtxt").read_text()
     dims = [int(size) for size in re.findall(r"dims: (-?\d+)", config)]
     assert dims == [-1, 16, -1, 16, -1, 4]  # upstream gives any length, declared or not
-    with pytest.raises(DataError, match=r"samples 0 and 1 cannot be in one batch: input 'a' is \[3, 8\] and \[5, 8\]"):
-        build(tiny_recipe, tmp_path / "work", "gates=[]", "components.right.quantize=null")
+    assert build(tiny_recipe, tmp_path / "work", "gates=[]", "components.right.quantize=null").report.failure is None
     assert np.isfinite(metadata["left/quantize"]["cosine"]["embedding"])

@@ -107,7 +107,8 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareTriton]:
         folder = tmp_path_factory.mktemp(name)
         staged = stage(folder / "staged", ensemble(name, folder, sums, doubles))
         publish(staged.path, root, name, release_id="r1", extra_files={})
-    assert lint(root) == ()
+    # a size that varies beside a batch: answers of other shapes could be taken from the cache
+    assert [finding.rule for finding in lint(root)] == ["cache-mixed"]
     with bare_triton(resolve(root), tmp_path_factory.mktemp("server")) as server:
         yield server
 

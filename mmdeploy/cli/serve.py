@@ -80,7 +80,7 @@ def command(
         server = triton_server.attach(url, repositories=_released(repository))
     else:
         repositories = resolve(repository)
-        require_intact(repositories)
+        require_intact(repositories, sweep=True)
         warmed = None if warm_trace is None else only_ensemble(repositories)
         server = triton_server.start(
             repositories,

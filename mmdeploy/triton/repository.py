@@ -26,6 +26,7 @@ from mmdeploy.triton.staging import (
     check_name,
     copy_file,
     read_manifest,
+    remove_compiled,
     stage,
     translated,
     verify,
@@ -184,13 +185,20 @@ def resolve(path: Path) -> list[Path]:
     return [child.resolve() for child in repositories]
 
 
-def require_intact(repositories: Iterable[Path]) -> None:
+def require_intact(repositories: Iterable[Path], *, sweep: bool = False) -> None:
     """Do nothing where every repository with a manifest, and every release, is what was published.
+
+    Args:
+        repositories: To look at.
+        sweep: Remove first what Python compiled of their files: a server that was killed leaves it behind, and it must
+            not run in place of its source.
 
     Raises:
         StoreError: Naming what differs.
     """
     for path in repositories:
+        if sweep:
+            remove_compiled(path)
         released = path.resolve().parts[-3:-2] == (RELEASES,)
         if (released or (path / MANIFEST).is_file()) and (damage := verify(path)):
             shown = "".join(f"\n  {problem}" for problem in damage)

@@ -176,13 +176,16 @@ def test_what_python_compiled_is_a_change_until_the_server_that_had_it_made_remo
     cache = staged.path / first.name / "1" / "__pycache__"
     cache.mkdir()
     (cache / "helper.cpython-311.pyc").touch()
+    with pytest.raises(StoreError, match="is not what was published"):
+        repository.require_intact([staged.path])
     (said,) = verify(staged.path)
     assert said.startswith(f"{first.name}/1/__pycache__/ is not in manifest.json: what Python compiled")
     (cache / "other.cpython-311.pyc").touch()
     remove_compiled(staged.path)
     assert [entry.name for entry in cache.iterdir()] == ["other.cpython-311.pyc"], "nothing that it did not make"
     (cache / "other.cpython-311.pyc").unlink()
-    remove_compiled(staged.path)
+    (cache / "helper.cpython-311.pyc").touch()
+    repository.require_intact([staged.path], sweep=True)
     assert verify(staged.path) == ()
 
 

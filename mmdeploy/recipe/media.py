@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import Discriminator, Field, Tag, create_model, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
 from mmdeploy.preprocess import METHODS, Spec, WiredMethod
 from mmdeploy.recipe.declared import Dtype, InputSpec, Section, TensorName, Wire, plain_shape
@@ -22,6 +22,9 @@ _OWN = "own"
 
 class MediaStep(Section):
     """A step between what clients send and what components read, or between those and the answer."""
+
+    # A method's validator is made with the recipe's; one of its own, for each, would cost every start of mmdeploy.
+    model_config = ConfigDict(defer_build=True)
 
     inputs: dict[TensorName, TensorName] = Field(
         min_length=1, description="The ensemble's tensor by the method's own input.", examples=[{"data": "photo"}]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .refusal import Array, RefusedError, Spec
+from .refusal import NUMPY_BY_DTYPE, Array, RefusedError, Spec
 
 #: What becomes of a tensor's name where it is filled up.
 PADDED = ".padded"
@@ -29,13 +29,13 @@ class FillUp:
         axes: By input, the size of each of its axes that varies; the batch is not counted. Its keys are strings, as
             JSON has them.
         fill: By input that is filled up, with what.
-        masks: By mask that is made, its size and its type in Triton and in NumPy.
+        masks: By mask that is made, its size and its type in Triton.
     """
 
     sizes: Mapping[str, Mapping[str, int | None]]
     axes: Mapping[str, Mapping[str, str]]
     fill: Mapping[str, float]
-    masks: Mapping[str, tuple[str, str, str]]
+    masks: Mapping[str, tuple[str, str]]
 
     def specs(self, given: Mapping[str, Spec]) -> dict[str, Spec]:
         """Return what it gives of what it is given."""
@@ -48,7 +48,7 @@ class FillUp:
             found[name + PADDED] = Spec(
                 dtype, tuple(dim if (to := lengths.get(axis)) is None else to for axis, dim in enumerate(shape))
             )
-        for name, (size, dtype, _) in self.masks.items():
+        for name, (size, dtype) in self.masks.items():
             found[name] = Spec(dtype, (self.sizes[size]["pad_to"] or -1,))
         return found
 
@@ -70,8 +70,10 @@ class FillUp:
             for axis, size in self.axes[name].items():
                 widths[int(axis)] = (0, (self.sizes[size]["pad_to"] or lengths[size]) - lengths[size])
             found[name + PADDED] = np.pad(values[name], widths, constant_values=value)
-        for name, (size, _, dtype) in self.masks.items():
-            found[name] = (np.arange(self.sizes[size]["pad_to"] or lengths[size]) < lengths[size]).astype(dtype)
+        for name, (size, dtype) in self.masks.items():
+            found[name] = (np.arange(self.sizes[size]["pad_to"] or lengths[size]) < lengths[size]).astype(
+                NUMPY_BY_DTYPE[dtype]
+            )
         return found
 
     def _lengths(self, values: Mapping[str, Any]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .refusal import Array, RefusedError, Spec
+from .refusal import NUMPY_BY_DTYPE, Array, RefusedError, Spec
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,12 @@ class Own:
         fits = len(array.shape) == len(spec.shape) and all(
             want in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True)
         )
-        if not fits or array.dtype.name != _NUMPY[spec.dtype]:
+        if not fits or array.dtype.name != NUMPY_BY_DTYPE[spec.dtype]:
             raise TypeError(
                 f"{self.reference} gave {name!r} as {array.dtype.name} {list(array.shape)}, declared is "
                 f"{spec.dtype} {list(spec.shape)}"
             )
         return array
-
-
-_NUMPY = {
-    "BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64",
-    **{name: name.lower() for name in ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")},
-}  # fmt: skip
 
 
 def _plain(value: Array) -> Any:

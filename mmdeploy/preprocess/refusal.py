@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 Array: TypeAlias = "npt.NDArray[Any]"
+#: NumPy's name of each of Triton's types of numbers.
+NUMPY_BY_DTYPE = {
+    "BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64",
+    **{name: name.lower() for name in ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")},
+}  # fmt: skip
 
 
 class RefusedError(ValueError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.gates import graceful
@@ -319,9 +318,8 @@ def _subset_findings(recipe: Recipe) -> Iterator[Finding]:
                 yield Finding((*place, spot), message, involves=(("inputs", name),))
         if not required and set(subset.without) >= set(optional):
             yield Finding(place, "nothing would be left of a request: leave at least one input in")
-    for number, (first, second) in enumerate(pairwise(sorted(given, key=lambda one: sorted(one.without)))):
-        if set(first.without) == set(second.without):
-            yield Finding(("subsets", number + 1), f"{second.label} is listed twice")
+        if any(set(subset.without) == set(other.without) for other in given[:index]):
+            yield Finding(("subsets", index), f"{subset.label} is listed twice")
 
 
 def _gate_findings(recipe: Recipe) -> Iterator[Finding]:

@@ -94,7 +94,7 @@ def filled_up(recipe: Recipe) -> Recipe:
             },
             "axes": read,
             "fill": fill,
-            "masks": {mask: [size, dtypes[mask], NUMPY_BY_DTYPE[dtypes[mask]]] for mask, size in masks.items()},
+            "masks": {mask: [size, dtypes[mask]] for mask, size in masks.items()},
         },
         holds=holds,
     )

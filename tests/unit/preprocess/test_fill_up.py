@@ -14,7 +14,7 @@ OPTIONS = {
     },
     "axes": {"ids": {"0": "tokens"}, "clip": {"0": "frames", "2": "tokens"}, "sound": {"0": "frames"}},
     "fill": {"ids": 1.0, "clip": 0.0},
-    "masks": {"real": ["tokens", "INT64", "int64"], "seen": ["frames", "FP32", "float32"]},
+    "masks": {"real": ["tokens", "INT64"], "seen": ["frames", "FP32"]},
 }
 METHOD = WiredMethod.from_json(
     {

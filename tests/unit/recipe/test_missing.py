@@ -143,6 +143,14 @@ def test_subsets_name_optional_inputs(edited, problems, listed, told):
     assert told in message
 
 
+def test_a_subset_that_is_listed_twice_is_told_where_it_is_repeated(problems):
+    [(where, message)] = problems(
+        RECIPE, "subsets=[{without: [seen]}, {without: [seen]}, {without: [heard]}]", "gates=[]"
+    )
+    assert "subsets.1" in where
+    assert "without seen is listed twice" in message
+
+
 def test_something_must_be_left_of_a_request(problems):
     [(where, message)] = problems(
         RECIPE, "subsets=[{without: [seen, heard, felt]}]", "gates.2.max_drop_when_missing={seen+heard+felt: 1}"

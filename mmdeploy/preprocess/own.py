@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .refusal import NUMPY_BY_DTYPE, Array, RefusedError, Spec
+from .siblings import Siblings
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,21 @@ class Own:
         return dict(self.outputs)
 
     def open(self, folder: Path) -> None:
-        """Import the callable, with its folder on the path as long as that takes.
+        """Import the callable, with its folder on the path as long as that, or a call of it, takes.
 
         Raises:
             ValueError: If there is none.
         """
         file, _, name = self.reference.partition(":")
-        found: Any = _module(folder, file)
+        siblings = Siblings(folder)
+        with siblings.on_path():
+            found: Any = _module(folder, file)
         for part in name.split("."):
             found = getattr(found, part, None)
         if not callable(found):
             raise ValueError(f"{self.reference}: {file} has no callable {name!r}")  # noqa: TRY004
         object.__setattr__(self, "_function", found)
+        object.__setattr__(self, "_siblings", siblings)
 
     def row(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Call it for one sample.
@@ -57,7 +60,8 @@ class Own:
         function: Callable[..., Any] = getattr(self, "_function")  # noqa: B009 - the class is frozen
         given = {name: _plain(value) for name, value in values.items()}
         try:
-            answer = function(**given, **self.arguments)
+            with getattr(self, "_siblings").on_path():  # noqa: B009 - the class is frozen
+                answer = function(**given, **self.arguments)
         except ValueError as error:
             raise RefusedError(str(error)) from error
         found = answer if isinstance(answer, Mapping) else {next(iter(self.outputs)): answer}
@@ -97,9 +101,5 @@ def _module(folder: Path, file: str) -> Any:
     if spec is None or spec.loader is None or not path.is_file():
         raise ValueError(f"there is no {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(folder))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
+    spec.loader.exec_module(module)
     return module

@@ -100,6 +100,27 @@ def test_a_function_of_the_recipes_own(tmp_path: Path) -> None:
         Own("own.py:gone", specs).open(tmp_path)
 
 
+NAMESAKE = """
+from words import WORD
+
+def said():
+    import late
+    return {"said": f"{WORD} {late.WORD}"}
+"""
+
+
+def test_two_recipes_in_one_process_have_siblings_of_one_name(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        folder = tmp_path / place
+        folder.mkdir()
+        (folder / "own.py").write_text(NAMESAKE)
+        (folder / "words.py").write_text(f"WORD = {place!r}\n")
+        (folder / "late.py").write_text(f"WORD = {place * 2!r}\n")
+        method = Own("own.py:said", {"said": Spec("BYTES", (1,))})
+        method.open(folder)
+        assert method.row({})["said"].tolist() == [f"{place} {place * 2}".encode()]
+
+
 def test_rows_of_several_sizes_are_refused_together() -> None:
     wired = WiredMethod(L2Normalise(), {"embedding": "x"}, {"embedding": "y"})
     ragged = np.empty(2, dtype=object)

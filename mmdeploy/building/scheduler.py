@@ -188,10 +188,27 @@ class Workers:
         )
 
 
+def start_tracker() -> None:
+    """Start Python's tracker of semaphores, which removes what a step that was ended leaves, without a word about it.
+
+    What it would say lands below the build's own last words, and reads as if something were wrong with them.
+    """
+    quiet = "ignore:resource_tracker:UserWarning"
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 @contextlib.contextmanager
 def _sigint_blocked() -> Iterator[None]:
     """Let the fork server, which the first start makes, inherit a mask under which Ctrl-C passes it by."""
-    resource_tracker.ensure_running()  # its own start would unblock the signal again
+    start_tracker()  # its own start would unblock the signal again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,6 +1,9 @@
 """Steps in processes of their own: whatever becomes of one, the scheduler says it and nothing is left running."""
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -242,3 +245,22 @@ def test_the_signal_mask_is_left_as_it_was(task: Callable[[str], Task], workers:
     workers.start(task("well"))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     workers.wait()
+
+
+LEAVES_A_SEMAPHORE = """
+import os
+import multiprocessing
+from mmdeploy.building.scheduler import start_tracker
+if {quiet}:
+    start_tracker()
+lock = multiprocessing.get_context("spawn").Lock()
+os._exit(0)  # as a step does that is ended: it gives nothing back
+"""
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_an_ended_step_leaves_is_removed_without_a_word(quiet: bool) -> None:
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    script = LEAVES_A_SEMAPHORE.format(quiet=quiet)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environ, check=True)
+    assert ("leaked" in run.stderr) is not quiet

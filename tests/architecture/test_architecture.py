@@ -18,7 +18,9 @@ HEAVY = (
 )  # fmt: skip
 #: What has a main of its own, runs in a step's process after its libraries, or in Triton's stub.
 NOT_LIGHT = ("mmdeploy.__main__", "mmdeploy.worker.preloaded", "mmdeploy.triton.backends", "mmdeploy.training.launched")
-ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
+#: What the user's models are made of, in PyTorch: nothing of mmdeploy imports it.
+OF_TORCH = "zoo"
+ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file() and path.name != OF_TORCH)
 
 
 def light_modules() -> list[str]:

@@ -89,6 +89,17 @@ def reading(reader: str, *, lasts: bool = False) -> Iterator[None]:
         watch.close_window()
 
 
+@contextlib.contextmanager
+def passing_over() -> Iterator[None]:
+    """Note nothing of what this thread reads while the context is open: it is known by other means."""
+    before = getattr(_telling, "now", False)
+    _telling.now = True
+    try:
+        yield
+    finally:
+        _telling.now = before
+
+
 def note(how: str, what: object) -> None:
     """Note a fact of another kind about the callable that runs."""
     if _watch is not None and _watch.reader is not None:

@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Literal
 from .refusal import Array, RefusedError, Spec, content_of, one_string
 
 _THUMBNAIL = 16
+#: FFmpeg measures frames with the edges that it decodes into, which small ones have many of: what it may hold besides.
+_EDGES = 2**20
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class SampleFrames:
                 raise RefusedError("holds no pictures")
             stream = container.streams.video[0]
             self._refuse_large(stream.codec_context.width, stream.codec_context.height)
-            stream.codec_context.options = {"max_pixels": str(self.max_pixels)}
+            stream.codec_context.options = {"max_pixels": str(4 * self.max_pixels + _EDGES)}
             for index, frame in enumerate(container.decode(stream)):
                 if index >= self.max_frames:
                     raise RefusedError(f"has more than the {self.max_frames} frames that are taken")

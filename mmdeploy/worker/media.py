@@ -1,4 +1,7 @@
-"""What a recipe's ``preprocess`` and ``postprocess`` make of samples, by the very code that serves."""
+"""What a recipe's ``preprocess`` and ``postprocess`` make of samples, by the very code that serves.
+
+What the steps read is known from the recipe: it counts as read by them, and not by whatever of the recipe ran before.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING
 from mmdeploy.core.artifact import Array, TensorSpec
 from mmdeploy.core.errors import DataError, EnvironmentUnfitError
 from mmdeploy.core.samples import column_of
+from mmdeploy.model.watching import passing_over
 from mmdeploy.preprocess import Pipeline, RefusedError, WiredMethod
 from mmdeploy.recipe.media import MediaStep, in_order
 from mmdeploy.recipe.modalities import branches, optional_inputs
@@ -47,7 +51,8 @@ class Preparation:
             DataError: If a method refuses the sample, as the server would.
         """
         try:
-            found = self.tensors(feed)
+            with passing_over():
+                found = self.tensors(feed)
         except RefusedError as error:
             raise DataError(f"input {error}", hint="the served ensemble refuses it too: leave it out") from error
         except ImportError as error:
@@ -82,7 +87,8 @@ def postprocessed(recipe: Recipe, tensors: Mapping[str, Array]) -> dict[str, Arr
     for one in pipeline.methods:
         rows = zip(*(found[tensor] for tensor in one.inputs.values()), strict=True)
         try:
-            answers = [_answer(one, row) for row in rows]
+            with passing_over():
+                answers = [_answer(one, row) for row in rows]
         except RefusedError as error:
             raise DataError(f"postprocess: {error}") from error
         for tensor in one.outputs.values():
@@ -99,7 +105,8 @@ def _answer(method: WiredMethod, row: Sequence[Array | None]) -> dict[str, Array
 def _opened(recipe: Recipe, steps: Mapping[str, MediaStep]) -> Pipeline:
     described = [steps[name].described() for name in in_order(steps)]
     try:
-        return Pipeline.from_json(described, recipe.root)
+        with passing_over():
+            return Pipeline.from_json(described, recipe.root)
     except ImportError as error:
         raise _missing(error) from error
     except (OSError, ValueError) as error:

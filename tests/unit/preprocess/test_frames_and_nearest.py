@@ -66,6 +66,11 @@ def test_hostile_clips_are_refused() -> None:
         levels(content, max_pixels=1000)
 
 
+@pytest.mark.parametrize("kind", ["mp4", "webm", "gif"])
+def test_frames_that_are_as_large_as_is_taken_are_taken(kind: str) -> None:
+    assert len(levels(clip(kind), frames=2, max_pixels=32 * 48)) == 2
+
+
 def test_damaged_clips_are_decoded_or_refused() -> None:
     chance, files = random.Random(3), [clip("mp4", 4), clip("webm", 4), clip("gif", 4)]
     for _ in range(120):

@@ -129,18 +129,19 @@ def run_build(
     """
     run = _Run(recipe, settings, observer, goal, upto)
     error: BaseException | None = None
-    try:
-        run.make_steps()
-        if goal == "build" and upto is None:
-            run.write_plain_recipe()
-            run.stage_and_judge()
-            run.publish()
-    except (Exception, KeyboardInterrupt) as caught:
-        logger.debug("the build stopped", exc_info=True)
-        error = placed(caught, run.folder)
-    run.live.settle(run.state.artifacts)
-    run.store.facts.save()
-    run.store.sweep()  # steps beside one that failed were ended in the middle
+    with run.store.in_use():
+        try:
+            run.make_steps()
+            if goal == "build" and upto is None:
+                run.write_plain_recipe()
+                run.stage_and_judge()
+                run.publish()
+        except (Exception, KeyboardInterrupt) as caught:
+            logger.debug("the build stopped", exc_info=True)
+            error = placed(caught, run.folder)
+        run.live.settle(run.state.artifacts)
+        run.store.facts.save()
+        run.store.sweep()  # steps beside one that failed were ended in the middle
     report = run.report(error)
     return Outcome(report, run.folder, run.live.plan, run.state.artifacts, error)
 

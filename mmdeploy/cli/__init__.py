@@ -30,9 +30,14 @@ VERBS: Mapping[str, str] = {
     "serve": "Serve a model repository with Triton on this machine.",
     "infer": "Send files to a served ensemble.",
     "report": "Show the report of a build.",
+    "releases": "List what was published, and what is live.",
+    "rollback": "Make an earlier release live again.",
+    "verify": "Compare releases with their manifests.",
+    "gc": "Remove old releases, and results that no build needs.",
     "lint": "Check a Triton model repository against the rules of Triton.",
     "list": "List passes, engines and gates with their options.",
     "schema": "Print the JSON schema of a recipe.",
+    "doctor": "Say what this machine can build, run and serve.",
 }
 
 

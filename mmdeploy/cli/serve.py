@@ -70,16 +70,17 @@ def command(
     """  # noqa: D301
     from mmdeploy.caching.warm import only_ensemble
     from mmdeploy.triton import server as triton_server
-    from mmdeploy.triton.repository import require_intact, resolve
+    from mmdeploy.triton.repository import in_use, require_intact, resolve
     from mmdeploy.triton.response_cache import settings_of
 
-    warmed = None
+    warmed, held = None, contextlib.ExitStack()
     if url is not None:
         if warm_trace is not None:
             raise click.UsageError("--warm-trace is for a server that is started here, --url for one that runs")
         server = triton_server.attach(url, repositories=_released(repository))
     else:
         repositories = resolve(repository)
+        held.enter_context(in_use(repositories))
         require_intact(repositories, sweep=True)
         warmed = None if warm_trace is None else only_ensemble(repositories)
         server = triton_server.start(
@@ -94,7 +95,7 @@ def command(
             model_control="explicit",  # a model whose backend died can be loaded again
             load=("*",),
         )
-    with server:
+    with held, server:
         if url is not None:
             _announce(server)
             return EXIT_PASS

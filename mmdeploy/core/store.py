@@ -7,6 +7,7 @@ Layout under the root::
     entries/<key>/seal.json        the key, and SHA-256 of every other file of the entry
     entries/<key>/…                the files that the step wrote
     latest/<recipe>/<step>.json    identity of the step's latest run, to say *why* a step must run
+    in-use.lock                    held by builds together, by a cleaning alone
     facts.json                     digests of files that were read, with the files' times and sizes
     locks/<key>.lock               held while a process makes the entry
     parts/<digest>.json            what a digest in an identity is of: digests by name, such as those of files
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -31,7 +33,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.digests import FileFacts
@@ -70,6 +72,8 @@ class Store:
             return None
         problem = self._damage(entry)
         if problem is None:
+            with contextlib.suppress(OSError):  # a cleaning goes by when an entry was last of use
+                os.utime(entry)
             return Artifact.from_json((entry / _ARTIFACT).read_text(encoding="utf-8"), entry)
         logger.warning("store entry %s is damaged (%s): moved away, it will be made again", key[:12], problem)
         with translated(self.root):
@@ -106,6 +110,32 @@ class Store:
             yield
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep what is here from being cleaned away while a build counts on it."""
+        with self._locking() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the store while no build does.
+
+        Raises:
+            StoreError: If a build is running.
+        """
+        with self._locking() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                hint = "clean when it is done; nothing was removed"
+                raise StoreError(f"a build is running in {self.root.parent}", hint=hint) from None
+            yield
+
+    def _locking(self) -> BinaryIO:
+        with translated(self.root):
+            return (self.root / "in-use.lock").open("ab")
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:

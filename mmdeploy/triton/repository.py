@@ -9,6 +9,7 @@ any of them can be made live again.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
@@ -37,10 +38,12 @@ __all__ = [
     "Release",
     "StagedRepository",
     "activate",
+    "in_use",
     "is_model",
     "is_repository",
     "publish",
     "releases",
+    "remove",
     "require_intact",
     "resolve",
     "stage",
@@ -145,6 +148,39 @@ def activate(root: Path, name: str, release_id: str) -> Path:
         _check_replaceable(root / name, folder)
         _point(root / name, folder / release_id)
     return root / name
+
+
+def remove(root: Path, name: str, release_id: str) -> bool:
+    """Remove a release that is not live; return False, and leave it, where a server holds it (see `in_use`).
+
+    Raises:
+        StoreError: If it is live, or cannot be removed.
+    """
+    folder = root / RELEASES / name
+    release = folder / release_id
+    with translated(f"cannot remove release {release_id} of {name}"), FileLock(folder / ".lock"):
+        if (root / name).resolve() == release.resolve():
+            raise StoreError(f"release {release_id} of {name} is live: it is kept")
+        with (release / MANIFEST).open("rb") as manifest:
+            try:
+                fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            gone = folder / f"{_STAGING}{release_id}"  # swept by the next publish, should this be killed
+            release.rename(gone)
+        shutil.rmtree(gone)
+    return True
+
+
+@contextlib.contextmanager
+def in_use(repositories: Iterable[Path]) -> Iterator[None]:
+    """Hold releases while a server may read their files again: `remove` leaves them."""
+    with contextlib.ExitStack() as stack:
+        for path in repositories:
+            if (path / MANIFEST).is_file():
+                manifest = stack.enter_context((path / MANIFEST).open("rb"))
+                fcntl.flock(manifest, fcntl.LOCK_SH)
+        yield
 
 
 def releases(root: Path, name: str) -> tuple[Release, ...]:

@@ -1,0 +1,55 @@
+"""``mmdeploy verify``: compare releases with their manifests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from mmdeploy.cli.options import json_option
+from mmdeploy.cli.text import counted, printable
+from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_PASS
+
+
+@click.command()
+@click.argument("repository", type=click.Path(path_type=Path), default=Path("model_repository"))
+@click.option("--all", "every", is_flag=True, help="Earlier releases too, not only what is live.")
+@json_option
+def command(repository: Path, every: bool, as_json: bool) -> int:
+    """Compare what lies in a release with its manifest: files that were changed, added or lost since it was published.
+
+    REPOSITORY is a release, a published ensemble, or a folder of published ones (model_repository by default). Exits
+    with 1 where anything differs. `mmdeploy serve` asks the same before it serves.
+
+    \b
+    Example:
+      mmdeploy verify
+      mmdeploy verify model_repository/spoken_digits --json
+    """  # noqa: D301
+    from mmdeploy.triton.repository import CHANGED_HINT, verify
+
+    found = {path: verify(path) for path in _to_verify(repository, every=every)}
+    damaged = sum(bool(damage) for damage in found.values())
+    if as_json:
+        fields = [{"path": str(path), "intact": not damage, "differs": list(damage)} for path, damage in found.items()]
+        click.echo(json.dumps(fields, indent=2))
+    else:
+        for path, damage in found.items():
+            click.echo(f"{path}: {'is not what was published' if damage else 'is what was published'}")
+            click.echo("".join(f"  {printable(problem)}\n" for problem in damage), nl=False)
+        click.echo(
+            f"{counted(len(found), 'release')}, {damaged} changed" + (f"\nhint: {CHANGED_HINT}" if damaged else "")
+        )
+    return EXIT_GATE_FAILED if damaged else EXIT_PASS
+
+
+def _to_verify(repository: Path, *, every: bool) -> list[Path]:
+    from mmdeploy.report.published import published_names
+    from mmdeploy.triton.repository import releases, resolve
+
+    if not every:
+        return resolve(repository)
+    return [release.path for name in published_names(repository) for release in releases(repository, name)] or resolve(
+        repository
+    )

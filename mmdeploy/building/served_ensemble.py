@@ -64,7 +64,7 @@ def substitute_ensemble(
     for name in recipe.components:
         engine = artifacts[f"{name}/engine"]
         built[name] = _graph_of(engine) if name in unrunnable else engine
-    onnxruntime = engines.DEFAULT_BY_TARGET[Target.CPU]
+    onnxruntime = engines.default_for(Target.CPU)
     ensemble = _ensemble(
         recipe,
         built,
@@ -87,7 +87,7 @@ def _graph_of(engine: Artifact) -> Artifact:
 
 
 def _engine_or_substitute(recipe: Recipe, unrunnable: Mapping[str, str]) -> Callable[[str], MethodOptions]:
-    onnxruntime: MethodOptions = engines.DEFAULT_BY_TARGET[Target.CPU]
+    onnxruntime: MethodOptions = engines.default_for(Target.CPU)
     return lambda name: onnxruntime if name in unrunnable else recipe.engine_options(name)
 
 

@@ -7,6 +7,7 @@ command returns its exit code (None is 0) and raises `MmdeployError` for what we
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import sys
@@ -39,6 +40,9 @@ VERBS: Mapping[str, str] = {
     "schema": "Print the JSON schema of a recipe.",
     "doctor": "Say what this machine can build, run and serve.",
 }
+
+#: Verbs that are over in a second and hold little: collecting garbage among what they import is a tenth of their time.
+_BRIEF = frozenset({"validate", "list", "schema"})
 
 
 class Verbs(click.Group):
@@ -121,4 +125,6 @@ click.version_option(__version__, prog_name="mmdeploy", message="%(prog)s %(vers
 def main() -> NoReturn:
     """Run the command line and exit."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if not _BRIEF.isdisjoint(sys.argv[1:2]):
+        gc.disable()
     sys.exit(run(commands, sys.argv[1:]))

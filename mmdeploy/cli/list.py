@@ -82,7 +82,7 @@ def _entries() -> dict[str, Any]:
 def _media() -> dict[str, Any]:
     """Return the methods of ``preprocess`` and ``postprocess`` with their sections' options."""
     from mmdeploy.preprocess import METHODS
-    from mmdeploy.recipe.media import SECTIONS
+    from mmdeploy.recipe.media_sections import SECTIONS
 
     return {
         f"preprocess.{name}": SimpleNamespace(__doc__=inspect.getdoc(inspect.getmodule(method)), Options=SECTIONS[name])

@@ -44,7 +44,7 @@ class MethodOptions(BaseModel):
     A subclass names itself with ``method: Literal["..."]``; the recipe's schema is made of these classes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 def method_of(options: MethodOptions) -> str:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mmdeploy.core.contracts import Engine, MethodOptions
 from mmdeploy.core.target import Target
-from mmdeploy.engines import onnxruntime, openvino, tensorrt, tensorrt_rtx
 from mmdeploy.plugins.contract import ENGINE
 from mmdeploy.plugins.registry import Registry
+
+if TYPE_CHECKING:  # the type checker holds each against the contract; who runs one imports no other
+    from mmdeploy.engines import onnxruntime, openvino, tensorrt, tensorrt_rtx
+
+    ENGINES: tuple[Engine, ...] = (onnxruntime, openvino, tensorrt, tensorrt_rtx)
 
 METHODS: Registry[Engine] = Registry(
     __name__,
     ENGINE,
     {
-        "onnxruntime": onnxruntime,
-        "openvino": openvino,
-        "tensorrt": tensorrt,
-        "tensorrt_rtx": tensorrt_rtx,
+        "onnxruntime": "onnxruntime",
+        "openvino": "openvino",
+        "tensorrt": "tensorrt",
+        "tensorrt_rtx": "tensorrt_rtx",
     },
 )
 
-#: What a component gets whose recipe names no engine.
-DEFAULT_BY_TARGET: Mapping[Target, MethodOptions] = {
-    Target.CPU: onnxruntime.Options(),
-    Target.CUDA: onnxruntime.Options(provider="cuda"),
-    Target.TENSORRT: tensorrt.Options(),
-    Target.TENSORRT_RTX: tensorrt_rtx.Options(),
-}
+
+def default_for(target: Target) -> MethodOptions:
+    """Return what a component gets whose recipe names no engine."""
+    if target is Target.TENSORRT:
+        return METHODS["tensorrt"].Options()
+    if target is Target.TENSORRT_RTX:
+        return METHODS["tensorrt_rtx"].Options()
+    from mmdeploy.engines import onnxruntime
+
+    return onnxruntime.Options(provider="cuda") if target is Target.CUDA else onnxruntime.Options()

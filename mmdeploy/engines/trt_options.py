@@ -25,7 +25,7 @@ class ShapeRange(BaseModel):
         max: Largest shape that will be asked.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     min: Sizes
     opt: Sizes
@@ -51,7 +51,7 @@ class OptimizationProfile(BaseModel):
         shapes: For each input with sizes that vary, by name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     min_batch: Size = 1
     opt_batch: Size | None = None

@@ -121,7 +121,7 @@ TRAIN = StepKind("train", quantize.METHODS, _TRAINING, on_module=True, trains=Tr
 EXPORT = StepKind("export", export.METHODS, _EXPORTING, runs="mmdeploy.worker.run_step:run_export")
 QUANTIZE = StepKind("quantize", quantize.METHODS, _QUANTIZING)
 SENSITIVITY = StepKind(
-    "sensitivity", Registry(__name__, Contract("measurement", ""), {"sensitivity": quantize.sensitivity}), _QUANTIZING
+    "sensitivity", Registry(quantize.__name__, Contract("measurement", ""), {"sensitivity": "sensitivity"}), _QUANTIZING
 )
 #: What the PyTorch model answers on the evaluation data.
 OUTPUTS = StepKind(
@@ -157,7 +157,7 @@ KINDS: Mapping[str, StepKind] = {
 STARTING_ORDER: Mapping[str, int] = {name: place for place, name in enumerate(KINDS)}
 #: The modules that steps start in, whatever their method.
 STARTING_MODULES = frozenset(
-    {*_AROUND, *_GIVING.values(), *_TIMING, quantize.sensitivity.__name__}
+    {*_AROUND, *_GIVING.values(), *_TIMING, f"{quantize.__name__}.sensitivity"}
     | {kind.runs.partition(":")[0] for kind in KINDS.values()}
     | {kind.code for kind in KINDS.values() if kind.code}
 )

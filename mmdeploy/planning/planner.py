@@ -172,7 +172,9 @@ class _Planner:
     def add_sensitivity(self, name: str) -> None:
         """Add the measurement of what quantizing each layer group alone does: upstream stays in FP32."""
         self.shipped[name] = f"{name}/export"
-        options = quantize.sensitivity.options_for(self.recipe.components[name].quantize)
+        from mmdeploy.quantize import sensitivity
+
+        options = sensitivity.options_for(self.recipe.components[name].quantize)
         uses, encoding = self._around(name), encodings(self.recipe, name, self.fingerprints.unavailable)[0]
         reads = {"calibration", "validation"}
         needs = (f"{name}/export", *used_by(uses), *self.sets.read(reads), *self.stand_ins.read(name, reads))
@@ -183,7 +185,7 @@ class _Planner:
             **options_identity(options),
             **self.sets.inputs(needs, reads, options_json(options)),
             **self.stand_ins.identity(name, reads),
-            **self.identities.made_by(SENSITIVITY, quantize.sensitivity, ("calibration", "validation")),
+            **self.identities.made_by(SENSITIVITY, sensitivity, ("calibration", "validation")),
         }
         step = Step(
             f"{name}/sensitivity", name, SENSITIVITY.name, SENSITIVITY.name, options_json(options), needs, identity

@@ -22,7 +22,7 @@ SizeName = Annotated[str, Field(pattern=SIZE_PATTERN, max_length=100)]
 class Section(BaseModel):
     """A part of a recipe: frozen, and any key that it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class SizeSpec(Section):

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
+from mmdeploy.recipe.methods import STANDS_FOR
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.sections import described, methods, summary
 
@@ -66,6 +67,13 @@ def _part(schema: Any) -> Any:
 
 class _Described(GenerateJsonSchema):
     """Takes descriptions from docstrings too, and tells the many ``Options`` apart by their method."""
+
+    def function_plain_schema(self, schema: Any) -> Any:
+        """Tell the sections that a `NotYet` stands for."""
+        stands_for = schema.get("metadata", {}).get(STANDS_FOR)
+        if stands_for is None:
+            return super().function_plain_schema(schema)
+        return self.generate_inner(stands_for.adapter().core_schema)
 
     def model_schema(self, schema: Any) -> Any:
         """Make the schema of one class."""

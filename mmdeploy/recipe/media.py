@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import operator
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, create_model, model_validator
+from pydantic import Field, model_validator
 
-from mmdeploy.preprocess import METHODS, Spec, WiredMethod
 from mmdeploy.recipe.declared import Dtype, InputSpec, Section, TensorName, Wire, plain_shape
+
+if TYPE_CHECKING:
+    from mmdeploy.preprocess import Spec
 
 FILE_PATTERN = r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_.]*$"
 _WIRES = ("method", "inputs", "outputs", "instances")
-_OWN = "own"
 
 
 class MediaStep(Section):
     """A step between what clients send and what components read, or between those and the answer."""
-
-    # A method's validator is made with the recipe's; one of its own, for each, would cost every start of mmdeploy.
-    model_config = ConfigDict(defer_build=True)
 
     inputs: dict[TensorName, TensorName] = Field(
         min_length=1, description="The ensemble's tensor by the method's own input.", examples=[{"data": "photo"}]
@@ -53,7 +47,9 @@ class MediaStep(Section):
     @property
     def accepts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The method's own inputs and outputs."""
-        method = METHODS[self.method]  # type: ignore[attr-defined]  # each subclass has it
+        from mmdeploy.preprocess import METHODS
+
+        method = METHODS[self.name_of_method]
         return method.INPUTS, method.OUTPUTS
 
     @property
@@ -74,7 +70,9 @@ class MediaStep(Section):
     @property
     def requires(self) -> tuple[str, ...]:
         """Distributions that it imports, besides NumPy."""
-        return tuple(METHODS[self.method].REQUIRES)  # type: ignore[attr-defined]
+        from mmdeploy.preprocess import METHODS
+
+        return tuple(METHODS[self.name_of_method].REQUIRES)
 
     def described(self, files: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return what `WiredMethod.from_json` takes; ``files`` says what options that name files become."""
@@ -89,6 +87,8 @@ class MediaStep(Section):
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         """Let the method check its options together."""
+        from mmdeploy.preprocess import WiredMethod
+
         WiredMethod.from_json(self.described())
         return self
 
@@ -140,49 +140,6 @@ class OwnStep(MediaStep):
         return {"method": self.method, "options": options, "inputs": dict(self.inputs), "outputs": self.tensors}
 
 
-def _section(name: str, method: type[Any]) -> type[MediaStep]:
-    """Return the section of a method: its options as they are declared there."""
-    hints = typing.get_type_hints(method)
-    fields: dict[str, Any] = {
-        "method": (Literal[name], Field(name)),
-        "outputs": (dict[TensorName, TensorName], MediaStep.model_fields["outputs"]),
-    }
-    for option in dataclasses.fields(method):
-        told = dict(option.metadata)
-        about, is_path = told.get("about"), told.get("path")
-        annotation = hints[option.name]
-        if is_path:
-            annotation = Path | None if type(None) in typing.get_args(annotation) else Path
-        default = ... if option.default is dataclasses.MISSING else option.default
-        fields[option.name] = (annotation, Field(default, description=about))
-    made = create_model(f"{method.__name__}Step", __base__=MediaStep, __module__=__name__, **fields)
-    made.__doc__ = method.__doc__
-    return cast(type[MediaStep], made)
-
-
-SECTIONS: Mapping[str, type[MediaStep]] = {name: _section(name, method) for name, method in METHODS.items()}
-
-# Recipes are pickled to the processes of steps: a class is found by its name in its module.
-globals().update({section.__name__: section for section in SECTIONS.values()})
-
-
-def _tag(value: Any) -> Any:
-    method = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
-    return _OWN if isinstance(method, str) and ":" in method else method
-
-
-if TYPE_CHECKING:
-    Step = MediaStep
-else:
-    Step = Annotated[
-        functools.reduce(
-            operator.or_,
-            [Annotated[section, Tag(name)] for name, section in SECTIONS.items()] + [Annotated[OwnStep, Tag(_OWN)]],
-        ),
-        Discriminator(_tag),
-    ]
-
-
 def in_order(steps: Mapping[str, MediaStep]) -> tuple[str, ...]:
     """Return the names of steps, each after those whose tensors it reads; those of a cycle last."""
     order: list[str] = []
@@ -209,6 +166,10 @@ def model_outputs(outputs: tuple[str, ...], postprocess: Mapping[str, MediaStep]
 
 def prepared(steps: Mapping[str, MediaStep], inputs: Mapping[str, InputSpec]) -> dict[str, InputSpec]:
     """Return what the tensors hold that steps write; those that cannot be known are left out."""
+    if not steps:
+        return {}
+    from mmdeploy.preprocess import Spec
+
     sent = {name: Spec(spec.dtype, plain_shape(spec.shape)) for name, spec in inputs.items()}
     found = written_specs(steps, sent)
     told = {tensor: spec for step in steps.values() for tensor, spec in step.told.items()}
@@ -220,6 +181,10 @@ def prepared(steps: Mapping[str, MediaStep], inputs: Mapping[str, InputSpec]) ->
 
 def may_be_constant(steps: Mapping[str, MediaStep]) -> frozenset[str]:
     """Return the tensors that steps write and that may have one value in a whole set, such as masks."""
+    if not steps:
+        return frozenset()
+    from mmdeploy.preprocess import METHODS
+
     written = ((getattr(METHODS.get(step.name_of_method), "MAY_BE_CONSTANT", ()), step) for step in steps.values())
     found = {tensor for names, step in written for own, tensor in step.tensors.items() if own in names}
     return frozenset(found.union(*(step.made_masks for step in steps.values())))
@@ -251,6 +216,10 @@ def spec_problems(steps: Mapping[str, MediaStep], given: Mapping[str, Spec]) -> 
 
 def _specified(steps: Mapping[str, MediaStep], known: dict[str, Spec]) -> Iterator[tuple[str, str]]:
     """Give each step with what is wrong with its inputs; add what it writes to what is known."""
+    if not steps:
+        return
+    from mmdeploy.preprocess import WiredMethod
+
     for name in in_order(steps):
         step, problem = steps[name], ""
         own_inputs, own_outputs = step.accepts

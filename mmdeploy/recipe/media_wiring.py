@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.core.strings import BYTES
-from mmdeploy.preprocess import Spec
 from mmdeploy.recipe.declared import plain_shape
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.media import MediaStep, in_order, spec_problems
@@ -108,6 +107,8 @@ def _unread(recipe: Recipe) -> Iterator[Finding]:
 
 def _unfit(recipe: Recipe) -> Iterator[Finding]:
     """Find steps that do not take the types or shapes that they are given, as far as those are declared."""
+    from mmdeploy.preprocess import Spec
+
     sent = {name: Spec(spec.dtype, plain_shape(spec.shape)) for name, spec in recipe.inputs.items()}
     declared = {
         wire.tensor: Spec(wire.dtype, plain_shape(wire.shape))

@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, Discriminator, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
+from pydantic import BaseModel, Discriminator, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag, TypeAdapter
 from pydantic_core import PydanticCustomError, core_schema
 
 from mmdeploy.core.contracts import MethodOptions
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: Tag of the alternative; also the kind of pydantic's errors about a plug-in as such.
 PLUGGED_IN = "plug-in"
+#: Where pydantic's schema of a `NotYet` says so, for the JSON schema.
+STANDS_FOR = "mmdeploy_stands_for"
 #: What a reference to a plug-in looks like, for editors.
 _REFERENCE_PATTERN = r"^([^:]+\.py(:[A-Za-z_][A-Za-z0-9_]*)?|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
 
@@ -71,7 +73,7 @@ class PluggedIn(MethodOptions):
         known = []
         for name in cls.registry.installed():
             try:
-                known.append(handler(cls.registry[name].Options.__pydantic_core_schema__))
+                known.append(handler(TypeAdapter(cls.registry[name].Options).core_schema))
             except PluginError as error:
                 logger.warning("the schema lacks %s: %s", name, error.message)
         reference = {
@@ -84,6 +86,48 @@ class PluggedIn(MethodOptions):
         return {"oneOf": [*known, reference]} if known else reference
 
 
+class NotYet:
+    """Stands in the schema for sections that are made, and whose modules are imported, when a recipe has one."""
+
+    @classmethod
+    def annotation(cls) -> Any:
+        """Return what it stands for."""
+        raise NotImplementedError
+
+    @classmethod
+    @functools.cache
+    def adapter(cls) -> TypeAdapter[Any]:
+        """Return what validates it."""
+        return TypeAdapter(cls.annotation())
+
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        """Validate what a recipe says there; nested errors keep their places."""
+        if isinstance(value, BaseModel):
+            return value
+        return cls.adapter().validate_json(json.dumps(value), strict=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Choose the class when a value is there; write it whole, as the class that it is."""
+        whole = core_schema.simple_ser_schema("any")
+        found = core_schema.no_info_plain_validator_function(cls._read, serialization=whole)
+        found["metadata"] = {STANDS_FOR: cls}
+        return found
+
+
+class BuiltInOptions(NotYet):
+    """Options of a built-in method."""
+
+    registry: ClassVar[Registry[Any]]
+    name_of_method: ClassVar[str]
+
+    @classmethod
+    def annotation(cls) -> Any:
+        """Return the method's own class."""
+        return cls.registry.built_in[cls.name_of_method].Options
+
+
 def union_of(methods: Mapping[str, Any], *more: type[BaseModel]) -> Any:
     """Return the annotation of a section that holds the options of one of ``methods``.
 
@@ -91,9 +135,13 @@ def union_of(methods: Mapping[str, Any], *more: type[BaseModel]) -> Any:
         methods: By name. The built-in ones of a `Registry` are known to the schema, the others found when read.
         more: Sections besides, told apart by their ``method`` too.
     """
-    built_in = methods.built_in if isinstance(methods, Registry) else methods
     alternatives: list[Any] = [Annotated[section, Tag(section.model_fields["method"].default)] for section in more]
-    alternatives += [Annotated[module.Options, Tag(name)] for name, module in built_in.items()]
+    if isinstance(methods, Registry):
+        built_in: Mapping[str, Any] = methods.built_in
+        alternatives += [Annotated[_not_yet(methods, name), Tag(name)] for name in built_in]
+    else:
+        built_in = methods
+        alternatives += [Annotated[module.Options, Tag(name)] for name, module in built_in.items()]
     plugged_in: type[PluggedIn] | None = None
     if isinstance(methods, Registry):
         plugged_in = type("PluggedIn", (PluggedIn,), {"registry": methods, "__doc__": PluggedIn.__doc__})
@@ -101,6 +149,11 @@ def union_of(methods: Mapping[str, Any], *more: type[BaseModel]) -> Any:
     only = next(iter(built_in)) if len(built_in) == 1 and not more else None
     union = functools.reduce(operator.or_, alternatives)
     return Annotated[union, Discriminator(_tag(plugged_in, only))]
+
+
+def _not_yet(registry: Registry[Any], name: str) -> type[BuiltInOptions]:
+    said = {"registry": registry, "name_of_method": name, "__doc__": BuiltInOptions.__doc__}
+    return type("BuiltInOptions", (BuiltInOptions,), said)
 
 
 def _tag(plugged_in: type[PluggedIn] | None, only: str | None) -> Callable[[Any], Any]:

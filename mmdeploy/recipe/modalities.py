@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import did_you_mean
-from mmdeploy.gates import graceful
 from mmdeploy.recipe.declared import InputSpec, plain_shape
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.media import in_order
@@ -328,8 +328,11 @@ def _gate_findings(recipe: Recipe) -> Iterator[Finding]:
     if not set().union(*judged) <= optional_inputs(recipe).keys():  # which is told at the subset, or at the input
         return
     for index, gate in enumerate(recipe.gates):
-        if not isinstance(gate, graceful.Options):
+        if method_of(gate) != "graceful":
             continue
+        from mmdeploy.gates import graceful
+
+        assert isinstance(gate, graceful.Options)
         for name, missing in zip(gate.max_drop_when_missing, gate.limits(), strict=True):
             place = ("gates", index, "max_drop_when_missing", name)
             unknown = sorted(missing - set(recipe.inputs))

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
-from mmdeploy.preprocess.fill_up import PADDED
 from mmdeploy.recipe.declared import Dim, InputSpec, TensorName, Wire
 from mmdeploy.recipe.media import MediaStep
 from mmdeploy.recipe.schema import Component, Recipe
@@ -71,6 +70,8 @@ def filled_up(recipe: Recipe) -> Recipe:
     padded = {name: axes for name, axes in read.items() if {*axes.values()} & {*lengths}}
     if not padded and not made:
         return recipe
+    from mmdeploy.preprocess.fill_up import PADDED
+
     known = {size for axes in read.values() for size in axes.values()}
     masks = {mask: size for mask, size in made.items() if size in known}
     sent = {size.mask for size in recipe.sizes.values()}
@@ -152,6 +153,7 @@ def _range(dtype: str) -> tuple[float, float] | None:
 
 def _rewired(part: Component, padded: set[str], lengths: Mapping[str, int]) -> Component:
     """Return a component that reads what is filled up, and whose wires have the one length."""
+    from mmdeploy.preprocess.fill_up import PADDED
 
     def at(wire: Wire) -> Wire:
         return wire if wire.shape is None else wire.model_copy(update={"shape": _at(wire.shape, lengths)})

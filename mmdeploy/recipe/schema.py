@@ -34,7 +34,8 @@ from mmdeploy.recipe.declared import (
     Wire,
     plain_shape,
 )
-from mmdeploy.recipe.media import FILE_PATTERN, Step, model_outputs, prepared, with_sizes
+from mmdeploy.recipe.media import FILE_PATTERN, model_outputs, prepared, with_sizes
+from mmdeploy.recipe.media_union import Step
 from mmdeploy.recipe.methods import union_of
 from mmdeploy.recipe.missing import Subset
 from mmdeploy.triton.options import ResponseCache, Serving
@@ -390,7 +391,7 @@ class Recipe(Section):
         chosen = self.components[component].engine
         if chosen is not None and not isinstance(chosen, AutoEngine):
             return chosen
-        return engines.DEFAULT_BY_TARGET[self.target]
+        return engines.default_for(self.target)
 
     def automatic_engine(self, component: str) -> AutoEngine | None:
         """Return how to choose a component's engine; None when the recipe names it, or leaves it to the target."""

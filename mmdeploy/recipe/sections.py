@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from mmdeploy.core.errors import nearest
-from mmdeploy.recipe.methods import PluggedIn
+from mmdeploy.recipe.methods import NotYet, PluggedIn
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.yaml_tree import Keys
 
@@ -28,6 +28,8 @@ def members(annotation: Any) -> list[Any]:
         return members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return [member for part in get_args(annotation) for member in members(part)]
+    if inspect.isclass(annotation) and issubclass(annotation, NotYet):
+        return members(annotation.annotation())
     return [] if annotation is type(None) else [annotation]
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Arguments(BaseModel):
     """A metric that takes none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmdeploy import gates
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Progress
 from mmdeploy.core.errors import DataError, ModelError
 from mmdeploy.core.labels import Labels
 from mmdeploy.core.samples import Gathered, Samples, column_of
 from mmdeploy.data.columns import Entry, save_column
+from mmdeploy.gates import accuracy
 from mmdeploy.model import torch_model
 from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.wiring import topological_order
@@ -150,8 +150,8 @@ def _try_metrics(recipe: Recipe, tensors: Mapping[str, Array], labels: Labels) -
         MetricError: If one cannot be loaded, or fails.
     """
     for gate in recipe.gates:
-        if isinstance(gate, gates.accuracy.Options):
-            gates.accuracy.opened(gate, tuple(recipe.outputs), recipe.root).scored(tensors, labels)
+        if isinstance(gate, accuracy.Options):
+            accuracy.opened(gate, tuple(recipe.outputs), recipe.root).scored(tensors, labels)
 
 
 def _save(workdir: Path, stem: str, tensors: Mapping[str, Array]) -> dict[str, Entry]:

@@ -63,8 +63,7 @@ def test_the_docstring_tells_what_list_prints(name: str) -> None:
 
 
 def test_each_target_has_a_default() -> None:
-    assert set(engines.DEFAULT_BY_TARGET) == set(Target)
-    for options in engines.DEFAULT_BY_TARGET.values():
+    for options in map(engines.default_for, Target):
         assert isinstance(options, engines.METHODS[options.model_dump()["method"]].Options)
 
 
@@ -84,7 +83,8 @@ def test_candidates_are_of_the_engine_differ_and_begin_with_full_precision(name:
 
 
 def test_each_target_has_candidates_of_both_kinds_its_default_among_them() -> None:
-    for target, default in engines.DEFAULT_BY_TARGET.items():
+    for target in Target:
+        default = engines.default_for(target)
         variants = [variant for engine in engines.METHODS.values() for variant in engine.candidates(target)]
         assert {variant.graph for variant in variants} == {"float", "quantized"}
         assert default in [variant.options for variant in variants]

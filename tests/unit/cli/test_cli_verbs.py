@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import mmdeploy.cli
-from mmdeploy import engines, export, gates, quantize
+from mmdeploy import engines, export, gates, prune, quantize, recover
 from mmdeploy.cli import VERBS, commands
 from mmdeploy.cli.outcome import run
 from mmdeploy.recipe.loader import load_recipe
@@ -57,6 +57,36 @@ def test_what_does_not_build_loads_nothing_heavy(sample, argv):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("loaded: [] 0\n"), done.stdout + done.stderr
+
+
+#: What `validate` imports of the methods' packages for a recipe that names none: it knows these gates' limits.
+ALWAYS = {"accuracy", "latency", "memory", "parity", "size", "throughput"}
+
+
+@pytest.mark.parametrize("named", [(), ("quantize.dynamic", "prune.magnitude", "engines.openvino")])
+def test_validate_imports_the_methods_that_the_recipe_names_and_no_others(sample, named):
+    recipe = yaml.safe_load(sample.read_text(encoding="utf-8"))
+    recipe.pop("gates", None)
+    for part in recipe["components"].values():
+        part.update({"quantize": None, "prune": None, "recover": None})
+    for one in named:
+        room, method = one.split(".")
+        recipe["components"]["fusion"][room.replace("engines", "engine")] = {"method": method}
+    if "prune.magnitude" in named:
+        recipe["components"]["fusion"]["prune"]["sparsity"] = 0.5
+    sample.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    program = (
+        "import sys; from mmdeploy.cli import commands; from mmdeploy.cli.outcome import run\n"
+        "assert run(commands, ['validate', 'recipe.yaml']) == 0\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('mmdeploy.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    rooms = (engines, export, gates, prune, quantize, recover)
+    methods = {f"mmdeploy.{room.__name__.rpartition('.')[2]}.{name}" for room in rooms for name in room.METHODS}
+    expected = {f"mmdeploy.{one}" for one in (*named, "engines.onnxruntime", *(f"gates.{one}" for one in ALWAYS))}
+    assert methods & loaded == expected
+    assert not {name for name in loaded if name.startswith(("mmdeploy.preprocess", "mmdeploy.recipe.media_sections"))}
 
 
 def test_help_does_not_load_the_verbs():

@@ -9,7 +9,8 @@ import pytest
 
 from mmdeploy.core.errors import RecipeError
 from mmdeploy.recipe.loader import load_recipe
-from mmdeploy.recipe.media import SECTIONS, in_order, model_outputs
+from mmdeploy.recipe.media import in_order, model_outputs
+from mmdeploy.recipe.media_sections import SECTIONS
 from mmdeploy.recipe.modalities import Branch, branches
 
 RECIPE = Path(__file__).parents[2] / "media_recipe"

@@ -47,7 +47,7 @@ def test_every_target_has_an_engine(sample):
     recipe = load_recipe(sample)
     for target in Target:
         options = recipe.model_copy(update={"target": target}).engine_options("fusion")
-        assert options == engines.DEFAULT_BY_TARGET[target]
+        assert options == engines.default_for(target)
     chosen = engines.METHODS["tensorrt"].Options(method="tensorrt")
     fusion = recipe.components["fusion"].model_copy(update={"engine": chosen})
     assert recipe.model_copy(update={"components": {"fusion": fusion}}).engine_options("fusion") is chosen

@@ -62,10 +62,12 @@ def _means(task: Task, chain: torch_model.TorchChain, progress: Progress) -> dic
     """Return the mean of each embedding over the samples that hold its input: of calibration samples, or an example."""
     modalities, sums, counts = Modalities(task.recipe, {}), dict[str, Array](), dict[str, int]()
     kinds: dict[str, np.dtype[np.generic]] = {}
+    embeddings = {tensor for branch in branches(task.recipe).values() for tensor in branch.embeddings}
     for feeds, done, total in _batches(task):
         for rows, absent in modalities.patterns(feeds):
             some = {key: array[rows] for key, array in feeds.items() if key not in absent}
-            for tensor, array in chain.run(some, without=modalities.skipped(absent)).items():
+            found = chain.run(some, without=modalities.skipped(absent))
+            for tensor, array in ((tensor, found[tensor]) for tensor in embeddings & found.keys()):
                 if tensor in sums and sums[tensor].shape != array.shape[1:]:
                     raise ModelError(
                         f"a stand-in for {tensor!r} has no size of its own: it is {list(sums[tensor].shape)} of one "

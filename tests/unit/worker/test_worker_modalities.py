@@ -124,6 +124,42 @@ def test_without_a_sample_that_holds_the_input_there_is_no_mean(tmp_path):
     assert "no calibration sample holds 'seen'" in caught.value.message
 
 
+def test_what_only_the_branch_itself_reads_needs_no_size_of_its_own(tmp_path):
+    """A sound of any length: its frames are pooled inside its own branch, and only the pooled has a stand-in."""
+    (tmp_path / "model.py").write_text(
+        "from torch import nn\n\n\nclass Frames(nn.Module):\n    def forward(self, sound):\n"
+        "        return sound[:, ::2]\n\n\nclass Pool(nn.Module):\n    def forward(self, frames):\n"
+        "        return frames.mean(1, keepdim=True)\n\n\nclass Head(nn.Module):\n"
+        "    def forward(self, pooled, seen):\n        return pooled + seen\n\n\ndef build():\n"
+        "    return nn.ModuleDict({'frames': Frames(), 'pool': Pool(), 'head': Head()})\n"
+    )
+    (tmp_path / "data.py").write_text(
+        "import numpy as np\n\n\ndef sounds():\n    for length in (4, 6, 8):\n"
+        "        yield {'sound': np.full(length, length, 'f'), 'seen': np.full(1, length, 'f')}\n"
+    )
+    (tmp_path / "recipe.yaml").write_text(
+        """
+schema_version: 1
+name: sounds
+target: cpu
+model: {factory: model.py:build}
+data: {calibration: data.py:sounds, evaluation: data.py:sounds}
+sizes: {samples: {min: 4, max: 8}}
+inputs:
+  sound: {dtype: FP32, shape: [samples], optional: true, missing: {strategy: mean}}
+  seen: {dtype: FP32, shape: [1]}
+components:
+  frames: {module: frames, inputs: {sound: sound}, outputs: {frames: frames}}
+  pool: {module: pool, inputs: {frames: frames}, outputs: {pooled: pooled}}
+  head: {module: head, inputs: {pooled: pooled, seen: seen}, outputs: {answer: answer}}
+outputs: {answer: {}}
+gates: [{method: parity, min_cosine: 0.9}]
+"""
+    )
+    found = read_stand_ins(stand_ins_of(load_recipe(tmp_path / "recipe.yaml"), tmp_path).artifacts[STAND_INS])
+    assert {name: stand_in.tolist() for name, stand_in in found.items()} == {"pooled": [6.0]}
+
+
 def test_evaluation_samples_may_lack_what_requests_may_lack(task, tmp_path):
     evaluated = recorded_set(task.recipe, "evaluation", tmp_path)
     feeds = evaluated.feeds()

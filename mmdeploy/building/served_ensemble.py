@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,13 +168,16 @@ def _input_rules(recipe: Recipe, inputs: Mapping[str, str], artifact: Artifact) 
     """Say what requests must keep, and what clients call a component's inputs."""
     rules: dict[str, dict[str, Any]] = {}
     specs = {spec.name: spec for spec in artifact.inputs}
+    counts = Counter(name for spec in specs.values() for name in {size.name for size in spec.sizes if size})
     for key, tensor in inputs.items():
         rules[key] = {} if key == tensor else {"tensor": tensor}
         source = recipe.sources().get(tensor)
         if source is not None and source.range is not None:
             rules[key]["range"] = list(source.range)
-        if source is not None and any(specs[key].sizes):
-            rules[key]["sizes"] = [size and size.rule for size in specs[key].sizes]
+        # What components wrote has lengths that were held to their bounds; where two of them meet they must be equal.
+        held = [size if size and (source is not None or counts[size.name] > 1) else None for size in specs[key].sizes]
+        if any(held):
+            rules[key]["sizes"] = [size and size.rule for size in held]
     return {key: rule for key, rule in rules.items() if rule}
 
 

@@ -50,7 +50,7 @@ def gate_length_findings(recipe: Recipe) -> Iterator[Finding]:
             place: Keys = ("gates", index, "lengths", name)
             if name not in known:
                 message = f"no input has a size called {name!r}; {did_you_mean(name, known)}"
-                yield Finding(place, message, involves=(("sizes",),), needs_all=True)
+                yield Finding(place, message, involves=(("sizes", name), ("sizes",)), needs_all=True)
             elif wrong := recipe.sizes[name].named(name).wrong(length):
                 yield Finding(place, f"a length of {wrong}")
 

@@ -235,6 +235,11 @@ def _unknown_value(value: Any, annotation: Any) -> str:
     accepted: list[Any] = []
     for member in members(annotation):
         accepted += list(get_args(member)) or [item.value for item in getattr(member, "__members__", {}).values()]
+    named = [one for model in models(annotation) for one in methods(model)]
+    if isinstance(value, str) and value in named:
+        return f"{value!r} is a method: write {{method: {value}}}"
     if isinstance(value, str) and all(isinstance(item, str) for item in accepted):
-        return f"{value!r} is not accepted; {did_you_mean(value, accepted)}"
+        return (
+            f"{value!r} is not accepted; {did_you_mean(value, [*accepted, *(f'{{method: {one}}}' for one in named)])}"
+        )
     return f"must be {' or '.join(json.dumps(item) for item in accepted)}, not {shown(value)}"

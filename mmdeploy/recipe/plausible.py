@@ -50,6 +50,11 @@ def doubts(recipe: Recipe) -> list[str]:
         if getattr(component.quantize, "samples", None) == 1:
             place = f"components.{name}.quantize.samples"
             found.append(f"{place}: ranges from one sample hold for that sample; take a hundred or more")
+        if getattr(component.quantize, "method", None) == "dynamic" and component.serving.dynamic_batching is not None:
+            found.append(
+                f"components.{name}.quantize: dynamic takes one range for a whole batch, so an answer depends on which "
+                "requests of others Triton puts beside it; take static, or dynamic_batching out"
+            )
     found += caching.doubts(recipe)
     data = recipe.data
     if data.calibration is not None and data.calibration == data.evaluation:

@@ -27,6 +27,11 @@ def size_findings(recipe: Recipe) -> Iterator[Finding]:
     for place, shape in _shapes(recipe):
         places.append(place)
         for axis, dim in enumerate(shape):
+            if dim == 0:
+                yield Finding(
+                    (*place, "shape", axis),
+                    "an axis of length 0 holds nothing, and Triton refuses it: 1 or more, -1 or a size",
+                )
             if not isinstance(dim, str):
                 continue
             used.add(dim)

@@ -74,6 +74,12 @@ def test_a_right_recipe_is_read_whole(sample):
             id="misspelt enum value",
         ),
         pytest.param(
+            ("    serving: {max_batch_size: 8}", "    serving: {max_batch_size: 8}\n    engine: openvino"),
+            "recipe.yaml:20 components.image_encoder.engine",
+            "'openvino' is a method: write {{method: openvino}}",
+            id="a method where a section belongs",
+        ),
+        pytest.param(
             ("target: cpu", "target: gpu"),
             "recipe.yaml:3 target",
             "'gpu' is not accepted; did you mean 'cpu'? accepted: cpu, cuda, tensorrt, tensorrt_rtx",

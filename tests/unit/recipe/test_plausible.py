@@ -123,6 +123,13 @@ def test_samples_that_prove_little_are_doubted(folder):
     assert shared.startswith("data.calibration: 'data.py:evaluation' is what the gates judge on too")
 
 
+def test_answers_that_depend_on_their_company_are_doubted(folder):
+    dynamic, grouped = "components.image_encoder.quantize={method: dynamic}", "dynamic_batching={}"
+    (doubt,) = doubts(load(folder, dynamic, f"components.image_encoder.serving.{grouped}"))
+    assert doubt.startswith("components.image_encoder.quantize: dynamic takes one range for a whole batch")
+    assert doubts(load(folder, dynamic, "components.image_encoder.serving={}")) == []
+
+
 def test_a_request_beyond_what_can_be_sent_is_refused(folder):
     problem = refusal(folder, text=SAMPLE.replace("shape: [4000]", "shape: [80000000]"))
     assert "recipe.yaml:12 inputs.audio.shape" in problem

@@ -67,6 +67,10 @@ def test_sizes_are_overridden_like_all_else(tmp_path):
             ["sizes.samples.min=64000"],
             "'samples' can only be 64000: a size that does not vary is written as a number in shapes",
         ),
+        (
+            ["inputs.image.shape=[8, 0]"],
+            "an axis of length 0 holds nothing, and Triton refuses it: 1 or more, -1 or a size",
+        ),
         (["sizes.samples.min=0"], "must be at least 1, not the number 0"),
         (
             ["sizes.samples.max=9999999999"],
@@ -94,6 +98,12 @@ def test_sizes_are_overridden_like_all_else(tmp_path):
 )
 def test_what_no_recipe_can_mean_is_refused(tmp_path, overrides, told):
     assert list(problems(tmp_path, VARYING, *overrides).values()) == [told]
+
+
+@pytest.mark.parametrize("given", ["'64000'", "64000.5", "9999999999", "null"])
+def test_what_is_wrong_with_a_size_is_told_at_the_size_alone(tmp_path, given):
+    gate = "gates=[{method: latency, max_ratio_to_reference: 1.5, lengths: {samples: 16000}}]"
+    assert list(problems(tmp_path, VARYING, gate, f"sizes.samples.max={given}")) == [f"sizes.samples.max={given}"]
 
 
 def test_the_batch_axis_keeps_its_name(tmp_path):

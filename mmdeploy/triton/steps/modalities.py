@@ -51,7 +51,8 @@ def holds_something(array: Array, detect: Mapping[str, Any]) -> Mask:
     Args:
         array: Rows along axis 0.
         detect: ``min_std``: least standard deviation of a row's values; ``min_rms``: least root of their mean square;
-            ``empty``: whether a row without a value, or an empty string, holds nothing.
+            ``empty``: whether a row without a value, or an empty string, holds nothing. What is NaN or infinite is no
+            silence: it is there, and its encoder refuses it.
     """
     rows = len(array)
     there = np.ones(rows, dtype=bool)
@@ -63,10 +64,11 @@ def holds_something(array: Array, detect: Mapping[str, Any]) -> Mask:
             there[:] = False
     if ("min_std" in detect or "min_rms" in detect) and array.size:
         values = array.reshape(rows, -1).astype(np.float64)
-        if "min_std" in detect:
-            there &= values.std(axis=1) >= detect["min_std"]
-        if "min_rms" in detect:
-            there &= np.sqrt(np.square(values).mean(axis=1)) >= detect["min_rms"]
+        with np.errstate(invalid="ignore"):
+            if "min_std" in detect:
+                there &= ~(values.std(axis=1) < detect["min_std"])
+            if "min_rms" in detect:
+                there &= ~(np.sqrt(np.square(values).mean(axis=1)) < detect["min_rms"])
     return there
 
 

@@ -16,7 +16,7 @@ from mmdeploy.triton.config import component_config
 from mmdeploy.worker.examples import ExampleFile
 
 STEPS, HALF = Size("steps", 4, 40), Size("h_0(steps)", 2, 20)
-VARIES = {tensor: (STEPS,) for tensor in ("left", "right", "l", "r")} | {"alone": (HALF,)}
+VARIES = dict.fromkeys(("left", "right", "l", "r"), (STEPS,)) | {"alone": (HALF,)}
 RECIPE = """
 schema_version: 1
 name: pair

@@ -19,6 +19,13 @@ def test_silence_and_black_images_hold_nothing():
     assert modalities.holds_something(image, {"min_std": 1.0}).tolist() == [False, False, True]
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_is_no_silence():
+    """It is there, and its encoder refuses it."""
+    sound = np.array([[np.nan, 0.0], [np.inf, 0.0], [-np.inf, np.inf], [0.0, 0.0]], np.float32)
+    assert modalities.holds_something(sound, {"min_rms": 0.1, "min_std": 0.1}).tolist() == [True, True, True, False]
+
+
 def test_empty_strings_hold_nothing():
     text = np.array([[b""], [b"a"], [b""]], dtype=object)
     assert modalities.holds_something(text, {"empty": True}).tolist() == [False, True, False]

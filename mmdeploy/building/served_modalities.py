@@ -3,6 +3,7 @@
 Optional inputs of an ensemble reach Python steps only, and Triton never skips a step. So the components of a branch,
 and the steps of ``preprocess`` before them, are no steps of the ensemble: ``<ensemble>_modalities`` asks for them
 (`mmdeploy.triton.steps.modalities`) as one model: the branch's only component, or an ensemble of components and steps.
+Where what the steps make tells whether an input counts as missing, they are a model of their own, which is asked first.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from mmdeploy.core.artifact import Array, TensorSpec
 from mmdeploy.core.strings import BYTES
-from mmdeploy.recipe.modalities import Branch, branches, optional_inputs, presence_tensors
+from mmdeploy.recipe.modalities import Branch, branches, detection, optional_inputs, presence_tensors
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
 from mmdeploy.triton.options import DynamicBatching, InstanceGroup, Serving
 from mmdeploy.triton.served_step import ServedStep
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
 
 _Part = TypeVar("_Part", ServedComponent, ServedStep)
+_Model: TypeAlias = ServedComponent | ServedStep | ServedEnsemble
 
 
 def with_modalities(recipe: Recipe, ensemble: ServedEnsemble, stand_ins: Path | None) -> ServedEnsemble:
@@ -44,13 +46,14 @@ def with_modalities(recipe: Recipe, ensemble: ServedEnsemble, stand_ins: Path | 
         for name, branch in branches(recipe).items()
     }
     marks = tuple(TensorSpec(modalities.marker(name), "BOOL", (1,)) for name in optional)
+    models = [one for _, some in asked.values() for one in some]
     step = _step(recipe, ensemble, {name: options for name, (options, _) in asked.items()})
     return replace(
         ensemble,
         inputs=(*ensemble.inputs, *marks),
         steps=(*ensemble.steps, replace(step, beside={modalities.STAND_INS: stand_ins})),
-        branches=tuple(one for _, one in asked.values() if isinstance(one, ServedEnsemble)),
-        asked=frozenset(one.name for _, one in asked.values() if isinstance(one, ServedComponent)),
+        branches=tuple(one for one in models if isinstance(one, ServedEnsemble)),
+        asked=frozenset(one.name for one in models if not isinstance(one, ServedEnsemble)),
     )
 
 
@@ -60,38 +63,55 @@ def _by_name(recipe: Recipe, parts: Sequence[_Part]) -> dict[str, _Part]:
 
 def _asked(
     recipe: Recipe, branch: Branch, parts: Mapping[str, ServedComponent], steps: tuple[ServedStep, ...]
-) -> tuple[dict[str, Any], ServedComponent | ServedEnsemble]:
-    """Return how the step asks for a branch, and the model that it asks."""
-    components = tuple(parts[name] for name in branch.components)
-    specs = _written(components)
-    spec = recipe.inputs[branch.input]
-    whole = ServedEnsemble(
-        f"{recipe.name}.{branch.input}_branch",
-        (recipe.tensor(branch.input, spec.dtype, spec.shape),),
-        tuple(specs[tensor] for tensor in branch.embeddings),
-        components,
-        steps=steps,
-    )
+) -> tuple[dict[str, Any], tuple[_Model, ...]]:
+    """Return how the step asks for a branch, and the models that it asks."""
+    components, detected = tuple(parts[name] for name in branch.components), detection(recipe, branch)
+    specs, spec = _written(components), recipe.inputs[branch.input]
+    sent = recipe.tensor(branch.input, spec.dtype, spec.shape)
+    gives = tuple(specs[tensor] for tensor in branch.embeddings)
+    name = f"{recipe.name}.{branch.input}"
     options = {
-        "max_batch_size": max(1, min(part.serving.max_batch_size for part in whole.parts)),
         "joins": _join(components),
         "presence": presence_tensors(recipe).get(branch.input),
-        "detect": _detect(recipe, branch.input),
+        "detect": dict(detected.sent),
     }
-    if len(components) == 1 and not steps:
-        part = components[0]
-        keys = {tensor: key for key, tensor in part.outputs.items()}
-        names = [key for key, tensor in part.inputs.items() if tensor == branch.input]
-        outputs = {tensor: keys[tensor] for tensor in branch.embeddings}
-        return {**options, "model": part.name, "version": part.version, "inputs": names, "outputs": outputs}, part
-    outputs = {tensor: tensor for tensor in branch.embeddings}
+    if not detected.by_steps:
+        whole = ServedEnsemble(f"{name}_branch", (sent,), gives, components, steps=steps)
+        asked, model = _model(whole)
+        # All that is read is the input.
+        return {**options, **asked, "inputs": [*asked["inputs"]]}, (model,)
+    made = _made(steps)
+    first = ServedEnsemble(
+        f"{name}_steps",
+        (sent,),
+        tuple(made[tensor] for tensor in branch.made if tensor in {*branch.sources, detected.tensor}),
+        (),
+        steps=steps,
+    )
+    read = tuple(sent if tensor == branch.input else made[tensor] for tensor in branch.sources)
+    (steps_asked, steps_model), (asked, model) = (
+        _model(first), _model(ServedEnsemble(f"{name}_branch", read, gives, components))
+    )  # fmt: skip
+    steps_asked |= {"tensor": detected.tensor, "detect": dict(detected.made), "invalid": detected.invalid}
+    return {**options, **asked, "steps": steps_asked}, (steps_model, model)
+
+
+def _model(whole: ServedEnsemble) -> tuple[dict[str, Any], _Model]:
+    """Return how some parts are asked as one model, and that model: their ensemble, or the only part."""
+    model: _Model = whole if len(whole.parts) > 1 else whole.parts[0]
+    given, wanted = {spec.name for spec in whole.inputs}, [spec.name for spec in whole.outputs]
+    inputs, outputs = {name: name for name in given}, {name: name for name in wanted}
+    if not isinstance(model, ServedEnsemble):
+        keys = {tensor: key for key, tensor in model.outputs.items()}
+        inputs = {key: tensor for key, tensor in model.inputs.items() if tensor in given}
+        outputs = {tensor: keys[tensor] for tensor in wanted}
     return {
-        **options,
-        "model": whole.name,
-        "version": whole.version,
-        "inputs": [branch.input],
+        "model": model.name,
+        "version": model.version,
+        "max_batch_size": max(1, min(part.serving.max_batch_size for part in whole.parts)),
+        "inputs": inputs,
         "outputs": outputs,
-    }, whole
+    }, model
 
 
 def _join(components: tuple[ServedComponent, ...]) -> bool:
@@ -129,17 +149,22 @@ def _step(recipe: Recipe, ensemble: ServedEnsemble, asked: Mapping[str, Mapping[
     )
 
 
-def _detect(recipe: Recipe, name: str) -> dict[str, Any]:
-    detect = optional_inputs(recipe)[name].detect
-    return {} if detect is None else detect.settings
-
-
 def _written(components: tuple[ServedComponent, ...]) -> dict[str, TensorSpec]:
     """Return the specs of what components write, by ensemble tensor."""
     return {
         part.outputs[spec.name]: replace(spec, name=part.outputs[spec.name])
         for part in components
         for spec in part.artifact.outputs
+    }
+
+
+def _made(steps: tuple[ServedStep, ...]) -> dict[str, TensorSpec]:
+    """Return the specs of what steps write, by ensemble tensor."""
+    return {
+        step.outputs[spec.name]: replace(spec, name=step.outputs[spec.name])
+        for step in steps
+        for spec in step.gives
+        if spec.name in step.outputs
     }
 
 

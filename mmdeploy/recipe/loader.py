@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmdeploy.core.errors import Problem, RecipeError
 from mmdeploy.plugins.registry import beside, is_reference
-from mmdeploy.recipe import modalities
+from mmdeploy.recipe import modality_rules
 from mmdeploy.recipe.files import check_files
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.mending import Mended, mended
@@ -57,7 +57,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     if result.recipe is not None:
         filled = filled_up(result.recipe)
         wrong = [
-            *pad_findings(result.recipe), *check(filled), *findings(filled), *modalities.findings(filled),
+            *pad_findings(result.recipe), *check(filled), *findings(filled), *modality_rules.findings(filled),
             *_wrong_files(result.recipe, result.tree, path, base),
         ]  # fmt: skip
         problems += [_problem(finding, result.tree) for finding in wrong if _stands(finding, result)]

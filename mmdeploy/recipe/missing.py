@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,26 +13,42 @@ Threshold = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class Detect(MethodOptions):
-    """When an input that was sent counts as missing all the same, row by row; at least one key."""
+    """When an input that was sent counts as missing all the same, row by row; at least one key but tensor."""
 
+    tensor: str | None = Field(
+        None,
+        min_length=1,
+        description="What min_std and min_rms look at: the input, or a tensor that steps of preprocess make of it "
+        "alone. The input itself where it holds numbers, else what components read of it where that is one tensor.",
+        examples=["pixels"],
+    )
     min_std: Threshold | None = Field(
-        None, description="Least standard deviation of a row's values, in their own unit: a black image has 0."
+        None, description="Least standard deviation of a row's values, in the tensor's unit: a black image has 0."
     )
     min_rms: Threshold | None = Field(
-        None, description="Least root of the mean square of a row's values, in their own unit: silence has 0."
+        None, description="Least root of the mean square of a row's values, in the tensor's unit: silence has 0."
     )
-    empty: bool = Field(False, description="Whether an empty string, or a row without a value, counts as missing.")
+    empty: bool = Field(
+        False, description="Whether an empty string that was sent, or a row without a value, counts as missing."
+    )
+    invalid: bool = Field(
+        False,
+        description="Whether a file or text that a step of preprocess refuses (damaged, beyond a limit) counts as "
+        "missing, and its request is answered all the same.",
+    )
 
     @model_validator(mode="after")
     def _detects_something(self) -> Self:
-        if not self.settings:
-            raise ValueError("give at least one of min_std, min_rms and empty: true")
+        if not (self.thresholds or self.empty or self.invalid):
+            raise ValueError("give at least one of min_std, min_rms, empty: true and invalid: true")
+        if self.tensor is not None and not self.thresholds:
+            raise ValueError("tensor is what min_std and min_rms look at: give one of them, or take tensor out")
         return self
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What is asked for, as the served step takes it."""
-        return {key: value for key, value in self.model_dump().items() if value}
+    def thresholds(self) -> dict[str, float]:
+        """What is asked of the values of the tensor, as the served step takes it."""
+        return {key: value for key in ("min_std", "min_rms") if (value := getattr(self, key)) is not None}
 
 
 class Missing(MethodOptions):

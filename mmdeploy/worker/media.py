@@ -14,7 +14,7 @@ from mmdeploy.core.samples import column_of
 from mmdeploy.model.watching import passing_over
 from mmdeploy.preprocess import Pipeline, RefusedError, WiredMethod
 from mmdeploy.recipe.media import MediaStep, in_order
-from mmdeploy.recipe.modalities import branches, optional_inputs
+from mmdeploy.recipe.modalities import Branch, Detection, branches, detection
 from mmdeploy.triton.steps.modalities import holds_something
 
 if TYPE_CHECKING:
@@ -38,10 +38,9 @@ class Preparation:
         """
         self.pipeline = _opened(recipe, recipe.preprocess)
         self.sources: tuple[TensorSpec, ...] = recipe.source_specs
-        self._detect = {
-            name: missing.detect.settings
-            for name, missing in optional_inputs(recipe).items()
-            if missing.detect is not None and branches(recipe)[name].steps
+        self._names = in_order(recipe.preprocess)
+        self._branches: dict[str, tuple[Branch, Detection]] = {
+            name: (branch, detection(recipe, branch)) for name, branch in branches(recipe).items() if branch.steps
         }
 
     def __call__(self, feed: Mapping[str, Array]) -> dict[str, Array]:
@@ -61,12 +60,31 @@ class Preparation:
 
     def tensors(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Return all tensors before the components that can be had of a sample."""
-        detect = {name: self._detect.get(name, {}) for name in feed}
-        found = {name: array for name, array in feed.items() if holds_something(array[None], detect[name]).all()}
-        for one in self.pipeline.methods:
-            if all(tensor in found for tensor in one.inputs.values()):
+        sent = {name: found.sent for name, (_, found) in self._branches.items()}
+        found = {name: array for name, array in feed.items() if holds_something(array[None], sent.get(name, {})).all()}
+        for name, one in zip(self._names, self.pipeline.methods, strict=True):
+            if not all(tensor in found for tensor in one.inputs.values()):
+                continue
+            try:
                 found |= one.sample(found)
+            except RefusedError:
+                if (missing := self._forgiven(name)) is None:
+                    raise
+                found = _without(found, missing)
+        for branch, asked in self._branches.values():
+            if asked.tensor in found and not holds_something(found[asked.tensor][None], asked.made).all():
+                found = _without(found, branch)
         return found
+
+    def _forgiven(self, step: str) -> Branch | None:
+        """Return the branch whose input counts as missing where a step refuses it."""
+        return next(
+            (branch for branch, asked in self._branches.values() if asked.invalid and step in branch.steps), None
+        )
+
+
+def _without(tensors: Mapping[str, Array], branch: Branch) -> dict[str, Array]:
+    return {name: array for name, array in tensors.items() if name not in (branch.input, *branch.made)}
 
 
 def preparation(recipe: Recipe) -> Preparation | None:

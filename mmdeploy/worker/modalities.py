@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.samples import Samples
 from mmdeploy.planning.steps import STAND_INS
-from mmdeploy.recipe.modalities import Branch, branches, left_out, optional_inputs, presence_tensors, subsets
+from mmdeploy.recipe.modalities import Branch, branches, detection, left_out, presence_tensors, subsets
 from mmdeploy.triton.steps.modalities import holds_something
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Modalities:
         """Take the recipe and one sample of each stand-in, by ensemble tensor; those not needed may be missing."""
         self._recipe, self._stand_ins = recipe, dict(stand_ins)
         self._branches: dict[str, Branch] = branches(recipe)
+        self._detections = {name: detection(recipe, branch) for name, branch in self._branches.items()}
         self._presence = presence_tensors(recipe)
         self._required = [name for name in recipe.inputs if name not in self._branches]
 
@@ -112,11 +113,13 @@ class Modalities:
         """Say of each row [rows, optional inputs] whether it has the input, and something is in it."""
         rows = len(next(iter(feeds.values())))
         there = np.ones((rows, len(self._branches)), dtype=bool)
-        for index, (name, missing) in enumerate(optional_inputs(self._recipe).items()):
+        for index, (name, found) in enumerate(self._detections.items()):
             if not self.sent(name, feeds):
                 there[:, index] = False
-            elif missing.detect is not None and name in feeds:
-                there[:, index] = holds_something(feeds[name], missing.detect.settings)
+                continue
+            for tensor, asked in ((name, found.sent), (found.tensor, found.made)):
+                if asked and tensor is not None and tensor in feeds:
+                    there[:, index] &= holds_something(feeds[tensor], asked)
         return there
 
     def held(self, samples: Samples) -> npt.NDArray[np.bool_]:

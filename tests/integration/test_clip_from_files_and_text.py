@@ -6,17 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from whole_recipe import built, served
 
 import mmdeploy
-from mmdeploy.building.builder import Settings, run_build
 from mmdeploy.caching.plan import make_plan, verify_plan
 from mmdeploy.caching.trace import Content, Request, write_trace
 from mmdeploy.caching.zipf import Popularity, zipf_trace
-from mmdeploy.record.observer import Silent
-from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.http import ask_json
-from mmdeploy.triton.repository import resolve
-from mmdeploy.triton.response_cache import settings_of
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
 WORDS = tuple("a photo of the small green cat and two old dogs near red water under trees".split())  # noqa: SIM905
@@ -100,20 +96,11 @@ def asked_of_transformers(pair, file: bytes, sentence: str) -> dict[str, np.ndar
 
 def test_files_and_sentences_are_answered_as_by_transformers(pair, tmp_path):
     folder, _, _ = pair
-    outcome = run_build(
-        mmdeploy.load_recipe(folder / "recipe.yaml"),
-        Settings(workdir=tmp_path / "work", destination=tmp_path / "published"),
-        Silent(),
-    )
-    if outcome.error is not None:
-        raise outcome.error
-    assert outcome.report.published is not None, outcome.report.gates
+    outcome = built(folder / "recipe.yaml", tmp_path)
+    assert outcome.report.published is not None
     check_plan(folder, outcome.report.published, tmp_path)
-    repositories = resolve(outcome.report.published)
     sentences = ["cat", "a photo of the small green cat", "zebra, naïve: 42!", " ".join(WORDS * 6)]
-    with triton_server.start(
-        repositories, log=tmp_path / "triton.log", response_cache_bytes=settings_of(repositories).bytes
-    ) as running:
+    with served(outcome, tmp_path) as running:
         runner = running.runner("clip_pair")
 
         def ask(file: bytes, sentence: str) -> dict[str, np.ndarray]:
@@ -122,9 +109,9 @@ def test_files_and_sentences_are_answered_as_by_transformers(pair, tmp_path):
 
         for seed, sentence in enumerate(sentences):
             file = photo(seed, ("PNG", "JPEG", "WEBP", "JPEG")[seed])
-            served, expected = ask(file, sentence), asked_of_transformers(pair, file, sentence)
+            answered, expected = ask(file, sentence), asked_of_transformers(pair, file, sentence)
             for name, array in expected.items():
-                np.testing.assert_allclose(served[name], array, atol=2e-5, err_msg=f"{name} of {sentence!r}")
+                np.testing.assert_allclose(answered[name], array, atol=2e-5, err_msg=f"{name} of {sentence!r}")
         kept = {model: hits(running, model) for model in ("clip_pair.image", "clip_pair.text")}
         file = photo(0, "PNG")
         np.testing.assert_allclose(

@@ -5,17 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from whole_recipe import built, served
+from whole_recipe import executions as counted
 
-import mmdeploy
-from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.building.builder import Outcome
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import InferenceError
-from mmdeploy.record.observer import Silent
-from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
-from mmdeploy.triton.http import ask_json
 from mmdeploy.triton.lint import lint
-from mmdeploy.triton.repository import resolve
 from mmdeploy.triton.server import Server
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
@@ -25,19 +22,13 @@ ENCODERS = ("eye", "optic_nerve", "ear", "skin")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    folder = tmp_path_factory.mktemp("missing")
-    outcome = run_build(mmdeploy.load_recipe(RECIPE), Settings(workdir=folder / "w", destination=folder), Silent())
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return built(RECIPE, tmp_path_factory.mktemp("missing"))
 
 
 @pytest.fixture(scope="module")
-def server(built: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    assert built.report.published is not None
-    log = tmp_path_factory.mktemp("log") / "triton.log"
-    with triton_server.start(resolve(built.report.published.parent), log=log) as running:
+def server(outcome: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with served(outcome, tmp_path_factory.mktemp("log")) as running:
         yield running
 
 
@@ -53,13 +44,11 @@ def noise(rows: int, seed: int = 3) -> dict[str, np.ndarray]:
 
 
 def executions(server: Server) -> dict[str, int]:
-    statistics = ask_json(f"{server.http_url}/v2/models/stats")["model_stats"]
-    counts = {one["name"].removeprefix("three_senses."): int(one["execution_count"]) for one in statistics}
-    return {name: counts[name] for name in ENCODERS}
+    return counted(server, "three_senses", ENCODERS)
 
 
-def test_every_subset_is_judged_and_what_is_published_is_whole(built):
-    report = built.report
+def test_every_subset_is_judged_and_what_is_published_is_whole(outcome):
+    report = outcome.report
     assert report.verdict is Verdict.PASS
     names = {gate.gate: [check.name for check in gate.checks] for gate in report.gates}
     for label in ("without seen", "without heard", "without felt", "without heard and felt"):

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from whole_recipe import built, served
+from whole_recipe import executions as counted
 
 import mmdeploy
-from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.building.builder import Outcome
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import DataError, InferenceError
 from mmdeploy.model.sources import resolve_callable
-from mmdeploy.record.observer import Silent
-from mmdeploy.triton import server as triton_server
+from mmdeploy.preprocess import Pipeline
+from mmdeploy.recipe.media import in_order
 from mmdeploy.triton.client import GrpcRunner
-from mmdeploy.triton.http import ask_json
 from mmdeploy.triton.lint import lint
 from mmdeploy.triton.repository import resolve
 from mmdeploy.triton.server import Server
@@ -29,20 +30,13 @@ PHOTO, CLIP = ("read_photo", "see"), ("read_clip", "hear")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    folder = tmp_path_factory.mktemp("optional-media")
-    recipe = mmdeploy.load_recipe(FOLDER / "optional.yaml")
-    outcome = run_build(recipe, Settings(workdir=folder / "w", destination=folder / "p"), Silent())
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return built(FOLDER / "optional.yaml", tmp_path_factory.mktemp("optional-media"))
 
 
 @pytest.fixture(scope="module")
-def server(built: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    assert built.report.published is not None
-    log = tmp_path_factory.mktemp("log") / "triton.log"
-    with triton_server.start(resolve(built.report.published.parent), log=log) as running:
+def server(outcome: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with served(outcome, tmp_path_factory.mktemp("log")) as running:
         yield running
 
 
@@ -61,18 +55,16 @@ def sent() -> dict[str, np.ndarray]:
 
 
 def executions(server: Server, *names: str) -> dict[str, int]:
-    statistics = ask_json(f"{server.http_url}/v2/models/stats")["model_stats"]
-    counts = {one["name"].removeprefix("optional_media."): int(one["execution_count"]) for one in statistics}
-    return {name: counts[name] for name in names or (*PHOTO, *CLIP)}
+    return counted(server, "optional_media", names or (*PHOTO, *CLIP))
 
 
-def test_every_subset_is_judged_and_what_is_published_is_whole(built: Outcome) -> None:
-    assert built.report.verdict is Verdict.PASS
-    names = {check.name for gate in built.report.gates for check in gate.checks}
+def test_every_subset_is_judged_and_what_is_published_is_whole(outcome: Outcome) -> None:
+    assert outcome.report.verdict is Verdict.PASS
+    names = {check.name for gate in outcome.report.gates for check in gate.checks}
     for label in ("without photo", "without photo and clip"):
         assert f"end to end.probabilities: worst cosine ({label})" in names
-    assert built.report.published is not None
-    assert [finding for finding in lint(built.report.published) if finding.severity == "error"] == []
+    assert outcome.report.published is not None
+    assert [finding for finding in lint(outcome.report.published) if finding.severity == "error"] == []
 
 
 def test_a_file_that_is_missing_is_neither_decoded_nor_encoded(
@@ -114,8 +106,61 @@ def test_captions_of_many_lengths_are_padded_and_answered_as_alone(server: Serve
 
 
 def test_a_bad_file_is_told_by_its_row_in_the_request(runner: GrpcRunner, sent: dict[str, np.ndarray]) -> None:
-    some = sent["photo"].copy()
-    some[0, 0], some[2, 0] = b"", b"no photo"
-    with pytest.raises(InferenceError, match="'photo', row 2: cannot be read as an image"):
-        runner.infer({**sent, "photo": some})
+    some = sent["clip"].copy()
+    some[0, 0], some[2, 0] = b"", b"no sound"
+    with pytest.raises(InferenceError, match="'clip', row 2: is no sound that is taken"):
+        runner.infer({**sent, "clip": some})
     assert runner.infer(sent)["labels"].shape == (3, 2)
+
+
+@pytest.mark.parametrize(("name", "bad"), [("photo", "black"), ("photo", "damaged"), ("clip", "silence")])
+def test_a_file_in_which_nothing_is_runs_no_encoder(
+    server: Server, runner: GrpcRunner, sent: dict[str, np.ndarray], name: str, bad: str
+) -> None:
+    file = (
+        b"\x89PNG\r\n\x1a\n, and no picture"
+        if bad == "damaged"
+        else resolve_callable(f"data.py:{bad}", FOLDER, error=DataError)()
+    )
+    steps, encoder = PHOTO if name == "photo" else CLIP
+    without = runner.infer({key: array for key, array in sent.items() if key != name})["probabilities"]
+    before = executions(server)
+    answered = runner.infer({**sent, name: np.array([[file]] * 3, dtype=object)})["probabilities"]
+    after = executions(server)
+    np.testing.assert_array_equal(answered, without)
+    assert after[encoder] == before[encoder]
+    assert after[steps] - before[steps] == (4 if bad == "damaged" else 1)  # a bad row is looked for among all
+
+
+def by_hand(outcome: Outcome, sent: dict[str, np.ndarray], there: dict[str, list[bool]]) -> np.ndarray:
+    """Return the probabilities that the PyTorch model gives, with the release's stand-ins where a file is missing."""
+    import torch
+
+    recipe = mmdeploy.load_recipe(FOLDER / "optional.yaml")
+    steps = Pipeline.from_json([recipe.preprocess[name].described() for name in in_order(recipe.preprocess)], FOLDER)
+    model = resolve_callable("model.py:build", FOLDER, error=DataError)().eval()
+    assert outcome.report.published is not None
+    (release,) = resolve(outcome.report.published)
+    answers = []
+    with np.load(release / "optional_media_modalities/1/stand_ins.npz") as stand_ins, torch.inference_mode():
+        for row in range(len(sent["caption"])):
+            made = steps.sample({name: array[row] for name, array in sent.items()})
+            tensors = {name: torch.from_numpy(array)[None] for name, array in made.items() if name not in sent}
+            seen, heard = model.see(tensors["image"]), model.hear(tensors["sound"])
+            seen = seen if there["photo"][row] else torch.from_numpy(stand_ins["seen"])[None]
+            heard = heard if there["clip"][row] else torch.from_numpy(stand_ins["heard"])[None]
+            logits, _ = model.fusion(seen, heard, tensors["ids"], tensors["mask"], tensors["counts"])
+            answers.append(torch.softmax(logits, -1)[0].numpy())
+    return np.stack(answers)
+
+
+def test_files_in_which_nothing_is_are_answered_as_the_original_does(
+    outcome: Outcome, runner: GrpcRunner, sent: dict[str, np.ndarray]
+) -> None:
+    """A batch with a black picture, a damaged one and a silent clip: PyTorch is given stand-ins in the same rows."""
+    black, silence = (resolve_callable(f"data.py:{name}", FOLDER, error=DataError)() for name in ("black", "silence"))
+    photo, clip = sent["photo"].copy(), sent["clip"].copy()
+    photo[0, 0], photo[2, 0], clip[1, 0] = black, photo[2, 0][:50], silence
+    expected = by_hand(outcome, sent, {"photo": [False, True, False], "clip": [True, False, True]})
+    mixed = runner.infer({**sent, "photo": photo, "clip": clip})
+    np.testing.assert_allclose(mixed["probabilities"], expected, atol=1e-5)

@@ -5,12 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import mmdeploy
-from mmdeploy.building.builder import Settings, run_build
-from mmdeploy.record.observer import Silent
-from mmdeploy.triton import server as triton_server
-from mmdeploy.triton.repository import resolve
+from whole_recipe import built, served
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
 
@@ -39,16 +34,9 @@ def test_served_sounds_of_any_length_are_answered_as_transformers_answers_them(c
     from transformers import Wav2Vec2FeatureExtractor
 
     folder, model = checkpoint
-    outcome = run_build(
-        mmdeploy.load_recipe(folder / "recipe.yaml"),
-        Settings(workdir=tmp_path / "work", destination=tmp_path / "published"),
-        Silent(),
-    )
-    if outcome.error is not None:
-        raise outcome.error
-    assert outcome.report.published is not None, outcome.report.gates
+    outcome = built(folder / "recipe.yaml", tmp_path)
     processor, random = Wav2Vec2FeatureExtractor.from_pretrained(folder / "checkpoint"), np.random.default_rng(3)
-    with triton_server.start(resolve(outcome.report.published), log=tmp_path / "triton.log") as running:
+    with served(outcome, tmp_path) as running:
         runner = running.runner("speech")
         for samples in (8000, 8001, 12345, 47999, 160000):
             sounds = random.uniform(-0.8, 0.8, (2, samples)).astype(np.float32)

@@ -72,11 +72,33 @@ def evaluation() -> Iterator[tuple[dict[str, object], int]]:
         yield feed, int(logits.argmax())
 
 
+def black() -> bytes:
+    """Return a black picture."""
+    from PIL import Image
+
+    with io.BytesIO() as stream:
+        Image.new("RGB", (24, 24)).save(stream, "PNG")
+        return stream.getvalue()
+
+
+def silence(length: int = 1600) -> bytes:
+    """Return a sound of zeros as WAV."""
+    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + 2 * length, b"WAVE", b"fmt ", 16, 1, 1, 8000, 16000, 2, 16,
+                       b"data", 2 * length)  # fmt: skip
+    return head + bytes(2 * length)
+
+
 def lacking() -> Iterator[dict[str, object]]:
-    """Yield what clients send who have no photo, or a clip that is empty."""
+    """Yield what clients send who have no photo or a bad one, or a clip that is empty or silent."""
     for index, feed in enumerate(samples(3, 24)):
         if index % 4 == 1:
             del feed["photo"]
+        if index in (3, 10):
+            feed["photo"] = black()
+        if index in (7, 12):
+            feed["photo"] = bytes(feed["photo"])[:40]  # type: ignore[arg-type]
         if index % 6 == 2:
             feed["clip"] = b""
+        if index in (9, 10):
+            feed["clip"] = silence()
         yield feed

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from mmdeploy.preprocess import DecodeAudio, RefusedError, WiredMethod
 from mmdeploy.triton.steps import modalities
 
 
@@ -77,3 +78,18 @@ def test_rows_are_told_as_the_request_counts_them(wrong, told):
     assert modalities.Request({}, 5, {"photo": there}).told("photo", wrong) == told
     whole = np.ones(5, dtype=bool)
     assert modalities.Request({}, 5, {"photo": whole}).told("photo", wrong) == wrong
+
+
+def test_a_row_that_a_step_refuses_is_told_from_a_step_that_fails():
+    """By its words, for business logic scripting hands on nothing else of an error."""
+    wired = WiredMethod(DecodeAudio(), {"data": "clip"}, {"samples": "sound"})
+    with pytest.raises(RefusedError) as caught:
+        wired.batch({"clip": np.array([[b"no sound"]], dtype=object)})
+    for refused in (str(caught.value), f"in ensemble 'digits.clip_steps', {caught.value}"):
+        assert modalities.REFUSED_ROW.match(refused)
+    for failed in (
+        "KeyError: 'clip'",
+        "in ensemble 'digits.clip_steps', ImportError: no 'soxr'",
+        "Stub is not healthy",
+    ):
+        assert not modalities.REFUSED_ROW.match(failed)

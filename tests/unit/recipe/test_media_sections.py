@@ -11,7 +11,7 @@ from mmdeploy.core.errors import RecipeError
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.media import in_order, model_outputs
 from mmdeploy.recipe.media_sections import SECTIONS
-from mmdeploy.recipe.modalities import Branch, branches
+from mmdeploy.recipe.modalities import Branch, branches, detection
 
 RECIPE = Path(__file__).parents[2] / "media_recipe"
 
@@ -114,8 +114,8 @@ def test_what_varies_has_the_name_of_the_size_that_a_component_declares(recipe: 
 
 def test_a_branch_holds_the_steps_that_only_it_reads(recipe: Path) -> None:
     found = branches(load_recipe(recipe.with_name("optional.yaml")))
-    assert found["photo"] == Branch("photo", ("see",), ("seen",), ("read_photo",), ("image",))
-    assert found["clip"] == Branch("clip", ("hear",), ("heard",), ("read_clip",), ("sound",))
+    assert found["photo"] == Branch("photo", ("see",), ("seen",), ("read_photo",), ("image",), ("image",))
+    assert found["clip"] == Branch("clip", ("hear",), ("heard",), ("read_clip",), ("sound",), ("sound",))
 
 
 def test_what_postprocess_reads_of_a_branch_has_a_stand_in(recipe: Path) -> None:
@@ -151,7 +151,7 @@ OPTIONAL = "{dtype: BYTES, shape: [1], optional: true, missing: {strategy: zeros
         (
             [("photo:   {dtype: BYTES, shape: [1]}", f"photo: {OPTIONAL}"), ("  read_clip:  ", "  photo_branch:  ")],
             "preprocess.photo_branch",
-            "is the name of the model of what depends on 'photo' alone",
+            "is the name of a model of what depends on 'photo' alone",
         ),
     ],
 )
@@ -160,6 +160,55 @@ def test_files_that_cannot_be_left_out_are_told(
 ) -> None:
     found = problems(recipe, *changes)
     assert any(where == place and message in said for where, said in found), found
+
+
+def detecting(detect: str, dtype: str = "BYTES", shape: str = "[1]") -> str:
+    missing = f"missing: {{strategy: zeros, detect: {detect}}}"
+    return f"clip: {{dtype: {dtype}, shape: {shape}, optional: true, {missing}}}"
+
+
+BOTH_READ = ("inputs: {sound: sound}", "inputs: {sound: sound, there: heard_mask}")
+MASK = ("outputs: {samples: sound}", "outputs: {samples: sound, mask: heard_mask}")
+
+
+@pytest.mark.parametrize(
+    ("detect", "changes", "place", "message"),
+    [
+        ("{min_rms: 0.1}", [BOTH_READ, MASK], "min_rms", "of which tensor? Components read 'sound' and 'heard_mask'"),
+        ("{tensor: sond, min_rms: 0.1}", [], "tensor", "'sond' is neither the input nor made of it alone"),
+        ("{tensor: sond, min_rms: 0.1}", [], "tensor", "did you mean 'sound'?"),
+        ("{tensor: image, min_rms: 0.1}", [], "tensor", "'image' is neither the input nor made of it alone"),
+        ("{tensor: clip, min_rms: 0.1}", [], "min_rms", "says nothing about 'clip', which is BYTES"),
+        ("{tensor: clip, min_rms: 0.1}", [], "min_rms", "name what a step makes of it (sound)"),
+        ("{tensor: sound, empty: true}", [], "", "tensor is what min_std and min_rms look at"),
+        ("{min_rms: 0}", [], "min_rms", "greater than 0"),
+        ("{invalid: false, empty: false}", [], "", "give at least one of"),
+    ],
+)
+def test_what_detects_nothing_of_a_file_is_told(
+    recipe: Path, detect: str, changes: list[tuple[str, str]], place: str, message: str
+) -> None:
+    found = problems(recipe, ("clip:    {dtype: BYTES, shape: [1]}", detecting(detect)), *changes)
+    where = f"inputs.clip.missing.detect.{place}".rstrip(".")
+    assert [said for at, said in found if at == where and message in said], found
+
+
+def test_thresholds_are_of_what_the_step_makes(recipe: Path) -> None:
+    """Samples are not bounded; of pixels that are UINT8 no standard deviation is above 127.5."""
+    optional = "photo: {dtype: BYTES, shape: [1], optional: true, missing: {strategy: zeros, detect: {min_std: 128}}}"
+    kept = ("mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]", "dtype: UINT8")
+    ((where, told),) = problems(recipe, ("photo:   {dtype: BYTES, shape: [1]}", optional), kept)
+    assert where == "inputs.photo.missing.detect.min_std" and "values of 'image' within [0, 255] come to 127.5" in told
+    whole = load_recipe(recipe.with_name("optional.yaml"), ["inputs.clip.missing.detect.min_rms=900"])
+    assert detection(whole, branches(whole)["clip"]).tensor == "sound"
+
+
+def test_invalid_is_of_files(recipe: Path) -> None:
+    numbers = ("clip:    {dtype: BYTES, shape: [1]}", detecting("{invalid: true}", "FP32", "[1600]"))
+    step = ("decode_audio, inputs: {data: clip}, outputs: {samples: sound}, rate: 8000, samples: 1600, max_seconds: 5",
+            "normalise, inputs: {values: clip}, outputs: {values: sound}, mean: [0.0], std: [2.0]")  # fmt: skip
+    ((where, told),) = problems(recipe, numbers, step)
+    assert where == "inputs.clip.missing.detect.invalid" and "invalid is for files and text" in told
 
 
 def test_what_a_step_makes_of_an_optional_input_is_not_padded(recipe: Path) -> None:

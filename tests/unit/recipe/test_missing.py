@@ -184,4 +184,4 @@ def test_what_arrives_and_holds_nothing_is_told_of_strings(edited, problems):
     )
     [(where, message)] = problems(path)
     assert "detect.min_std" in where
-    assert "says nothing about BOOL" in message
+    assert "says nothing about 'audio', which is BOOL" in message

@@ -204,13 +204,37 @@ def test_what_is_missing_is_not_prepared(media):
     assert modalities.skipped(["photo"]) == {"see"}
 
 
+def test_what_steps_make_tells_whether_a_file_holds_something(media):
+    """A black picture, one that is damaged, a silent clip: each counts as missing, and nothing is made of it."""
+    data = {
+        name: resolve_callable(f"data.py:{name}", MEDIA, error=DataError) for name in ("samples", "black", "silence")
+    }
+    whole, prepare = next(iter(data["samples"](4, 1))), preparation(media)
+    assert prepare is not None
+    cut_off = bytes(whole["photo"])[:40]
+    for photo, clip, made in (
+        (whole["photo"], whole["clip"], {"image", "sound"}), (data["black"](), whole["clip"], {"sound"}),
+        (cut_off, whole["clip"], {"sound"}), (whole["photo"], data["silence"](), {"image"}),
+    ):  # fmt: skip
+        assert set(prepare(as_feed({**whole, "photo": photo, "clip": clip}))) == made | {"ids", "mask", "counts"}
+    with pytest.raises(DataError, match="'clip' is cut off"):
+        prepare(as_feed({**whole, "clip": bytes(whole["clip"])[:90]}))
+
+
+def test_training_samples_that_were_prepared_already_are_looked_at_too(media):
+    tensors = {"image": np.zeros((2, 16, 16, 3), np.float32), "sound": np.ones((2, 1600), np.float32)}
+    tensors["image"][1, 0] = 1
+    assert Modalities(media, {}).holds(tensors).tolist() == [[False, True], [True, True]]
+
+
 def test_only_samples_for_the_gates_may_lack_files(media, tmp_path):
     recorded = set_artifact(media, "evaluation", tmp_path)
     assert recorded.metadata["samples"] == 24
     feeds = SampleSet.open(recorded.path.parent, "").feeds()
     there = Modalities(media, {}).held(feeds)
-    assert (~there).sum(axis=0).tolist() == [6, 4]
-    assert [one is None for one in feeds["photo"]] == (~there[:, 0]).tolist()  # an empty clip was sent all the same
+    assert (~there).sum(axis=0).tolist() == [10, 6]  # black or damaged photos and silent clips among them
+    assert [one is None for one in feeds["image"]] == (~there[:, 0]).tolist()  # it was sent, but for six
+    assert sum(one is None for one in feeds["photo"]) == 6
     (tmp_path / "calibration").mkdir()
     lacking = load_recipe(MEDIA / "optional.yaml", ["data.calibration=data.py:lacking"])
     with pytest.raises(DataError, match="sample 1 has no input 'photo'"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from mmdeploy.core.artifact import Array, TensorSpec
+from mmdeploy.core.errors import UsageError
 from mmdeploy.core.strings import BYTES
 from mmdeploy.recipe.modalities import Branch, branches, detection, optional_inputs, presence_tensors
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble
@@ -41,10 +42,7 @@ def with_modalities(recipe: Recipe, ensemble: ServedEnsemble, stand_ins: Path | 
     if not optional or stand_ins is None:
         return ensemble
     parts, steps = _by_name(recipe, ensemble.components), _by_name(recipe, ensemble.steps)
-    asked = {
-        name: _asked(recipe, branch, parts, tuple(steps[one] for one in branch.steps))
-        for name, branch in branches(recipe).items()
-    }
+    asked = {name: _asked(recipe, branch, parts, steps) for name, branch in branches(recipe).items()}
     marks = tuple(TensorSpec(modalities.marker(name), "BOOL", (1,)) for name in optional)
     models = [one for _, some in asked.values() for one in some]
     step = _step(recipe, ensemble, {name: options for name, (options, _) in asked.items()})
@@ -62,13 +60,20 @@ def _by_name(recipe: Recipe, parts: Sequence[_Part]) -> dict[str, _Part]:
 
 
 def _asked(
-    recipe: Recipe, branch: Branch, parts: Mapping[str, ServedComponent], steps: tuple[ServedStep, ...]
+    recipe: Recipe, branch: Branch, parts: Mapping[str, ServedComponent], around: Mapping[str, ServedStep]
 ) -> tuple[dict[str, Any], tuple[_Model, ...]]:
     """Return how the step asks for a branch, and the models that it asks."""
     components, detected = tuple(parts[name] for name in branch.components), detection(recipe, branch)
+    steps, padding = tuple(around[name] for name in branch.steps), _padding(branch, around)
     specs, spec = _written(components), recipe.inputs[branch.input]
     sent = recipe.tensor(branch.input, spec.dtype, spec.shape)
     gives = tuple(specs[tensor] for tensor in branch.embeddings)
+    if padding and (varying := next((one.name for one in gives if -1 in one.shape), None)):
+        raise UsageError(
+            f"{varying!r}, which is made of {branch.input!r} alone, varies in length, and so does its padding: what "
+            "stands in for it where the input is missing has one size",
+            hint="pool over that axis in the model, or take `bucket` out",
+        )
     name = f"{recipe.name}.{branch.input}"
     options = {
         "joins": _join(components),
@@ -76,7 +81,7 @@ def _asked(
         "detect": dict(detected.sent),
     }
     if not detected.by_steps:
-        whole = ServedEnsemble(f"{name}_branch", (sent,), gives, components, steps=steps)
+        whole = ServedEnsemble(f"{name}_branch", (sent,), gives, components, steps=(*steps, *padding))
         asked, model = _model(whole)
         # All that is read is the input.
         return {**options, **asked, "inputs": [*asked["inputs"]]}, (model,)
@@ -90,10 +95,16 @@ def _asked(
     )
     read = tuple(sent if tensor == branch.input else made[tensor] for tensor in branch.sources)
     (steps_asked, steps_model), (asked, model) = (
-        _model(first), _model(ServedEnsemble(f"{name}_branch", read, gives, components))
+        _model(first), _model(ServedEnsemble(f"{name}_branch", read, gives, components, steps=padding))
     )  # fmt: skip
     steps_asked |= {"tensor": detected.tensor, "detect": dict(detected.made), "invalid": detected.invalid}
     return {**options, **asked, "steps": steps_asked}, (steps_model, model)
+
+
+def _padding(branch: Branch, around: Mapping[str, ServedStep]) -> tuple[ServedStep, ...]:
+    """Return the steps that pad what components of a branch read to buckets."""
+    others = (step for name, step in around.items() if name not in branch.steps)
+    return tuple(step for step in others if {*step.inputs.values()} <= {*branch.sources})
 
 
 def _model(whole: ServedEnsemble) -> tuple[dict[str, Any], _Model]:

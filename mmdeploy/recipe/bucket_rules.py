@@ -22,23 +22,28 @@ def bucket_findings(recipe: Recipe) -> Iterator[Finding]:
         if all(name not in one.shape for one in recipe.sources().values()):
             message = f"no input has the size {name!r}, and only what comes in is padded: take `bucket` out"
             yield Finding((*place, "bucket"), message, needs_all=True)
-        for optional in _optional(recipe, name):
+        for optional, other in shared_sizes(recipe, name):
             message = (
-                f"{optional!r} may be left out, and what is asked for only where it is there is not padded: take "
-                "`bucket` out, or `optional`"
+                f"{optional!r} may be left out, and {other!r} has the size {name!r} too: what is asked for only where "
+                f"it is there is padded by itself; give {optional!r} a size of its own"
             )
             yield Finding((*place, "bucket"), message, involves=(("inputs", optional, "optional"),))
 
 
-def _optional(recipe: Recipe, size: str) -> Iterator[str]:
-    """Give the inputs that may be left out and have a size, or of which a step makes what has it."""
+def shared_sizes(recipe: Recipe, size: str) -> Iterator[tuple[str, str]]:
+    """Give the inputs that may be left out and have a size, or of which a step makes what has it, that others have.
+
+    With what else has the size.
+    """
     sources, steps = recipe.sources(), recipe.preprocess
+    have = [tensor for tensor, spec in sources.items() if size in spec.shape]
     for name, spec in recipe.inputs.items():
         made = {name}
         for step in (steps[one] for one in in_order(steps)):
-            made |= {*step.tensors.values()} if made & {*step.inputs.values()} else set()
-        if spec.optional and any(size in sources[tensor].shape for tensor in made if tensor in sources):
-            yield name
+            made |= {*step.tensors.values()} if {*step.inputs.values()} <= made else set()
+        other = next((tensor for tensor in have if tensor not in made), None)
+        if spec.optional and other is not None and made & {*have}:
+            yield name, other
 
 
 def gate_length_findings(recipe: Recipe) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
 from mmdeploy.core.strings import BYTES
+from mmdeploy.recipe.bucket_rules import shared_sizes
 from mmdeploy.recipe.declared import InputSpec, SizeSpec
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.padding import made_masks
@@ -56,9 +57,12 @@ def _padded(recipe: Recipe, place: Keys, name: str, own: dict[str, InputSpec]) -
     if not own:
         message = f"nothing that components read from outside has the size {name!r}, and only that is padded"
         yield Finding(place, message, needs_all=True)
-    for tensor in (name for name, spec in recipe.inputs.items() if spec.optional):
-        message = f"{tensor!r} may be left out, and where inputs may be missing nothing is padded to one length"
-        yield Finding(place, f"{message}: take one of the two out", involves=(("inputs", tensor, "optional"),))
+    for optional, other in shared_sizes(recipe, name):
+        message = (
+            f"{optional!r} may be left out, and {other!r} has the size {name!r} too: what is asked for only where it "
+            f"is there is padded by itself; give {optional!r} a size of its own"
+        )
+        yield Finding(place, message, involves=(("inputs", optional, "optional"),))
     for tensor, spec in own.items():
         if spec.dtype == BYTES:
             yield Finding(place, f"{tensor!r} is BYTES, and only numbers are padded", involves=(("inputs", tensor),))
@@ -97,9 +101,6 @@ def _made(recipe: Recipe, place: Keys, names: tuple[str, str], own: dict[str, In
         yield Finding(place, message, needs_all=True)
     elif not readers:
         yield Finding(place, f"no component reads the mask {mask!r}: wire it, or take it out", needs_all=True)
-    elif any(spec.optional for spec in recipe.inputs.values()):
-        message = "a mask is not made where inputs may be missing: let clients send it, or take `optional` out"
-        yield Finding(place, message)
     for at, wire in readers:
         if wire.dtype is not None and (wire.dtype == BYTES or wire.dtype not in NUMPY_BY_DTYPE):
             yield Finding((*at, "dtype"), f"a mask is of numbers or BOOL, not {wire.dtype}", involves=(place,))

@@ -61,17 +61,48 @@ class FillUpStep(MediaStep):
 
 
 def filled_up(recipe: Recipe) -> Recipe:
-    """Return a recipe whose ``pad_to`` and made masks are a step of ``preprocess``; itself where it has none."""
+    """Return a recipe whose ``pad_to`` and made masks are steps of ``preprocess``; itself where it has none.
+
+    That is one step, and one for each input that may be left out: what is made of that is asked for by itself.
+    """
     lengths = {name: size.pad_to for name, size in recipe.sizes.items() if size.pad_to is not None}
     made = dict(made_masks(recipe))
-    sources = _sources(recipe)
     touched = {*lengths, *made.values()}
-    read = {name: axes for name, spec in sources.items() if (axes := _axes(spec, touched))}
-    padded = {name: axes for name, axes in read.items() if {*axes.values()} & {*lengths}}
-    if not padded and not made:
+    if not touched:
+        return recipe
+    read = {name: axes for name, spec in _sources(recipe).items() if (axes := _axes(spec, touched))}
+    steps = dict(step for axes in _apart(recipe, read) if (step := _step(recipe, axes, lengths, made)) is not None)
+    if not steps:
         return recipe
     from mmdeploy.preprocess.fill_up import PADDED
 
+    padded = {name.removesuffix(PADDED) for step in steps.values() for name in step.holds if name.endswith(PADDED)}
+    components = {name: _rewired(part, padded, lengths) for name, part in recipe.components.items()}
+    found = recipe.model_copy(update={"preprocess": {**recipe.preprocess, **steps}, "components": components})
+    found._written = recipe
+    return found
+
+
+def _apart(recipe: Recipe, read: Mapping[str, Mapping[str, str]]) -> list[dict[str, Mapping[str, str]]]:
+    """Return what each step reads: an optional input that shares no size with others has one of its own."""
+    optional = {name for name, spec in recipe.inputs.items() if spec.optional}
+    alone = {
+        name
+        for name in optional & {*read}
+        if not any({*read[name].values()} & {*axes.values()} for other, axes in read.items() if other != name)
+    }
+    rest = {name: axes for name, axes in read.items() if name not in alone}
+    return [rest, *({name: read[name]} for name in read if name in alone)]
+
+
+def _step(
+    recipe: Recipe, read: Mapping[str, Mapping[str, str]], lengths: Mapping[str, int], made: Mapping[str, str]
+) -> tuple[str, FillUpStep] | None:
+    """Return the step that fills some tensors up and makes their masks, with its name; None where there is nothing."""
+    from mmdeploy.preprocess.fill_up import PADDED
+
+    sources = _sources(recipe)
+    padded = {name: axes for name, axes in read.items() if {*axes.values()} & {*lengths}}
     known = {size for axes in read.values() for size in axes.values()}
     masks = {mask: size for mask, size in made.items() if size in known}
     sent = {size.mask for size in recipe.sizes.values()}
@@ -83,7 +114,7 @@ def filled_up(recipe: Recipe) -> Recipe:
     for mask, size in masks.items():
         holds[mask] = InputSpec(dtype=dtypes[mask], shape=_at((size,), lengths), range=_range(dtypes[mask]))
     if not holds:
-        return recipe
+        return None
     step = FillUpStep(
         inputs={name: name for name in read},
         outputs={name: name for name in holds},
@@ -99,13 +130,8 @@ def filled_up(recipe: Recipe) -> Recipe:
         },
         holds=holds,
     )
-    word = "pad" if padded else "mask"
     names = "-".join(name for name in recipe.sizes if name in known)
-    components = {name: _rewired(part, {*padded}, lengths) for name, part in recipe.components.items()}
-    steps = {**recipe.preprocess, f"{word}-{names}": step}
-    found = recipe.model_copy(update={"preprocess": steps, "components": components})
-    found._written = recipe
-    return found
+    return f"{'pad' if padded else 'mask'}-{names}", step
 
 
 def made_masks(recipe: Recipe) -> Iterator[tuple[str, str]]:

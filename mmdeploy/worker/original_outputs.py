@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Progress
@@ -46,8 +47,8 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
     assert samples is not None
     feeds = samples.feeds()
     run = _Original(torch_chain(task, topological_order(recipe.components)), Modalities.of(task), progress)
-    whole = feeds.select(np.flatnonzero(run.modalities.held(feeds).all(axis=1)))
-    made = _made_at_bounds(task, whole) if whole.count else None
+    whole = np.flatnonzero(run.modalities.held(feeds).all(axis=1))
+    made = _made_at_bounds(task, feeds, whole) if len(whole) else None
     with torch_model.torch_threads(task.threads):
         _require_something(run.modalities, feeds, samples.reference)
         tensors = postprocessed(recipe, run.answers(feeds, "samples through the PyTorch model"))
@@ -79,20 +80,21 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
     )
 
 
-def _made_at_bounds(task: Task, feeds: Samples) -> tuple[Samples, Samples] | None:
+def _made_at_bounds(task: Task, feeds: Samples, whole: npt.NDArray[np.intp]) -> tuple[Samples, Samples] | None:
     """Return samples at bounds of sizes that no sample has, as clients send them and as the model reads them.
 
-    None where there are none, or where steps of the recipe make what is read of something else.
+    They are made of the samples that are whole. None where there are none, or where steps of the recipe make what is
+    read of something else.
     """
     recipe, sizes = task.recipe, {spec.name: spec.sizes for spec in task.recipe.input_specs}
     if recipe.written.preprocess:
         return None
     prepare = preparation(recipe)
     if prepare is None:
-        made = lengths.at_bounds(feeds, sizes)
+        made = lengths.at_bounds(feeds.select(whole), sizes)
         return None if made is None else (made, made)
     sent = sample_set(task, "evaluation", as_sent=True)
-    made = None if sent is None else lengths.at_bounds(sent.feeds(), sizes)
+    made = None if sent is None else lengths.at_bounds(sent.feeds().select(whole), sizes)
     if made is None:
         return None
     rows = [prepare(dict(zip(made, row, strict=True))) for row in zip(*made.values(), strict=True)]

@@ -17,8 +17,10 @@ import pytest
 from mmdeploy.building.media_steps import served_steps
 from mmdeploy.building.served_modalities import with_modalities
 from mmdeploy.core.artifact import Artifact, TensorSpec
+from mmdeploy.core.errors import UsageError
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Recipe
+from mmdeploy.triton.buckets import bucketed
 from mmdeploy.triton.config import ServedComponent, ServedEnsemble, ensemble_config, step_config, to_text
 from mmdeploy.triton.lint import lint
 from mmdeploy.triton.repository import stage
@@ -26,10 +28,11 @@ from mmdeploy.triton.repository import stage
 TESTS = Path(__file__).parents[2]
 GOLDEN = TESTS / "golden" / "triton"
 SENSES, MEDIA = TESTS / "missing_recipe/recipe.yaml", TESTS / "media_recipe/optional.yaml"
+PADDED = TESTS / "padded_recipe/optional.yaml"
 #: Shape of what components write.
 SHAPES = {
     "features": (16,), "sight": (16,), "sound": (16,), "touch": (16,), "logits": (3,), "seen": (8,), "heard": (8,),
-    "embedding": (8,),
+    "embedding": (8,), "text_embedding": (8,), "sound_embedding": (8,), "scores": (3,),
 }  # fmt: skip
 
 
@@ -66,8 +69,9 @@ def served(path: Path, folder: Path, *overrides: str) -> ServedEnsemble:
     steps, known = served_steps(recipe, written, {})
     outputs = tuple(known[name] for name in recipe.outputs)
     whole = ServedEnsemble(recipe.name, recipe.input_specs, outputs, components, steps=steps)
+    whole = bucketed(whole, {name: spec.bucket for name, spec in recipe.sizes.items() if spec.bucket is not None})
     stand_ins = folder / "stand_ins.npz"
-    np.savez(stand_ins, **{name: np.zeros(spec.shape, np.float32) for name, spec in written.items()})
+    np.savez(stand_ins, **{name: np.zeros(np.abs(spec.shape), np.float32) for name, spec in written.items()})
     return with_modalities(recipe, whole, stand_ins)
 
 
@@ -129,3 +133,16 @@ def test_of_several_steps_and_components_each_side_is_an_ensemble_that_lint_take
     assert asked(ensemble, "clip")["steps"]["tensor"] == "raw"  # type: ignore[index]
     stage(tmp_path / "repository", ensemble)
     assert [one for one in lint(tmp_path / "repository") if one.severity == "error"] == []
+
+
+def test_what_is_padded_is_part_of_its_branch(tmp_path):
+    frames, ids = served(PADDED, tmp_path).branches[::-1]
+    assert [part.name.partition(".")[2] for part in ids.parts] == ["text", "pad-tokens"]
+    assert [part.name.partition(".")[2] for part in frames.parts] == ["sound", "mask-frames", "pad-frames"]
+    assert frames.components[0].inputs == {"frames": "frames.padded", "mask": "heard.padded"}
+
+
+def test_a_branch_that_ends_in_many_lengths_is_not_padded(tmp_path, monkeypatch):
+    monkeypatch.setitem(SHAPES, "sound_embedding", (-1, 8))
+    with pytest.raises(UsageError, match="'sound_embedding', which is made of 'frames' alone, varies in length"):
+        served(PADDED, tmp_path)

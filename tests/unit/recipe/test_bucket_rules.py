@@ -40,11 +40,14 @@ def test_buckets_that_are_none_are_refused(tmp_path, override, told):
     assert "sizes.samples.bucket" in problem.where and told in problem.message
 
 
-def test_what_may_be_left_out_is_not_padded(tmp_path):
+def test_what_may_be_left_out_is_padded_by_itself(tmp_path):
+    optional = ["inputs.audio.optional=true", "inputs.audio.missing={strategy: zeros}"]
+    assert loaded(tmp_path, *optional).sizes["samples"].bucket
+    shared = "inputs.image={dtype: FP32, shape: [samples]}"
     with pytest.raises(RecipeError) as caught:
-        loaded(tmp_path, "inputs.audio.optional=true", "inputs.audio.missing={strategy: zeros}")
+        loaded(tmp_path, *optional, shared)
     (problem,) = caught.value.problems
-    assert "sizes.samples.bucket" in problem.where and "take `bucket` out, or `optional`" in problem.message
+    assert "sizes.samples.bucket" in problem.where and "give 'audio' a size of its own" in problem.message
 
 
 def test_gates_name_lengths_that_requests_may_have(tmp_path):

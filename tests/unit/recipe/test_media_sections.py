@@ -211,14 +211,24 @@ def test_invalid_is_of_files(recipe: Path) -> None:
     assert where == "inputs.clip.missing.detect.invalid" and "invalid is for files and text" in told
 
 
-def test_what_a_step_makes_of_an_optional_input_is_not_padded(recipe: Path) -> None:
+def test_what_a_step_makes_of_an_optional_input_is_padded_by_itself(recipe: Path) -> None:
     varying = [
         ("samples: 1600, ", ""),
         ("inputs: {sound: sound}", "inputs: {sound: {tensor: sound, shape: [length]}}"),
         ("preprocess:\n", "sizes: {length: {min: 800, max: 8000, bucket: [1600, 8000]}}\npreprocess:\n"),
+        ("clip:    {dtype: BYTES, shape: [1]}", f"clip: {OPTIONAL}"),
     ]
-    told = problems(recipe, *varying, ("clip:    {dtype: BYTES, shape: [1]}", f"clip: {OPTIONAL}"))
-    assert any(where == "sizes.length.bucket" and "'clip' may be left out" in said for where, said in told), told
+    shared = (
+        ("length: 8", "max_length: 800"),
+        ("heard: heard, ids: ids", "heard: heard, ids: {tensor: ids, shape: [length]}"),
+    )
+    told = problems(recipe, *varying, *shared)
+    assert any(where == "sizes.length.bucket" and "'ids' has the size 'length' too" in said for where, said in told), (
+        told
+    )
+    for new, old in ((two, one) for one, two in shared):
+        recipe.write_text(recipe.read_text().replace(new, old))
+    assert load_recipe(recipe).sizes["length"].bucket == (1600, 8000)
 
 
 def test_texts_longer_than_what_reads_them_takes_are_refused(recipe: Path) -> None:

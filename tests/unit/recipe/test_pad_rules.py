@@ -1,12 +1,14 @@
 """Sizes that are padded to one length, and masks: the recipe that is built of them, and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 from recipe_samples import SAMPLE, write_sample_files
 
 from mmdeploy.core.errors import RecipeError
 from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.recipe.modalities import branches
 
 PADDED = SAMPLE.replace("[4000]", "[samples]").replace(
     "inputs:\n  image",
@@ -70,8 +72,11 @@ def test_a_mask_that_clients_send_is_padded_with_zero(tmp_path):
         (["sizes.samples.pad_to=63999"], "sizes.samples.pad_to", "requests of 'samples' may be 64000 long (max)"),
         (["sizes.samples.bucket=[64000]"], "sizes.samples.pad_to", "give one of the two"),
         (
-            ["inputs.audio.optional=true", "inputs.audio.missing={strategy: zeros}"], "sizes.samples.pad_to",
-            "where inputs may be missing nothing is padded to one length",
+            [
+                "inputs.audio.optional=true", "inputs.audio.missing={strategy: zeros}",
+                "inputs.image={dtype: FP32, shape: [samples]}",
+            ],
+            "sizes.samples.pad_to", "'image' has the size 'samples' too",
         ),
         (["sizes.samples.mask=heard"], "sizes.samples.mask", "no component reads the mask 'heard'"),
         (["sizes.samples.mask=image"], "sizes.samples.mask", "'image' has no axis 'samples'"),
@@ -113,3 +118,14 @@ def test_what_preprocess_makes_is_not_padded(tmp_path):
         )  # fmt: skip
     told = {one.message for one in caught.value.problems if "sizes.tokens" in one.where}
     assert any("a step of preprocess makes 'ids'; pad_to and mask are for what clients send" in one for one in told)
+
+
+def test_each_optional_input_is_filled_up_by_a_step_of_its_branch():
+    """And what cannot be left out by one of all that remains."""
+    folder = Path(__file__).parents[2] / "padded_recipe"
+    recipe = load_recipe(folder / "optional.yaml")
+    found = branches(recipe)
+    assert [*recipe.preprocess] == ["pad-tokens", "mask-frames"]
+    assert found["ids"].steps == ("pad-tokens",) and found["ids"].sources == ("ids.padded", "real")
+    assert found["frames"].steps == ("mask-frames",) and found["frames"].sources == ("frames", "heard")
+    assert [*load_recipe(folder / "recipe.yaml").preprocess] == ["pad-tokens-frames"]

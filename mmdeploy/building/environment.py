@@ -15,8 +15,10 @@ from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.core.open_files import require_open_files
 from mmdeploy.core.target import Target
-from mmdeploy.model.distributions import distribution_of
+from mmdeploy.model.distributions import distribution_of, requirement_of
 from mmdeploy.plugins.loading import Plugin
+from mmdeploy.preprocess import METHODS
+from mmdeploy.recipe.media_wiring import steps_of
 from mmdeploy.triton.install import find_installation
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 #: What the report's plots are drawn with.
 _REPORT = ("matplotlib",)
+#: Distributions of packages that have several, by the name that they are imported under.
+_SOLD_AS = {"faiss": "faiss-cpu"}
 
 
 def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
@@ -47,16 +51,30 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
         module = step.sort.module(step.method, recipe.root)
         asked.append((step.sort.requires_of(module), step.id, module))
     missing = {name: (who, module) for names, who, module in asked for name in names if find_spec(name) is None}
-    if missing:
-        listed = ", ".join(f"{distribution_of(name)} (for {who})" for name, (who, _) in missing.items())
-        raise EnvironmentUnfitError(f"not installed in this environment: {listed}", hint=_hint(recipe, missing))
+    media = _missing_of_media(recipe)
+    if missing or media:
+        needed = {name: who for name, (who, _) in missing.items()} | {name: who for name, (who, _) in media.items()}
+        listed = ", ".join(f"{distribution_of(name)} (for {who})" for name, who in needed.items())
+        raise EnvironmentUnfitError(f"not installed in this environment: {listed}", hint=_hint(recipe, missing, media))
     if recipe.gates:
         find_installation()
 
 
-def _hint(recipe: Recipe, missing: Mapping[str, tuple[str, object]]) -> str:
-    """Say what to install: our own extra, and by name what only plug-ins need."""
+def _missing_of_media(recipe: Recipe) -> dict[str, tuple[str, str]]:
+    """Return what steps of ``preprocess`` and ``postprocess`` import and is missing: who needs it, what to install."""
+    found: dict[str, tuple[str, str]] = {}
+    for section, name, step in steps_of(recipe):
+        own = () if (method := METHODS.get(step.name_of_method)) is None else method.REQUIRES
+        for package in step.requires:
+            if not requirement_of(package):
+                what = "'multimodal-deploy[media]'" if package in own else _SOLD_AS.get(package, package)
+                found[package] = f"{section}.{name}", what
+    return found
+
+
+def _hint(recipe: Recipe, missing: Mapping[str, tuple[str, object]], media: Mapping[str, tuple[str, str]]) -> str:
+    """Say what to install: our own extras, and by name what only plug-ins and steps of the recipe need."""
     others = [distribution_of(name) for name, (_, module) in missing.items() if isinstance(module, Plugin)]
     extra = "gpu" if recipe.target in (Target.CUDA, Target.TENSORRT) else "cpu"
     own = [f"'multimodal-deploy[{extra}]'"] if len(others) < len(missing) else []
-    return f"pip install {' '.join([*own, *others])}"
+    return f"pip install {' '.join(dict.fromkeys([*own, *others, *(what for _, what in media.values())]))}"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmdeploy import preprocess
 from mmdeploy.core.artifact import Array, Artifact, TensorSpec
-from mmdeploy.core.errors import UsageError
+from mmdeploy.core.errors import EnvironmentUnfitError, UsageError
 from mmdeploy.data.sample_sets import SampleSet
-from mmdeploy.model.distributions import version_of
+from mmdeploy.model.distributions import requirement_of
 from mmdeploy.model.imports import code_behind
 from mmdeploy.planning.recipe_inputs import matching
 from mmdeploy.planning.steps import DATA_SETS
@@ -72,13 +72,15 @@ def _step(
     recipe: Recipe, name: str, section: MediaStep, specs: Mapping[str, TensorSpec], sample: Mapping[str, Array]
 ) -> tuple[ServedStep, dict[str, TensorSpec]]:
     files = {option: f"{option}-{path.name}" for option, path in section.paths.items()}
+    wired = WiredMethod.from_json(section.described())
     described = section.described(files)
-    wired = WiredMethod.from_json(described)
+    described["options"] = {**described["options"], **wired.settled()}
     try:
+        wired.look_at(recipe.root)
         held = wired.specs(
             {tensor: Spec(specs[tensor].dtype, specs[tensor].shape) for tensor in section.inputs.values()}
         )
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OSError) as error:
         raise UsageError(f"the step {name} cannot be served behind what was built: {error}") from error
     read_later = {spec.name: spec for spec in recipe.source_specs}  # with the names of sizes
     written = {
@@ -96,7 +98,7 @@ def _step(
         options=described,
         beside={"mmdeploy_preprocess": _PACKAGE, "mmdeploy_requests.py": REQUESTS_CODE, **beside}
         | dict(_own_files(recipe, section)),
-        requires=tuple(f"{one}=={version_of(one)}" for one in section.requires),
+        requires=tuple(_requirement(one, name) for one in section.requires),
         input_rules=_input_rules(recipe, section),
         serving=Serving(
             max_batch_size=recipe.max_batch_size,
@@ -105,6 +107,12 @@ def _step(
         sample={own: sample[tensor] for own, tensor in section.inputs.items() if tensor in sample},
     )
     return step, written
+
+
+def _requirement(package: str, step: str) -> str:
+    if not (found := requirement_of(package)):
+        raise EnvironmentUnfitError(f"{package} is not installed, and the step {step} imports it", hint="install it")
+    return found
 
 
 def _input_rules(recipe: Recipe, section: MediaStep) -> dict[str, dict[str, Any]]:

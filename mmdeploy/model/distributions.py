@@ -49,6 +49,18 @@ def version_of(name: str) -> str:
         return ""
 
 
+def requirement_of(name: str) -> str:
+    """Return the line of ``requirements.txt`` for a distribution, or for what is imported as ``name``.
+
+    Returns:
+        Such as ``faiss-cpu==1.9.0``; empty when it is not installed.
+    """
+    if found := version_of(name):
+        return f"{distribution_of(name)}=={found}"
+    owner = next(iter(importlib.metadata.packages_distributions().get(name, ())), "")  # looks at all that is installed
+    return f"{owner}=={version_of(owner)}" if owner else ""
+
+
 def distribution_of(name: str) -> str:
     """Return the name of the distribution that gives an import, as far as names tell."""
     return DISTRIBUTIONS.get(name, name)

@@ -16,7 +16,7 @@ from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.store import Store
 from mmdeploy.core.target import this_hardware
 from mmdeploy.core.version import __version__
-from mmdeploy.model.distributions import version_of
+from mmdeploy.model.distributions import requirement_of, version_of
 from mmdeploy.model.imports import code_behind, code_digest
 from mmdeploy.planning.chains import candidates, yardstick
 from mmdeploy.planning.kinds import STARTING_MODULES
@@ -123,7 +123,7 @@ def _media(steps: Mapping[str, MediaStep], root: Path, facts: FileFacts) -> dict
         if isinstance(step, OwnStep):
             paths += matching(step.files, root)
             code = source_of(code_behind(step.method, root, facts), facts)
-        versions = {one: version_of(one) for one in step.requires}
+        versions = {one: requirement_of(one) for one in step.requires}
         found[name] = digest([step.described(), digests_of(paths, root, facts), code, versions])
     return found
 

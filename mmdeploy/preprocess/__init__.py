@@ -15,12 +15,13 @@ from .decode_image import DecodeImage
 from .nearest import Nearest
 from .own import Own
 from .pipeline import METHODS, Pipeline, WiredMethod
-from .refusal import RefusedError, Spec
+from .refusal import ANY_ROW, RefusedError, Spec
 from .sample_frames import SampleFrames
 from .scores import L2Normalise, Normalise, Softmax, Threshold, TopK
 from .tokenize_text import Tokenize
 
 __all__ = [
+    "ANY_ROW",
     "METHODS",
     "DecodeAudio",
     "DecodeImage",

@@ -5,18 +5,22 @@ product or by Euclidean distance, and gives the k best, the best first: larger i
 ``labels``, where the file has them, are a text a row.
 When to choose it: retrieval and recognition by example. Another file is another gallery: nothing but the judgement runs
 again.
-What it needs: NumPy; faiss is used where it is installed, which pays from some ten thousand rows on.
-Limits: the search is exact, and the gallery is in the memory of each instance.
+What it needs: NumPy; faiss is used where it is installed when the recipe is built, which pays from some ten thousand
+rows on, and is then needed to serve.
+Limits: the search is exact, and the gallery is in the memory of each instance. Rows are numbers, each of them finite,
+and by cosine and dot product none is all zeros, which would be like everything.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from .refusal import Array, Spec
+from .gallery import Gallery, gallery_from
+from .refusal import Array, RefusedError, Spec
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,22 @@ class Nearest:
         embedding = given["embedding"]
         if embedding.dtype == "BYTES" or len(embedding.shape) != 1:
             raise ValueError(f"takes one vector a sample, not {embedding.dtype} {list(embedding.shape)}")
+        if embedding.shape[0] >= 0 and (problem := self._unfit(embedding.shape[0])):
+            raise ValueError(problem)
         shape = (self.k,)
-        return {"ids": Spec("INT64", shape), "scores": Spec("FP32", shape), "labels": Spec("BYTES", shape)}
+        found = {"ids": Spec("INT64", shape), "scores": Spec("FP32", shape)}
+        gallery: Gallery | None = getattr(self, "_gallery", None)
+        return found | ({"labels": Spec("BYTES", shape)} if gallery is None or gallery.labels else {})
+
+    def requires(self) -> tuple[str, ...]:
+        """Return the packages that it imports, by the names they are imported under, besides NumPy."""
+        return ("faiss",) if self.settled()["search"] == "faiss" else ()
+
+    def settled(self) -> dict[str, Any]:
+        """Return the options that depend on where it runs, as they are here."""
+        if self.search != "auto":
+            return {"search": self.search}
+        return {"search": "numpy" if importlib.util.find_spec("faiss") is None else "faiss"}
 
     def open(self, folder: Path) -> None:
         """Load the gallery.
@@ -53,55 +71,66 @@ class Nearest:
         Raises:
             ValueError: If it is none, or has fewer rows than are asked for.
         """
-        import numpy as np
+        self.look_at(folder)
+        gallery: Gallery = getattr(self, "_gallery")  # noqa: B009 - the class is frozen
+        object.__setattr__(self, "_faiss", self._index(gallery.rows))
 
-        try:
-            with np.load(folder / self.index, allow_pickle=False) as arrays:
-                rows = np.asarray(arrays["embeddings"], np.float32)
-                labels = [str(one).encode() for one in arrays["labels"]] if "labels" in arrays.files else []
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{self.index} is no gallery, an .npz file with embeddings: {error}") from error
-        if rows.ndim != 2 or len(rows) < self.k or (labels and len(labels) != len(rows)):
-            raise ValueError(
-                f"{self.index} holds embeddings of shape {list(rows.shape)} and {len(labels)} labels: a row each, and "
-                f"{self.k} rows or more"
-            )
-        if not np.isfinite(rows).all():
-            raise ValueError(f"{self.index} holds embeddings that are no numbers")
-        if self.metric == "cosine":
-            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
-        object.__setattr__(self, "_gallery", (rows, labels, self._faiss(rows)))
+    def look_at(self, folder: Path) -> None:
+        """Load the gallery by NumPy alone; it is known then what fits it.
+
+        Raises:
+            ValueError: As of `open`.
+        """
+        gallery = gallery_from(folder / self.index, self.index)
+        if len(gallery.rows) < self.k:
+            raise ValueError(f"k is {self.k}, and {self.index} has {len(gallery.rows)} rows: take as many or fewer")
+        if self.metric != "l2":
+            gallery.refuse_zeros(self.index)
+        object.__setattr__(self, "_gallery", gallery.unit() if self.metric == "cosine" else gallery)
 
     def row(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Search for one sample."""
+        """Search for one sample.
+
+        Raises:
+            RefusedError: If the embedding is not as long as the gallery's rows, or holds what is no number.
+        """
         import numpy as np
 
-        rows, labels, faiss_index = getattr(self, "_gallery")  # noqa: B009 - the class is frozen
+        gallery: Gallery = getattr(self, "_gallery")  # noqa: B009 - the class is frozen
+        faiss_index = getattr(self, "_faiss", None)
         vector = values["embedding"].astype(np.float32)
-        if len(vector) != rows.shape[1]:
-            raise TypeError(f"the embedding has {len(vector)} values, and {self.index} rows of {rows.shape[1]}")
+        if problem := self._unfit(len(vector)):
+            raise RefusedError(f"does not fit: {problem}")
+        if not np.isfinite(vector).all():
+            raise RefusedError("holds values that are no numbers")
         if self.metric == "cosine":
-            vector = vector / np.maximum(np.linalg.norm(vector), np.float32(1e-12))
+            norm = np.linalg.norm(vector.astype(np.float64))
+            vector = (vector / (norm or 1)).astype(np.float32)
         if faiss_index is not None:
             found, ids = (array[0] for array in faiss_index.search(vector[None], self.k))
             scores = -np.sqrt(np.maximum(found, 0)) if self.metric == "l2" else found
         else:
-            every = -np.linalg.norm(rows - vector, axis=1) if self.metric == "l2" else rows @ vector
+            every = -np.linalg.norm(gallery.rows - vector, axis=1) if self.metric == "l2" else gallery.rows @ vector
             ids = np.argsort(-every, kind="stable")[: self.k]
             scores = every[ids]
-        told = np.array([labels[one] if labels else b"" for one in ids], dtype=object)
-        return {"ids": ids.astype(np.int64), "scores": scores.astype(np.float32), "labels": told}
+        answer = {"ids": ids.astype(np.int64), "scores": scores.astype(np.float32)}
+        if gallery.labels:
+            answer["labels"] = np.array([gallery.labels[one] for one in ids], dtype=object)
+        return answer
 
-    def _faiss(self, rows: Array) -> Any:
+    def _unfit(self, width: int) -> str:
+        """Say why an embedding of so many values cannot be looked for; empty where it can, or nothing is open."""
+        gallery: Gallery | None = getattr(self, "_gallery", None)
+        if gallery is None or gallery.rows.shape[1] == width:
+            return ""
+        return f"{self.index} has rows of {gallery.rows.shape[1]} values, and the embedding has {width}"
+
+    def _index(self, rows: Array) -> Any:
         """Return faiss's exact index of the rows; None where NumPy searches."""
-        if self.search == "numpy":
+        if self.settled()["search"] == "numpy":
             return None
-        try:
-            import faiss
-        except ImportError:
-            if self.search == "faiss":
-                raise
-            return None
+        import faiss
+
         index = faiss.IndexFlatL2(rows.shape[1]) if self.metric == "l2" else faiss.IndexFlatIP(rows.shape[1])
         index.add(rows)
         return index

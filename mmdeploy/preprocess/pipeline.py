@@ -75,6 +75,22 @@ class WiredMethod:
             method = Own(name, outputs, options.get("arguments", {}))
         return cls(method, dict(described["inputs"]), dict(described["outputs"]))
 
+    def look_at(self, folder: Path) -> bool:
+        """Let a method read files that say what fits it, and that need no package; say whether it has such files.
+
+        Raises:
+            ValueError: If a file is not what the method takes.
+        """
+        look = getattr(self.method, "look_at", None)
+        if look is not None:
+            look(folder)
+        return look is not None
+
+    def settled(self) -> dict[str, Any]:
+        """Return those of the method's options that depend on where it runs, as they are here."""
+        settle = getattr(self.method, "settled", None)
+        return {} if settle is None else settle()
+
     def specs(self, given: Mapping[str, Spec]) -> dict[str, Spec]:
         """Return the specs of the tensors that it writes, by their names."""
         found = self.method.specs({own: given[tensor] for own, tensor in self.inputs.items()})

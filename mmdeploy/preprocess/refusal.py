@@ -31,6 +31,10 @@ class Spec(NamedTuple):
     shape: tuple[int, ...]
 
 
+#: Stands for a tensor of which nothing is known.
+ANY_ROW = Spec("FP32", (-1,))
+
+
 def content_of(value: Any, max_bytes: int) -> bytes:
     """Return the one string of a sample: of an array, or as it is.
 

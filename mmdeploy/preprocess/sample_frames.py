@@ -45,8 +45,11 @@ class SampleFrames:
 
     def __post_init__(self) -> None:
         """Check what the options say together."""
-        if min(*self.size, self.frames, self.max_frames, self.max_pixels, self.max_bytes) < 1:
-            raise ValueError("sizes, frames and limits are 1 or more")
+        if min(self.size) < 1:
+            raise ValueError(f"size is {list(self.size)}: each 1 or more")
+        for name in ("frames", "max_frames", "max_pixels", "max_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: 1 or more")
 
     def specs(self, given: Mapping[str, Spec]) -> dict[str, Spec]:
         """Return what it gives of what it is given."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from .refusal import Array, Spec
+from .refusal import Array, RefusedError, Spec
 
 
 def _numbers(given: Spec, axes: int | None = None) -> None:
@@ -128,29 +128,84 @@ class TopK:
         """Return what it gives of what it is given."""
         scores = given["scores"]
         _numbers(scores, axes=1)
-        if 0 <= scores.shape[0] < self.k:
-            raise ValueError(f"k is {self.k}, and there are {scores.shape[0]} scores")
+        if scores.shape[0] >= 0 and (problem := self._unfit(scores.shape[0])):
+            raise ValueError(problem)
         found = {"ids": Spec("INT64", (self.k,)), "scores": Spec("FP32", (self.k,))}
         return found | ({"labels": Spec("BYTES", (self.k,))} if self.labels is not None else {})
 
     def open(self, folder: Path) -> None:
-        """Read the labels."""
+        """Read the labels; a ValueError says why they are none."""
+        self.look_at(folder)
+
+    def look_at(self, folder: Path) -> None:
+        """Read the labels; it is known then what fits them.
+
+        Raises:
+            ValueError: If they are no labels, or fewer than are asked for.
+        """
         lines: list[bytes] = []
         if self.labels is not None:
-            lines = (folder / self.labels).read_bytes().replace(b"\r\n", b"\n").removesuffix(b"\n").split(b"\n")
+            lines = _labels((folder / self.labels).read_bytes(), self.labels)
+            if len(lines) < self.k:
+                raise ValueError(f"k is {self.k}, and {self.labels} holds {_counted(lines)}, a line for each score")
         object.__setattr__(self, "_lines", lines)
 
     def row(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Rank one sample."""
+        """Rank one sample.
+
+        Raises:
+            RefusedError: If it has fewer scores than are asked for, or another number than there are labels.
+        """
         import numpy as np
 
         scores = values["scores"]
+        if problem := self._unfit(len(scores)):
+            raise RefusedError(f"does not fit: {problem}")
         ids = np.argsort(-scores.astype(np.float64), kind="stable")[: self.k].astype(np.int64)
         found: dict[str, Array] = {"ids": ids, "scores": scores[ids].astype(np.float32)}
-        lines: list[bytes] = getattr(self, "_lines", [])
-        if lines:
-            found["labels"] = np.array([lines[one] if one < len(lines) else b"" for one in ids], dtype=object)
+        if lines := self._known_lines:
+            found["labels"] = np.array([lines[one] for one in ids], dtype=object)
         return found
+
+    @property
+    def _known_lines(self) -> list[bytes]:
+        """The labels; none before they are read."""
+        found: list[bytes] = getattr(self, "_lines", [])
+        return found
+
+    def _unfit(self, count: int) -> str:
+        """Say why so many scores cannot be ranked; empty where they can."""
+        if count < self.k:
+            return f"k is {self.k}, and there are {count} scores: take {count} or fewer"
+        lines = self._known_lines
+        if lines and len(lines) != count:
+            return f"{self.labels} holds {_counted(lines)}, and there are {count} scores: a line for each"
+        return ""
+
+
+def _labels(content: bytes, name: str) -> list[bytes]:
+    """Return the lines of a file of labels, which end in LF or CRLF.
+
+    Raises:
+        ValueError: Naming the line that is none.
+    """
+    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(
+            f"{name}:1 begins with a byte-order mark, which would be a part of the label: save without one"
+        )
+    lines = content.replace(b"\r\n", b"\n").removesuffix(b"\n").split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            blank = not line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}:{number} is no UTF-8: {error.reason}") from error
+        if blank:
+            raise ValueError(f"{name}:{number} is blank: a label a line, none left out")
+    return lines
+
+
+def _counted(lines: list[bytes]) -> str:
+    return f"{len(lines)} label{'s' * (len(lines) != 1)}"
 
 
 @dataclass(frozen=True)

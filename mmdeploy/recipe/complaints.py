@@ -10,6 +10,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from mmdeploy.core.errors import did_you_mean, nearest
+from mmdeploy.recipe import own_steps
+from mmdeploy.recipe.media import FILE_PATTERN, DeclaredOutput, OwnStep
 from mmdeploy.recipe.methods import PLUGGED_IN
 from mmdeploy.recipe.schema import PATTERN_MEANINGS
 from mmdeploy.recipe.sections import annotation_at, described, members, methods, models, places_of, section_at, value_at
@@ -149,8 +151,7 @@ def _complaint(detail: Any, data: Any) -> Complaint:
         case "union_tag_invalid":
             return _unknown_method(data, path, value_at(data, (*path, "method")))
         case "union_tag_not_found":
-            accepted = ", ".join(_methods_at(data, path))
-            return Complaint((*path, "method"), f"missing; accepted: {accepted}", missing=True)
+            return _no_method(data, path)
         case "plug-in":
             return Complaint((*path, "method"), str(detail["ctx"]["told"]))
         case "literal_error" | "enum" if path and path[-1] == "method":
@@ -181,20 +182,37 @@ def _unknown_key(data: Any, place: Keys) -> Complaint:
     )
 
 
+def _no_method(data: Any, path: Keys) -> Complaint:
+    own = value_at(data, (*path, own_steps.SPELT_OTHERWISE)) if _may_be_own(data, path) else None
+    if isinstance(own, str):
+        place = (*path, own_steps.SPELT_OTHERWISE)
+        return Complaint(place, own_steps.spelling(own), meant="method", meant_key=True)
+    return Complaint((*path, "method"), f"missing; accepted: {', '.join(_methods_at(data, path))}", missing=True)
+
+
+def _may_be_own(data: Any, path: Keys) -> bool:
+    return OwnStep in models(annotation_at(data, path))
+
+
 def _methods_at(data: Any, path: Keys) -> list[str]:
-    return [name for model in models(annotation_at(data, path)) for name in methods(model)]
+    found = [name for model in models(annotation_at(data, path)) for name in methods(model)]
+    return [*found, own_steps.REFERENCE] if _may_be_own(data, path) else found
 
 
 def _unknown_method(data: Any, path: Keys, value: Any) -> Complaint:
     accepted = _methods_at(data, path)
     if not isinstance(value, str):
         return Complaint((*path, "method"), f"must be a string, not {shown(value)}; {did_you_mean('', accepted)}")
+    if _may_be_own(data, path) and (advice := own_steps.advice(value)):
+        return Complaint((*path, "method"), f"unknown method {value!r}; {advice}")
     message = f"unknown method {value!r}; {did_you_mean(value, accepted)}"
     return Complaint((*path, "method"), message, meant=nearest(value, accepted))
 
 
 def _value_message(detail: Any, data: Any) -> str:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind.startswith("model") and models(annotation_at(data, detail["path"])) == [DeclaredOutput]:
+        return own_steps.undeclared(str(detail["path"][-1]), value)
     if kind in _WANTED:
         return f"must be {_wanted(kind, detail, data)}, not {shown(value)}{_advice(kind, value)}"
     if kind in _BOUNDS:
@@ -205,7 +223,8 @@ def _value_message(detail: Any, data: Any) -> str:
             return _unknown_value(value, annotation_at(data, detail["path"]))
         case "string_pattern_mismatch":
             meaning = PATTERN_MEANINGS.get(context["pattern"], f"a string that matches {context['pattern']}")
-            return f"must be {meaning}; not {shown(value)}"
+            advice = own_steps.advice(value) if context["pattern"] == FILE_PATTERN else ""
+            return f"must be {meaning}; not {shown(value)}{advice and f'; {advice}'}"
         case "too_short" | "string_too_short" if context["min_length"] == 1:
             return "must not be empty"
         case "too_short" | "string_too_short":

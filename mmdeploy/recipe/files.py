@@ -20,8 +20,9 @@ from mmdeploy.model.weight_files import INDEX, files_of
 from mmdeploy.recipe.declared import plain_shape
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.label_files import label_problem
-from mmdeploy.recipe.media import OwnStep
-from mmdeploy.recipe.media_wiring import steps_of
+from mmdeploy.recipe.media import OwnStep, file_misfit, written_specs
+from mmdeploy.recipe.media_wiring import given_specs, steps_of
+from mmdeploy.recipe.own_steps import signature_findings
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.yaml_tree import Keys
 
@@ -93,10 +94,29 @@ def _media_findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterat
             place = (section, name, "method")
             if problem := _reference_problem(step.method, folder_at(place)):
                 yield Finding(place, problem)
+            else:
+                code = step.method.rpartition(":")[0]
+                module = _parsed((folder_at(place) / code).read_bytes(), code)
+                yield from signature_findings((section, name), step, module)
             for index, pattern in enumerate(step.files):
                 place = (section, name, "files", index)
                 if problem := _glob_problem(pattern, folder_at(place)):
                     yield Finding(place, problem)
+    yield from _unfit_media(recipe, folder_at)
+
+
+def _unfit_media(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:
+    """Find files of steps that are not what their method takes, or that do not fit what it is given."""
+    if not recipe.preprocess and not recipe.postprocess:
+        return
+    for section, given in given_specs(recipe):
+        steps = getattr(recipe, section)
+        known = given | written_specs(steps, given)
+        for name, step in steps.items():
+            for option, file in step.paths.items():
+                root = folder_at((section, name, option))
+                if file_problem(str(file), root) is None and (problem := file_misfit(step, root, known)):
+                    yield Finding((section, name, option), problem)
 
 
 def _label_findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from mmdeploy.preprocess import Spec
 
 FILE_PATTERN = r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_.]*$"
+PACKAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+#: What each pattern asks for, in words.
+OWN_PATTERNS: Mapping[str, str] = {
+    FILE_PATTERN: "a callable beside the recipe, as path.py:callable",
+    PACKAGE_PATTERN: "the name of a distribution, such as scipy; its version is the one that is installed",
+}
 _WIRES = ("method", "inputs", "outputs", "instances")
 
 
@@ -69,10 +75,11 @@ class MediaStep(Section):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """Distributions that it imports, besides NumPy."""
-        from mmdeploy.preprocess import METHODS
+        """What it imports: distributions, or packages by the names they are imported under."""
+        from mmdeploy.preprocess import METHODS, WiredMethod
 
-        return tuple(METHODS[self.name_of_method].REQUIRES)
+        found = getattr(WiredMethod.from_json(self.described()).method, "requires", tuple)
+        return ("numpy", *METHODS[self.name_of_method].REQUIRES, *found())
 
     def described(self, files: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return what `WiredMethod.from_json` takes; ``files`` says what options that name files become."""
@@ -115,8 +122,15 @@ class OwnStep(MediaStep):
         min_length=1, description="By name in the dict that it returns; of one output the name is free."
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="Further arguments, JSON values.")
-    requires_packages: tuple[str, ...] = Field((), description="Distributions that it imports, besides NumPy.")
+    requires_packages: tuple[Annotated[str, Field(pattern=PACKAGE_PATTERN)], ...] = Field(
+        (), description="Distributions that it imports, besides NumPy; their versions are the installed ones."
+    )
     files: tuple[Annotated[str, "glob"], ...] = Field((), description="Globs of files that it reads, beside it.")
+
+    @staticmethod
+    def is_meant(method: object) -> bool:
+        """Say whether a value of ``method`` is a reference, right or wrong, and no method's name."""
+        return isinstance(method, str) and ":" in method
 
     @property
     def options(self) -> dict[str, Any]:
@@ -130,8 +144,8 @@ class OwnStep(MediaStep):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """Distributions that it imports, besides NumPy."""
-        return self.requires_packages
+        """What it imports, as far as the recipe says."""
+        return ("numpy", *(name for name in self.requires_packages if name != "numpy"))
 
     def described(self, files: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return what `WiredMethod.from_json` takes."""
@@ -218,18 +232,51 @@ def _specified(steps: Mapping[str, MediaStep], known: dict[str, Spec]) -> Iterat
     """Give each step with what is wrong with its inputs; add what it writes to what is known."""
     if not steps:
         return
-    from mmdeploy.preprocess import WiredMethod
+    from mmdeploy.preprocess import ANY_ROW, WiredMethod
 
     for name in in_order(steps):
         step, problem = steps[name], ""
         own_inputs, own_outputs = step.accepts
         if {*step.inputs} == {*own_inputs} and {*step.outputs} <= {*own_outputs}:
             wired = WiredMethod.from_json(step.described())
-            if all(tensor in known for tensor in step.inputs.values()):
-                try:
-                    known |= wired.specs(known)
-                except KeyError as error:
-                    problem = f"gives no {error.args[0]} with these options"
-                except ValueError as error:
-                    problem = str(error)
+            unknown = {tensor: ANY_ROW for tensor in step.inputs.values() if tensor not in known}
+            try:
+                found = wired.specs({**known, **unknown})
+                known |= {} if unknown else found
+            except KeyError as error:
+                problem = f"gives no {error.args[0]} with these options"
+            except ValueError as error:
+                problem = "" if unknown else str(error)
         yield name, problem
+
+
+def file_misfit(step: MediaStep, root: Path, known: Mapping[str, Spec]) -> str:
+    """Say why a step's file is not what it takes, or does not fit what it is given; empty where it does.
+
+    Args:
+        step: With one file; what is wrong without looking into it is told elsewhere.
+        root: The folder that it is relative to.
+        known: What tensors hold, as far as that is known.
+    """
+    from mmdeploy.preprocess import ANY_ROW, WiredMethod
+
+    own_inputs, own_outputs = step.accepts
+    if {*step.inputs} != {*own_inputs} or not {*step.outputs} <= {*own_outputs}:
+        return ""
+    wired = WiredMethod.from_json(step.described())
+    given = {tensor: known.get(tensor, ANY_ROW) for tensor in step.inputs.values()}
+    try:
+        wired.specs(given)
+    except (KeyError, ValueError):
+        return ""
+    try:
+        if wired.look_at(root):
+            wired.specs(given)
+    except KeyError as error:
+        (file,) = step.paths.values()
+        return f"{file} holds no {error.args[0]}, and that output is wired: add them there, or take the output out"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -51,7 +51,7 @@ globals().update({section.__name__: section for section in SECTIONS.values()})
 
 def _tag(value: Any) -> Any:
     method = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
-    return _OWN if isinstance(method, str) and ":" in method else method
+    return _OWN if OwnStep.is_meant(method) else method
 
 
 #: What a recipe says of a step: one of these, or a function of its own.

@@ -12,6 +12,7 @@ from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.media import MediaStep, in_order, spec_problems
 
 if TYPE_CHECKING:
+    from mmdeploy.preprocess import Spec
     from mmdeploy.recipe.schema import Recipe
 
 SECTIONS = ("preprocess", "postprocess")
@@ -64,7 +65,7 @@ def _own_names(recipe: Recipe) -> Iterator[Finding]:
                 if own not in accepted:
                     message = f"the method has no {side[:-1]} {own!r}; {did_you_mean(own, accepted)}"
                     yield Finding((section, name, side, own), message)
-        for own in inputs:
+        for own in inputs if {*step.inputs} <= {*inputs} else ():  # else it is what is misspelt, which is told
             if own not in step.inputs:
                 yield Finding((section, name, "inputs"), f"its input {own!r} is wired to nothing", needs_all=True)
 
@@ -107,18 +108,25 @@ def _unread(recipe: Recipe) -> Iterator[Finding]:
 
 def _unfit(recipe: Recipe) -> Iterator[Finding]:
     """Find steps that do not take the types or shapes that they are given, as far as those are declared."""
-    from mmdeploy.preprocess import Spec
-
-    sent = {name: Spec(spec.dtype, plain_shape(spec.shape)) for name, spec in recipe.inputs.items()}
-    declared = {
-        wire.tensor: Spec(wire.dtype, plain_shape(wire.shape))
-        for part in recipe.components.values()
-        for wire in part.outputs.values()
-        if wire.dtype is not None and wire.shape is not None
-    }
-    for section, given in (("preprocess", sent), ("postprocess", declared)):
+    for section, given in given_specs(recipe):
         for name, problem in spec_problems(getattr(recipe, section), given):
             yield Finding((section, name), problem)
+
+
+def given_specs(recipe: Recipe) -> Iterator[tuple[str, dict[str, Spec]]]:
+    """Give each section with what is declared of the tensors that its first steps read.
+
+    A component's output whose type is not declared is taken for FP32: steps take any numbers.
+    """
+    from mmdeploy.preprocess import Spec
+
+    yield "preprocess", {name: Spec(spec.dtype, plain_shape(spec.shape)) for name, spec in recipe.inputs.items()}
+    wires = (wire for part in recipe.components.values() for wire in part.outputs.values())
+    declared = {wire.tensor: (wire.dtype or "FP32", wire.shape) for wire in wires}
+    yield (
+        "postprocess",
+        {tensor: Spec(dtype, plain_shape(shape)) for tensor, (dtype, shape) in declared.items() if shape is not None},
+    )
 
 
 def _scored(recipe: Recipe) -> Iterator[Finding]:

@@ -34,7 +34,7 @@ from mmdeploy.recipe.declared import (
     Wire,
     plain_shape,
 )
-from mmdeploy.recipe.media import FILE_PATTERN, model_outputs, prepared, with_sizes
+from mmdeploy.recipe.media import OWN_PATTERNS, model_outputs, prepared, with_sizes
 from mmdeploy.recipe.media_union import Step
 from mmdeploy.recipe.methods import union_of
 from mmdeploy.recipe.missing import Subset
@@ -46,7 +46,7 @@ MODULE_PATTERN = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$"
 
 #: What each pattern asks for, in words: messages show these instead of the regular expression.
 PATTERN_MEANINGS: Mapping[str, str] = {
-    FILE_PATTERN: "a callable beside the recipe, as path.py:callable",
+    **OWN_PATTERNS,
     REFERENCE_PATTERN: "a callable, as path.py:callable (beside the recipe) or package.module:callable",
     NAME_PATTERN: (
         "a name of letters, digits, '_', '-' and '.' that does not start with '.' or '-': "

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from mmdeploy.core.errors import nearest
+from mmdeploy.recipe.media import OwnStep
 from mmdeploy.recipe.methods import NotYet, PluggedIn
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.yaml_tree import Keys
@@ -123,7 +124,7 @@ def _chosen(candidates: list[type[BaseModel]], data: Any) -> type[BaseModel] | N
         if issubclass(candidate, PluggedIn):
             if (plugged_in := candidate.options_of(method)) is not None:
                 return plugged_in
-        elif method in methods(candidate):
+        elif method in methods(candidate) or (candidate is OwnStep and OwnStep.is_meant(method)):
             return candidate
     candidates = [candidate for candidate in candidates if not issubclass(candidate, PluggedIn)]
     if method is not None and any(map(methods, candidates)):

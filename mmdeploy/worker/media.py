@@ -102,13 +102,13 @@ def postprocessed(recipe: Recipe, tensors: Mapping[str, Array]) -> dict[str, Arr
     if not recipe.postprocess:
         return found
     pipeline = _opened(recipe, recipe.postprocess)
-    for one in pipeline.methods:
+    for name, one in zip(in_order(recipe.postprocess), pipeline.methods, strict=True):
         rows = zip(*(found[tensor] for tensor in one.inputs.values()), strict=True)
         try:
             with passing_over():
                 answers = [_answer(one, row) for row in rows]
         except RefusedError as error:
-            raise DataError(f"postprocess: {error}") from error
+            raise DataError(f"postprocess.{name}: {error}") from error
         for tensor in one.outputs.values():
             found[tensor] = column_of([None if answer is None else answer[tensor] for answer in answers])
     return found
@@ -133,5 +133,6 @@ def _opened(recipe: Recipe, steps: Mapping[str, MediaStep]) -> Pipeline:
 
 def _missing(error: ImportError) -> EnvironmentUnfitError:
     return EnvironmentUnfitError(
-        f"preprocess: {error}", hint="pip install 'multimodal-deploy[media]' holds what the methods need"
+        f"a step of preprocess or postprocess: {error}",
+        hint="pip install 'multimodal-deploy[media]' holds what the methods need",
     )

@@ -14,7 +14,7 @@ import pytest
 import mmdeploy
 from mmdeploy.building.builder import Settings, run_build
 from mmdeploy.core.contracts import Runner
-from mmdeploy.core.errors import InferenceError
+from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError
 from mmdeploy.core.strings import as_strings
 from mmdeploy.preprocess import Pipeline
 from mmdeploy.recipe.media import in_order
@@ -22,6 +22,7 @@ from mmdeploy.record.observer import Silent
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner, HttpRunner
 from mmdeploy.triton.repository import resolve
+from mmdeploy.triton.served_step import require_packages
 from mmdeploy.triton.server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.triton, pytest.mark.xdist_group("builds")]
@@ -89,7 +90,7 @@ def in_process(built: Path, sent: np.ndarray) -> dict[str, np.ndarray]:
         Pipeline.from_json([steps[name].described() for name in in_order(steps)], recipe.root)
         for steps in (recipe.preprocess, recipe.postprocess)
     )
-    tensors = before.batch({"clip": sent})
+    tensors = before.batch({"film": sent})
     for name, component in recipe.components.items():
         session = onnxruntime.InferenceSession(release / f"video.{name}" / "1" / "model.onnx")
         found = session.run(
@@ -100,7 +101,7 @@ def in_process(built: Path, sent: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def test_served_answers_are_those_of_python_from_the_same_bytes(built: Path, runner: Runner) -> None:
-    wanted, found = in_process(built, SENT), runner.infer({"clip": SENT})
+    wanted, found = in_process(built, SENT), runner.infer({"film": SENT})
     assert found["labels"][:, 0].tolist() == [b"red", b"green", b"blue"]
     assert [name.split()[0] for name in found["known"][:, 0].tolist()] == [b"red", b"green", b"blue"]
     for name, answer in found.items():
@@ -112,7 +113,7 @@ def test_served_answers_are_those_of_python_from_the_same_bytes(built: Path, run
     assert found["sure"].dtype == np.bool_ and found["sure"].tolist() == (found["logits"] >= 1.5).tolist()
     np.testing.assert_allclose(np.linalg.norm(found["unit"], axis=1), 1, rtol=1e-6)
     for row in range(len(SENT)):
-        alone: Mapping[str, np.ndarray] = runner.infer({"clip": SENT[row : row + 1]})
+        alone: Mapping[str, np.ndarray] = runner.infer({"film": SENT[row : row + 1]})
         assert {name: alone[name].tolist() for name in ("ids", "places", "known", "sure")} == {
             name: found[name][row : row + 1].tolist() for name in ("ids", "places", "known", "sure")
         }
@@ -133,9 +134,22 @@ BAD = {
 def test_a_clip_that_is_bad_is_refused_for_that_request_alone(kind: str, runner: Runner) -> None:
     content, why = BAD[kind]
     with pytest.raises(InferenceError) as caught:
-        runner.infer({"clip": strings(SENT[0, 0], content)})
-    assert "'clip', row 1" in caught.value.message and why in caught.value.message
-    assert runner.infer({"clip": SENT[:1]})["labels"][0, 0] == b"red"
+        runner.infer({"film": strings(SENT[0, 0], content)})
+    assert "'film', row 1" in caught.value.message and why in caught.value.message
+    assert runner.infer({"film": SENT[:1]})["labels"][0, 0] == b"red"
+
+
+def test_a_release_names_the_packages_that_its_steps_were_judged_with(built: Path) -> None:
+    release = resolve(built / "published")[0]
+    lines = (release / "requirements.txt").read_text().splitlines()
+    assert f"numpy=={np.__version__}" in lines and {line.partition("==")[0] for line in lines} >= {"av", "numpy"}
+    assert any(line.startswith("faiss") for line in lines) == (importlib.util.find_spec("faiss") is not None)
+    require_packages(release)
+    other = built / "other"
+    other.mkdir()
+    (other / "requirements.txt").write_text("numpy==1.0\nfaiss-cpu==0.1\n")
+    with pytest.raises(EnvironmentUnfitError, match=r"numpy is .*, and this was judged with 1\.0; faiss-cpu"):
+        require_packages(other)
 
 
 def test_another_gallery_is_judged_again_and_nothing_else(built: Path) -> None:

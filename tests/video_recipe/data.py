@@ -39,7 +39,7 @@ def samples(seed: int, count: int) -> Iterator[tuple[dict[str, object], int]]:
     random = np.random.default_rng(seed)
     for index in range(count):
         frames = picture(random, index % len(COLOURS), int(random.integers(3, 13)))
-        yield {"clip": clip(frames, ("gif", "mp4")[index // len(COLOURS) % 2])}, index % len(COLOURS)
+        yield {"film": clip(frames, ("gif", "mp4")[index // len(COLOURS) % 2])}, index % len(COLOURS)
 
 
 def training() -> Iterator[tuple[dict[str, object], int]]:

@@ -26,3 +26,22 @@ def sound(
     with io.BytesIO() as stream:
         soundfile.write(stream, samples, rate, format=kind, subtype=subtype)
         return stream.getvalue()
+
+
+def clip(kind: str = "mp4", count: int = 12, size: tuple[int, int] = (32, 48)) -> bytes:
+    """Return a clip whose frame n is grey 20 n."""
+    import av
+
+    with io.BytesIO() as stream:
+        codec = {"mp4": "mpeg4", "webm": "libvpx", "gif": "gif"}[kind]
+        with av.open(stream, "w", format=kind) as container:
+            video = container.add_stream(codec, rate=10)
+            video.height, video.width = size
+            video.pix_fmt = "rgb8" if kind == "gif" else "yuv420p"
+            for index in range(count):
+                frame = av.VideoFrame.from_ndarray(np.full((*size, 3), 20 * index, np.uint8), format="rgb24")
+                for packet in video.encode(frame):
+                    container.mux(packet)
+            for packet in video.encode():
+                container.mux(packet)
+        return stream.getvalue()

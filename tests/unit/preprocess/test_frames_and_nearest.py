@@ -1,33 +1,14 @@
 """Frames of clips by each rule, and the nearest of a gallery; hostile clips are refused."""
 
-import io
-import random
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from media_files import clip
 
 from mmdeploy.preprocess import Nearest, RefusedError, SampleFrames, Spec
-
-
-def clip(kind: str = "mp4", count: int = 12, size: tuple[int, int] = (32, 48)) -> bytes:
-    """Return a clip whose frame n is grey 20 n."""
-    import av
-
-    with io.BytesIO() as stream:
-        codec = {"mp4": "mpeg4", "webm": "libvpx", "gif": "gif"}[kind]
-        with av.open(stream, "w", format=kind) as container:
-            video = container.add_stream(codec, rate=10)
-            video.height, video.width = size
-            video.pix_fmt = "rgb8" if kind == "gif" else "yuv420p"
-            for index in range(count):
-                frame = av.VideoFrame.from_ndarray(np.full((*size, 3), 20 * index, np.uint8), format="rgb24")
-                for packet in video.encode(frame):
-                    container.mux(packet)
-            for packet in video.encode():
-                container.mux(packet)
-        return stream.getvalue()
 
 
 def levels(content: bytes, **options: Any) -> list[int]:
@@ -71,18 +52,6 @@ def test_frames_that_are_as_large_as_is_taken_are_taken(kind: str) -> None:
     assert len(levels(clip(kind), frames=2, max_pixels=32 * 48)) == 2
 
 
-def test_damaged_clips_are_decoded_or_refused() -> None:
-    chance, files = random.Random(3), [clip("mp4", 4), clip("webm", 4), clip("gif", 4)]
-    for _ in range(120):
-        content = bytearray(chance.choice(files))
-        for _ in range(chance.randint(1, 6)):
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        try:
-            assert SampleFrames(size=(4, 4), frames=2, max_frames=50).row({"data": bytes(content)})["frames"].size == 96
-        except RefusedError:
-            continue
-
-
 @pytest.mark.parametrize("search", ["numpy", "auto"])
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
 def test_the_nearest_of_a_gallery(tmp_path: Path, metric: str, search: str) -> None:
@@ -97,9 +66,79 @@ def test_the_nearest_of_a_gallery(tmp_path: Path, metric: str, search: str) -> N
     assert found["labels"].tolist() == [f"n{index}".encode() for index in found["ids"]]
 
 
-def test_what_is_no_gallery_is_told(tmp_path: Path) -> None:
-    np.savez(tmp_path / "small.npz", embeddings=np.ones((2, 3)))
-    np.savez(tmp_path / "other.npz", vectors=np.ones((2, 3)))
-    for file, why in (("small.npz", "5 rows or more"), ("other.npz", "is no gallery")):
-        with pytest.raises(ValueError, match=why):
-            Nearest(file).open(tmp_path)
+ROWS = np.eye(6, 3, dtype=np.float32) + 1
+NAN = np.where(np.eye(6, 3) > 0, np.nan, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "why"),
+    [
+        ({"embeddings": np.ones((2, 3))}, "k is 5, and gallery.npz has 2 rows"),
+        ({"vectors": ROWS}, "is no gallery, an .npz file with embeddings: it holds 'vectors', and no 'embeddings'"),
+        ({"embeddings": ROWS[0]}, r"embeddings have shape \[3\], and must be \[rows, values\]"),
+        ({"embeddings": np.ones((0, 3))}, r"embeddings have shape \[0, 3\]"),
+        ({"embeddings": NAN}, "embeddings are NaN, infinite or beyond FP32 in rows 0, 1, 2"),
+        ({"embeddings": ROWS * 1e300}, r"beyond FP32 in rows 0, 1, 2, 3, 4, … \(6 in all\)"),
+        ({"embeddings": ROWS * [[1], [1], [0], [1], [1], [1]]}, "all zeros in row 2, which points nowhere"),
+        ({"embeddings": ROWS.astype(str)}, "embeddings are str.*, and must be numbers"),
+        ({"embeddings": ROWS.astype(complex)}, "embeddings are complex128, and must be numbers"),
+        ({"embeddings": ROWS.astype(object)}, "it holds Python objects; save numbers and str"),
+        (
+            {"embeddings": ROWS, "labels": np.array(["a"] * 5)},
+            "6 rows of embeddings and 5 labels: a label for each",
+        ),
+        ({"embeddings": ROWS, "labels": np.ones((6, 2))}, r"labels are float64 \[6, 2\], and must be a text a row"),
+    ],
+)
+def test_what_is_no_gallery_is_told(tmp_path: Path, arrays: dict[str, np.ndarray], why: str) -> None:
+    np.savez(tmp_path / "gallery.npz", **arrays)
+    with pytest.raises(ValueError, match=why):
+        Nearest("gallery.npz").look_at(tmp_path)
+
+
+def test_a_file_that_is_no_archive_or_holds_an_array_twice_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.npz"
+    for content in (b"", b"PK\x03\x04 and no more", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"gallery\.npz is no gallery"):
+            Nearest("gallery.npz").look_at(tmp_path)
+    with path.open("wb") as one:
+        np.save(one, ROWS)
+    with pytest.raises(ValueError, match=r"it is no archive of arrays: write it with numpy\.savez"):
+        Nearest("gallery.npz").look_at(tmp_path)
+    np.savez(path, embeddings=ROWS)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("embeddings.npy", archive.read("embeddings.npy"))
+    with pytest.raises(ValueError, match="it holds 'embeddings' twice"):
+        Nearest("gallery.npz").look_at(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [np.array([b"a", b"b"]), np.array(["a", "b"]), np.array([7, 8])])
+def test_labels_of_a_gallery_are_texts_bytes_or_whole_numbers(tmp_path: Path, labels: np.ndarray) -> None:
+    np.savez(tmp_path / "gallery.npz", embeddings=np.eye(2), labels=labels)
+    method = Nearest("gallery.npz", k=1, search="numpy")
+    method.open(tmp_path)
+    found = method.row({"embedding": np.array([0.1, 0.9])})["labels"][0]
+    assert found == (b"8" if labels.dtype.kind == "i" else b"b")
+
+
+@pytest.mark.parametrize("search", ["numpy", "auto"])
+def test_an_embedding_that_does_not_fit_is_refused(tmp_path: Path, search: Literal["numpy", "auto"]) -> None:
+    np.savez(tmp_path / "gallery.npz", embeddings=ROWS)
+    method = Nearest("gallery.npz", search=search)
+    assert method.specs({"embedding": Spec("FP32", (4,))})  # nothing is known of the file
+    method.open(tmp_path)
+    assert "labels" not in method.specs({"embedding": Spec("FP32", (3,))})
+    why = "gallery.npz has rows of 3 values, and the embedding has 4"
+    with pytest.raises(ValueError, match=why):
+        method.specs({"embedding": Spec("FP32", (4,))})
+    with pytest.raises(RefusedError, match=why):
+        method.row({"embedding": np.ones(4)})
+    with pytest.raises(RefusedError, match="holds values that are no numbers"):
+        method.row({"embedding": np.array([1, np.nan, 1])})
+
+
+def test_where_faiss_is_installed_it_searches_and_is_required() -> None:
+    pytest.importorskip("faiss")
+    assert Nearest("gallery.npz").settled() == {"search": "faiss"} and Nearest("gallery.npz").requires() == ("faiss",)
+    assert not Nearest("gallery.npz", search="numpy").requires()

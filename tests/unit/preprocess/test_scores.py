@@ -44,13 +44,33 @@ def test_l2_normalise_gives_length_1(vector: np.ndarray) -> None:
 
 
 def test_top_k_names_labels(tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_text("a\nb\n")
+    (tmp_path / "labels.txt").write_bytes(b"a\r\nb\nc\n")
     method = TopK(k=3, labels="labels.txt")
     method.open(tmp_path)
-    assert method.row({"scores": np.array([1, 3, 2])})["labels"].tolist() == [b"b", b"", b"a"]
+    assert method.row({"scores": np.array([1, 3, 2])})["labels"].tolist() == [b"b", b"c", b"a"]
     assert method.specs({"scores": Spec("FP32", (3,))})["labels"] == Spec("BYTES", (3,))
     with pytest.raises(ValueError, match="k is 3, and there are 2 scores"):
         method.specs({"scores": Spec("FP32", (2,))})
+    with pytest.raises(RefusedError, match=r"labels.txt holds 3 labels, and there are 4 scores: a line for each"):
+        method.row({"scores": np.arange(4)})
+    with pytest.raises(RefusedError, match="k is 3, and there are 2 scores"):
+        method.row({"scores": np.arange(2)})
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"a\nb", "k is 3, and labels.txt holds 2 labels"),
+        (b"a\n\nb\nc", "labels.txt:2 is blank"),
+        (b"a\nb\nc\xe9\n", "labels.txt:3 is no UTF-8"),
+        (b"\xef\xbb\xbfa\nb\nc\n", "labels.txt:1 begins with a byte-order mark"),
+        (b"", "labels.txt:1 is blank"),
+    ],
+)
+def test_what_are_no_labels_is_told(tmp_path: Path, content: bytes, why: str) -> None:
+    (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=why):
+        TopK(k=3, labels="labels.txt").open(tmp_path)
 
 
 def test_thresholds_and_normalisation() -> None:

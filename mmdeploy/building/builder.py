@@ -14,10 +14,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from mmdeploy.building import plain_recipe
-from mmdeploy.building.cache_notes import cache_notes, write_server_options
+from mmdeploy.building.beside_release import write_beside
+from mmdeploy.building.cache_notes import cache_notes
 from mmdeploy.building.endings import exit_code, failure, placed, unfinished
 from mmdeploy.building.environment import require_environment
 from mmdeploy.building.figures import costs, latencies, sizes, stages
@@ -30,10 +32,10 @@ from mmdeploy.building.judge import (
 )
 from mmdeploy.building.label_counts import require_label_counts
 from mmdeploy.building.live_plan import LivePlan
+from mmdeploy.building.provenance import Made
 from mmdeploy.building.revision import recipe_record
 from mmdeploy.building.run_folder import run_folder
 from mmdeploy.building.sample_notes import sample_notes
-from mmdeploy.building.sample_request import write_sample_request
 from mmdeploy.building.scheduler import Workers, log_of
 from mmdeploy.building.served_ensemble import candidate_ensemble, reference_ensemble, substitute_ensemble
 from mmdeploy.building.turns import admitted, startable
@@ -53,6 +55,7 @@ from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.build_report import BuildReport, StepRecord, gate_record
 from mmdeploy.record.observer import Observer
 from mmdeploy.triton.repository import publish
+from mmdeploy.triton.signing import check_key, sign
 from mmdeploy.worker.task import Task
 
 logger = logging.getLogger(__name__)
@@ -76,6 +79,7 @@ class Settings:
         publish_unverified: Publish although engines could not run on this machine and were judged by a
             substitute. Failed gates are never published.
         fresh: Run every step, whatever the store has; the new results take the place of the old ones.
+        sign_key: Private key that a release is signed with, or None.
     """
 
     workdir: Path = Path(".mmdeploy")
@@ -84,6 +88,7 @@ class Settings:
     processes: int = 1
     publish_unverified: bool = False
     fresh: bool = False
+    sign_key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,8 @@ class _Run:
         waiting = self._left_to_do({})
         judged = self.recipe if self.goal == "build" else self.recipe.model_copy(update={"gates": ()})
         require_environment(judged, [one.step for one in waiting])
+        if self.settings.sign_key is not None:
+            check_key(self.settings.sign_key)
         if waiting or judged.gates:
             require_room()
         jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
@@ -259,16 +266,15 @@ class _Run:
             return
         self.state.published = target = self.settings.destination / self.recipe.name
         try:
-            report = self.folder / "report.json"
-            report.write_text(self.report(None).to_json(), encoding="utf-8")
+            served, inputs = self.candidate.repository, self.live.fingerprints.inputs
+            made = Made(self.id, self.recipe, inputs, self.report(None), served, self.state.artifacts, self.store.facts)
             publish(
-                self.candidate.repository.path,
+                served.path,
                 self.settings.destination,
                 self.recipe.name,
                 release_id=self.id,
-                extra_files={"report.json": report}
-                | write_sample_request(self.folder, self.recipe, self.state.artifacts)
-                | write_server_options(self.folder, self.candidate.repository.path),
+                extra_files=write_beside(self.folder, made),
+                sign=None if self.settings.sign_key is None else partial(sign, private_key=self.settings.sign_key),
             )
         except BaseException:
             if target.resolve().name != self.id:  # an interrupt may come when the release is live already

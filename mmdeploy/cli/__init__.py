@@ -34,6 +34,7 @@ VERBS: Mapping[str, str] = {
     "releases": "List what was published, and what is live.",
     "rollback": "Make an earlier release live again.",
     "verify": "Compare releases with their manifests.",
+    "sign": "Sign releases with a key of one's own.",
     "gc": "Remove old releases, and results that no build needs.",
     "lint": "Check a Triton model repository against the rules of Triton.",
     "list": "List passes, engines and gates with their options.",

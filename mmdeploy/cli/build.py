@@ -38,6 +38,11 @@ from mmdeploy.core.errors import StoreError
     help="Publish even though engines cannot run on this machine and were judged by a substitute. "
     "Failed gates are never published.",
 )
+@click.option(
+    "--sign-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Sign the release with this private key (elliptic, PEM) before it is live; see mmdeploy sign.",
+)
 def command(
     *,
     recipe: Path,
@@ -49,6 +54,7 @@ def command(
     jobs: int | None,
     processes: int,
     publish_unverified: bool,
+    sign_key: Path | None,
 ) -> int:
     """Build a recipe, judge what is served, publish it if it passes.
 
@@ -78,6 +84,7 @@ def command(
         processes=processes,
         publish_unverified=publish_unverified,
         fresh=no_cache,
+        sign_key=sign_key,
     )
     console = Console(stderr=False)
     with BuildDisplay(console) as display:

@@ -78,3 +78,12 @@ def destination_option(function: Function) -> Function:
         show_default=True,
         help="Folder to publish to.",
     )(function)
+
+
+def public_key_option(function: Function) -> Function:
+    """Add ``--public-key``; given to the verb as ``public_key: Path | None``."""
+    return click.option(
+        "--public-key",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Public key (PEM) of who must have signed what is there; see mmdeploy sign.",
+    )(function)

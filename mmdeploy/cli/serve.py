@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.cli.options import workdir_option
+from mmdeploy.cli.options import public_key_option, workdir_option
 from mmdeploy.cli.text import counted, printable
 from mmdeploy.core.errors import EXIT_INTERRUPTED, EXIT_PASS, UsageError
 
@@ -42,6 +42,7 @@ _PROBE_EVERY_S = 10.0
 @click.option(
     "--warm-requests", type=click.IntRange(1), default=256, show_default=True, help="How many of them, at most."
 )
+@public_key_option
 @workdir_option
 def command(
     *,
@@ -55,12 +56,14 @@ def command(
     cache_mib: int | None,
     warm_trace: Path | None,
     warm_requests: int,
+    public_key: Path | None,
     workdir: Path,
 ) -> int:
     """Serve a model repository with Triton on this machine until Ctrl-C.
 
     REPOSITORY is a Triton model repository, or a folder with published ensembles (model_repository by default). A
-    release is compared with its manifest first: what was changed since is not served. With --url it tells what to ask:
+    release is compared with its manifest first: what was changed since is not served, and with --public-key neither is
+    what its owner did not sign. With --url it tells what to ask:
     the sample that each release knows of its models.
 
     \b
@@ -72,6 +75,7 @@ def command(
     from mmdeploy.triton import server as triton_server
     from mmdeploy.triton.repository import in_use, require_intact, resolve
     from mmdeploy.triton.response_cache import settings_of
+    from mmdeploy.triton.signing import require_signed
 
     warmed, held = None, contextlib.ExitStack()
     if url is not None:
@@ -82,6 +86,8 @@ def command(
         repositories = resolve(repository)
         held.enter_context(in_use(repositories))
         require_intact(repositories, sweep=True)
+        if public_key is not None:
+            require_signed(repositories, public_key)
         warmed = None if warm_trace is None else only_ensemble(repositories)
         server = triton_server.start(
             repositories,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mmdeploy.cli.options import json_option
+from mmdeploy.cli.options import json_option, public_key_option
 from mmdeploy.cli.text import counted, printable
 from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_PASS
 
@@ -15,9 +15,12 @@ from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_PASS
 @click.command()
 @click.argument("repository", type=click.Path(path_type=Path), default=Path("model_repository"))
 @click.option("--all", "every", is_flag=True, help="Earlier releases too, not only what is live.")
+@public_key_option
 @json_option
-def command(repository: Path, every: bool, as_json: bool) -> int:
+def command(repository: Path, every: bool, public_key: Path | None, as_json: bool) -> int:
     """Compare what lies in a release with its manifest: files that were changed, added or lost since it was published.
+
+    With --public-key, the owner of that key must have signed it.
 
     REPOSITORY is a release, a published ensemble, or a folder of published ones (model_repository by default). Exits
     with 1 where anything differs. `mmdeploy serve` asks the same before it serves.
@@ -28,20 +31,27 @@ def command(repository: Path, every: bool, as_json: bool) -> int:
       mmdeploy verify model_repository/spoken_digits --json
     """  # noqa: D301
     from mmdeploy.triton.repository import CHANGED_HINT, verify
+    from mmdeploy.triton.signing import unsigned
 
     found = {path: verify(path) for path in _to_verify(repository, every=every)}
-    damaged = sum(bool(damage) for damage in found.values())
+    refused = {} if public_key is None else {path: unsigned(path, public_key) for path in found}
+    wrong = [path for path, damage in found.items() if damage or refused.get(path)]
     if as_json:
-        fields = [{"path": str(path), "intact": not damage, "differs": list(damage)} for path, damage in found.items()]
+        fields = [
+            {"path": str(path), "intact": not damage, "differs": list(damage), "unsigned": refused.get(path)}
+            for path, damage in found.items()
+        ]
         click.echo(json.dumps(fields, indent=2))
-    else:
-        for path, damage in found.items():
-            click.echo(f"{path}: {'is not what was published' if damage else 'is what was published'}")
-            click.echo("".join(f"  {printable(problem)}\n" for problem in damage), nl=False)
-        click.echo(
-            f"{counted(len(found), 'release')}, {damaged} changed" + (f"\nhint: {CHANGED_HINT}" if damaged else "")
-        )
-    return EXIT_GATE_FAILED if damaged else EXIT_PASS
+        return EXIT_GATE_FAILED if wrong else EXIT_PASS
+    for path, damage in found.items():
+        click.echo(f"{path}: {'is not what was published' if damage else 'is what was published'}")
+        click.echo("".join(f"  {printable(problem)}\n" for problem in damage), nl=False)
+        if public_key is not None:
+            click.echo(f"  {printable(refused[path] or f'signed by the owner of {public_key}')}")
+    click.echo(f"{counted(len(found), 'release')}, {len(wrong)} refused")
+    if any(found.values()):
+        click.echo(f"hint: {CHANGED_HINT}")
+    return EXIT_GATE_FAILED if wrong else EXIT_PASS
 
 
 def _to_verify(repository: Path, *, every: bool) -> list[Path]:

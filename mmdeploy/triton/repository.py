@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -77,7 +77,13 @@ class Release:
 
 
 def publish(
-    staged: Path, destination_root: Path, name: str, *, release_id: str, extra_files: Mapping[str, Path]
+    staged: Path,
+    destination_root: Path,
+    name: str,
+    *,
+    release_id: str,
+    extra_files: Mapping[str, Path],
+    sign: Callable[[Path], None] | None = None,
 ) -> Path:
     """Copy a staged repository to ``<destination_root>/.releases/<name>/<release_id>`` and make it live.
 
@@ -90,6 +96,7 @@ def publish(
         name: Name to publish under.
         release_id: Id of the release, unique below ``name``.
         extra_files: Files to keep with the release, such as the report, by their name in it.
+        sign: Signs the folder of a release that is complete, before it is live.
 
     Returns:
         The live path, ``<destination_root>/<name>``.
@@ -118,6 +125,9 @@ def publish(
                     shutil.rmtree(staging)
                     _point(live, release)
                     return live
+                if sign is not None:
+                    sign(staging)
+                    _sync(staging)
                 staging.rename(release)
             try:
                 _sync(folder)

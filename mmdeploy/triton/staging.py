@@ -32,6 +32,8 @@ from mmdeploy.triton.known_samples import write_samples
 from mmdeploy.triton.served_step import REQUIREMENTS, ServedStep
 
 MANIFEST = "manifest.json"
+#: Of a signed release, over all its other files: see `mmdeploy.triton.signing`. It cannot be in the manifest, too.
+SIGNATURE = "model.sig"
 _COMPILED = "__pycache__"
 #: Kept in an ensemble's version folder: git, object stores and zip files drop empty folders, and Triton wants it.
 KEEPER = "README.txt"
@@ -117,11 +119,11 @@ def verify(path: Path) -> tuple[str, ...]:
         elif entry.is_dir():
             if name not in folders:
                 problems.append(f"{name}/ is not in {MANIFEST}{_why_compiled(entry)}")
-        elif name not in files and name != MANIFEST:
+        elif name not in files and name not in (MANIFEST, SIGNATURE):
             problems.append(f"{name} is not in {MANIFEST}")
         elif not entry.is_file():
             problems.append(f"{name} is no ordinary file")
-        elif name != MANIFEST and file_sha256(entry) != files[name]:
+        elif name not in (MANIFEST, SIGNATURE) and file_sha256(entry) != files[name]:
             problems.append(f"{name} was changed: its SHA-256 is not the one in {MANIFEST}")
     problems += [f"{name} is missing" for name in sorted(files.keys() - seen)]
     return tuple(problems + [f"{name}/ is missing" for name in manifest["empty_folders"] if name not in seen])

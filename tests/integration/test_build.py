@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 import mmdeploy
 from mmdeploy.building.builder import Outcome, Settings, run_build
 from mmdeploy.building.cache_notes import OPTIONS_FILE
-from mmdeploy.core.artifact import Artifact
+from mmdeploy.building.provenance import BOM, PROVENANCE
+from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import DataError, ExportError, InferenceError, ModelError, StepError
 from mmdeploy.engines import openvino
@@ -63,11 +66,33 @@ def test_a_recipe_becomes_a_published_ensemble_that_answers(tiny_recipe: Path, s
     assert {gate.gate for gate in report.gates} == {"parity", "accuracy"}
     assert [finding for finding in lint(report.published) if finding.severity == "error"] == []
     assert read_report(report.published / "report.json").published == report.published
+    holds_what_it_was_made_of(report.published, tiny_recipe)
     with triton_server.start(resolve(report.published.parent), log=shared_workdir / "triton.log") as server:
         runner = GrpcRunner(server.grpc_url, "two_towers")
         feeds = {name: np.random.default_rng(0).standard_normal((3, 8), np.float32) for name in "ab"}
         assert runner.infer(feeds)["logits"].shape == (3, 4)
         runner.close()
+
+
+def holds_what_it_was_made_of(release: Path, recipe: Path) -> None:
+    statement = json.loads((release / PROVENANCE).read_text())
+    manifest = json.loads((release / "manifest.json").read_text())["files"]
+    subject = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
+    assert {name.partition("/")[0] for name in subject} >= {"two_towers", "two_towers.fusion", "two_towers.left"}
+    assert subject.items() <= manifest.items()
+    needed = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    digests = {one["uri"]: one.get("digest", {}).get("sha256") for one in needed}
+    for file in ("recipe.yaml", "model.py", "data.py"):
+        assert digests[file] == file_sha256(recipe.parent / file)
+    assert "data.py:evaluation" in digests and f"pkg:pypi/numpy@{np.__version__}" in digests
+    assert not [uri for uri in digests if uri.startswith("pkg:pypi/mmdeploy@")]  # somebody else's
+    bill = (release / BOM).read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+    content = json.loads(bill)
+    metrics = content["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    assert any(one["type"] == "accuracy: top1" and "confidenceInterval" in one for one in metrics)
+    models = {one["name"]: one["hashes"] for one in content["components"] if one["type"] == "machine-learning-model"}
+    assert models["left"] == [{"alg": "SHA-256", "content": manifest["two_towers.left/1/model.onnx"]}]
 
 
 def test_a_recipe_that_caches_says_what_its_server_needs_and_was_judged_without(

@@ -73,12 +73,12 @@ def test_no_way_back_to_what_was_changed(root: Path, capsys: pytest.CaptureFixtu
 
 
 def test_verify_names_what_was_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, "verify").endswith("1 release, 0 changed\n")
+    assert said(capsys, "verify").endswith("1 release, 0 refused\n")
     (root / ".releases/pair" / FIRST / "extra.txt").write_text("")
-    assert said(capsys, "verify", "model_repository/pair").endswith("1 release, 0 changed\n")
+    assert said(capsys, "verify", "model_repository/pair").endswith("1 release, 0 refused\n")
     told = said(capsys, "verify", "--all", code=1)
     assert f"{FIRST}: is not what was published\n  extra.txt is not in manifest.json\n" in told
-    assert "3 releases, 1 changed\nhint: build it again" in told
+    assert "3 releases, 1 refused\nhint: build it again" in told
     found = json.loads(said(capsys, "verify", "--all", "--json", code=1))
     assert [one["intact"] for one in found] == [False, True, True]
     assert "is not there" in said(capsys, "verify", "gone", code=2)
@@ -97,7 +97,7 @@ def test_old_releases_go_and_never_the_live_one(root: Path, capsys: pytest.Captu
     found = json.loads(said(capsys, "gc", "--release-days", "1", "--json"))
     assert [one["release"] for one in found["releases"]] == [THIRD] and found["bytes"] > 0
     assert left(root) == [FIRST]
-    assert said(capsys, "verify").endswith("1 release, 0 changed\n")
+    assert said(capsys, "verify").endswith("1 release, 0 refused\n")
 
 
 def hold(folder: Path, ready: Connection) -> None:

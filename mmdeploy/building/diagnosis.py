@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmdeploy import engines
+from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import EnvironmentUnfitError, MmdeployError
 from mmdeploy.core.open_files import require_open_files
 from mmdeploy.core.room import LEAST_BYTES, free_bytes
@@ -105,7 +106,7 @@ def _build() -> Iterator[Finding]:
 
 
 def _engines() -> Iterator[Finding]:
-    targets = {options.method: target for target, options in engines.DEFAULT_BY_TARGET.items() if target != Target.CUDA}  # type: ignore[attr-defined]
+    targets = {method_of(engines.default_for(target)): target for target in Target if target is not Target.CUDA}
     for method in engines.METHODS:
         try:
             engine = engines.METHODS[method]

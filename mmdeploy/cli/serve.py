@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,7 @@ def command(
 
     REPOSITORY is a Triton model repository, or a folder with published ensembles (model_repository by default). A
     release is compared with its manifest first: what was changed since is not served, and with --public-key neither is
-    what its owner did not sign. With --url it tells what to ask:
-    the sample that each release knows of its models.
+    what its owner did not sign. With --url it tells what to ask: the sample that each release knows of its models.
 
     \b
     Example:
@@ -73,9 +73,8 @@ def command(
     """  # noqa: D301
     from mmdeploy.caching.warm import only_ensemble
     from mmdeploy.triton import server as triton_server
-    from mmdeploy.triton.repository import in_use, require_intact, resolve
+    from mmdeploy.triton.repository import resolve
     from mmdeploy.triton.response_cache import settings_of
-    from mmdeploy.triton.signing import require_signed
 
     warmed, held = None, contextlib.ExitStack()
     if url is not None:
@@ -84,10 +83,7 @@ def command(
         server = triton_server.attach(url, repositories=_released(repository))
     else:
         repositories = resolve(repository)
-        held.enter_context(in_use(repositories))
-        require_intact(repositories, sweep=True)
-        if public_key is not None:
-            require_signed(repositories, public_key)
+        held.enter_context(_trusted(repositories, public_key))
         warmed = None if warm_trace is None else only_ensemble(repositories)
         server = triton_server.start(
             repositories,
@@ -110,6 +106,19 @@ def command(
         stopped = _stop_signals()  # before it is said that Ctrl-C stops it
         _announce(server)
         return _watch(server, stopped)
+
+
+@contextlib.contextmanager
+def _trusted(repositories: list[Path], public_key: Path | None) -> Iterator[None]:
+    """Hold repositories that are what was published, and what the owner of a key signed."""
+    from mmdeploy.triton.repository import in_use, require_intact
+    from mmdeploy.triton.signing import require_signed
+
+    with in_use(repositories):
+        require_intact(repositories, sweep=True)
+        if public_key is not None:
+            require_signed(repositories, public_key)
+        yield
 
 
 def _released(path: Path) -> list[Path]:

@@ -93,7 +93,8 @@ def test_a_bug_where_nothing_can_be_saved_is_printed(capsys, monkeypatch):
         (
             ["vlidate"],
             "error: no such command 'vlidate'; did you mean 'validate'? accepted: build, cache-plan, debug, doctor, "
-            "gc, infer, lint, list, plan, releases, report, rollback, schema, sensitivity, serve, validate, verify\n"
+            "gc, infer, lint, list, plan, releases, report, rollback, schema, sensitivity, serve, "
+            "sign, validate, verify\n"
             "hint: mmdeploy --help shows what is accepted\n",
         ),
         (["validate"], "error: Missing argument 'RECIPE'.\nhint: mmdeploy validate --help shows what is accepted\n"),

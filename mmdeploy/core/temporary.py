@@ -50,7 +50,10 @@ def hold_folder(what: str, root: str | None = None) -> HeldFolder:
     sweep(place)
     while True:
         path = tempfile.mkdtemp(prefix=f"{_PREFIX}{what}-", suffix=_SUFFIX, dir=place)
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # swept between making and opening
+            continue
         with contextlib.suppress(OSError):  # a file system without locks: then nobody can sweep there either
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if Path(path).exists():

@@ -57,7 +57,7 @@ class CalibrationOptions(MethodOptions):
         calibrator: How a tensor's range is found: ``minmax``, ``entropy``, ``percentile`` or ``mse``; ``auto`` tries
             ``percentile`` and ``mse`` on transformers, and is ``percentile`` elsewhere.
         percentile: Share of the values kept by ``percentile``, in percent; half of the rest is cut off at each
-            end.
+            end. Of fewer values than tell it, such as 40,000 of a tensor at 99.99, the range is made wider instead.
         samples: Number of calibration samples used, from the first. Of a module that several components call, what
             each of them gives it counts as one: 256 of a text encoder that is called twice are 128 of the data's.
         batch_size: Samples that pass through the graph at once; bounds memory.

@@ -9,11 +9,11 @@ When to choose it: first; it needs minutes and no training. Where it costs too m
 layers out with ``exclude``.
 
 What it needs: calibration data like that of production, 100 to 500 samples. Ranges: ``percentile`` (the default, but
-see below) leaves out the tails; ``minmax`` takes the smallest and largest value seen, and is safe where rare large
-values carry meaning; ``entropy`` keeps the part whose distribution survives 8 bits best (Migacz, "8-bit Inference
-with TensorRT", GTC 2017) and takes 0.1 s a tensor; ``mse`` has the smallest squared error that 8 bits can have. On
-spoken_digits, along the chain, logits against FP32: percentile 44 dB, minmax 42, entropy 40 asymmetric; 42, 39, 40
-symmetric.
+see below) leaves out the tails, and leaves room for larger values where few were seen; ``minmax`` takes the smallest
+and largest value seen, and is safe where rare large values carry meaning; ``entropy`` keeps the part whose distribution
+survives 8 bits best (Migacz, "8-bit Inference with TensorRT", GTC 2017) and takes 0.1 s a tensor; ``mse`` has the
+smallest squared error that 8 bits can have. On spoken_digits, along the chain, logits against FP32: percentile 44 dB,
+minmax 42, entropy 40 asymmetric; 42, 39, 40 symmetric.
 
 ``equalize`` is for transformers with a few large channels: it moves them from normalized activations into the
 weights, exactly, before ranges are found (SmoothQuant). Left at ``auto`` it is tried with 0.5 and without, wherever a

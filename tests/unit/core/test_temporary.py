@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +72,18 @@ def test_removing_twice_closes_nothing_of_others(root):
         folder.remove()
         other.write("still open")
     assert (root / "open").read_text() == "still open"
+
+
+def test_a_folder_that_another_process_sweeps_as_soon_as_it_is_made_is_made_again(root, monkeypatch):
+    made, make = list[str](), tempfile.mkdtemp
+
+    def swept(**where: str) -> str:
+        made.append(make(**where))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", swept)
+    folder = temporary.hold_folder("test", str(root))
+    assert [str(folder.path)] == made[1:] and folder.path.is_dir()
+    folder.remove()

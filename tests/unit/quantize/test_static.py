@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from mmdeploy.core.artifact import Artifact, TensorSpec
 from mmdeploy.core.contracts import Array, Encoding
 from mmdeploy.core.errors import QuantizeError
-from mmdeploy.quantize import static
+from mmdeploy.quantize import ranges, static
 
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
 
@@ -135,6 +135,7 @@ class OneBatch(CalibrationDataReader):
 def test_ranges_are_those_of_onnxruntimes_own_calibrator(graph, tmp_path, monkeypatch, calibrator, method, options):
     artifact, x = graph
     x = x[:16]
+    monkeypatch.setattr(ranges, "_HEADROOM", 0.0)
     monkeypatch.chdir(tmp_path)  # it writes a copy of the graph
     theirs = create_calibrator(
         str(artifact.path), ["MatMul", "Gemm", "Conv"], calibrate_method=method, extra_options=options
@@ -145,6 +146,40 @@ def test_ranges_are_those_of_onnxruntimes_own_calibrator(graph, tmp_path, monkey
     ours = quantized(artifact, tmp_path / "q", {"x": x}, calibrator=calibrator, percentile=99.5).metadata["ranges"]
     for name, limits in ours.items():
         np.testing.assert_allclose(limits, [np.asarray(end).item() for end in expected[name]], rtol=1e-5, atol=1e-6)
+
+
+def test_a_percentile_of_few_values_is_taken_to_lie_beyond_them(tmp_path):
+    artifact, x = built(MLP, tmp_path / "float.onnx"), samples((16,), count=32)
+    found = {
+        calibrator: quantized(artifact, tmp_path / calibrator, {"x": x}, calibrator=calibrator).metadata["ranges"]
+        for calibrator in ("minmax", "percentile")
+    }
+    for name, limits in found["minmax"].items():
+        wider = 1 + ranges.headroom(activations(artifact.path, x, name).size, 99.99)
+        assert 1.3 < wider < 1.4
+        bin_width = 2 * np.abs(limits).max() / 2048
+        np.testing.assert_allclose(found["percentile"][name], np.multiply(limits, wider), atol=2 * bin_width)
+
+
+@pytest.mark.parametrize(
+    ("values", "percentile", "share"),
+    [(0, 99.99, 0.4), (20_000, 99.99, 0.2), (40_000, 99.99, 0.0), (10**9, 99.99, 0.0), (40, 90, 0.0), (5, 100, 0.0)],
+)
+def test_the_more_values_a_percentile_is_of_the_less_room_is_left(values, percentile, share):
+    assert ranges.headroom(values, percentile) == pytest.approx(share)
+
+
+def test_few_samples_serve_others_better_with_room_than_with_what_they_span(tmp_path):
+    """The samples have rare large values, so 24 of them do not show what others have."""
+    artifact = built(MLP, tmp_path / "float.onnx")
+    x = np.random.default_rng(3).standard_t(5, (1024, 16)).astype(np.float32)
+    worst = {}
+    for calibrator in ("minmax", "percentile"):
+        result = quantized(artifact, tmp_path / calibrator, {"x": x[:24]}, calibrator=calibrator)
+        wanted, given = answers(artifact.path, x[24:]), answers(result.path, x[24:])
+        norms = np.linalg.norm(wanted, axis=1) * np.linalg.norm(given, axis=1)
+        worst[calibrator] = ((wanted * given).sum(axis=1) / norms).min()
+    assert worst["percentile"] > worst["minmax"]
 
 
 @pytest.mark.parametrize("calibrator", CALIBRATORS)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ import numpy as np
 from mmdeploy.caching.trace import Content, Request
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE, Array, TensorSpec
 from mmdeploy.core.errors import UsageError
-from mmdeploy.core.strings import BYTES
+from mmdeploy.core.strings import BYTES, packed
 from mmdeploy.data.media import read_tensor
 from mmdeploy.data.samples import stream
 
@@ -25,16 +27,18 @@ if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
 
 Ranges = Mapping[str, tuple[float, float]]
+#: Of arrays that are kept at most: what is popular in a trace is asked for again and again.
+_KEPT_BYTES = 2**28
 
 
 class Contents:
-    """Finds the array of a content, each made once."""
+    """Finds the arrays of a trace's contents; those that were asked for lately are kept."""
 
     def __init__(
         self,
         specs: Iterable[TensorSpec],
         *,
-        folder: Path,
+        trace: Path,
         ranges: Ranges | None = None,
         samples: Sequence[Mapping[str, Array]] = (),
     ) -> None:
@@ -42,27 +46,67 @@ class Contents:
 
         Args:
             specs: The ensemble's inputs, the batch left out.
-            folder: Of the trace.
+            trace: The file; the files that it names lie beside it.
             ranges: Lowest and highest value allowed, by input.
             samples: The recipe's, as far as the trace refers to them.
         """
         self._specs = {spec.name: spec for spec in specs}
-        self._folder, self._ranges, self._samples = folder, ranges or {}, samples
-        self._made: dict[tuple[str, Content], Array] = {}
+        self._trace, self._ranges, self._samples = trace, ranges or {}, samples
+        self._made: OrderedDict[tuple[str, Content], Array] = OrderedDict()
+        self._made_bytes = 0
+
+    def place(self, request: Request) -> str:
+        """Return where a request stands: the trace's file and line."""
+        return f"{self._trace}:{request.line}" if request.line else str(self._trace)
 
     def feeds(self, request: Request) -> dict[str, Array]:
         """Return a request's arrays, its rows along axis 0.
 
         Raises:
-            UsageError: If a content cannot be had.
+            UsageError: Naming the line, if a content cannot be had.
         """
-        return {name: np.stack([self._array(name, one) for one in rows]) for name, rows in request.inputs.items()}
+        return {name: self._stacked(name, rows, request) for name, rows in request.inputs.items()}
+
+    def known_by_bytes(self, requests: Iterable[Request]) -> list[Request]:
+        """Return requests whose contents are named by their bytes, as Triton goes by: two names may have the same.
+
+        Raises:
+            UsageError: As of `feeds`, for the first request that cannot be asked.
+        """
+        names: dict[tuple[str, Content], Content] = {}
+        found = []
+        for request in requests:
+            for name, rows in request.inputs.items():
+                if any((name, one) not in names for one in rows):
+                    for one, array in zip(rows, self._stacked(name, rows, request), strict=True):
+                        names[name, one] = Content("hash", _digest(array))
+            known = {name: tuple(names[name, one] for one in rows) for name, rows in request.inputs.items()}
+            found.append(replace(request, inputs=known))
+        return found
+
+    def _stacked(self, name: str, rows: Sequence[Content], request: Request) -> Array:
+        try:
+            arrays = [self._array(name, one) for one in rows]
+        except UsageError as error:
+            raise UsageError(f"{self.place(request)}: {error.message}", hint=error.hint) from error
+        shapes = sorted({array.shape for array in arrays})
+        if len(shapes) > 1:
+            raise UsageError(
+                f"{self.place(request)}: {name}: the rows of one request have the shapes {shapes}",
+                hint="rows of one request are of one shape: ask them one by one",
+            )
+        return np.stack(arrays)
 
     def _array(self, name: str, content: Content) -> Array:
         key = (name, content)
-        if key not in self._made:
-            self._made[key] = self._find(self._specs[name], content)
-        return self._made[key]
+        if key in self._made:
+            self._made.move_to_end(key)
+            return self._made[key]
+        made = self._made[key] = self._find(self._specs[name], content)
+        self._made_bytes += made.nbytes
+        while self._made_bytes > _KEPT_BYTES and len(self._made) > 1:
+            self._made_bytes -= self._made.popitem(last=False)[1].nbytes
+        return made
 
     def _find(self, spec: TensorSpec, content: Content) -> Array:
         if content.kind == "sample":
@@ -74,19 +118,22 @@ class Contents:
                 )
             return np.asarray(self._samples[int(content.value)][spec.name])
         if content.kind == "file":
-            path = self._folder / content.value
-            if spec.dtype == BYTES:
-                try:
-                    return np.array([path.read_bytes()], dtype=object)
-                except OSError as cause:
-                    raise UsageError(f"{spec.name}: {path} cannot be read: {cause.strerror}") from cause
-            return read_tensor(path, spec)
+            path = self._trace.parent / content.value
+            try:
+                return np.array([path.read_bytes()], dtype=object) if spec.dtype == BYTES else read_tensor(path, spec)
+            except OSError as cause:
+                raise UsageError(f"{spec.name}: {path} cannot be read: {cause.strerror}") from cause
         if spec.dtype == BYTES or spec.dtype not in NUMPY_BY_DTYPE or -1 in spec.shape:
             raise UsageError(
                 f"{spec.name}: nothing can be made up for the hash {content.value!r}: the input is {spec}",
                 hint="refer to a sample or a file instead",
             )
         return made_up(content.value, spec, self._ranges.get(spec.name))
+
+
+def _digest(array: Array) -> str:
+    content = packed(array) if array.dtype == object else np.ascontiguousarray(array).tobytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def made_up(text: str, spec: TensorSpec, span: tuple[float, float] | None) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from mmdeploy.triton.config import SyntaxProblem, try_parse
 from mmdeploy.triton.response_cache import packed_bytes
 
 if TYPE_CHECKING:
-    from tritonclient.grpc.model_config_pb2 import ModelConfig
+    from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
 
     from mmdeploy.recipe.schema import Recipe
 
@@ -172,14 +172,15 @@ def _released(recipe: Recipe, release: Path) -> dict[str, tuple[TensorSpec, ...]
         path = release / (name if name == recipe.name else f"{recipe.name}.{name}") / "config.pbtxt"
         config = try_parse(path.read_text("utf-8")) if path.is_file() else SyntaxProblem(0, "")
         if not isinstance(config, SyntaxProblem):
-            found[name] = tuple(_specs(config))
+            found[name] = tuple(specs_of(config.output, config))
     return found
 
 
-def _specs(config: ModelConfig) -> Iterator[TensorSpec]:
+def specs_of(tensors: Iterable[ModelInput | ModelOutput], config: ModelConfig) -> Iterator[TensorSpec]:
+    """Give what tensors of a model hold, the batch left out."""
     from tritonclient.grpc.model_config_pb2 import DataType
 
-    for tensor in config.output:
+    for tensor in tensors:
         dims = tuple(tensor.dims) if config.max_batch_size else tuple(tensor.dims)[1:]
         dtype = DataType.Name(tensor.data_type).removeprefix("TYPE_")
         yield TensorSpec(tensor.name, BYTES if dtype == "STRING" else dtype, dims)

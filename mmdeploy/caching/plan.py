@@ -199,7 +199,8 @@ def make_plan(
     """
     if half_life_s is not None and not half_life_s > 0:
         raise UsageError(f"--half-life {half_life_s:g}: a half-life is longer than 0 s")
-    requests = read_trace(trace, recipe.inputs)
+    optional = {name for name, spec in recipe.inputs.items() if spec.optional}
+    requests = read_trace(trace, recipe.inputs, optional=optional, most_rows=max(1, recipe.max_batch_size))
     report = read_report(release) if release is not None and (release / FILENAME).is_file() else None
     known = known_of(recipe, release, report, row_bytes)
     ensemble = asked_ensemble(recipe, known)
@@ -223,7 +224,7 @@ def verify_plan(recipe: Recipe, plan: CachePlan, trace: Path, release: Path, *, 
     """
     ranges = {name: spec.range for name, spec in recipe.inputs.items() if spec.range is not None}
     samples = samples_for(recipe, plan.requests)
-    contents = Contents(recipe.input_specs, folder=trace.parent, ranges=ranges, samples=samples)
+    contents = Contents(recipe.input_specs, trace=trace, ranges=ranges, samples=samples)
     cached = plan.advice.cached or tuple(model.name for model in plan.ensemble.levels[0])
     size = max(1, plan.advice.size_mib) * MIB
     return verify(release, plan.ensemble, plan.requests, contents, cached=cached, size_bytes=size, log=log)

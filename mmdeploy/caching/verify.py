@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from mmdeploy.caching.contents import Contents
 from mmdeploy.caching.replay import AskedEnsemble, replay
 from mmdeploy.caching.trace import Request
+from mmdeploy.core.errors import InferenceError, UsageError
 from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.config import parse, to_text
@@ -97,10 +98,10 @@ def verify(
         log: Where the server's log goes.
 
     Raises:
+        UsageError: Naming the line of the trace, if a request cannot be asked, or the server refuses it.
         ServerError: If the server refuses the release or dies.
-        InferenceError: If it refuses a request.
     """
-    expected = replay(ensemble, requests, cached, size_bytes)
+    expected = replay(ensemble, contents.known_by_bytes(requests), cached, size_bytes)
     served = {name: name if name == ensemble.whole.name else f"{ensemble.whole.name}.{name}" for name in cached}
     with temporary_folder("cache-plan") as folder:
         linked_with_cache(release, folder, set(served.values()))
@@ -109,7 +110,10 @@ def verify(
             began = time.perf_counter()
             with running.runner(ensemble.whole.name) as runner:
                 for request in requests:
-                    runner.infer(contents.feeds(request))
+                    try:
+                        runner.infer(contents.feeds(request))
+                    except InferenceError as error:
+                        raise UsageError(f"{contents.place(request)}: {error.message}", hint=error.hint) from error
             seconds = time.perf_counter() - began
             after = {name: _counted(running, model) for name, model in served.items()}
     models = tuple(_verified(name, expected.hit_rate(name), before[name], after[name]) for name in sorted(served))

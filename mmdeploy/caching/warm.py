@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmdeploy.caching.contents import Contents
+from mmdeploy.caching.layout import specs_of
 from mmdeploy.caching.replay import AskedModel
 from mmdeploy.caching.trace import Request, read_trace
 from mmdeploy.caching.value import half_life, worths
@@ -18,20 +20,35 @@ from mmdeploy.core.contracts import Runner
 from mmdeploy.core.errors import InferenceError, UsageError
 from mmdeploy.triton.config import SyntaxProblem, try_parse
 
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
 
 @dataclass(frozen=True)
-class WarmedUp:
-    """What a warm-up came to.
+class WarmUp:
+    """Popular requests that can be asked.
 
     Attributes:
-        asked: Requests that were asked.
-        left_out: Requests of the trace that only have hashes, whose bytes nobody has here.
-        refused: What the server said of those that it refused.
+        ensemble: Whom they are for.
+        requests: The best last.
+        contents: Finds their arrays.
+        left_out: How many requests of the trace only have hashes or samples, whose bytes nobody has here.
     """
 
-    asked: int
+    ensemble: str
+    requests: tuple[Request, ...]
+    contents: Contents
     left_out: int
-    refused: tuple[str, ...]
+
+    def ask(self, runner: Runner) -> list[str]:
+        """Ask them; return what the server said of those that it refused."""
+        refused = []
+        for request in self.requests:
+            try:
+                runner.infer(self.contents.feeds(request))
+            except InferenceError as error:
+                refused.append(f"{self.contents.place(request)}: {error.message}")
+        return refused
 
 
 def most_popular(requests: Sequence[Request], inputs: Iterable[str], most: int) -> list[Request]:
@@ -41,50 +58,53 @@ def most_popular(requests: Sequence[Request], inputs: Iterable[str], most: int) 
     return [one.request for one in reversed(ranked[:most])]
 
 
-def warm_up(runner: Runner, trace: Path, *, most: int) -> WarmedUp:
-    """Ask for the most popular requests of a trace that refers to files beside it.
+def warm_up_of(repositories: Iterable[Path], trace: Path, *, most: int) -> WarmUp:
+    """Take the most popular requests of a trace that refers to files beside it, and see that each can be asked.
 
     Args:
-        runner: Connected to the ensemble.
+        repositories: What is served: one ensemble.
         trace: The file.
         most: How many requests to ask at most.
 
     Raises:
-        UsageError: If the trace cannot be read, or no request of it can be asked.
+        UsageError: If there is no one ensemble, the trace or a file that it names cannot be read, or no request of it
+            can be asked.
     """
-    requests = read_trace(trace, [spec.name for spec in runner.inputs])
+    config = _only_ensemble(repositories)
+    specs = tuple(specs_of(config.input, config))
+    optional = {tensor.name for tensor in config.input if tensor.optional}
+    names = [spec.name for spec in specs]
+    requests = read_trace(trace, names, optional=optional, most_rows=max(1, config.max_batch_size))
     askable = [one for one in requests if all(row.kind == "file" for rows in one.inputs.values() for row in rows)]
     if not askable:
         raise UsageError(
-            f"{trace}: no request names files, so there is nothing to warm up with",
+            f"{trace}: no request names files alone, so nothing could be asked to warm up with",
             hint='name the files of popular requests: {"image": {"file": "cat.npy"}}',
         )
-    contents, refused, asked = Contents(runner.inputs, folder=trace.parent), list[str](), 0
-    for request in most_popular(askable, [spec.name for spec in runner.inputs], most):
-        try:
-            runner.infer(contents.feeds(request))
-            asked += 1
-        except InferenceError as error:
-            refused.append(error.message)
-    return WarmedUp(asked, len(requests) - len(askable), tuple(refused))
+    contents = Contents(specs, trace=trace)
+    popular = tuple(most_popular(askable, names, most))
+    contents.known_by_bytes(popular)  # before a server is started in vain
+    return WarmUp(config.name, popular, contents, len(requests) - len(askable))
 
 
-def only_ensemble(repositories: Iterable[Path]) -> str:
-    """Return the name of the one ensemble that repositories serve.
-
-    Raises:
-        UsageError: If there is none, or several.
-    """
+def _only_ensemble(repositories: Iterable[Path]) -> ModelConfig:
+    """Return the configuration of the one ensemble that repositories serve."""
     paths = [path for repository in repositories for path in sorted(repository.glob("*/config.pbtxt"))]
-    configs = {path.parent.name: try_parse(path.read_text("utf-8")) for path in paths}
     found = [
-        name
-        for name, config in configs.items()
+        config
+        for config in (try_parse(path.read_text("utf-8")) for path in paths)
         if not isinstance(config, SyntaxProblem) and config.platform == "ensemble"
     ]
-    if len(found) != 1:
+    asked = _outermost(found)
+    if len(asked) != 1:
         raise UsageError(
-            f"a warm-up trace is for one ensemble, and this serves {', '.join(found) or 'none'}",
+            f"a warm-up trace is for one ensemble, and this serves {', '.join(one.name for one in asked) or 'none'}",
             hint="name the repository of one: mmdeploy serve model_repository/NAME --warm-trace requests.jsonl",
         )
-    return found[0]
+    return asked[0]
+
+
+def _outermost(ensembles: Sequence[ModelConfig]) -> list[ModelConfig]:
+    """Return the ensembles that are no part of another: the branch of an optional input is an ensemble of its own."""
+    names = [one.name for one in ensembles]
+    return [one for one in ensembles if not any(one.name.startswith(f"{name}.") for name in names)]

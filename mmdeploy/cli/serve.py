@@ -16,6 +16,7 @@ from mmdeploy.cli.text import counted, printable
 from mmdeploy.core.errors import EXIT_INTERRUPTED, EXIT_PASS, UsageError
 
 if TYPE_CHECKING:
+    from mmdeploy.caching.warm import WarmUp
     from mmdeploy.triton.server import Server
 
 _WATCH_S = 0.5
@@ -71,7 +72,7 @@ def command(
       mmdeploy serve
       mmdeploy serve model_repository/spoken_digits --http-port 0 --grpc-port 0
     """  # noqa: D301
-    from mmdeploy.caching.warm import only_ensemble
+    from mmdeploy.caching.warm import warm_up_of
     from mmdeploy.triton import server as triton_server
     from mmdeploy.triton.repository import resolve
     from mmdeploy.triton.response_cache import settings_of
@@ -84,7 +85,7 @@ def command(
     else:
         repositories = resolve(repository)
         held.enter_context(_trusted(repositories, public_key))
-        warmed = None if warm_trace is None else only_ensemble(repositories)
+        warmed = None if warm_trace is None else warm_up_of(repositories, warm_trace, most=warm_requests)
         server = triton_server.start(
             repositories,
             log=workdir / "serve" / f"triton-{time.strftime('%Y%m%d-%H%M%S')}.log",
@@ -101,8 +102,8 @@ def command(
         if url is not None:
             _announce(server)
             return EXIT_PASS
-        if warm_trace is not None and warmed is not None:
-            _warm_up(server, warmed, warm_trace, warm_requests)
+        if warmed is not None:
+            _warm_up(server, warmed)
         stopped = _stop_signals()  # before it is said that Ctrl-C stops it
         _announce(server)
         return _watch(server, stopped)
@@ -141,15 +142,13 @@ def _announce(server: Server) -> None:
         click.echo("Ctrl-C stops it.")
 
 
-def _warm_up(server: Server, ensemble: str, trace: Path, most: int) -> None:
-    from mmdeploy.caching.warm import warm_up
-
-    with server.runner(ensemble) as runner:
-        found = warm_up(runner, trace, most=most)
-    click.echo(f"warmed up {ensemble} with {counted(found.asked, 'request')} of {trace}")
-    if found.left_out:
-        click.echo(f"  {counted(found.left_out, 'request')} left out: they name no files", err=True)
-    for reason in dict.fromkeys(found.refused):
+def _warm_up(server: Server, warmed: WarmUp) -> None:
+    with server.runner(warmed.ensemble) as runner:
+        refused = warmed.ask(runner)
+    click.echo(f"warmed up {warmed.ensemble} with {counted(len(warmed.requests) - len(refused), 'request')}")
+    if warmed.left_out:
+        click.echo(f"  {counted(warmed.left_out, 'request')} left out: they name no files", err=True)
+    for reason in refused:
         click.echo(f"  refused: {printable(reason)}", err=True)
 
 

@@ -172,7 +172,8 @@ def with_versions(ensemble: ServedEnsemble) -> ServedEnsemble:
         steps=tuple(replace(one, version=versions.get(one.name, one.version)) for one in ensemble.steps),
     )
     if ensemble.response_cache:
-        whole = to_text(ensemble_config(changed)) + "".join(contents.values())
+        ensembles = (changed, *changed.branches)  # how the parts of a branch are wired is said in its own only
+        whole = "".join(to_text(ensemble_config(one)) for one in ensembles) + "".join(contents.values())
         changed = replace(changed, version=_version(whole))
     return changed
 

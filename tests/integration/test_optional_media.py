@@ -18,9 +18,12 @@ from mmdeploy.core.errors import DataError, InferenceError
 from mmdeploy.model.sources import resolve_callable
 from mmdeploy.preprocess import Pipeline
 from mmdeploy.recipe.media import in_order
+from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
+from mmdeploy.triton.http import ask_json
 from mmdeploy.triton.lint import lint
 from mmdeploy.triton.repository import resolve
+from mmdeploy.triton.response_cache import settings_of
 from mmdeploy.triton.server import Server
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
@@ -164,3 +167,32 @@ def test_files_in_which_nothing_is_are_answered_as_the_original_does(
     expected = by_hand(outcome, sent, {"photo": [False, True, False], "clip": [True, False, True]})
     mixed = runner.infer({**sent, "photo": photo, "clip": clip})
     np.testing.assert_allclose(mixed["probabilities"], expected, atol=1e-5)
+
+
+def test_a_photo_that_is_sent_twice_is_encoded_once_whoever_else_is_in_the_request(
+    outcome: Outcome, sent: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    assert outcome.report.published is not None
+    repositories = resolve(outcome.report.published.parent)
+    settings = settings_of(repositories)
+    assert settings.models == ("optional_media.see",)
+
+    def seen(running: Server) -> list[int]:
+        (stats,) = ask_json(f"{running.http_url}/v2/models/optional_media.see/stats")["model_stats"]
+        return [int(stats["inference_stats"][what].get("count", 0)) for what in ("cache_hit", "cache_miss")]
+
+    with (
+        triton_server.start(repositories, log=tmp_path / "t.log", response_cache_bytes=settings.bytes) as running,
+        running.runner("optional_media") as opened,
+    ):
+        first, other = ({name: array[index : index + 1] for name, array in sent.items()} for index in (0, 1))
+        hits, misses = seen(running)
+        answers = [
+            opened.infer(feed)["probabilities"].copy()
+            for feed in (other, {**other, "clip": first["clip"]}, other)  # the second decodes and asks anew
+        ]
+        assert seen(running) == [hits + 2, misses + 1]
+        np.testing.assert_array_equal(answers[0], answers[2])
+        blind = opened.infer({**other, "photo": np.array([[b""]], dtype=object)})["probabilities"]
+        assert seen(running) == [hits + 2, misses + 1]
+        assert not np.allclose(blind, answers[0], atol=1e-3)

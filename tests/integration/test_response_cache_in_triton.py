@@ -1,8 +1,10 @@
 """What Triton's response cache really does: what mmdeploy relies on, and what it keeps clients from."""
 
+import re
 import shutil
 import signal
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,10 @@ def test_a_new_release_in_a_running_server_never_answers_from_the_old_ones_cache
         assert answers("pair") == [7, 7]
         assert answers("pair.encoder") == [7, 7]
         assert hits(running, "pair") == 1
+        with urllib.request.urlopen(running.metrics_url, timeout=20) as told:
+            metrics = told.read().decode()
+        assert re.findall(r'nv_cache_num_hits_per_model\{model="pair",version="\d+"\} (\d+)', metrics) == ["0"]
+        assert 'nv_inference_request_success{model="pair",version="1"}' in metrics  # whatever its version is
         swap(running, new)
         assert answers("pair") == [-7, -7]
         assert answers("pair.encoder") == [-7, -7]

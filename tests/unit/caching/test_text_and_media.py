@@ -66,8 +66,47 @@ def test_python_compiles_nothing_into_a_release_that_is_served_from_links(tmp_pa
 
 def test_no_text_is_made_up_for_a_hash(tmp_path):
     (tmp_path / "cat.jpg").write_bytes(b"JPEG")
-    contents = Contents([TensorSpec("photo", "BYTES", (1,))], folder=tmp_path)
+    contents = Contents([TensorSpec("photo", "BYTES", (1,))], trace=tmp_path / "requests.jsonl")
     with pytest.raises(UsageError, match="nothing can be made up for the hash 'a'"):
         contents.feeds(Request(0.0, {"photo": (Content("hash", "a"),)}))
     found = contents.feeds(Request(0.0, {"photo": (Content("file", "cat.jpg"),)}))
     np.testing.assert_array_equal(found["photo"], np.array([[b"JPEG"]], dtype=object))
+
+
+def test_what_cannot_be_asked_is_told_by_the_line_of_the_trace(tmp_path):
+    trace = tmp_path / "requests.jsonl"
+    for name, size in (("right", 4), ("large", 6)):
+        np.save(tmp_path / f"{name}.npy", np.zeros(size, np.float32))
+    (tmp_path / "broken.npy").write_bytes(b"no array")
+    (tmp_path / "folder.npy").mkdir()
+    samples = [{"x": np.zeros(4, np.float32), "y": np.zeros(4, np.float32)}]
+    contents = Contents([TensorSpec("x", "FP32", (4,)), TensorSpec("y", "FP32", (-1,))], trace=trace, samples=samples)
+    for kind, value, told in [
+        ("sample", "1", "x: sample 1 cannot be had: the data has 1"),
+        ("file", "gone.npy", "x: there is no file"),
+        ("file", "large.npy", "x: large.npy: "),
+        ("file", "broken.npy", "x: broken.npy cannot be read as a NumPy array"),
+        ("file", "folder.npy", "x: there is no file"),
+        ("file", "n" * 300 + ".npy", "x: .*File name too long"),
+    ]:
+        for ask in (contents.feeds, lambda request: contents.known_by_bytes([request])):
+            with pytest.raises(UsageError, match=rf"requests\.jsonl:7: {told}"):
+                ask(Request(0.0, {"x": (Content(kind, value),)}, line=7))
+    uneven = Request(0.0, {"y": (Content("file", "right.npy"), Content("file", "large.npy"))}, line=9)
+    with pytest.raises(UsageError, match=r"requests\.jsonl:9: y: the rows of one request have the shapes"):
+        contents.feeds(uneven)
+
+
+def test_contents_are_known_by_their_bytes_as_triton_knows_them(tmp_path):
+    for name in ("one", "copy"):
+        np.save(tmp_path / f"{name}.npy", np.ones(4, np.float32))
+    contents = Contents(
+        [TensorSpec("x", "FP32", (4,)), TensorSpec("b", "BOOL", (1,))],
+        trace=tmp_path / "requests.jsonl",
+        samples=[{"x": np.ones(4, np.float32)}, {"x": np.zeros(4, np.float32)}],
+    )
+    names = [("file", "one.npy"), ("file", "copy.npy"), ("sample", "0"), ("sample", "1"), ("hash", "one.npy")]
+    known = contents.known_by_bytes(Request(0.0, {"x": (Content(*name),)}) for name in names)
+    assert [known.index(one) for one in known] == [0, 0, 0, 3, 4]
+    bits = contents.known_by_bytes(Request(0.0, {"b": (Content("hash", str(n)),)}) for n in range(20))
+    assert len({one.inputs["b"] for one in bits}) == 2, "twenty names, and only two values to be had"

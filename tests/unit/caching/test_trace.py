@@ -58,14 +58,30 @@ def test_a_trace_reads_back_as_it_was_written(tmp_path_factory, written):
         ('{"time": 1, "inputs": {"x": {"file": ""}}}', "2: input 'x'"),
         ('{"time": 1, "inputs": {"x": {"hash": "a", "bytes": -4}}}', "2: input 'x'"),
         ('{"time": 1, "inputs": {"x": {"hash": "a", "bytes": "4"}}}', "2: input 'x'"),
+        ('{"inputs": {"x": "a"}}', '2: a request is {"time"'),
+        ('{"time": Infinity, "inputs": {"x": "a"}}', "2: time inf is no number"),
+        ('{"time": 1' + "0" * 400 + ', "inputs": {"x": "a"}}', "2: time 1000"),
+        ('{"time": 1' + "0" * 5000 + ', "inputs": {"x": "a"}}', "2: Exceeds the limit"),
+        ('{"time": "' + "9" * 10**6 + '", "inputs": {"x": "a"}}', "2: time '999"),
+        ('{"time": 1, "inputs": {"' + "x" * 10**6 + '": "a"}}', "2: the ensemble has no input 'xxx"),
+        ("[" * 100_000, "2: not JSON of a request: it is nested too deeply"),
+        ('{"time": 1, "inputs": {"x": {"sample": 1' + "0" * 30 + "}}}", "2: input 'x'"),
+        ('{"time": 1, "inputs": {"x": "\\ud800"}}', "2: input 'x'"),
+        ('{"time": 1, "inputs": {"x": {"file": "a\\u0000b"}}}', "2: input 'x'"),
+        ('{"time": 1, "inputs": {"x": {"file": "a"}, "y": {"file": ["b"]}}}', "2: input 'y'"),
+        ('{"time": 1, "inputs": {"y": "a"}}', "2: the request leaves out 'x', which is not optional"),
+        ('{"time": 1, "inputs": {"x": ["a", "b", "c", "d", "e"]}}', "2: 5 rows, and the ensemble takes at most 4"),
+        ('{"time": 1, "inputs": {}}', "2: the request has no input at all"),
+        ("time,image", "2: not JSON: Expecting value at column 1"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, told):
     path = tmp_path / "requests.jsonl"
     path.write_text('{"time": 0, "inputs": {"x": {"hash": "a", "bytes": 5}}}\n' + line)
     with pytest.raises(UsageError) as caught:
-        read_trace(path, ("x", "y"))
+        read_trace(path, ("x", "y"), optional={"y"}, most_rows=4)
     assert f"{path}:{told}" in caught.value.message
+    assert len(caught.value.message) < 400
 
 
 def test_a_trace_that_is_empty_or_not_there_is_refused(tmp_path):
@@ -74,6 +90,23 @@ def test_a_trace_that_is_empty_or_not_there_is_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UsageError, match="has no requests"):
         read_trace(tmp_path / "empty.jsonl", ("x",))
+
+
+def test_what_is_no_text_is_told_by_its_line(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(b'{"time": 0, "inputs": {"x": "a"}}\n\x1f\x8b\x08\n')
+    with pytest.raises(UsageError, match=r"requests\.jsonl:2: not UTF-8: .* at byte 1"):
+        read_trace(path, ("x",))
+
+
+def test_a_trace_as_windows_writes_it_is_read_and_lines_end_at_line_ends_only(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    lines = ['{"time": 0, "inputs": {"x": "a\u2028\x85b"}}', "", '{"time": 0.5, "inputs": {"x": null, "y": "c"}}', ""]
+    path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    first, second = read_trace(path, ("x", "y"), optional={"x", "y"})
+    assert first == Request(0.0, {"x": (Content("hash", "a\u2028\x85b"),)})
+    assert (first.line, second.line) == (1, 3)
+    assert second.inputs == {"y": (Content("hash", "c"),)}
 
 
 def test_bytes_do_not_tell_contents_apart(tmp_path):

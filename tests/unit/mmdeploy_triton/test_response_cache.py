@@ -25,6 +25,7 @@ from mmdeploy.triton.response_cache import (
     settings_of,
     with_versions,
 )
+from mmdeploy.triton.served_step import ServedStep
 
 
 def versions(ensemble: ServedEnsemble) -> dict[str, int]:
@@ -122,6 +123,31 @@ def test_other_weights_or_another_configuration_are_another_version(tmp_path: Pa
     again = versions(with_versions(ensemble))
     assert again["image_encoder"] == weights["image_encoder"]
     assert again["spoken_digits"] != weights["spoken_digits"]
+
+
+def test_the_ensembles_version_knows_its_steps_and_how_the_parts_of_a_branch_are_wired(tmp_path: Path):
+    plain = three_components(tmp_path)
+    image, audio, _ = plain.components
+    for name in ("step.py", "beside.py"):
+        (tmp_path / name).write_text("CODE = 1\n", encoding="utf-8")
+    step = ServedStep(
+        "scale", tmp_path / "step.py", (TensorSpec("x", "FP32", (4,)),), (TensorSpec("y", "FP32", (4,)),),
+        {"x": "image"}, {"y": "scaled"}, options={"by": 2}, beside={"beside.py": tmp_path / "beside.py"},
+    )  # fmt: skip
+    branch = ServedEnsemble("branch", plain.inputs, (), (image, audio))
+    made = replace(plain, steps=(step,), branches=(branch,))
+    rewired = replace(image, inputs=dict.fromkeys(image.inputs, "another tensor"))
+    found = {"as it is": with_versions(made).version, "again": with_versions(made).version}
+    assert len({*found.values()}) == 1
+    found["options"] = with_versions(replace(made, steps=(replace(step, options={"by": 3}),))).version
+    found["packages"] = with_versions(replace(made, steps=(replace(step, requires=("pillow==1",)),))).version
+    found["branch"] = with_versions(replace(made, branches=(replace(branch, components=(rewired, audio)),))).version
+    (tmp_path / "beside.py").write_text("CODE = 2\n", encoding="utf-8")
+    found["what lies beside it"] = with_versions(made).version
+    (tmp_path / "step.py").write_text("CODE = 2\n", encoding="utf-8")
+    found["code"] = with_versions(made).version
+    found.pop("again")
+    assert len({*found.values()}) == len(found), found
 
 
 def test_the_recipes_section_reaches_the_staged_repository(tmp_path: Path):

@@ -5,15 +5,18 @@ What the steps read is known from the recipe: it counts as read by them, and not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import Array, TensorSpec
 from mmdeploy.core.errors import DataError, EnvironmentUnfitError
 from mmdeploy.core.samples import column_of
+from mmdeploy.model.sources import describe
 from mmdeploy.model.watching import passing_over
-from mmdeploy.preprocess import Pipeline, RefusedError, WiredMethod
-from mmdeploy.recipe.media import MediaStep, in_order
+from mmdeploy.preprocess import Own, Pipeline, RefusedError, WiredMethod
+from mmdeploy.recipe.media import MediaStep, OwnStep, in_order
 from mmdeploy.recipe.modalities import Branch, Detection, branches, detection
 from mmdeploy.triton.steps.modalities import holds_something
 
@@ -39,6 +42,7 @@ class Preparation:
         self.pipeline = _opened(recipe, recipe.preprocess)
         self.sources: tuple[TensorSpec, ...] = recipe.source_specs
         self._names = in_order(recipe.preprocess)
+        self._root = recipe.root
         self._branches: dict[str, tuple[Branch, Detection]] = {
             name: (branch, detection(recipe, branch)) for name, branch in branches(recipe).items() if branch.steps
         }
@@ -47,7 +51,7 @@ class Preparation:
         """Return the sources of one sample; those of an input that is missing, or counts as it, are not there.
 
         Raises:
-            DataError: If a method refuses the sample, as the server would.
+            DataError: If a method refuses the sample, as the server would, or the recipe's own code fails.
         """
         try:
             with passing_over():
@@ -66,7 +70,8 @@ class Preparation:
             if not all(tensor in found for tensor in one.inputs.values()):
                 continue
             try:
-                found |= one.sample(found)
+                with _own_code(f"preprocess.{name}", one, self._root):
+                    found |= one.sample(found)
             except RefusedError:
                 if (missing := self._forgiven(name)) is None:
                     raise
@@ -96,7 +101,7 @@ def postprocessed(recipe: Recipe, tensors: Mapping[str, Array]) -> dict[str, Arr
     """Return columns of what components write, with what ``postprocess`` makes of them.
 
     Raises:
-        DataError: If a method refuses a sample.
+        DataError: If a method refuses a sample, or the recipe's own code fails.
     """
     found = dict(tensors)
     if not recipe.postprocess:
@@ -105,7 +110,7 @@ def postprocessed(recipe: Recipe, tensors: Mapping[str, Array]) -> dict[str, Arr
     for name, one in zip(in_order(recipe.postprocess), pipeline.methods, strict=True):
         rows = zip(*(found[tensor] for tensor in one.inputs.values()), strict=True)
         try:
-            with passing_over():
+            with passing_over(), _own_code(f"postprocess.{name}", one, recipe.root):
                 answers = [_answer(one, row) for row in rows]
         except RefusedError as error:
             raise DataError(f"postprocess.{name}: {error}") from error
@@ -120,6 +125,22 @@ def _answer(method: WiredMethod, row: Sequence[Array | None]) -> dict[str, Array
     return method.sample(given) if len(given) == len(row) else None
 
 
+@contextmanager
+def _own_code(place: str, method: WiredMethod, root: Path) -> Iterator[None]:
+    """Tell what a function of the recipe's own raises, or gives that is not what is declared, as its fault."""
+    try:
+        yield
+    except (RefusedError, ImportError):
+        raise
+    except Exception as cause:
+        if not isinstance(own := method.method, Own):
+            raise
+        if str(cause).startswith(own.reference):  # it gave what is not declared
+            raise DataError(f"{place}: {cause}") from cause
+        told = f"{own.reference}: {describe(cause, root)}"
+        raise DataError(f"{place}: {told}", hint="a ValueError refuses one sample, in its words") from cause
+
+
 def _opened(recipe: Recipe, steps: Mapping[str, MediaStep]) -> Pipeline:
     described = [steps[name].described() for name in in_order(steps)]
     try:
@@ -129,6 +150,10 @@ def _opened(recipe: Recipe, steps: Mapping[str, MediaStep]) -> Pipeline:
         raise _missing(error) from error
     except (OSError, ValueError) as error:
         raise DataError(str(error)) from error
+    except Exception as error:
+        if not any(isinstance(step, OwnStep) for step in steps.values()):
+            raise
+        raise DataError(f"a step's own code cannot be imported: {describe(error, recipe.root)}") from error
 
 
 def _missing(error: ImportError) -> EnvironmentUnfitError:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from mmdeploy.building import plain_recipe
 from mmdeploy.building.beside_release import write_beside
+from mmdeploy.building.bucket_gain import STEP as BUCKETS
+from mmdeploy.building.bucket_gain import BucketGain
 from mmdeploy.building.cache_notes import cache_notes
 from mmdeploy.building.endings import exit_code, failure, placed, unfinished
 from mmdeploy.building.environment import require_environment
@@ -252,12 +254,13 @@ class _Run:
             logs=self.folder / "logs",
             substitute=substitute,
             observer=self.observer,
+            besides=BucketGain(recipe, artifacts, self.folder, self.observer),
         )
-        warned = [
-            (one.gate, one.details["warning"]) for one in self.state.judgement.results if "warning" in one.details
-        ]
+        results = self.state.judgement.results
+        warned = [(one.gate, one.details["warning"]) for one in results if "warning" in one.details]
         self.state.notes.extend(f"{gate}: {warning}." for gate, warning in warned)
-        for folder in ("reference", "substitute"):  # measured; what would be published stays
+        self.state.notes.extend(self.state.judgement.notes)
+        for folder in ("reference", "substitute", BUCKETS):  # measured; what would be published stays
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def publish(self) -> None:

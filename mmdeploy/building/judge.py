@@ -11,7 +11,7 @@ served by ONNX Runtime. `Judgement.substitute` says so, and no latency is claime
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -54,6 +54,7 @@ class Judgement:
         seconds: Time of each gate.
         server_version: Of the Triton that served.
         substitute: Why the candidate was a stand-in, or None.
+        notes: What else was measured, a sentence each.
     """
 
     results: tuple[GateResult, ...]
@@ -61,6 +62,7 @@ class Judgement:
     seconds: tuple[float, ...]
     server_version: str
     substitute: str | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ def judge(
     logs: Path,
     substitute: str | None,
     observer: Observer,
+    besides: Callable[[Evidence], tuple[str, ...]] = lambda evidence: (),
 ) -> Judgement:
     """Serve both repositories and run every gate of the recipe.
 
@@ -169,6 +172,7 @@ def judge(
         logs: Folder of the servers' logs.
         substitute: Why the candidate is a stand-in, or None.
         observer: Who watches.
+        besides: Measures what no gate judges, while the servers are up, and gives a sentence each; not of a stand-in.
 
     Raises:
         ServerError: If Triton refuses a repository or dies.
@@ -200,7 +204,8 @@ def judge(
         results, verdict = gates.run_all(recipe.gates, evidence, started=watch.started, finished=watch.finished)
         if substitute and verdict is Verdict.PASS:
             verdict = Verdict.INCONCLUSIVE
-        return Judgement(results, verdict, tuple(watch.seconds), servers[0].server_version, substitute)
+        notes = () if substitute else besides(evidence)
+        return Judgement(results, verdict, tuple(watch.seconds), servers[0].server_version, substitute, notes)
 
 
 def _evidence(

@@ -34,7 +34,9 @@ def render(report: BuildReport) -> str:
         "time": f"{report.seconds:.3f}",
     }
     suite.attrib.update(counts, timestamp=f"{report.started_at:%Y-%m-%dT%H:%M:%S}")
-    _text(suite, "system-out", "\n".join([f"{report.recipe.name} {headline(report)}", *_subsets(report)]))
+    _text(
+        suite, "system-out", "\n".join([f"{report.recipe.name} {headline(report)}", *_subsets(report), *report.notes])
+    )
     # Jenkins' schema (xunit plugin, junit-10.xsd) knows no `skipped` on the root
     root = ET.Element("testsuites", {"name": "mmdeploy"} | {key: counts[key] for key in counts if key != "skipped"})
     root.append(suite)

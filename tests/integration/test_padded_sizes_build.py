@@ -32,6 +32,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (gate,) = outcome.report.gates
     (lengths,) = gate.tables
     assert [row[-1] for row in lengths.rows] == ["1, 75", "2, 32"]  # asked at the bounds, which no sample has
+    assert any(note.startswith("Buckets (frames [8, 32]): ") for note in outcome.report.notes)  # measured, both ways
+    assert not (outcome.folder / "buckets").exists()
     with triton_server.start(resolve(folder / "root"), log=folder / "triton.log") as server:
         yield server
 

@@ -1,0 +1,158 @@
+"""What ``bucket`` wins, or costs: the candidate against itself without buckets, and padded to the maximum.
+
+Padding costs arithmetic and wins batches; which is more depends on the model, the machine and the lengths that clients
+send. So it is measured when the gates have run: clients of a closed loop send the evaluation samples at their true
+lengths to the candidate and to one of the others in turns, as the throughput gate does. A ratio whose interval lies
+below 1 is a warning; it fails no build, since buckets may be meant for another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmdeploy.building.judge import ServedDeployment, staged
+from mmdeploy.building.served_ensemble import candidate_ensemble, stand_ins
+from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import Evidence
+from mmdeploy.core.errors import MmdeployError
+from mmdeploy.record.observer import Observer
+from mmdeploy.scoring import looks, served_figures
+from mmdeploy.scoring.load import MIN_ROUNDS, LoadOptions, Measurement, SideBySide
+from mmdeploy.triton import server as triton_server
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Recipe
+
+#: What the display calls it.
+STEP = "buckets"
+#: As many as make batches, and are few enough to be Python threads beside the servers.
+_CLIENTS = 8
+_SECONDS, _MOST_SECONDS = 4.0, 12.0
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class BucketGain:
+    """Measures what a recipe's buckets win.
+
+    Attributes:
+        recipe: With buckets or without.
+        artifacts: By step, of the whole build.
+        folder: Of the run; what is staged there is removed by whoever removes the run's other stages.
+        observer: Who watches.
+    """
+
+    recipe: Recipe
+    artifacts: Mapping[str, Artifact]
+    folder: Path
+    observer: Observer
+
+    def __call__(self, evidence: Evidence) -> tuple[str, ...]:
+        """Return what was found, a sentence each; nothing where nothing is padded to buckets.
+
+        Args:
+            evidence: The candidate, up and ready, with the samples.
+        """
+        others = dict(_others(self.recipe))
+        if not others:
+            return ()
+        self.observer.step_started(STEP)
+        try:
+            with ExitStack() as stack:
+                found = {name: self._measured(stack, evidence, name, recipe) for name, recipe in others.items()}
+        except MmdeployError as error:
+            notes: tuple[str, ...] = (f"What `bucket` wins was not measured: {error.message}.",)
+        else:
+            notes = told(self.recipe, found)
+        self.observer.work_finished(STEP, notes[0])
+        return notes
+
+    def _measured(self, stack: ExitStack, evidence: Evidence, name: str, recipe: Recipe) -> Gain:
+        made = staged(self.folder / STEP / name, candidate_ensemble(recipe, self.artifacts))
+        log = self.folder / "logs" / f"triton-{STEP}-{name}.log"
+        server = stack.enter_context(
+            triton_server.start(
+                [made.repository.path], log=log, response_cache_bytes=0, stand_ins=stand_ins(recipe)
+            )
+        )  # fmt: skip
+        beside = replace(evidence, reference=ServedDeployment(server, made.ensemble))
+        options = LoadOptions(concurrency=_CLIENTS, max_seconds=_MOST_SECONDS)
+        with SideBySide(beside, evidence.feeds, options) as pair:
+            pair.warm_up()
+            until = pair.clock() + _SECONDS
+            latest = until + _MOST_SECONDS
+            while (now := pair.clock()) < latest and (now < until or len(pair.measured.candidate) < MIN_ROUNDS):
+                if not pair.round():
+                    break
+                self.observer.progress(STEP, pair.measured.requests, None, f"requests, beside {_WORDS[name]}")
+        return Gain.of(pair.measured)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Samples a second with buckets over those of something else.
+
+    Attributes:
+        ratio: With its interval; None where it was not measured.
+        requests: To each side.
+        why: Why it was not measured.
+    """
+
+    ratio: served_figures.Estimate | None
+    requests: int = 0
+    why: str = ""
+
+    @classmethod
+    def of(cls, measured: Measurement) -> Gain:
+        """Return what a measurement came to."""
+        why = measured.refusal.note if measured.refusal is not None else looks.too_few(measured, 0)
+        if why:
+            return cls(None, measured.requests, why)
+        return cls(served_figures.rate_ratio(measured, confidence=_CONFIDENCE), measured.requests)
+
+
+_NONE, _PADDED = "no-bucket", "padded"
+_WORDS = {_NONE: "no bucket", _PADDED: "padding all to the maximum"}
+
+
+def _others(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """Give what a recipe with buckets is measured against: itself without, and with the last of each alone."""
+    buckets = {name: size.bucket for name, size in recipe.sizes.items() if size.bucket is not None}
+    lengths: dict[str, dict[str, tuple[int, ...] | None]] = {
+        _NONE: dict.fromkeys(buckets),
+        _PADDED: {name: some[-1:] for name, some in buckets.items()},
+    }
+    for other, by_size in lengths.items():
+        if any(by_size[name] != some for name, some in buckets.items()):
+            changed = {name: recipe.sizes[name].model_copy(update={"bucket": some}) for name, some in by_size.items()}
+            yield other, recipe.model_copy(update={"sizes": {**recipe.sizes, **changed}})
+
+
+def told(recipe: Recipe, found: Mapping[str, Gain]) -> tuple[str, ...]:
+    """Say what was found, and warn where buckets are slower than none."""
+    buckets = ", ".join(f"{name} {list(size.bucket)}" for name, size in recipe.sizes.items() if size.bucket is not None)
+    words = [f"{_times(gain)} {_WORDS[name]}" for name, gain in found.items()]
+    requests = min((gain.requests for gain in found.values()), default=0)
+    under = f"{_CLIENTS} clients, {requests} requests each way, evaluation samples at their true lengths"
+    notes = [f"Buckets ({buckets}): {', '.join(words)}; {under}."]
+    ratio = found[_NONE].ratio if _NONE in found else None
+    if ratio is not None and ratio.interval[1] < 1.0:
+        batching = any(part.serving.dynamic_batching is not None for part in recipe.components.values())
+        advice = "" if batching else "; no component has `dynamic_batching`, so no requests are joined"
+        notes.append(
+            f"Warning: `bucket` costs more than it wins on this machine, {ratio.value:.2f} × the samples a second of "
+            f"no bucket{advice}. Take it out, unless clients would pad to the maximum otherwise."
+        )
+    return tuple(notes)
+
+
+def _times(gain: Gain) -> str:
+    if gain.ratio is None:
+        return f"not measured ({gain.why}) against"
+    low, high = gain.ratio.interval
+    doubt = " (not told apart)" if low <= 1.0 <= high else ""
+    return f"{gain.ratio.value:.2f} × [{low:.2f}, {high:.2f}]{doubt} the samples a second of"

@@ -21,17 +21,12 @@ from mmdeploy.building import plain_recipe
 from mmdeploy.building.beside_release import write_beside
 from mmdeploy.building.bucket_gain import STEP as BUCKETS
 from mmdeploy.building.bucket_gain import BucketGain
+from mmdeploy.building.bucket_lengths import require_cut_back
 from mmdeploy.building.cache_notes import cache_notes
 from mmdeploy.building.endings import exit_code, failure, placed, unfinished
 from mmdeploy.building.environment import require_environment
 from mmdeploy.building.figures import costs, latencies, sizes, stages
-from mmdeploy.building.judge import (
-    EvaluationRecord,
-    Judgement,
-    Staged,
-    judge,
-    staged,
-)
+from mmdeploy.building.judge import EvaluationRecord, Judgement, Staged, judge, staged
 from mmdeploy.building.label_counts import require_label_counts
 from mmdeploy.building.live_plan import LivePlan
 from mmdeploy.building.provenance import Made
@@ -350,6 +345,7 @@ class _Run:
         self.state.artifacts[step.id] = artifact
         self.live.remember(step)
         require_label_counts(self.recipe, step.component, artifact)
+        require_cut_back(self.recipe, step.component, artifact)
         source = self.state.artifacts.get(step.source) if step.source else None
         record = StepRecord(
             id=step.id,

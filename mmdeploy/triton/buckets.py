@@ -209,15 +209,39 @@ def _follows(spec: TensorSpec, ensemble: ServedEnsemble, padded: Collection[str]
     return spec.name in known
 
 
+def uncut(spec: TensorSpec, buckets: Collection[str]) -> str | None:
+    """Say why an output cannot be cut back to its true length; None where it can, or keeps its length.
+
+    Args:
+        spec: The output, under the name that clients know.
+        buckets: Names of the sizes that are padded.
+    """
+    for axis, size in enumerate(spec.sizes):
+        made_of = set() if size is None else {*_NAME.findall(size.name)} & {*buckets}
+        if size is None or size.name in buckets or not made_of:
+            continue
+        of = " and ".join(map(repr, sorted(made_of)))
+        return (
+            f"the output {spec.name!r} follows {of} on axis {axis} with another length, {size.min} to {size.max}, as "
+            "behind a stride: it cannot be cut back to its true one where requests are padded"
+        )
+    return None
+
+
+#: What to do about `uncut`.
+UNCUT_HINT = "give that axis the length of the size itself, pool over it in the model, or take `bucket` out"
+
+
 def _checked(spec: TensorSpec, buckets: Collection[str]) -> bool:
     """Say whether an output is cut; refuse one whose length is not that of a size which is padded."""
+    problem = uncut(spec, buckets)
     known = spec.sizes or (None,) * len(spec.shape)
     for axis, (dim, size) in enumerate(zip(spec.shape, known, strict=True)):
-        if dim != -1 or (size is not None and (size.name in buckets or not {*_NAME.findall(size.name)} & {*buckets})):
-            continue
-        what = "an unknown length" if size is None else f"the length {size.name}"
-        raise UsageError(
-            f"the output {spec.name!r} has {what} on axis {axis}: it is another one where requests are padded",
-            hint="give that axis the length of the size itself, pool over it in the model, or take `bucket` out",
-        )
+        if dim == -1 and size is None:
+            problem = problem or (
+                f"the output {spec.name!r} has an unknown length on axis {axis}: it is another one where requests are "
+                "padded"
+            )
+    if problem:
+        raise UsageError(problem, hint=UNCUT_HINT)
     return bool(_sizes(spec, buckets))

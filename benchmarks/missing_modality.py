@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 import mmdeploy
-from mmdeploy.building.builder import Settings, run_build
+from mmdeploy.building.builder import run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.contracts import FeedDict, Runner
 from mmdeploy.core.target import this_hardware
 from mmdeploy.record.observer import Silent

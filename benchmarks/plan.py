@@ -34,7 +34,8 @@ sys.exit(code)
 BUILD = """
 import sys
 from pathlib import Path
-from mmdeploy.building.builder import Settings, run_build
+from mmdeploy.building.builder import run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.record.observer import Silent
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def main() -> None:
 def measured(path: Path, component: str) -> list[dict[str, Any]]:
     """Return the figures of a component's sensitivity and of its search."""
     from mmdeploy import api
-    from mmdeploy.building.builder import Settings, run_build
+    from mmdeploy.building.builder import run_build
+    from mmdeploy.building.settings import Settings
     from mmdeploy.recipe.loader import load_recipe
     from mmdeploy.record.observer import Silent
 

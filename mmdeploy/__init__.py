@@ -21,7 +21,8 @@ __all__ = ["BuildReport", "Outcome", "Recipe", "Settings", "__version__", "build
 
 if TYPE_CHECKING:
     from mmdeploy.api import build, plan
-    from mmdeploy.building.builder import Outcome, Settings
+    from mmdeploy.building.builder import Outcome
+    from mmdeploy.building.settings import Settings
     from mmdeploy.recipe.loader import load_recipe
     from mmdeploy.recipe.schema import Recipe
     from mmdeploy.record.build_report import BuildReport

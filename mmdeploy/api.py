@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.building.builder import Outcome, run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.errors import StoreError, UsageError, did_you_mean
 from mmdeploy.core.store import Store
 from mmdeploy.debugging.findings import DebugReport

@@ -35,6 +35,7 @@ from mmdeploy.building.run_folder import run_folder
 from mmdeploy.building.sample_notes import sample_notes
 from mmdeploy.building.scheduler import Workers, log_of
 from mmdeploy.building.served_ensemble import candidate_ensemble, reference_ensemble, substitute_ensemble
+from mmdeploy.building.settings import Settings
 from mmdeploy.building.turns import admitted, startable
 from mmdeploy.building.wired import noise_notes, wired
 from mmdeploy.core.artifact import Artifact
@@ -62,30 +63,6 @@ _EXIT_BY_VERDICT = {
     Verdict.FAIL: EXIT_GATE_FAILED,
     Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE,
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to build, as opposed to what.
-
-    Attributes:
-        workdir: Folder of the store and of the runs.
-        destination: Where releases are published.
-        jobs: Steps at once; None for as many as there are cores, at most one a component.
-        processes: Processes that a step that trains runs on, under Accelerate's launcher. Their threads are shared out.
-        publish_unverified: Publish although engines could not run on this machine and were judged by a
-            substitute. Failed gates are never published.
-        fresh: Run every step, whatever the store has; the new results take the place of the old ones.
-        sign_key: Private key that a release is signed with, or None.
-    """
-
-    workdir: Path = Path(".mmdeploy")
-    destination: Path = Path("model_repository")
-    jobs: int | None = None
-    processes: int = 1
-    publish_unverified: bool = False
-    fresh: bool = False
-    sign_key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -259,19 +236,23 @@ class _Run:
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def publish(self) -> None:
-        """Make the staged repository live if the verdict allows it."""
-        if not self._may_publish() or self.candidate is None:
+        """Make the staged repository live if the verdict allows it; what it was made of is written down in any case."""
+        if self.candidate is None:
             return
-        self.state.published = target = self.settings.destination / self.recipe.name
+        served, inputs = self.candidate.repository, self.live.fingerprints.inputs
+        may, target = self._may_publish(), self.settings.destination / self.recipe.name
+        self.state.published = target if may else None
         try:
-            served, inputs = self.candidate.repository, self.live.fingerprints.inputs
             made = Made(self.id, self.recipe, inputs, self.report(None), served, self.state.artifacts, self.store.facts)
+            beside = write_beside(self.folder, made)
+            if not may:
+                return
             publish(
                 served.path,
                 self.settings.destination,
                 self.recipe.name,
                 release_id=self.id,
-                extra_files=write_beside(self.folder, made),
+                extra_files=beside,
                 sign=None if self.settings.sign_key is None else partial(sign, private_key=self.settings.sign_key),
             )
         except BaseException:

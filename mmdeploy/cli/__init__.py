@@ -31,6 +31,7 @@ VERBS: Mapping[str, str] = {
     "serve": "Serve a model repository with Triton on this machine.",
     "infer": "Send files to a served ensemble.",
     "report": "Show the report of a build.",
+    "compare": "Say what differs between two builds, and which samples flipped.",
     "releases": "List what was published, and what is live.",
     "rollback": "Make an earlier release live again.",
     "verify": "Compare releases with their manifests.",

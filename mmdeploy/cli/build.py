@@ -69,7 +69,8 @@ def command(
     """  # noqa: D301
     from rich.console import Console
 
-    from mmdeploy.building.builder import Settings, run_build
+    from mmdeploy.building.builder import run_build
+    from mmdeploy.building.settings import Settings
     from mmdeploy.planning.steps import only_step
     from mmdeploy.recipe.loader import load_recipe
     from mmdeploy.report import unreported, write_all

@@ -63,7 +63,7 @@ def command(
     from rich.console import Console
 
     from mmdeploy.api import debug
-    from mmdeploy.building.builder import Settings
+    from mmdeploy.building.settings import Settings
     from mmdeploy.debugging.run import JSON, MARKDOWN, DebugSettings
     from mmdeploy.recipe.loader import load_recipe
     from mmdeploy.report.display import BuildDisplay

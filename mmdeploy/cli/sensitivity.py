@@ -42,7 +42,7 @@ def command(
     from rich.console import Console
 
     from mmdeploy.api import sensitivity
-    from mmdeploy.building.builder import Settings
+    from mmdeploy.building.settings import Settings
     from mmdeploy.recipe.loader import load_recipe
     from mmdeploy.report.display import BuildDisplay
 

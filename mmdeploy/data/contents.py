@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 #: The set's main file: JSON.
@@ -16,6 +17,17 @@ INDEX = "samples.json"
 DIGESTS = "digests.bin"
 #: Of SHA-256, that tell a sample's inputs from all others.
 DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """What the step that recorded a set tells of it.
+
+    Attributes:
+        content: Digest of all that it holds: see `content`.
+    """
+
+    content: str
 
 
 def content(folder: Path, first: int | None = None) -> str:

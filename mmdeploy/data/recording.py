@@ -19,11 +19,12 @@ import numpy as np
 from mmdeploy.core.artifact import Array, TensorSpec
 from mmdeploy.core.contracts import Progress
 from mmdeploy.core.errors import DataError
+from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.labels import Labels, kind, written
 from mmdeploy.core.strings import BYTES, nbytes, packed
 from mmdeploy.data.calibration import CalibrationCheck
 from mmdeploy.data.census import Census
-from mmdeploy.data.contents import DIGESTS, INDEX, digest_of
+from mmdeploy.data.contents import DIGESTS, INDEX, SetFacts, digest_of
 from mmdeploy.data.labels import stacked_labels
 from mmdeploy.data.sample_sets import SeenSamples
 from mmdeploy.data.samples import Feed, Prepare, Ranges, sample_digest, stream
@@ -177,6 +178,7 @@ class _Recorder:
             "labels": None if labels is None else kind(labels),
             "bytes": self._bytes,
             "inputs": {name: census.to_metadata() for name, census in self._censuses.items()},
+            **as_metadata(SetFacts(str(index["content"]))),
         }
 
     def _add_label(self, label: Any) -> None:

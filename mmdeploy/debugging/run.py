@@ -12,8 +12,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.building.builder import Outcome, run_build
 from mmdeploy.building.scheduler import WorkerBugError, redirect, start_tracker
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.contracts import no_progress
 from mmdeploy.core.errors import EnvironmentUnfitError, MmdeployError, StepError, UsageError, did_you_mean
 from mmdeploy.core.store import translated

@@ -49,6 +49,7 @@ from mmdeploy.gates import advising, answers, differences, limits, resolution
 from mmdeploy.scoring import ask
 from mmdeploy.scoring.builtin import METRICS
 from mmdeploy.scoring.comparison import Comparison
+from mmdeploy.scoring.kept import KEPT, kept
 from mmdeploy.scoring.metric_spec import REFERENCE, MetricSpec, arguments_of, check_metric, spec_of
 from mmdeploy.scoring.metrics import SLACK, Interval
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
@@ -176,6 +177,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         "outputs": list(metric.outputs), "arguments": options.arguments, "rule": options.rule,
         **advising.done(evidence),
     }  # fmt: skip
+    if candidate.per_unit is not None:
+        details[KEPT] = kept(candidate.per_unit)
     served_reference = _answers(evidence.reference, "reference", metric, evidence)
     if isinstance(served_reference, str):
         details["reference_problem"] = served_reference

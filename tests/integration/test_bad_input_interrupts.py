@@ -8,7 +8,7 @@ from filelock import FileLock
 from user_view import press_ctrl_c, read_until, replaced, started, wait_until
 
 import mmdeploy
-from mmdeploy.building.builder import Settings
+from mmdeploy.building.settings import Settings
 from mmdeploy.record.report_file import read_report
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]

@@ -22,7 +22,7 @@ from PIL import Image
 from user_view import REPOSITORY, read_until, started, without
 
 import mmdeploy
-from mmdeploy.building.builder import Settings
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.errors import InferenceError, MmdeployError
 from mmdeploy.triton.client import GrpcRunner, HttpRunner
 

@@ -19,9 +19,10 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 import mmdeploy
-from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.building.builder import Outcome, run_build
 from mmdeploy.building.cache_notes import OPTIONS_FILE
 from mmdeploy.building.provenance import BOM, PROVENANCE
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import DataError, ExportError, InferenceError, ModelError, StepError

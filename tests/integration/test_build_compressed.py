@@ -8,7 +8,8 @@ import pytest
 from labelled_recipe import with_splits
 
 import mmdeploy
-from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.building.builder import Outcome, run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.observer import Silent
 

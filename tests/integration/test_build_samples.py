@@ -9,7 +9,8 @@ from labelled_recipe import with_splits
 from user_view import replaced
 
 import mmdeploy
-from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.building.builder import Outcome, run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.errors import DataError
 from mmdeploy.core.store import Store
 from mmdeploy.record.observer import Silent

@@ -10,7 +10,8 @@ import pytest
 from user_view import read_until, started
 
 import mmdeploy
-from mmdeploy.building.builder import Settings, run_build
+from mmdeploy.building.builder import run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.caching.contents import Contents
 from mmdeploy.caching.layout import Known, asked_ensemble, known_of
 from mmdeploy.caching.trace import Content, Request, write_trace

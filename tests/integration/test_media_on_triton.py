@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import mmdeploy
-from mmdeploy.building.builder import Settings, run_build
+from mmdeploy.building.builder import run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.errors import InferenceError
 from mmdeploy.core.strings import as_strings
 from mmdeploy.preprocess import Pipeline

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmdeploy.building.builder import Settings, run_build
+from mmdeploy.building.builder import run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import MetricError
 from mmdeploy.core.store import Store

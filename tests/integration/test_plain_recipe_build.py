@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import mmdeploy
-from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.building.builder import Outcome, run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.observer import Silent
 from mmdeploy.triton.staging import KEEPER

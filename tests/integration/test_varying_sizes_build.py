@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mmdeploy
-from mmdeploy.building.builder import Settings
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.errors import InferenceError
 from mmdeploy.core.sessions import open_session
 from mmdeploy.triton import server as triton_server

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import mmdeploy
-from mmdeploy.building.builder import Settings, run_build
+from mmdeploy.building.builder import run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.core.contracts import Runner
 from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError
 from mmdeploy.core.strings import as_strings

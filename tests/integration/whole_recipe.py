@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mmdeploy
-from mmdeploy.building.builder import Outcome, Settings, run_build
+from mmdeploy.building.builder import Outcome, run_build
+from mmdeploy.building.settings import Settings
 from mmdeploy.record.observer import Silent
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.http import ask_json

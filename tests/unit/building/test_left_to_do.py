@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mmdeploy.building.builder import Settings, _Run
+from mmdeploy.building.builder import _Run
+from mmdeploy.building.settings import Settings
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.record.observer import Silent
 

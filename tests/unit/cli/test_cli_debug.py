@@ -127,7 +127,7 @@ def test_two_kinds_of_tolerance_exclude_each_other(mmdeploy_command, recipe):
 
 def test_without_polygraphy_it_says_what_to_install(recipe, monkeypatch, tmp_path):
     from mmdeploy import api
-    from mmdeploy.building.builder import Settings
+    from mmdeploy.building.settings import Settings
     from mmdeploy.debugging import run
     from mmdeploy.recipe.loader import load_recipe
 

@@ -113,7 +113,8 @@ class WiredMethod:
 
         Args:
             tensors: Those that it reads, at least.
-            pool: Decodes several samples at once.
+            pool: Decodes several samples at once. A function of the recipe's own need not stand that: it is called
+                for one after the other, as in a build.
 
         Raises:
             RefusedError: Naming the tensor and the row.
@@ -122,7 +123,8 @@ class WiredMethod:
 
         count = len(tensors[next(iter(self.inputs.values()))])
         rows = [{own: tensors[tensor][index] for own, tensor in self.inputs.items()} for index in range(count)]
-        answers = list(pool.map(self._row, rows)) if pool is not None and count > 1 else list(map(self._row, rows))
+        at_once = pool is not None and count > 1 and not isinstance(self.method, Own)
+        answers = list(pool.map(self._row, rows)) if pool is not None and at_once else list(map(self._row, rows))
         for index, answer in enumerate(answers):
             if isinstance(answer, RefusedError):
                 raise RefusedError(f"{self._shown}, row {index}: {answer}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from mmdeploy.core.errors import RecipeError
 if TYPE_CHECKING:
     from mmdeploy.core.contracts import MethodOptions
     from mmdeploy.recipe.declared import Wire
+    from mmdeploy.recipe.media import MediaStep
     from mmdeploy.recipe.schema import Recipe
 
 
@@ -105,11 +106,19 @@ def _summary(recipe: Recipe) -> str:
         reads = "\n".join(f"{key} <- {_wire(wire)}" for key, wire in component.inputs.items())
         writes = "\n".join(f"{key} -> {_wire(wire)}" for key, wire in component.outputs.items())
         rows.append((name, reads, writes, chain, str(component.serving.max_batch_size)))
-    inputs = "\n".join(f"{name}: {spec.dtype} {_shape(spec.shape)}" for name, spec in recipe.inputs.items())
+    inputs = "\n".join(
+        f"{name}: {spec.dtype} {_shape(spec.shape)}"
+        + (f", may be missing: {spec.missing.strategy}" if spec.missing else "")
+        for name, spec in recipe.inputs.items()
+    )
     gates = "\n".join(_gate(gate) for gate in recipe.gates) or "none: whatever is built is published"
     ends = [("inputs", inputs), ("outputs", "\n".join(recipe.outputs)), ("data", _data(recipe)), ("gates", gates)]
     if recipe.sizes:
         ends.insert(1, ("sizes", _sizes(recipe)))
+    if recipe.postprocess:
+        ends.insert(-3, ("postprocess", _steps(recipe.postprocess)))
+    if recipe.preprocess:
+        ends.insert(1, ("preprocess", _steps(recipe.preprocess)))
     over = f" over {recipe.origin.base}" if recipe.origin.base else ""
     return "\n".join(
         (
@@ -163,12 +172,20 @@ def _shape(shape: Sequence[int | str]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
+def _steps(steps: Mapping[str, MediaStep]) -> str:
+    return "\n".join(
+        f"{name}: {step.described()['method']}, {', '.join(step.inputs.values())} -> {', '.join(step.tensors.values())}"
+        for name, step in steps.items()
+    )
+
+
 def _sizes(recipe: Recipe) -> str:
     lines = []
     for name, spec in recipe.sizes.items():
         size = spec.named(name)
         step = f", multiples of {size.multiple_of}" if size.multiple_of > 1 else ""
         to = f", padded to {spec.pad_to}" if spec.pad_to is not None else ""
+        to += f", in buckets of {', '.join(map(str, spec.bucket))}" if spec.bucket is not None else ""
         mask = f", mask {spec.mask}" if spec.mask is not None else ""
         lines.append(f"{name}: {size.min} to {size.max}{step}{to}{mask}")
     return "\n".join(lines)

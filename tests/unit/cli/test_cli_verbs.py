@@ -125,6 +125,17 @@ def test_validate_shows_what_it_understood(sample, capsys, argument):
     assert capsys.readouterr() == (VALIDATED, "")
 
 
+def test_validate_shows_what_is_made_of_files_and_what_may_be_missing(capsys):
+    [path] = [path for path in RECIPES if path.name == "media.yaml"]
+    assert run(commands, ["validate", str(path)]) == 0
+    shown = {" ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
+    assert shown >= {
+        "preprocess see: decode_image, image -> pixels",
+        "hear: decode_audio, audio -> waveform",
+        "inputs image: BYTES [1], may be missing: mean",
+    }
+
+
 def test_validate_tells_every_problem(edited, capsys):
     edited(("target: cpu", "target: cpuu"), ("{pixels: image}", "{pixels: imag}"))
     assert run(commands, ["validate", "recipe.yaml", "--set", "seed=-1"]) == 2

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy import gates
-from mmdeploy.building.judged_modalities import evidence_subsets, samples_asked
+from mmdeploy.building.judged_modalities import evidence_subsets, mixed_rows, samples_asked
 from mmdeploy.building.served_ensemble import model_name, stand_ins
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, Evidence, GateResult, Progress, Samples, Verdict, WiredComponent
@@ -221,6 +221,7 @@ def _evidence(
     """Put together what the gates may ask; ``ensemble`` is what the first side serves."""
     feeds = record.samples.feeds()
     asked = samples_asked(recipe, feeds)
+    answers, subsets = record.answers(), evidence_subsets(recipe, feeds, record.original)
     return Evidence(
         candidate=sides[0],
         reference=sides[1],
@@ -228,7 +229,7 @@ def _evidence(
         ensemble_outputs=tuple(recipe.outputs),
         feeds=feeds.sending(tuple(recipe.inputs)),
         labels=record.samples.labels,
-        original=record.answers() | {name: feeds[name] for name in recipe.sources() if name not in recipe.inputs},
+        original=answers | {name: feeds[name] for name in recipe.sources() if name not in recipe.inputs},
         hardware=this_hardware(),
         max_batch_size=min(part.serving.max_batch_size for part in ensemble.components),
         substitute=substitute,
@@ -238,7 +239,8 @@ def _evidence(
         root=recipe.root,
         sizes={spec.name: spec.sizes for spec in recipe.input_specs if spec.sizes},
         bounds=record.bounds(),
-        subsets=evidence_subsets(recipe, record.samples.feeds(), record.original),
+        subsets=subsets,
+        mixed=mixed_rows(recipe, feeds, answers, subsets),
     )
 
 

@@ -265,6 +265,7 @@ class Evidence:
         root: Folder of the recipe, which paths in gates are relative to.
         subsets: Subsets of the modalities that are judged besides whole requests. `mmdeploy.gates.run_all` asks the
             gates that judge subsets once for each.
+        mixed: Requests whose rows lack other inputs each, or none: all of the ensemble's outputs, asked by parity.
     """
 
     candidate: Deployment
@@ -284,6 +285,7 @@ class Evidence:
     sizes: Mapping[str, Sizes] = field(default_factory=dict)
     bounds: tuple[Samples, Mapping[str, Array]] | None = None
     subsets: tuple[EvidenceSubset, ...] = ()
+    mixed: EvidenceSubset | None = None
 
 
 class Gate(Protocol):

@@ -44,6 +44,8 @@ class EvidenceSubset:
         original: What the PyTorch model gives then, as in `Evidence`.
         components: Components whose inputs this changes, and which are asked.
         samples: Indices of the samples that something is left of; None for all.
+        marks: Columns that are sent beside these samples and say which rows have an input, by the name of the input
+            that says so.
     """
 
     label: str
@@ -51,3 +53,4 @@ class EvidenceSubset:
     original: Mapping[str, Array]
     components: tuple[str, ...]
     samples: Array | None = None
+    marks: Mapping[str, Array] = field(default_factory=dict)

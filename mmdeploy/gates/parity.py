@@ -205,6 +205,12 @@ def advice(options: Options, result: GateResult) -> str | None:
     return advising.advised(result, failed=advising.lose_less(result, [name for name in alone if name in done]))
 
 
+def judges_ensemble(options: Options, evidence: Evidence) -> bool:
+    """Say whether the gate judges an output of the ensemble."""
+    judged = (_is_judged(name, options, evidence.original) for name in evidence.ensemble_outputs)
+    return options.scope != "components" and any(judged)
+
+
 def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:
     """Give every model that writes a tensor in scope."""
     original = evidence.original

@@ -2,7 +2,7 @@
 
 The original is asked without these inputs too, so what is judged is what compression does there, not what the missing
 input costs: that is for the gate ``graceful``. A limit on the score itself is one of whole requests and is not judged
-here.
+here. Parity judges requests that mix the subsets, row by row, too: an answer depends on no other row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def judged(gate: Gate, options: MethodOptions, evidence: Evidence) -> GateResult
     if asked is None:
         return result
     checks, details = list(result.checks), dict[str, Any]()
-    for subset in evidence.subsets:
+    mixed = evidence.mixed if isinstance(asked, parity.Options) and parity.judges_ensemble(asked, evidence) else None
+    for subset in (*evidence.subsets, *([] if mixed is None else [mixed])):
         found = gate.check(asked, of_subset(evidence, subset))
         checks += [_named(check, subset.label) for check in found.checks]
         details[subset.label] = dict(found.details)
@@ -41,6 +42,7 @@ def of_subset(evidence: Evidence, subset: EvidenceSubset) -> Evidence:
     if subset.samples is not None:
         feeds, original = feeds.select(subset.samples), ask.select(original, subset.samples)
         labels = None if labels is None else labels[subset.samples]
+    feeds = feeds.replaced(subset.marks)
     return replace(
         evidence,
         feeds=feeds,
@@ -49,6 +51,7 @@ def of_subset(evidence: Evidence, subset: EvidenceSubset) -> Evidence:
         components=tuple(part for part in evidence.components if part.name in subset.components),
         bounds=None,
         subsets=(),
+        mixed=None,
     )
 
 

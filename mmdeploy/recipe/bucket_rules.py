@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from mmdeploy.core.errors import did_you_mean
@@ -22,7 +23,7 @@ def bucket_findings(recipe: Recipe) -> Iterator[Finding]:
         if all(name not in one.shape for one in recipe.sources().values()):
             message = f"no input has the size {name!r}, and only what comes in is padded: take `bucket` out"
             yield Finding((*place, "bucket"), message, needs_all=True)
-        for optional, other in shared_sizes(recipe, name):
+        for optional, other in itertools.islice(shared_sizes(recipe, name), 1):
             message = (
                 f"{optional!r} may be left out, and {other!r} has the size {name!r} too: what is asked for only where "
                 f"it is there is padded by itself; give {optional!r} a size of its own"

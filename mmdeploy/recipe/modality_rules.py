@@ -78,7 +78,7 @@ def _branch_findings(one: _Optional) -> Iterator[Finding]:
     readers |= {
         ("preprocess", key): tuple(step.inputs.values())
         for key, step in recipe.preprocess.items()
-        if key not in branch.steps
+        if key not in branch.steps and key in recipe.written.preprocess  # what is filled up is told at its size
     }
     for (section, reader), read in readers.items():
         if tensor := next((tensor for tensor in read if tensor in made), None):
@@ -108,6 +108,10 @@ def _presence_findings(one: _Optional) -> Iterator[Finding]:
         for component, part in recipe.components.items()
         if any(wire.tensor == presence for wire in part.inputs.values())
     ]
+    if presence in recipe.inputs:
+        message = f"{presence!r} is an input: presence is a tensor of the ensemble's own; give it a name that is free"
+        yield Finding(place, message, involves=(("inputs", presence),))
+        return
     heads = [
         component
         for component in readers
@@ -252,8 +256,9 @@ def _name_findings(one: _Optional) -> Iterator[Finding]:
 
 
 def _subset_findings(recipe: Recipe) -> Iterator[Finding]:
-    optional = optional_inputs(recipe)
-    required = [name for name, spec in recipe.inputs.items() if not spec.optional]
+    # What is half declared, or was mended, is told at the input.
+    optional = [name for name, spec in recipe.inputs.items() if spec.optional or spec.missing is not None]
+    required = [name for name in recipe.inputs if name not in optional]
     given = recipe.subsets or ()
     if recipe.subsets is not None and not any(spec.optional for spec in recipe.inputs.values()):
         yield Finding(("subsets",), "no input is optional: nothing can be left out; take it out")
@@ -266,6 +271,8 @@ def _subset_findings(recipe: Recipe) -> Iterator[Finding]:
             elif name not in optional:
                 message = f"{name!r} cannot be left out: say optional: true at the input, or take it out"
                 yield Finding((*place, spot), message, involves=(("inputs", name),))
+            elif name in subset.without[:spot]:
+                yield Finding((*place, spot), f"{name!r} is listed twice")
         if not required and set(subset.without) >= set(optional):
             yield Finding(place, "nothing would be left of a request: leave at least one input in")
         if any(set(subset.without) == set(other.without) for other in given[:index]):
@@ -289,6 +296,9 @@ def _gate_findings(recipe: Recipe) -> Iterator[Finding]:
             if unknown:
                 told = did_you_mean(unknown[0], recipe.inputs)
                 yield Finding(place, f"there is no input {unknown[0]!r}; {told}")
+            elif fixed := sorted(name for name in missing if not recipe.inputs[name].optional):
+                message = f"{fixed[0]!r} cannot be left out: say optional: true at the input, or take the limit out"
+                yield Finding(place, message, involves=(("inputs", fixed[0]),))
             elif missing not in judged:
                 shown = ", ".join("+".join(sorted(one)) for one in judged) or "none: no input is optional"
                 message = f"this is no subset that is judged ({shown}): list it under subsets"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
@@ -57,7 +58,7 @@ def _padded(recipe: Recipe, place: Keys, name: str, own: dict[str, InputSpec]) -
     if not own:
         message = f"nothing that components read from outside has the size {name!r}, and only that is padded"
         yield Finding(place, message, needs_all=True)
-    for optional, other in shared_sizes(recipe, name):
+    for optional, other in itertools.islice(shared_sizes(recipe, name), 1):
         message = (
             f"{optional!r} may be left out, and {other!r} has the size {name!r} too: what is asked for only where it "
             f"is there is padded by itself; give {optional!r} a size of its own"

@@ -92,9 +92,10 @@ def _tensors(recipe: Recipe) -> dict[str, _Tensor]:
     for name, spec in recipe.inputs.items():
         end = _End(("inputs", name), f"input {name!r} of the ensemble", spec.dtype, spec.shape)
         tensors.setdefault(name, _Tensor()).writers.append(end)
-        if spec.missing is not None and spec.missing.presence is not None:
+        presence = spec.missing.presence if spec.missing is not None else None
+        if presence is not None and presence not in recipe.inputs:  # which is told at its place
             end = _End(("inputs", name, "missing", "presence"), f"presence of {name!r}", "BOOL", (1,))
-            tensors.setdefault(spec.missing.presence, _Tensor()).writers.append(end)
+            tensors.setdefault(presence, _Tensor()).writers.append(end)
     for name, component in recipe.components.items():
         for key, wire in component.outputs.items():
             tensors.setdefault(wire.tensor, _Tensor()).writers.append(_end(name, "outputs", key, wire))
@@ -141,11 +142,12 @@ def _names(recipe: Recipe) -> Iterator[Finding]:
 def _ends(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
     """Find tensors with no writer, several writers, or no reader."""
     written = [name for name, tensor in tensors.items() if tensor.writers]
+    presence = tuple(("inputs", name, "missing") for name, spec in recipe.inputs.items() if spec.optional)
     for name, tensor in tensors.items():
         if not tensor.writers:
             for reader in tensor.readers:
                 message = f"nothing writes the tensor {name!r}; {did_you_mean(name, written)}"
-                yield Finding(reader.path, message, needs_all=True)
+                yield Finding(reader.path, message, involves=presence, needs_all=True)
         for writer in tensor.writers[1:]:
             message = f"the tensor {name!r} is already written by {tensor.writers[0].owner}; give it another name"
             yield Finding(writer.path, message, involves=(tensor.writers[0].path,))

@@ -3,7 +3,8 @@
 `FusedEnsemble` is the seam `mmdeploy.core.contracts.FusedOutput` for one component of a recipe. What feeds the
 component is run through the graphs that ship, what follows it, and what joins it later, through the FP32 exports.
 Everything that does not depend on the candidate is computed once and kept, so that a score costs the candidate and what
-follows it.
+follows it. A component that is given stand-ins where inputs are missing is scored on samples of which every second
+lacks what a subset of the modalities leaves out, as in its calibration.
 
 Tensors are kept in memory while they are small, and in unnamed memory-mapped files otherwise.
 """
@@ -23,6 +24,7 @@ from mmdeploy.core.labels import Labels
 from mmdeploy.core.samples import Gathered, Samples, picked
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.planning.chains import fed_outputs, yardstick
+from mmdeploy.recipe.modalities import sees_stand_ins
 from mmdeploy.recipe.sharing import above, below, callers
 from mmdeploy.recipe.wiring import topological_order, upstream
 from mmdeploy.scoring import closeness, ragged
@@ -104,7 +106,9 @@ class FusedEnsemble:
             )
         self._recipe, self._component, self._graphs = recipe, component, graphs
         self._modalities = modalities or Modalities(recipe, {})
-        self._feeds, self._labels = self._modalities.marked(Samples.of(samples.feeds)), samples.labels
+        stand_ins_seen = any(sees_stand_ins(recipe, name) for name in callers(recipe.components, component))
+        self._feeds = self._modalities.marked(Samples.of(samples.feeds), in_turns=stand_ins_seen)
+        self._labels = samples.labels
         self._parameters = {"intra_op_thread_count": str(threads)}
         self._metric = open_metric(yardstick(recipe, component).metric, recipe.root)
         self._outputs = self._metric.outputs

@@ -161,9 +161,19 @@ class Modalities:
         given = {*self._recipe.inputs, *self._recipe.sources()}
         return {name: array for name, array in found.items() if name not in given}
 
-    def marked(self, samples: Samples) -> Samples:
-        """Return samples with a column, `PRESENT`, that says which inputs each has; as they are where none may miss."""
-        return Samples({**samples, PRESENT: self.held(samples)}) if self._branches else samples
+    def marked(self, samples: Samples, *, in_turns: bool = False) -> Samples:
+        """Return samples with a column, `PRESENT`, that says which inputs each has; as they are where none may miss.
+
+        Args:
+            samples: Any.
+            in_turns: Whether they are to lack the inputs of the recipe's subsets in turns, as of `patterns`.
+        """
+        if not self._branches:
+            return samples
+        there = self.held(samples)
+        if in_turns and self.subsets:
+            there &= self._turns(0, there)
+        return Samples({**samples, PRESENT: there})
 
     def dropped(self, there: npt.NDArray[np.bool_], rate: float, random: np.random.Generator) -> npt.NDArray[np.bool_]:
         """Return which inputs rows have when a share of them lacks what one of the subsets leaves out, drawn evenly."""

@@ -54,6 +54,7 @@ def test_every_subset_is_judged_and_what_is_published_is_whole(outcome):
     for label in ("without seen", "without heard", "without felt", "without heard and felt"):
         assert f"end to end: worst cosine ({label})" in names["parity"]
         assert f"top1 drop ({label})" in names["accuracy"]
+    assert "end to end: worst cosine (mixed rows)" in names["parity"]
     assert names["graceful"] == ["top1 drop without seen", "top1 drop without heard and felt"]
     assert [finding for finding in lint(report.published) if finding.severity == "error"] == []
 

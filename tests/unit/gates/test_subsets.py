@@ -92,6 +92,43 @@ def test_requests_of_a_subset_lack_the_input():
     assert {frozenset(feed) for feed in asked} == {frozenset({"image", "audio"}), frozenset({"image"})}
 
 
+def mixing(head: object = FUNCTIONS["fusion"]) -> Evidence:
+    """Return evidence of which parity also asks requests where each second row is marked as lacking its audio."""
+    found, rows = judged(head), np.arange(SAMPLES)
+    there = (rows % 2 == 0)[:, None]
+    logits = np.where(there, found.original["logits"], found.subsets[0].original["logits"])
+    mixed = EvidenceSubset("mixed rows", (), {"logits": logits}, (), rows, {"audio_present": there})
+    return replace(found, mixed=mixed)
+
+
+class ByRows(Runs):
+    """Takes marks of rows too; ``mind`` says whether they are minded."""
+
+    mind = True
+
+    def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
+        marks = feed_dict.get("audio_present")
+        if marks is None:
+            return super().infer(feed_dict)
+        whole = self._inner.infer({name: array for name, array in feed_dict.items() if name != "audio_present"})
+        without = super().infer({"image": feed_dict["image"]})
+        return {name: np.where(marks | (not self.mind), whole[name], without[name]) for name in whole}
+
+
+@pytest.mark.parametrize("mind", [True, False])
+def test_parity_asks_requests_whose_rows_lack_other_inputs(monkeypatch, mind):
+    monkeypatch.setattr(ByRows, "mind", mind)
+    monkeypatch.setattr(Serves, "runner", lambda self, model=None: self._inner.runner(model) if model else ByRows(
+        self._inner.runner(), self._head, self.asked))  # fmt: skip
+    found = names(mixing(), parity.Options(min_cosine=0.99))
+    assert {name: verdict for name, verdict in found.items() if name.endswith("(mixed rows)")} == {
+        "end to end: worst cosine (mixed rows)": Verdict.PASS if mind else Verdict.FAIL,
+        "end to end: worst norm error (mixed rows)": found["end to end: worst norm error (mixed rows)"],
+    }
+    assert not any("mixed" in name for name in names(mixing(), parity.Options(min_cosine=0.99, scope="components")))
+    assert not any("mixed" in name for name in names(mixing(), accuracy.Options(metric="top1", max_drop=1.0)))
+
+
 def test_accuracy_judges_the_drop_in_a_subset_and_not_the_score():
     options = accuracy.Options(metric="top1", min=0.85, max_drop=0.01)
     found = names(judged(), options)

@@ -185,3 +185,34 @@ def test_what_arrives_and_holds_nothing_is_told_of_strings(edited, problems):
     [(where, message)] = problems(path)
     assert "detect.min_std" in where
     assert "says nothing about 'audio', which is BOOL" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place", "told"),
+    [
+        (["inputs.seen.optional=false"], "inputs.seen.missing", "say optional: true as well"),
+        (["inputs.seen.missing=null"], "inputs.seen.optional", "say what stands in for it"),
+        (["inputs.seen.missing.strategy=meen"], "inputs.seen.missing.strategy", "did you mean 'mean'?"),
+        (["inputs.seen.missing=[mean]"], "inputs.seen.missing", "must be a mapping"),
+        (["inputs.felt.missing={strategy: learned}"], "inputs.felt.missing", "name it under parameter"),
+        (["inputs.heard.missing={strategy: skip}"], "inputs.heard.missing", "name it under presence"),
+        (["inputs.heard.missing.presence=''"], "inputs.heard.missing.presence", "must not be empty"),
+        (
+            ["inputs.seen.missing={strategy: mean, presence: hearing}"], "inputs.heard.missing.presence",
+            "already written by presence of 'seen'",
+        ),
+        (
+            ["inputs.heard.missing.presence=felt", "components.head.inputs.hearing=null"],
+            "inputs.heard.missing.presence", "'felt' is an input",
+        ),
+        (["subsets=[{without: [seen, seen]}]", "gates=[]"], "subsets.0.without.1", "'seen' is listed twice"),
+        (
+            ["gates=[{method: graceful, max_drop_when_missing: {felt: 0.1}}]", "inputs.felt.optional=false",
+             "inputs.felt.missing=null", "subsets=[{without: [seen]}]"],
+            "gates.0.max_drop_when_missing.felt", "'felt' cannot be left out",
+        ),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_one_error(problems, overrides, place, told):
+    [(where, message)] = problems(RECIPE, *overrides)
+    assert place in where and told in message

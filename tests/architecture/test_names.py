@@ -165,3 +165,14 @@ def test_nobody_spells_a_key_of_metadata(path: Path) -> None:
 )
 def test_a_spelled_key_is_seen(code: str) -> None:
     assert any(reads_a_key(node) for node in ast.walk(ast.parse(code)))
+
+
+TEST_NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_tests_that_the_docs_name_are_there(page: Path) -> None:
+    """A promise that names its test is no better than the test."""
+    for file, function in TEST_NAMED.findall(page.read_text()):
+        source = (ROOT / file).read_text()
+        assert not function or f"def {function}(" in source, f"{page.name} names {file}::{function}"

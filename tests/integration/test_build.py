@@ -96,6 +96,19 @@ def holds_what_it_was_made_of(release: Path, recipe: Path) -> None:
     assert models["left"] == [{"alg": "SHA-256", "content": manifest["two_towers.left/1/model.onnx"]}]
 
 
+def test_two_clean_builds_in_two_folders_give_the_same_bytes(tiny_recipe: Path, tmp_path: Path) -> None:
+    served = []
+    for place in ("one", "another/and deeper"):
+        shutil.copytree(tiny_recipe.parent, tmp_path / place)
+        outcome = build(tmp_path / place / tiny_recipe.name, tmp_path / place / "work", "gates=[]")
+        raise_error(outcome)
+        assert {status for step, status in statuses(outcome).items() if "engine" in step} == {"ran"}
+        statement = json.loads((outcome.folder / PROVENANCE).read_text())
+        served.append({one["name"]: one["digest"]["sha256"] for one in statement["subject"]})
+    assert served[0] == served[1]
+    assert {name.rpartition("/")[2] for name in served[0]} >= {"model.onnx", "config.pbtxt", "samples.npz"}
+
+
 def test_a_recipe_that_caches_says_what_its_server_needs_and_was_judged_without(
     tiny_recipe: Path, shared_workdir: Path
 ) -> None:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from hostile_media import RECIPE, images, sounds
+from hostile_media import TESTS, images, sounds
 
 from mmdeploy.building.media_steps import served_steps
 from mmdeploy.core.artifact import TensorSpec
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     arguments = parser.parse_args()
-    recipe = load_recipe(RECIPE)
+    recipe = load_recipe(TESTS / "media_recipe" / "recipe.yaml")
     computed = {"logits": TensorSpec("logits", "FP32", (3,)), "embedding": TensorSpec("embedding", "FP32", (8,))}
     steps, _ = served_steps(recipe, computed, {})
     steps = tuple(step for step in steps if {*step.inputs.values()} <= {*recipe.inputs})

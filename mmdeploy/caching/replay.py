@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from mmdeploy.caching.blocks import Blocks
 from mmdeploy.caching.trace import Request
 from mmdeploy.triton.response_cache import RESERVED_BYTES, block_bytes
 
@@ -70,9 +71,9 @@ class LocalCache:
     """Triton's local response cache, as far as hits depend on it."""
 
     def __init__(self, size_bytes: int) -> None:
-        self._room = size_bytes - RESERVED_BYTES
+        self._room = Blocks(size_bytes - RESERVED_BYTES)
         self._size = size_bytes
-        self._kept: OrderedDict[Hashable, int] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
         self.used_bytes = self.most_bytes = self.evictions = 0
 
     def has(self, key: Hashable) -> bool:
@@ -86,13 +87,14 @@ class LocalCache:
         """Keep an answer and drop the oldest ones until it fits; one that never fits drops all, as in Triton."""
         if key in self._kept or size > self._size:
             return
-        while self.used_bytes + size > self._room and self._kept:
+        while (block := self._room.take(size)) is None and self._kept:
             _, freed = self._kept.popitem(last=False)
-            self.used_bytes -= freed
+            self._room.give(*freed)
+            self.used_bytes -= freed[1]
             self.evictions += 1
-        if self.used_bytes + size <= self._room:
-            self._kept[key] = size
-            self.used_bytes += size
+        if block is not None:
+            self._kept[key] = block
+            self.used_bytes += block[1]
             self.most_bytes = max(self.most_bytes, self.used_bytes + RESERVED_BYTES)
 
 

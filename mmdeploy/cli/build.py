@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
 
 from mmdeploy.cli.options import (
     destination_option,
+    json_option,
     no_cache_option,
     only_option,
     recipe_argument,
@@ -43,6 +45,8 @@ from mmdeploy.core.errors import StoreError
     type=click.Path(path_type=Path, dir_okay=False),
     help="Sign the release with this private key (elliptic, PEM) before it is live; see mmdeploy sign.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what went wrong; the exit code tells the rest.")
+@json_option
 def command(
     *,
     recipe: Path,
@@ -55,11 +59,14 @@ def command(
     processes: int,
     publish_unverified: bool,
     sign_key: Path | None,
+    quiet: bool,
+    as_json: bool,
 ) -> int:
     """Build a recipe, judge what is served, publish it if it passes.
 
     Building runs the Python code that the recipe names. Steps whose inputs did not change are taken from the store.
-    Every verdict leaves a report: report.html, report.md, report.json and junit.xml.
+    Every verdict leaves a report: report.html, report.md, report.json and junit.xml. With --json that is all that is
+    printed, whatever the verdict.
 
     \b
     Example:
@@ -73,6 +80,7 @@ def command(
     from mmdeploy.building.settings import Settings
     from mmdeploy.planning.steps import only_step
     from mmdeploy.recipe.loader import load_recipe
+    from mmdeploy.record.observer import Silent
     from mmdeploy.report import unreported, write_all
     from mmdeploy.report.display import BuildDisplay
     from mmdeploy.report.terminal import Summary
@@ -88,7 +96,7 @@ def command(
         sign_key=sign_key,
     )
     console = Console(stderr=False)
-    with BuildDisplay(console) as display:
+    with contextlib.nullcontext(Silent()) if quiet or as_json else BuildDisplay(console) as display:
         outcome = run_build(loaded, settings, display, upto=only_step(only))
     files: dict[str, Path] = {}
     unwritten: StoreError | None = None
@@ -96,7 +104,10 @@ def command(
         files = write_all(outcome.report, outcome.folder)
     except StoreError as error:
         unwritten = error
-    console.print(Summary(outcome.report, files, with_failure=False))  # it is told on standard error, once
+    if as_json:
+        click.echo(outcome.report.to_json(), nl=False)
+    elif not quiet:
+        console.print(Summary(outcome.report, files, with_failure=False))  # it is told on standard error, once
     if outcome.error is not None:  # the news, and often why the report cannot be written either
         raise outcome.error
     if unwritten is not None:

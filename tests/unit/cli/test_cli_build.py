@@ -76,6 +76,16 @@ def test_why_a_build_stopped_is_told_once_and_on_standard_error(
     assert (failure["message"], failure["hint"]) == ("no Triton here", "install one")
 
 
+def test_the_report_alone_or_nothing_is_printed(
+    build: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "require_environment", unfit)
+    code, out, err = build("--json")
+    assert (code, err) == (4, "error: no Triton here\nhint: install one\n")
+    assert json.loads(out)["failure"]["message"] == "no Triton here"
+    assert build("--quiet") == (4, "", "error: no Triton here\nhint: install one\n")
+
+
 def test_a_step_error_without_a_log_names_the_run_s(
     build: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

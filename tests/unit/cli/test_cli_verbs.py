@@ -255,6 +255,24 @@ def test_lint_of_what_triton_refuses(tmp_path, capsys):
     assert (finding["rule"], finding["severity"], finding["line"]) == ("model-name", "error", 1)
 
 
+def test_lint_as_code_hosts_read_it(tmp_path, monkeypatch, capsys):
+    path = Path(repository(tmp_path, 'name: "other"\nbackend: "onnxruntime"\n'))
+    monkeypatch.chdir(path.parent)
+    assert run(commands, ["lint", str(path), "--sarif"]) == 1
+    log = json.loads(capsys.readouterr().out)
+    (lint,) = log["runs"]
+    rules = [rule["id"] for rule in lint["tool"]["driver"]["rules"]]
+    assert log["version"] == "2.1.0" and "model-name" in rules
+    found = next(result for result in lint["results"] if result["ruleId"] == "model-name")
+    assert rules[found["ruleIndex"]] == "model-name" and found["level"] == "error"
+    (location,) = found["locations"]
+    uri = location["physicalLocation"]["artifactLocation"]["uri"]
+    assert (path.parent / uri).is_file() and uri.endswith("config.pbtxt")
+    assert location["physicalLocation"]["region"] == {"startLine": 1}
+    monkeypatch.chdir("/")
+    assert run(commands, ["lint", str(path), "--sarif", "--json"]) == 2
+
+
 def test_lint_of_no_folder(capsys):
     assert run(commands, ["lint", "/nowhere"]) == 2
     assert capsys.readouterr().err.startswith("error: /nowhere")

@@ -98,7 +98,7 @@ def _step(
         options=described,
         beside={"mmdeploy_preprocess": _PACKAGE, "mmdeploy_requests.py": REQUESTS_CODE, **beside}
         | dict(_own_files(recipe, section)),
-        requires=tuple(_requirement(one, name) for one in section.requires),
+        requires=_requirements(recipe, name, section),
         input_rules=_input_rules(recipe, section),
         serving=Serving(
             max_batch_size=recipe.max_batch_size,
@@ -109,10 +109,14 @@ def _step(
     return step, written
 
 
-def _requirement(package: str, step: str) -> str:
-    if not (found := requirement_of(package)):
-        raise EnvironmentUnfitError(f"{package} is not installed, and the step {step} imports it", hint="install it")
-    return found
+def _requirements(recipe: Recipe, name: str, section: MediaStep) -> tuple[str, ...]:
+    """Return the packages that a step imports, with their versions; of the recipe's own code those that are seen."""
+    found = {one: requirement_of(one) for one in section.requires}
+    if missing := [one for one, line in found.items() if not line]:
+        what = " and ".join(missing)
+        raise EnvironmentUnfitError(f"{what} is not installed, and the step {name} imports it", hint="install it")
+    seen = code_behind(section.method, recipe.root).libraries if isinstance(section, OwnStep) else ()
+    return tuple(dict.fromkeys([*found.values(), *filter(None, map(requirement_of, seen))]))
 
 
 def _input_rules(recipe: Recipe, section: MediaStep) -> dict[str, dict[str, Any]]:

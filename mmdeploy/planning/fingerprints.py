@@ -17,7 +17,7 @@ from mmdeploy.core.store import Store
 from mmdeploy.core.target import this_hardware
 from mmdeploy.core.version import __version__
 from mmdeploy.model.distributions import requirement_of, version_of
-from mmdeploy.model.imports import code_behind, code_digest
+from mmdeploy.model.imports import Code, code_behind, code_digest
 from mmdeploy.planning.chains import candidates, yardstick
 from mmdeploy.planning.kinds import STARTING_MODULES
 from mmdeploy.planning.own_code import own_code
@@ -119,12 +119,13 @@ def _media(steps: Mapping[str, MediaStep], root: Path, facts: FileFacts) -> dict
     found = {f"mmdeploy/preprocess/{path.name}": code_digest(path, facts) for path in own}
     for name, step in steps.items():
         paths = [root / path for path in step.paths.values()]
-        code: Mapping[str, str] = {}
+        code, packages = Code({}), {*step.requires}
         if isinstance(step, OwnStep):
             paths += matching(step.files, root)
-            code = source_of(code_behind(step.method, root, facts), facts)
-        versions = {one: requirement_of(one) for one in step.requires}
-        found[name] = digest([step.described(), digests_of(paths, root, facts), code, versions])
+            code = code_behind(step.method, root, facts)
+            packages |= {*code.libraries}
+        versions = {one: requirement_of(one) for one in sorted(packages)}
+        found[name] = digest([step.described(), digests_of(paths, root, facts), source_of(code, facts), versions])
     return found
 
 

@@ -4,8 +4,8 @@ What it does: ``path.py:callable`` is called for each sample with an argument fo
 without a batch axis, or `bytes` for one string. It returns an array for its one output, or a dict by output name. A
 ValueError refuses that sample, and its text is what the client is told.
 When to choose it: for whatever no method here does.
-What it needs: the packages in ``requires``. Its file, and modules beside the recipe that this imports, are copied into
-the release.
+What it needs: the packages that it imports, and those in ``requires_packages``. Its file, and modules beside the recipe
+that this imports, are copied into the release.
 Limits: outputs are what the recipe declares of them, or the request fails.
 """
 

@@ -81,7 +81,8 @@ class SampleFrames:
         except RefusedError:
             raise
         except Exception as error:
-            why = str(error).partition("'<")[0].partition("; last error")[0].strip(" :") or type(error).__name__
+            told = getattr(error, "strerror", None) or str(error)  # FFmpeg's own numbers say nothing
+            why = told.partition("'<")[0].partition("; last error")[0].strip(" :") or type(error).__name__
             raise RefusedError(f"cannot be read as a clip: {why}") from error
         if self.dtype == "FP32":
             clip = clip.astype(np.float32) / np.float32(255)

@@ -22,7 +22,7 @@ from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.label_files import label_problem
 from mmdeploy.recipe.media import OwnStep, file_misfit, written_specs
 from mmdeploy.recipe.media_wiring import given_specs, steps_of
-from mmdeploy.recipe.own_steps import signature_findings
+from mmdeploy.recipe.own_steps import outside_problem, signature_findings
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.yaml_tree import Keys
 
@@ -98,6 +98,8 @@ def _media_findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterat
                 code = step.method.rpartition(":")[0]
                 module = _parsed((folder_at(place) / code).read_bytes(), code)
                 yield from signature_findings((section, name), step, module)
+                if problem := outside_problem(step, folder_at(place)):
+                    yield Finding(place, problem)
             for index, pattern in enumerate(step.files):
                 place = (section, name, "files", index)
                 if problem := _glob_problem(pattern, folder_at(place)):

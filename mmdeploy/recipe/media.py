@@ -123,7 +123,8 @@ class OwnStep(MediaStep):
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="Further arguments, JSON values.")
     requires_packages: tuple[Annotated[str, Field(pattern=PACKAGE_PATTERN)], ...] = Field(
-        (), description="Distributions that it imports, besides NumPy; their versions are the installed ones."
+        (),
+        description="Distributions that it needs and that its imports do not tell; the versions are those installed.",
     )
     files: tuple[Annotated[str, "glob"], ...] = Field((), description="Globs of files that it reads, beside it.")
 

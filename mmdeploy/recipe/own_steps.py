@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import did_you_mean
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 REFERENCE = "path.py:callable"
 #: The key that others would write for ``method``.
 SPELT_OTHERWISE = "python"
+_PACKAGE = Path(__file__).parents[1]
 _MODULE = re.compile(r"([A-Za-z_]\w*)((?:\.\w+)*):([A-Za-z_]\w*)")
 
 
@@ -40,7 +42,7 @@ def advice(method: str) -> str:
         path = f"{top}{deeper}".replace(".", "/")
         return (
             f"a file beside the recipe is {path}.py:{function}; what a package holds, import in such a file (from "
-            f"{top}{deeper} import {function}), and name its distribution in requires_packages"
+            f"{top}{deeper} import {function}): its version goes into the release's requirements.txt"
         )
     return ""
 
@@ -88,3 +90,19 @@ def signature_findings(place: Keys, step: OwnStep, module: ast.Module) -> Iterat
         if key not in optional and key not in step.inputs and key not in step.arguments:
             message = f"{step.method} takes {key!r}: wire it under inputs, or give it under arguments"
             yield Finding((*place, "inputs"), message, involves=((*place, "method"),), needs_all=True)
+
+
+def outside_problem(step: OwnStep, root: Path) -> str:
+    """Say which code a step's function imports that a release cannot hold; empty where it can hold all."""
+    from mmdeploy.model.imports import code_behind
+
+    root = root.resolve()
+    outside = [path for path in code_behind(step.method, root).files if not path.is_relative_to(root)]
+    if not outside:
+        return ""
+    if any(path.is_relative_to(_PACKAGE) for path in outside):
+        return (
+            f"{step.method} imports mmdeploy, which a release does not hold: let another step do that, whose "
+            "output this one reads, or write what it needs beside the recipe"
+        )
+    return f"{step.method} needs {outside[0]}, which is not beside the recipe: copy it there"

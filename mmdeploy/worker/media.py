@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
 
 
+#: What methods import, by the names they are imported under.
+_OF_METHODS = {"PIL", "av", "faiss", "soundfile", "soxr", "tokenizers"}
+
+
 class Preparation:
     """Makes of what a client sends what components read.
 
@@ -157,7 +161,8 @@ def _opened(recipe: Recipe, steps: Mapping[str, MediaStep]) -> Pipeline:
 
 
 def _missing(error: ImportError) -> EnvironmentUnfitError:
-    return EnvironmentUnfitError(
-        f"a step of preprocess or postprocess: {error}",
-        hint="pip install 'multimodal-deploy[media]' holds what the methods need",
-    )
+    top = (error.name or "").partition(".")[0]
+    hint = "pip install 'multimodal-deploy[media]' holds what the methods need"
+    if top not in _OF_METHODS:
+        hint = f"install what gives {top or 'it'}, or put it beside the recipe where it is a module of your own"
+    return EnvironmentUnfitError(f"a step of preprocess or postprocess: {error}", hint=hint)

@@ -129,7 +129,7 @@ SCALE = "arguments: {scale: 0.5}"
         ((OWN, "method: python:preprocess.py:count_words"), "method", "a step of your own is method: preprocess.py:"),
         ((OWN, "method: preprocess.py"), "method", "name the function in it: preprocess.py:callable"),
         ((OWN, "method: scipy.signal:resample"), "method",
-         "import in such a file (from scipy.signal import resample), and name its distribution in requires_packages"),
+         "import in such a file (from scipy.signal import resample): its version goes into"),
         ((OWN, "method: preprocess:count_words"), "method", "a file beside the recipe is preprocess.py:count_words"),
         ((f"    {OWN}\n", ""), "method", "missing; accepted: decode_image, decode_audio, sample_frames, tokenize, "
          "normalise, softmax, top_k, threshold, l2_normalise, nearest, path.py:callable"),
@@ -157,3 +157,30 @@ def test_functions_of_one_s_own_that_cannot_be_called_are_told_without_running_t
     code.write_text(f"{code.read_text()}\nraise SystemExit('it was run')\n")
     where, said = problem(path)
     assert where == f"preprocess.count_words.{place}" and message in said
+
+
+def with_code(path: Path, head: str) -> Path:
+    code = path.with_name("preprocess.py")
+    code.write_text(f"{head}\n{code.read_text()}")
+    return path
+
+
+def test_code_that_a_release_cannot_hold_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, said = problem(with_code(copied("media_recipe", tmp_path), "from mmdeploy.preprocess import Softmax"))
+    assert where == "preprocess.count_words.method"
+    assert "preprocess.py:count_words imports mmdeploy, which a release does not hold" in said
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "words_of_ours.py").write_text("")
+    monkeypatch.syspath_prepend(elsewhere)
+    shutil.rmtree(tmp_path / "media_recipe")
+    where, said = problem(with_code(copied("media_recipe", tmp_path), "import words_of_ours"))
+    assert f"needs {elsewhere.resolve() / 'words_of_ours.py'}, which is not beside the recipe" in said
+
+
+def test_packages_that_own_code_imports_are_required(tmp_path: Path) -> None:
+    path = with_code(copied("media_recipe", tmp_path), "import scipy.special")
+    computed = {"logits": TensorSpec("logits", "FP32", (3,)), "embedding": TensorSpec("embedding", "FP32", (8,))}
+    steps, _ = served_steps(load_recipe(path), computed, {})
+    required = {step.name: step.requires for step in steps}
+    assert required["media.count_words"] == (requirement_of("numpy"), requirement_of("scipy"))

@@ -116,7 +116,10 @@ class Contents:
                     + (f"the data has {len(self._samples)}" if self._samples else "only a recipe has samples"),
                     hint="name a file beside the trace instead",
                 )
-            return np.asarray(self._samples[int(content.value)][spec.name])
+            sample = self._samples[int(content.value)]
+            if spec.name not in sample:
+                raise UsageError(f"{spec.name}: sample {content.value} leaves this input out", hint="leave it out, too")
+            return np.asarray(sample[spec.name])
         if content.kind == "file":
             path = self._trace.parent / content.value
             try:
@@ -164,5 +167,8 @@ def samples_for(recipe: Recipe, requests: Iterable[Request]) -> list[dict[str, A
         return []
     if recipe.data.evaluation is None:
         raise UsageError("the trace refers to samples, and the recipe names no data.evaluation")
-    found = stream(recipe.data.evaluation, root=recipe.root, specs=recipe.input_specs, limit=max(numbers) + 1)
+    optional = [name for name, spec in recipe.inputs.items() if spec.optional]
+    found = stream(
+        recipe.data.evaluation, root=recipe.root, specs=recipe.input_specs, limit=max(numbers) + 1, optional=optional
+    )
     return [feed for feed, _ in itertools.islice(found, max(numbers) + 1)]

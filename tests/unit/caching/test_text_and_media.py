@@ -1,11 +1,12 @@
 """A plan for an ensemble that takes text and answers in text, with steps in Python."""
 
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmdeploy.caching.contents import Contents
+from mmdeploy.caching.contents import Contents, samples_for
 from mmdeploy.caching.layout import asked_ensemble, known_of
 from mmdeploy.caching.trace import Content, Request
 from mmdeploy.caching.verify import linked_with_cache
@@ -79,10 +80,11 @@ def test_what_cannot_be_asked_is_told_by_the_line_of_the_trace(tmp_path):
         np.save(tmp_path / f"{name}.npy", np.zeros(size, np.float32))
     (tmp_path / "broken.npy").write_bytes(b"no array")
     (tmp_path / "folder.npy").mkdir()
-    samples = [{"x": np.zeros(4, np.float32), "y": np.zeros(4, np.float32)}]
+    samples = [{"x": np.zeros(4, np.float32), "y": np.zeros(4, np.float32)}, {"y": np.zeros(4, np.float32)}]
     contents = Contents([TensorSpec("x", "FP32", (4,)), TensorSpec("y", "FP32", (-1,))], trace=trace, samples=samples)
     for kind, value, told in [
-        ("sample", "1", "x: sample 1 cannot be had: the data has 1"),
+        ("sample", "2", "x: sample 2 cannot be had: the data has 2"),
+        ("sample", "1", "x: sample 1 leaves this input out"),
         ("file", "gone.npy", "x: there is no file"),
         ("file", "large.npy", "x: large.npy: "),
         ("file", "broken.npy", "x: broken.npy cannot be read as a NumPy array"),
@@ -110,3 +112,12 @@ def test_contents_are_known_by_their_bytes_as_triton_knows_them(tmp_path):
     assert [known.index(one) for one in known] == [0, 0, 0, 3, 4]
     bits = contents.known_by_bytes(Request(0.0, {"b": (Content("hash", str(n)),)}) for n in range(20))
     assert len({one.inputs["b"] for one in bits}) == 2, "twenty names, and only two values to be had"
+
+
+def test_samples_of_the_recipe_may_leave_optional_inputs_out(tmp_path):
+    recipe = load_recipe(Path(__file__).parents[2] / "media_recipe/optional.yaml")
+    asked = [Request(0.0, {"photo": (Content("sample", "1"),)}, line=3)]
+    samples = samples_for(recipe, asked)
+    assert [sorted(sample) for sample in samples] == [["caption", "clip", "photo"], ["caption", "clip"]]
+    with pytest.raises(UsageError, match=r"requests\.jsonl:3: photo: sample 1 leaves this input out"):
+        Contents(recipe.input_specs, trace=tmp_path / "requests.jsonl", samples=samples).feeds(asked[0])

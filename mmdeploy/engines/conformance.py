@@ -2,15 +2,16 @@
 
 ONNX Runtime takes graphs that nothing else does: unsorted ones, for one. So each ONNX file that a step leaves is
 checked in full by ``onnx.checker``, and a small one is run by ``onnx.reference``, the implementation that comes with
-the standard, against ONNX Runtime as it will run it. A large one would take minutes there: what ONNX Runtime makes of
-it is held against the graph as it is written where it is quantized, and where its engine is built (`own_graph`).
+the standard, against ONNX Runtime as it will run it, at the smallest length too where sizes vary. A large one would
+take minutes there: what ONNX Runtime makes of it is held against the graph as it is written where it is quantized, and
+where its engine is built (`own_graph`).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mmdeploy.core.agreement import EXACT_DB, Apart, Expected, Noise, first_apar
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.errors import StepError
 from mmdeploy.core.sessions import open_session
+from mmdeploy.core.sizes import Lengths
 from mmdeploy.engines.graph_files import load_graph
 from mmdeploy.engines.int8_forms import is_quantized
 
@@ -40,6 +42,9 @@ _SAMPLES = 2
 _STANDARD = ("", "ai.onnx")
 
 Examples = Callable[[int], Mapping[str, Array]]
+#: As `mmdeploy.core.contracts.StepContext` has it.
+AtLengths = Callable[[int], Iterator[tuple[Lengths, Mapping[str, Array]]]]
+_Batches = Callable[[], list[Mapping[str, Array]]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,13 @@ class Conformance:
 
 
 def handed_over(
-    made: Artifact, source: Artifact, examples: Examples, *, fails: type[StepError], component: str
+    made: Artifact,
+    source: Artifact,
+    examples: Examples,
+    *,
+    fails: type[StepError],
+    component: str,
+    at_lengths: AtLengths = lambda batch: iter(()),
 ) -> Artifact:
     """Return what a step made, with the note that its graphs are what they must be.
 
@@ -64,12 +75,18 @@ def handed_over(
         examples: Gives a batch of so many samples.
         fails: What is raised.
         component: Name of the component, for messages.
+        at_lengths: Gives batches at lengths of sizes that vary, the smallest first: that is asked too.
 
     Raises:
         StepError: If a graph is not valid, or the reference implementation answers something else.
     """
+
+    def batches() -> list[Mapping[str, Array]]:
+        smallest = next(at_lengths(_SAMPLES), None)
+        return [examples(_SAMPLES), *([] if smallest is None else [smallest[1]])]
+
     notes = [
-        _checked(path, made, source, examples, fails=fails, component=component)
+        _checked(path, made, source, batches, fails=fails, component=component)
         for path in sorted(made.path.parent.glob("*.onnx"))
         if not _is_copy(path, source)
     ]
@@ -84,7 +101,7 @@ def _is_copy(path: Path, source: Artifact) -> bool:
 
 
 def _checked(
-    path: Path, made: Artifact, source: Artifact, examples: Examples, *, fails: type[StepError], component: str
+    path: Path, made: Artifact, source: Artifact, batches: _Batches, *, fails: type[StepError], component: str
 ) -> str:
     import onnx
 
@@ -97,13 +114,13 @@ def _checked(
         return f"onnx.checker; {why}, so that ONNX Runtime without optimizations stands in for onnx.reference"
     noise = facts.find(Noise, made.metadata) or facts.find(Noise, source.metadata)
     try:
-        apart = _apart(path, examples, noise)
+        apart = _apart(path, batches(), noise)
     except Exception as problem:  # noqa: BLE001 - onnx.reference lacks operators, and raises whatever they raise
         logger.info("%s: onnx.reference cannot run %s: %s", component, path.name, problem)
         return "onnx.checker; onnx.reference has not all of its operators"
     if apart is None:
         return "onnx.checker and onnx.reference"
-    if source.format == "onnx" and source.path.is_file() and _apart(source.path, examples, None) is None:
+    if source.format == "onnx" and source.path.is_file() and _apart(source.path, batches(), None) is None:
         raise fails(
             f"{component}: onnx.reference answers something else than ONNX Runtime on the graph {path.name}: {apart}",
             hint="the graph that it was made from is answered alike: this step wrote one that runtimes disagree on",
@@ -135,21 +152,24 @@ def _sizes(graph: Any) -> Iterator[tuple[str, int]]:
             yield value.name, math.prod(size.dim_value or 1 for size in value.type.tensor_type.shape.dim)
 
 
-def _apart(path: Path, examples: Examples, noise: Noise | None) -> Apart | None:
+def _apart(path: Path, batches: Sequence[Mapping[str, Array]], noise: Noise | None) -> Apart | None:
     """Return where onnx.reference answers something else than ONNX Runtime as it will run the graph."""
     from onnx.reference import ReferenceEvaluator
 
     model = load_graph(path)
-    names = [value.name for value in model.graph.input]
-    batch = examples(_SAMPLES)
-    feed = {name: batch[name] for name in names}
-    outputs = [value.name for value in model.graph.output]
-    by_reference = dict(zip(outputs, ReferenceEvaluator(model).run(outputs, feed), strict=True))
-    session = open_session(path, {"intra_op_thread_count": "1"})
-    answers = dict(zip(outputs, session.run(outputs, feed), strict=True))
-    if any(_is_half(node) for node in model.graph.node):
-        return None  # ONNX Runtime computes it in FP32 on a CPU, where FP16 may overflow: gates see what comes of that
-    return first_apart(by_reference, answers, Expected(EXACT_DB, is_quantized(model), noise.sqnr_db if noise else {}))
+    names, outputs = ([value.name for value in values] for values in (model.graph.input, model.graph.output))
+    reference, session = ReferenceEvaluator(model), open_session(path, {"intra_op_thread_count": "1"})
+    half = any(_is_half(node) for node in model.graph.node)
+    expected = Expected(EXACT_DB, is_quantized(model), noise.sqnr_db if noise else {})
+    for batch in batches:
+        feed = {name: batch[name] for name in names}
+        by_reference = dict(zip(outputs, reference.run(outputs, feed), strict=True))
+        answers = dict(zip(outputs, session.run(outputs, feed), strict=True))
+        if half:
+            continue  # ONNX Runtime computes it in FP32 on a CPU, where FP16 may overflow: gates see what comes of that
+        if apart := first_apart(by_reference, answers, expected):
+            return apart
+    return None
 
 
 def _is_half(node: Any) -> bool:

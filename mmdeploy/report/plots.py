@@ -167,7 +167,8 @@ def _dots(rows: Sequence[_Row], axis: str, title: str, *, from_zero: bool, most:
     ]
 
     def draw(axes: Any) -> None:
-        low, high = _limits(finite, from_zero)
+        # Where every figure is beyond, so are the arrows: at the end of an axis that says what they are beyond.
+        low, high = (0.0, most) if not finite and most < _LARGEST else _limits(finite, from_zero)
         axes.set_xlim(low, high)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         labels = [_short(row.label) for row in rows]

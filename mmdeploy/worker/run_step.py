@@ -240,7 +240,9 @@ def _done(
             artifact = module.run(source, options, context)
         fails = _FAILURES.get(step.sort, StepError)
         whole = _whole(artifact, module, workdir)
-        return handed_over(whole, source, context.examples, fails=fails, component=step.component)
+        return handed_over(
+            whole, source, context.examples, fails=fails, component=step.component, at_lengths=context.at_lengths
+        )
     except EngineError as error:
         if not step.optional:
             raise

@@ -101,3 +101,13 @@ def test_a_large_graph_is_checked_only(tmp_path, source):
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3_000_000
     onnx.save(model, path)
     assert "larger than 32 MB" in handed_over(made, source).metadata["conforms"]
+
+
+def test_a_graph_is_asked_at_the_smallest_length_too(tmp_path, source, monkeypatch):
+    made, asked = graph(tmp_path / "after" / "model.onnx", "{ h = Relu (x) g = Tanh (h) y = Identity (g) }"), []
+    monkeypatch.setattr(conformance, "first_apart", lambda one, other, expected: asked.append(one["y"].shape))
+    batches = [({"t": length}, {"x": np.ones((length, 4), np.float32)}) for length in (1, 7, 9)]
+    conformance.handed_over(
+        made, source, examples, fails=QuantizeError, component="part", at_lengths=lambda batch: iter(batches)
+    )
+    assert asked == [(2, 4), (1, 4)]

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from report_samples import SAMPLES, failed, inconclusive, passed, stopped
 
-from mmdeploy.record.build_report import RecipeRecord, StepRecord
+from mmdeploy.record.build_report import RecipeRecord, Stage, StageSeries, StepRecord
 from mmdeploy.report import html, plots
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -145,6 +145,13 @@ def test_plots_take_their_colours_from_the_page():
     ET.fromstring(svg)
     assert "var(--candidate)" in svg
     assert "#0101" not in svg
+
+
+@pytest.mark.parametrize("noise_db", [140.8, float("inf")])
+def test_where_all_noise_is_beyond_the_axis_it_still_says_beyond_what(noise_db):
+    served = StageSeries(component=None, metric="SQNR", unit="dB", stages=(Stage(label="served", value=noise_db),))
+    words = re.findall(r">([^<>\n]+)</", plots.stage_panel("noise", (served,)))
+    assert words[:5] == ["0", "20", "40", "60", "SQNR (dB)"]
 
 
 def test_a_substitute_is_loud():

@@ -237,7 +237,7 @@ def _evidence(
         cores=usable_cores(),
         progress=progress,
         root=recipe.root,
-        sizes={spec.name: spec.sizes for spec in recipe.input_specs if spec.sizes},
+        sizes={spec.name: spec.sizes for spec in (*recipe.input_specs, *recipe.source_specs) if spec.sizes},
         bounds=record.bounds(),
         subsets=subsets,
         mixed=mixed_rows(recipe, feeds, answers, subsets),

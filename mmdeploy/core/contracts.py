@@ -254,7 +254,7 @@ class Evidence:
         labels: One a sample, or None when the evaluation data has none.
         original: What the PyTorch model gives on ``feeds`` for every tensor that a component writes: columns by
             ensemble tensor, see `mmdeploy.core.samples`.
-        sizes: Sizes of each input's axes, of inputs with sizes that the recipe names.
+        sizes: Sizes of the axes of each input, and of what steps make of inputs, where the recipe names them.
         bounds: Samples at bounds of sizes that no evaluation sample has, and ``original`` of these.
         hardware: The machine that serves.
         max_batch_size: Of the ensemble; 0 when it does not batch.

@@ -54,6 +54,11 @@ class Samples(Mapping[str, Array]):
         return tuple(self._columns)
 
     @property
+    def made(self) -> Mapping[str, Array]:
+        """Columns of what is made of what is sent, as far as they are known."""
+        return MappingProxyType(self._made)
+
+    @property
     def count(self) -> int:
         """Number of samples."""
         return len(next(iter(self._columns.values()), ()))

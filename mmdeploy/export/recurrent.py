@@ -60,7 +60,10 @@ def _forward(layer: nn.RNNBase) -> Callable[..., Any]:
 
     def forward(self: nn.RNNBase, input: Tensor, hx: Any = None) -> Any:
         if not isinstance(input, torch.Tensor) or input.dim() != 3:
-            raise TypeError("a recurrent layer is exported with a batch of sequences, no packed or single one")
+            raise TypeError(
+                "a recurrent layer is exported with a batch of sequences, no packed or single one: give it the padded "
+                "batch, and mask what it answers"
+            )
         sequence = input.transpose(0, 1) if self.batch_first else input
         shape = (self.num_layers * directions, sequence.shape[1], self.hidden_size)
         zeros = input.new_zeros(shape)

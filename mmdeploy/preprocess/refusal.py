@@ -35,15 +35,15 @@ class Spec(NamedTuple):
 ANY_ROW = Spec("FP32", (-1,))
 
 
-def content_of(value: Any, max_bytes: int) -> bytes:
+def content_of(value: Any, max_bytes: int, *, may_be_empty: bool = False) -> bytes:
     """Return the one string of a sample: of an array, or as it is.
 
     Raises:
-        RefusedError: If it is empty or longer than ``max_bytes``.
+        RefusedError: If it is empty, where it may not be, or longer than ``max_bytes``.
     """
     content = value if isinstance(value, str | bytes) else value.reshape(-1)[0]
     content = content.encode() if isinstance(content, str) else bytes(content)
-    if not content:
+    if not content and not may_be_empty:
         raise RefusedError("is empty")
     if len(content) > max_bytes:
         raise RefusedError(f"has {len(content)} bytes, at most {max_bytes} are taken")

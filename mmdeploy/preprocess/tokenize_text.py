@@ -1,7 +1,8 @@
 """Token ids of a text, by a ``tokenizer.json``.
 
 What it does: what the file says (normalizer, model, template of special tokens), cut to ``length`` or ``max_length``
-with the special tokens kept, and filled up to ``length`` on the right. The mask is 1 where a token is real.
+with the special tokens kept, and filled up to ``length`` on the right. The mask is 1 where a token is real. An empty
+text is its special tokens alone; where there are none, it is refused.
 When to choose it: clients send text, in UTF-8.
 What it needs: tokenizers; the file as ``save_pretrained`` of a fast tokenizer writes it.
 Limits: a text of more than ``max_bytes`` is refused before it is looked at.
@@ -80,7 +81,7 @@ class Tokenize:
         import numpy as np
 
         try:
-            text = content_of(values["text"], self.max_bytes).decode("utf-8")
+            text = content_of(values["text"], self.max_bytes, may_be_empty=True).decode("utf-8")
         except UnicodeDecodeError as error:
             raise RefusedError(f"is no UTF-8: {error.reason} at byte {error.start}") from error
         tokenizer, pad = getattr(self, "_loaded")  # noqa: B009 - the class is frozen

@@ -49,8 +49,9 @@ def shared_sizes(recipe: Recipe, size: str) -> Iterator[tuple[str, str]]:
 
 def gate_length_findings(recipe: Recipe) -> Iterator[Finding]:
     """Find gates that ask at lengths of sizes that no input has, or that no request may have."""
-    sent = {dim for spec in recipe.inputs.values() for dim in spec.shape if isinstance(dim, str)}
-    known = [name for name in recipe.sizes if name in sent]
+    specs = (*recipe.inputs.values(), *recipe.sources().values())
+    read = {dim for spec in specs for dim in spec.shape if isinstance(dim, str)}
+    known = [name for name in recipe.sizes if name in read]
     for index, gate in enumerate(recipe.gates):
         for name, length in getattr(gate, "lengths", {}).items():
             place: Keys = ("gates", index, "lengths", name)

@@ -24,19 +24,22 @@ _AT_A_BOUND = 4
 
 
 def of(samples: Samples, sizes: Mapping[str, Sizes]) -> dict[str, Lengths]:
-    """Return the length of each named size in each sample that has it."""
+    """Return the length of each named size in each sample that has it: of what is sent, or else is made of that."""
     import numpy as np
 
     found: dict[str, Lengths] = {}
-    for name, _, axis, size in _axes(samples, sizes):
+    for _, column, axis, size in (*_axes(samples, sizes), *_axes(samples.made, sizes)):
         if size.name not in found:
-            shapes = [shape for shape in shapes_of(samples[name]) if shape is not None]
+            shapes = [shape for shape in shapes_of(column) if shape is not None]
             found[size.name] = np.array([shape[axis] for shape in shapes], dtype=np.int64)
     return found
 
 
 def at(samples: Samples, sizes: Mapping[str, Sizes], wanted: Mapping[str, int]) -> Samples:
     """Return samples of wanted lengths: those that have them, or all, cut or repeated, where none has.
+
+    What steps make of a sample cannot be cut by cutting what is sent: of such a size those samples are taken whose
+    length is nearest.
 
     Args:
         samples: Real ones.
@@ -45,6 +48,9 @@ def at(samples: Samples, sizes: Mapping[str, Sizes], wanted: Mapping[str, int]) 
     """
     import numpy as np
 
+    sent = {size.name for *_, size in _axes(samples, sizes)}
+    samples = _nearest(samples, sizes, {name: length for name, length in wanted.items() if name not in sent})
+    wanted = {name: length for name, length in wanted.items() if name in sent}
     if not wanted:
         return samples
     have = {name: found for name, found in of(samples, sizes).items() if name in wanted}
@@ -86,15 +92,20 @@ def table(asked: Sequence[Samples], sizes: Mapping[str, Sizes], own: Samples) ->
     import numpy as np
 
     rows, any_made, real = [], False, of(own, sizes)
+    prepared = [name for name in real if name not in {size.name for *_, size in _axes(own, sizes)}]
     for name in real:
-        lengths = np.concatenate([of(one, sizes)[name] for one in asked])
+        lengths = np.concatenate([found[name] for one in asked if name in (found := of(one, sizes))])
         made = sorted({*lengths.tolist()} - {*real[name].tolist()})
         any_made |= bool(made)
         spread = (int(lengths.min()), float(np.median(lengths)), int(lengths.max()))
         rows.append((name, len(lengths), *spread, ", ".join(map(str, made)) or "none"))
     if not rows:
         return ()
-    note = "made lengths are no sample's own: samples were cut, or repeated from their start" if any_made else ""
+    notes = ["made lengths are no sample's own: samples were cut, or repeated from their start"] if any_made else []
+    if prepared:
+        told = "are what steps make of samples: no other length was asked, nor a bound that no sample has"
+        notes.append(f"lengths of {', '.join(prepared)} {told}")
+    note = "; ".join(notes)
     return (ReviewTable("lengths", ("size", "samples", "smallest", "median", "largest", "made"), tuple(rows), note),)
 
 
@@ -111,6 +122,17 @@ def _resized(samples: Samples, sizes: Mapping[str, Sizes], wanted: Mapping[str, 
     return samples.replaced(columns)
 
 
+def _nearest(samples: Samples, sizes: Mapping[str, Sizes], wanted: Mapping[str, int]) -> Samples:
+    """Return the samples of which what is made is nearest to wanted lengths."""
+    import numpy as np
+
+    have = {name: found for name, found in of(samples, sizes).items() if name in wanted and len(found) == samples.count}
+    if not have:
+        return samples
+    apart = np.sum([np.abs(found - wanted[name]) for name, found in have.items()], axis=0)
+    return samples.select(np.flatnonzero(apart == apart.min()))
+
+
 def _along(sample: Array | None, rows: npt.NDArray[np.intp], axis: int) -> Array | None:
     import numpy as np
 
@@ -119,7 +141,7 @@ def _along(sample: Array | None, rows: npt.NDArray[np.intp], axis: int) -> Array
     return np.take(sample, rows % sample.shape[axis], axis=axis)
 
 
-def _axes(samples: Samples, sizes: Mapping[str, Sizes]) -> Iterator[tuple[str, Array, int, Size]]:
+def _axes(samples: Mapping[str, Array], sizes: Mapping[str, Sizes]) -> Iterator[tuple[str, Array, int, Size]]:
     for name, column in samples.items():
         for axis, size in enumerate(sizes.get(name, ())):
             if size is not None:

@@ -99,7 +99,7 @@ def test_files_and_sentences_are_answered_as_by_transformers(pair, tmp_path):
     outcome = built(folder / "recipe.yaml", tmp_path)
     assert outcome.report.published is not None
     check_plan(folder, outcome.report.published, tmp_path)
-    sentences = ["cat", "a photo of the small green cat", "zebra, naïve: 42!", " ".join(WORDS * 6)]
+    sentences = ["", "cat", "a photo of the small green cat", "zebra, naïve: 42!", " ".join(WORDS * 6)]
     with served(outcome, tmp_path) as running:
         runner = running.runner("clip_pair")
 
@@ -108,7 +108,7 @@ def test_files_and_sentences_are_answered_as_by_transformers(pair, tmp_path):
             return runner.infer({name: np.array([[value]], dtype=object) for name, value in given.items()})
 
         for seed, sentence in enumerate(sentences):
-            file = photo(seed, ("PNG", "JPEG", "WEBP", "JPEG")[seed])
+            file = photo(seed, ("PNG", "JPEG", "WEBP", "JPEG", "PNG")[seed])
             answered, expected = ask(file, sentence), asked_of_transformers(pair, file, sentence)
             for name, array in expected.items():
                 np.testing.assert_allclose(answered[name], array, atol=2e-5, err_msg=f"{name} of {sentence!r}")

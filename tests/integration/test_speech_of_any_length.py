@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from whole_recipe import built, served
 
+from mmdeploy.core.errors import InferenceError
+
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
 
 
@@ -47,5 +49,9 @@ def test_served_sounds_of_any_length_are_answered_as_transformers_answers_them(c
             np.testing.assert_allclose(together, expected, atol=2e-5)
             alone = [runner.infer({"sound": one[None]})["letters"][0] for one in sounds]
             np.testing.assert_allclose(together, np.stack(alone), atol=2e-6)
+        for samples in (7999, 160001):
+            told = f"input 'sound': a length of {samples}, accepted for 'samples': 8000 to 160000"
+            with pytest.raises(InferenceError, match=told):
+                runner.infer({"sound": np.zeros((2, samples), np.float32)})
         assert runner.infer({"sound": np.zeros((1, 8000), np.float32)})["letters"].shape == (1, 24, 32)
         runner.close()

@@ -33,7 +33,7 @@ def test_lengths_vary_up_to_a_largest() -> None:
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [(b"caf\xe9", "is no UTF-8"), ("", "is empty"), ("a " * 40_000, "at most 65536"), ("  ", "has no tokens")],
+    [(b"caf\xe9", "is no UTF-8"), ("", "has no tokens"), ("a " * 40_000, "at most 65536"), ("  ", "has no tokens")],
 )
 def test_what_is_no_text_is_refused(text: Any, why: str) -> None:
     with pytest.raises(RefusedError, match=why):

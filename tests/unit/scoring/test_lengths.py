@@ -56,3 +56,25 @@ def test_the_table_says_what_was_asked_and_what_was_made():
     assert (table.rows, table.note) == ((("tokens", 4, 3, 4.0, 12, "none"),), "")
     plain = Samples({"x": np.zeros((3, 4))})
     assert lengths.table([plain], {}, plain) == ()
+
+
+def prepared(*sizes):
+    """Texts, and the ids that a step makes of them."""
+    texts = column_of([np.array([b"text"], dtype=object)] * len(sizes))
+    return Samples({"text": texts}, {"ids": column_of([np.arange(size) for size in sizes])})
+
+
+def test_of_what_steps_make_samples_of_the_length_are_taken_or_of_the_nearest():
+    given = prepared(3, 5, 3, 12)
+    assert lengths.of(given, SIZES)["tokens"].tolist() == [3, 5, 3, 12]
+    for wanted, taken in ((3, [3, 3]), (6, [5]), (4, [3, 5, 3]), (99, [12])):
+        assert lengths.of(lengths.at(given, SIZES, {"tokens": wanted}), SIZES)["tokens"].tolist() == taken
+    some = Samples(given, {"ids": column_of([None, *given.made["ids"][1:]])})
+    assert lengths.at(some, SIZES, {"tokens": 5}) is some  # a sample that lacks it has no length
+
+
+def test_the_table_says_that_no_bound_of_what_steps_make_was_asked():
+    given = prepared(3, 5)
+    (table,) = lengths.table([given, lengths.at(given, SIZES, {"tokens": 9})], SIZES, given)
+    assert table.rows == (("tokens", 3, 3, 5.0, 5, "none"),)
+    assert table.note.startswith("lengths of tokens are what steps make of samples: no other length was asked")

@@ -81,14 +81,14 @@ def _few(counts: Mapping[str, int]) -> Iterator[str]:
     """Say whose ranges rest on few samples, and how many requests are beyond these.
 
     Of n + 1 samples like each other the last has the largest value of a tensor with a chance of 1 in n + 1, and as much
-    for the smallest. What is beyond a range is clipped, by as much as it is beyond.
+    for the smallest. What is beyond a range, and the room that the calibrator leaves, is clipped by as much.
     """
     for count in sorted({*counts.values()}):
         if count < _FEW_SAMPLES:
             names = ", ".join(name for name, found in counts.items() if found == count)
             yield (
-                f"ranges in {names} come from {count} samples, and larger values are clipped: up to 1 request in "
-                f"{(count + 1) // 2} has one in any given tensor; give `calibration` more, 100 to 500"
+                f"ranges in {names} come from {count} samples, and what lies far beyond them is clipped: up to 1 "
+                f"request in {(count + 1) // 2} is beyond them in any given tensor; give `calibration` more, 100 to 500"
             )
 
 

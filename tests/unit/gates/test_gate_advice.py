@@ -127,8 +127,8 @@ def test_ranges_of_few_samples_are_suspected_first():
     off = deployment({"image_encoder": lambda pixels: {"embedding": -image_encoder(pixels)["embedding"]}})
     told = advised(parity.Options(min_cosine=0.99), evidence(candidate=off, components=parts))
     assert told.startswith(
-        "ranges in image_encoder come from 64 samples, and larger values are clipped: up to 1 request in 32 has one "
-        "in any given tensor; give `calibration` more, 100 to 500; "
+        "ranges in image_encoder come from 64 samples, and what lies far beyond them is clipped: up to 1 request in "
+        "32 is beyond them in any given tensor; give `calibration` more, 100 to 500; "
     )
     assert "audio_encoder come from" not in told
 

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 _AT_A_BOUND = 4
 
 
-def of(samples: Samples, sizes: Mapping[str, Sizes]) -> dict[str, Lengths]:
+def of(samples: Mapping[str, Array], sizes: Mapping[str, Sizes]) -> dict[str, Lengths]:
     """Return the length of each named size in each sample that has it: of what is sent, or else is made of that."""
     import numpy as np
 
     found: dict[str, Lengths] = {}
-    for _, column, axis, size in (*_axes(samples, sizes), *_axes(samples.made, sizes)):
+    for _, column, axis, size in (*_axes(samples, sizes), *_axes(Samples.of(samples).made, sizes)):
         if size.name not in found:
             shapes = [shape for shape in shapes_of(column) if shape is not None]
             found[size.name] = np.array([shape[axis] for shape in shapes], dtype=np.int64)
@@ -48,6 +48,8 @@ def at(samples: Samples, sizes: Mapping[str, Sizes], wanted: Mapping[str, int]) 
     """
     import numpy as np
 
+    if not wanted:
+        return samples
     sent = {size.name for *_, size in _axes(samples, sizes)}
     samples = _nearest(samples, sizes, {name: length for name, length in wanted.items() if name not in sent})
     wanted = {name: length for name, length in wanted.items() if name in sent}
@@ -127,7 +129,7 @@ def _nearest(samples: Samples, sizes: Mapping[str, Sizes], wanted: Mapping[str, 
     import numpy as np
 
     have = {name: found for name, found in of(samples, sizes).items() if name in wanted and len(found) == samples.count}
-    if not have:
+    if not have:  # nothing is wanted of what is made, or some samples lack it
         return samples
     apart = np.sum([np.abs(found - wanted[name]) for name, found in have.items()], axis=0)
     return samples.select(np.flatnonzero(apart == apart.min()))

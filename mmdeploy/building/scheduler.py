@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,10 @@ from mmdeploy.worker.task import Task
 
 _PR_SET_PDEATHSIG = 1
 _LESS_MEMORY = "use fewer samples or smaller batches, --jobs 1, or a machine with more memory"
+#: Where methods are: what forked steps share.
+_METHODS = tuple(
+    f"mmdeploy.{room}." for room in ("choice", "engines", "export", "gates", "prune", "quantize", "recover", "recipe")
+)
 #: What PyTorch, ONNX Runtime and C++ say when they are refused memory; none of them raises a `MemoryError`.
 _NO_MEMORY = ("can't allocate memory", "Failed to allocate memory", "bad_alloc")
 
@@ -79,6 +84,11 @@ def log_of(logs: Path, step_id: str) -> Path:
     return logs / f"{step_id.replace('/', '.')}.log"
 
 
+def _named_methods() -> list[str]:
+    """Return the modules of the methods that the recipe names, which reading it imported: steps would each do so."""
+    return sorted(name for name in sys.modules if name.startswith(_METHODS))
+
+
 class Workers:
     """Runs tasks in forked processes; a context manager that ends what still runs."""
 
@@ -98,6 +108,7 @@ class Workers:
                 *dict.fromkeys(name for kind in kinds for name in kind.preload),
                 "filelock",
                 "mmdeploy.worker.run_step",
+                *_named_methods(),
                 "mmdeploy.worker.preloaded",
             ]
         )

@@ -264,3 +264,21 @@ def test_what_an_ended_step_leaves_is_removed_without_a_word(quiet: bool) -> Non
     script = LEAVES_A_SEMAPHORE.format(quiet=quiet)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environ, check=True)
     assert ("leaked" in run.stderr) is not quiet
+
+
+def test_steps_find_the_methods_that_the_recipe_names_imported(tmp_path):
+    recipe = Path(__file__).parents[2] / "tiny_recipe/recipe.yaml"
+    program = (
+        "from multiprocessing import forkserver\n"
+        "from pathlib import Path\n"
+        "from mmdeploy.building.scheduler import Workers\n"
+        "from mmdeploy.recipe.loader import load_recipe\n"
+        f"load_recipe(Path({str(recipe)!r}))\n"
+        f"Workers((), Path({str(tmp_path)!r}), print)\n"
+        "print(*forkserver._forkserver._preload_modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    preloaded = done.stdout.split()
+    assert {"mmdeploy.quantize.static", "mmdeploy.engines.onnxruntime", "mmdeploy.gates.parity"} <= {*preloaded}
+    assert "mmdeploy.quantize.qat" not in preloaded
+    assert preloaded[-1] == "mmdeploy.worker.preloaded"  # it freezes what is there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,11 @@ from mmdeploy.cli.options import (
     workdir_option,
 )
 from mmdeploy.core.errors import StoreError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mmdeploy.building.builder import Outcome
 
 
 @click.command()
@@ -81,9 +87,7 @@ def command(
     from mmdeploy.planning.steps import only_step
     from mmdeploy.recipe.loader import load_recipe
     from mmdeploy.record.observer import Silent
-    from mmdeploy.report import unreported, write_all
     from mmdeploy.report.display import BuildDisplay
-    from mmdeploy.report.terminal import Summary
 
     loaded = load_recipe(recipe, overrides)
     settings = Settings(
@@ -98,6 +102,14 @@ def command(
     console = Console(stderr=False)
     with contextlib.nullcontext(Silent()) if quiet or as_json else BuildDisplay(console) as display:
         outcome = run_build(loaded, settings, display, upto=only_step(only))
+    return _told(outcome, None if quiet else console, as_json=as_json)
+
+
+def _told(outcome: Outcome, console: Console | None, *, as_json: bool) -> int:
+    """Write a build's reports and print what came of it, on a console if there is one; return the exit code."""
+    from mmdeploy.report import unreported, write_all
+    from mmdeploy.report.terminal import Summary
+
     files: dict[str, Path] = {}
     unwritten: StoreError | None = None
     try:
@@ -106,7 +118,7 @@ def command(
         unwritten = error
     if as_json:
         click.echo(outcome.report.to_json(), nl=False)
-    elif not quiet:
+    elif console is not None:
         console.print(Summary(outcome.report, files, with_failure=False))  # it is told on standard error, once
     if outcome.error is not None:  # the news, and often why the report cannot be written either
         raise outcome.error

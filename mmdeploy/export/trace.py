@@ -262,7 +262,9 @@ def _converted(program: Any, request: Request, translations: dict[Any, Any]) -> 
         operator, line = _failing_operator(cause)
         reason = _root_cause(cause)
         if operator is None:
-            raise ExportError(f"{request.component}: torch.onnx failed: {describe(reason, request.root)}") from cause
+            told = f"{_failing_node(cause)}{describe(reason, request.root)}"
+            hint = "".join(f"where it takes one length only, {padding_advised(size)}" for size in _bounded(request)[:1])
+            raise ExportError(f"{request.component}: torch.onnx failed: {told}", hint=hint or None) from cause
         used = f"{operator}{f', used at {_shown(line, request.root)}' if line else ''}"
         if type(reason).__name__ == _NO_FORM:
             raise ExportError(
@@ -293,6 +295,15 @@ def _failing_operator(error: BaseException) -> tuple[str | None, str | None]:
     calls = re.findall(r'File "([^"]+)", line (\d+)', found.meta.get("stack_trace") or "")
     own = [f"{file}:{line}" for file, line in calls if is_user_file(file)]
     return str(found.target), own[-1] if own else None
+
+
+def _failing_node(error: BaseException | None) -> str:
+    """Return what torch.onnx was doing to which node, where one of the causes says so: its root cause does not."""
+    while error is not None:
+        if " for node " in (said := str(error)):
+            return f"{said.splitlines()[0][:_LONGEST_REASON]}: "
+        error = error.__cause__
+    return ""
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -221,6 +221,10 @@ def test_axes_that_the_module_needs_equal_have_one_size(tmp_path):
             id="shorter than a kernel",
         ),
         pytest.param(
+            "", "a, b = x.chunk(2, 1)\nreturn a.sum(1) - b.sum(1)", Size("frames", 4, 24, 2),
+            r"torch.onnx failed: .* for node '.*SplitToSequence", id="halves of the axis",
+        ),
+        pytest.param(
             "self.r = nn.LSTM(4, 6, proj_size=3, batch_first=True)", "return self.r(x)[0]", FRAMES,
             "part: r is an LSTM with proj_size, which ONNX does not have", id="LSTM with a projection",
             marks=pytest.mark.filterwarnings("ignore:LSTM with projections"),

@@ -75,7 +75,7 @@ class Server:
         if broken:
             raise ServerError(
                 f"models that are loaded do not answer a probe:{broken}",
-                hint="restart the server, or call heal() under explicit model control",
+                hint=_hint(broken) or "restart the server, or call heal() under explicit model control",
                 log=self._log_name,
             )
         return tuple(results)
@@ -204,6 +204,8 @@ class Server:
 
 
 def _hint(reasons: str) -> str | None:
+    if "FileNotFoundError" in reasons:
+        return "a step of the recipe's own has beside it only what the recipe names: list what its code reads in files"
     if "unable to find backend library" not in reasons:
         return None
     return (

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
+from mmdeploy.core.errors import ServerError
+from mmdeploy.triton import server
 from mmdeploy.triton.probe import declared_ranges, probe_inputs
 
 
@@ -74,3 +76,11 @@ def test_sizes_that_vary_are_taken_from_the_warm_up():
 )
 def test_models_that_cannot_be_asked_for_one_answer_are_left_out(unaskable):
     assert probe_inputs(unaskable, {}, {}) is None
+
+
+def test_a_file_that_a_step_does_not_find_is_one_that_the_recipe_does_not_name(monkeypatch):
+    reason = "FileNotFoundError: [Errno 2] No such file or directory: 'm.words/1/words.txt'"
+    monkeypatch.setattr(server, "probe_models", lambda *_, **__: {"m.words": reason})
+    with pytest.raises(ServerError, match=r"m\.words: FileNotFoundError") as caught:
+        server.Server("127.0.0.1:1", "http://127.0.0.1:2").probe()
+    assert caught.value.hint is not None and "list what its code reads in files" in caught.value.hint

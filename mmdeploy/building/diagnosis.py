@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmdeploy import engines
+from mmdeploy.choice.options import default_engine
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import EnvironmentUnfitError, MmdeployError
 from mmdeploy.core.open_files import require_open_files
@@ -106,7 +107,7 @@ def _build() -> Iterator[Finding]:
 
 
 def _engines() -> Iterator[Finding]:
-    targets = {method_of(engines.default_for(target)): target for target in Target if target is not Target.CUDA}
+    targets = {method_of(default_engine(target)): target for target in Target if target is not Target.CUDA}
     for method in engines.METHODS:
         try:
             engine = engines.METHODS[method]

@@ -12,6 +12,7 @@ from mmdeploy import engines
 from mmdeploy.building.media_steps import first_sample, served_steps
 from mmdeploy.building.served_modalities import with_modalities
 from mmdeploy.building.wired import shipped_engine
+from mmdeploy.choice.options import default_engine
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, MethodOptions
 from mmdeploy.core.target import Target
@@ -65,7 +66,7 @@ def substitute_ensemble(
     for name in recipe.components:
         engine = artifacts[f"{name}/engine"]
         built[name] = _graph_of(engine) if name in unrunnable else engine
-    onnxruntime = engines.default_for(Target.CPU)
+    onnxruntime = default_engine(Target.CPU)
     ensemble = _ensemble(
         recipe,
         built,
@@ -88,7 +89,7 @@ def _graph_of(engine: Artifact) -> Artifact:
 
 
 def _engine_or_substitute(recipe: Recipe, unrunnable: Mapping[str, str]) -> Callable[[str], MethodOptions]:
-    onnxruntime: MethodOptions = engines.default_for(Target.CPU)
+    onnxruntime: MethodOptions = default_engine(Target.CPU)
     return lambda name: onnxruntime if name in unrunnable else recipe.engine_options(name)
 
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from mmdeploy import engines
 from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.core.errors import PluginError, did_you_mean
+from mmdeploy.core.target import Target
 from mmdeploy.plugins.registry import is_reference
 
 
@@ -77,3 +78,14 @@ class MustPay(Measuring):
     method: Literal["must_pay"] = "must_pay"
     max_drop: float | None = Field(default=None, ge=0.0)
     max_seconds: float = Field(default=15.0, gt=0.0, le=3600.0)
+
+
+def default_engine(target: Target) -> MethodOptions:
+    """Return what a component gets whose recipe names no engine."""
+    if target is Target.TENSORRT:
+        return engines.METHODS["tensorrt"].Options()
+    if target is Target.TENSORRT_RTX:
+        return engines.METHODS["tensorrt_rtx"].Options()
+    from mmdeploy.engines import onnxruntime
+
+    return onnxruntime.Options(provider="cuda") if target is Target.CUDA else onnxruntime.Options()

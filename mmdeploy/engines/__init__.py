@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmdeploy.core.contracts import Engine, MethodOptions
-from mmdeploy.core.target import Target
+from mmdeploy.core.contracts import Engine
 from mmdeploy.plugins.contract import ENGINE
 from mmdeploy.plugins.registry import Registry
 
@@ -24,14 +23,3 @@ METHODS: Registry[Engine] = Registry(
         "tensorrt_rtx": "tensorrt_rtx",
     },
 )
-
-
-def default_for(target: Target) -> MethodOptions:
-    """Return what a component gets whose recipe names no engine."""
-    if target is Target.TENSORRT:
-        return METHODS["tensorrt"].Options()
-    if target is Target.TENSORRT_RTX:
-        return METHODS["tensorrt_rtx"].Options()
-    from mmdeploy.engines import onnxruntime
-
-    return onnxruntime.Options(provider="cuda") if target is Target.CUDA else onnxruntime.Options()

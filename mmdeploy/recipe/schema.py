@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag
 from pydantic.config import JsonDict
 
 from mmdeploy import engines, export, gates, prune, quantize, recover
-from mmdeploy.choice.options import AutoEngine
+from mmdeploy.choice.options import AutoEngine, default_engine
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.core.target import Target
@@ -391,7 +391,7 @@ class Recipe(Section):
         chosen = self.components[component].engine
         if chosen is not None and not isinstance(chosen, AutoEngine):
             return chosen
-        return engines.default_for(self.target)
+        return default_engine(self.target)
 
     def automatic_engine(self, component: str) -> AutoEngine | None:
         """Return how to choose a component's engine; None when the recipe names it, or leaves it to the target."""

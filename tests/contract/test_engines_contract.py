@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmdeploy import engines, testing
+from mmdeploy.choice.options import default_engine
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Encoding, Engine
 from mmdeploy.core.errors import EngineError, EnvironmentUnfitError
@@ -63,7 +64,7 @@ def test_the_docstring_tells_what_list_prints(name: str) -> None:
 
 
 def test_each_target_has_a_default() -> None:
-    for options in map(engines.default_for, Target):
+    for options in map(default_engine, Target):
         assert isinstance(options, engines.METHODS[options.model_dump()["method"]].Options)
 
 
@@ -84,7 +85,7 @@ def test_candidates_are_of_the_engine_differ_and_begin_with_full_precision(name:
 
 def test_each_target_has_candidates_of_both_kinds_its_default_among_them() -> None:
     for target in Target:
-        default = engines.default_for(target)
+        default = default_engine(target)
         variants = [variant for engine in engines.METHODS.values() for variant in engine.candidates(target)]
         assert {variant.graph for variant in variants} == {"float", "quantized"}
         assert default in [variant.options for variant in variants]

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mmdeploy import engines, export, gates, quantize
+from mmdeploy.choice.options import default_engine
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
 from mmdeploy.core.target import Target
 from mmdeploy.recipe.declared import Dtype, Wire
@@ -47,7 +48,7 @@ def test_every_target_has_an_engine(sample):
     recipe = load_recipe(sample)
     for target in Target:
         options = recipe.model_copy(update={"target": target}).engine_options("fusion")
-        assert options == engines.default_for(target)
+        assert options == default_engine(target)
     chosen = engines.METHODS["tensorrt"].Options(method="tensorrt")
     fusion = recipe.components["fusion"].model_copy(update={"engine": chosen})
     assert recipe.model_copy(update={"components": {"fusion": fusion}}).engine_options("fusion") is chosen

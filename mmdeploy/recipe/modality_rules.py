@@ -118,7 +118,7 @@ def _presence_findings(one: _Optional) -> Iterator[Finding]:
         if any(wire.tensor in embeddings for wire in recipe.components[component].inputs.values())
     ]
     if not readers:
-        read = [wire.tensor for part in recipe.components.values() for wire in part.inputs.values()]
+        read = dict.fromkeys(wire.tensor for part in recipe.components.values() for wire in part.inputs.values())
         message = (
             f"no component reads {presence!r}, by which a head would know that {name!r} is missing; wire an input of "
             f"the head to it, or take another strategy; {did_you_mean(presence, read)}"

@@ -32,6 +32,8 @@ VERBS: Mapping[str, str] = {
     "infer": "Send files to a served ensemble.",
     "report": "Show the report of a build.",
     "compare": "Say what differs between two builds, and which samples flipped.",
+    "baseline": "Accept a build as what later ones are judged by.",
+    "gate": "Judge a build against a baseline.",
     "releases": "List what was published, and what is live.",
     "rollback": "Make an earlier release live again.",
     "verify": "Compare releases with their manifests.",

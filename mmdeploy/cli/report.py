@@ -37,7 +37,7 @@ def command(report: Path | None, form: str, workdir: Path) -> int:
     from mmdeploy.report import html, junit, markdown
     from mmdeploy.report.terminal import Summary
 
-    found = read_report(report or _latest(workdir))
+    found = read_report(report or latest(workdir))
     renderers = {"json": BuildReport.to_json, "md": markdown.render, "junit": junit.render, "html": html.render}
     if form == "terminal":
         Console().print(Summary(found))
@@ -46,7 +46,12 @@ def command(report: Path | None, form: str, workdir: Path) -> int:
     return found.exit_code
 
 
-def _latest(workdir: Path) -> Path:
+def latest(workdir: Path) -> Path:
+    """Return the report of the latest run.
+
+    Raises:
+        UsageError: If there is none.
+    """
     runs = sorted(workdir.glob("runs/*/*/report.json"), key=lambda path: path.stat().st_mtime)
     if not runs:
         raise UsageError(f"there is no report under {workdir}/runs", hint="build a recipe first, or name a report.json")

@@ -213,8 +213,8 @@ def _checks(report: BuildReport) -> dict[str, CheckRecord]:
 
 def _flips(before: BuildReport, after: BuildReport) -> tuple[tuple[Flips, ...], list[str]]:
     """Compare the samples of the accuracy gates of both that score the same of the same samples."""
-    samples = [_content(report) for report in (before, after)]
-    ours, theirs = _scored(before), _scored(after)
+    samples = [content_of(report) for report in (before, after)]
+    ours, theirs = scored_gates(before), scored_gates(after)
     found, why_not = [], []
     for what, gate in ours.items():
         other = theirs.get(what)
@@ -225,26 +225,28 @@ def _flips(before: BuildReport, after: BuildReport) -> tuple[tuple[Flips, ...], 
                 f"{gate.details.get('metric')}: they were judged on other samples, or it is not known on which."
             )
         else:
-            flips = _of_gate(gate, other, before.seed)
+            flips = flips_of(gate, other, before.seed)
             why = f"{gate.details.get('metric')}: it gives no score to each sample, or the reports do not keep them."
             found.extend([flips] if flips else [])
             why_not.extend([] if flips else [why])
     return tuple(found), why_not
 
 
-def _content(report: BuildReport) -> str | None:
+def content_of(report: BuildReport) -> str | None:
+    """Return the digest of the evaluation samples that a build was judged on; None where it is not known."""
     recorded = (step for step in report.steps if step.id == DATA_SETS["evaluation"])
     facts = (find(SetFacts, step.metadata) for step in recorded)
     return next((one.content for one in facts if one is not None), None)
 
 
-def _scored(report: BuildReport) -> dict[str, GateRecord]:
+def scored_gates(report: BuildReport) -> dict[str, GateRecord]:
     """Return the accuracy gates by what they score."""
     gates = (gate for gate in report.gates if gate.gate == "accuracy" and "source" in gate.details)
     return {str([gate.details.get(key) for key in ("source", "outputs", "arguments")]): gate for gate in gates}
 
 
-def _of_gate(before: GateRecord, after: GateRecord, seed: int) -> Flips | None:
+def flips_of(before: GateRecord, after: GateRecord, seed: int) -> Flips | None:
+    """Compare two accuracy gates sample by sample; None where not both keep the score of each sample."""
     import numpy as np
 
     one, other = scores_in(before.details), scores_in(after.details)

@@ -92,8 +92,8 @@ def test_a_bug_where_nothing_can_be_saved_is_printed(capsys, monkeypatch):
     [
         (
             ["vlidate"],
-            "error: no such command 'vlidate'; did you mean 'validate'? accepted: build, cache-plan, compare, debug, "
-            "doctor, gc, infer, lint, list, plan, releases, report, rollback, schema, sensitivity, serve, "
+            "error: no such command 'vlidate'; did you mean 'validate'? accepted: baseline, build, cache-plan, compare, "
+            "debug, doctor, gate, gc, infer, lint, list, plan, releases, report, rollback, schema, sensitivity, serve, "
             "sign, validate, verify\n"
             "hint: mmdeploy --help shows what is accepted\n",
         ),

@@ -1,0 +1,61 @@
+"""``mmdeploy baseline``: accept a build as what later ones are judged by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mmdeploy.cli.options import workdir_option
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Keep what later builds are judged by: see mmdeploy gate.
+
+    \b
+    Example:
+      mmdeploy baseline accept --to baseline.json
+      mmdeploy baseline accept model_repository/spoken_digits --to baseline.json
+    """  # noqa: D301
+    if context.invoked_subcommand is None:
+        raise click.UsageError("say what to do: accept", context)
+
+
+@command.command()
+@click.argument("report", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--to",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("baseline.json"),
+    show_default=True,
+    help="Where it is written; what is there is replaced.",
+)
+@workdir_option
+def accept(report: Path | None, file: Path, workdir: Path) -> None:
+    """Accept a build that passed: REPORT is a report.json, a run's folder or a release, by default the latest run.
+
+    The file is a report with what a later build is judged by and nothing else: the gates' figures and the score of each
+    sample, compressed. Commit it beside the recipe.
+
+    \b
+    Example:
+      mmdeploy baseline accept --to baseline.json
+    """  # noqa: D301
+    from mmdeploy.cli.report import latest
+    from mmdeploy.core.store import translated
+    from mmdeploy.record.report_file import read_report
+    from mmdeploy.report.against_baseline import trimmed
+    from mmdeploy.report.units import bytes_text
+
+    text = trimmed(read_report(report or latest(workdir))).to_json()
+    staged = file.with_name(f".{file.name}.new")
+    with translated(file):
+        try:
+            staged.write_text(text, encoding="utf-8")
+            staged.replace(file)
+        finally:
+            staged.unlink(missing_ok=True)
+    click.echo(f"{file}: {bytes_text(len(text))}; judge by it: mmdeploy gate --baseline {file} --max-drop 0.01")

@@ -13,6 +13,10 @@ import pytest
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What a runner of GitHub's sets has commands say more.
+for _name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
+    os.environ.pop(_name, None)
+
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -107,7 +107,7 @@ def command(
 
 def _told(outcome: Outcome, console: Console | None, *, as_json: bool) -> int:
     """Write a build's reports and print what came of it, on a console if there is one; return the exit code."""
-    from mmdeploy.report import unreported, write_all
+    from mmdeploy.report import github, unreported, write_all
     from mmdeploy.report.terminal import Summary
 
     files: dict[str, Path] = {}
@@ -116,6 +116,9 @@ def _told(outcome: Outcome, console: Console | None, *, as_json: bool) -> int:
         files = write_all(outcome.report, outcome.folder)
     except StoreError as error:
         unwritten = error
+    for annotation in github.of_build(outcome.report):
+        click.echo(annotation, err=True)
+    github.summarize(outcome.report)
     if as_json:
         click.echo(outcome.report.to_json(), nl=False)
     elif console is not None:

@@ -19,6 +19,7 @@ from mmdeploy.core.errors import (
     EXIT_PASS,
     EXIT_USAGE,
     MmdeployError,
+    RecipeError,
 )
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ def _tell(error: MmdeployError) -> int:
         _say("hint", error.hint)
     if error.log:
         _say("log", error.log)
+    if isinstance(error, RecipeError) and os.environ.get("GITHUB_ACTIONS"):
+        from mmdeploy.report import github
+
+        for annotation in github.of_problems(error.problems):
+            click.echo(annotation, err=True)
     return error.exit_code
 
 

@@ -18,7 +18,7 @@ from mmdeploy.caching.trace import Request, read_trace
 from mmdeploy.caching.value import half_life, worths
 from mmdeploy.core.contracts import Runner
 from mmdeploy.core.errors import InferenceError, UsageError
-from mmdeploy.triton.config import SyntaxProblem, try_parse
+from mmdeploy.triton.outer_ensembles import outer_ensembles
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -89,22 +89,10 @@ def warm_up_of(repositories: Iterable[Path], trace: Path, *, most: int) -> WarmU
 
 def _only_ensemble(repositories: Iterable[Path]) -> ModelConfig:
     """Return the configuration of the one ensemble that repositories serve."""
-    paths = [path for repository in repositories for path in sorted(repository.glob("*/config.pbtxt"))]
-    found = [
-        config
-        for config in (try_parse(path.read_text("utf-8")) for path in paths)
-        if not isinstance(config, SyntaxProblem) and config.platform == "ensemble"
-    ]
-    asked = _outermost(found)
+    asked = outer_ensembles(repositories)
     if len(asked) != 1:
         raise UsageError(
             f"a warm-up trace is for one ensemble, and this serves {', '.join(one.name for one in asked) or 'none'}",
             hint="name the repository of one: mmdeploy serve model_repository/NAME --warm-trace requests.jsonl",
         )
     return asked[0]
-
-
-def _outermost(ensembles: Sequence[ModelConfig]) -> list[ModelConfig]:
-    """Return the ensembles that are no part of another: the branch of an optional input is an ensemble of its own."""
-    names = [one.name for one in ensembles]
-    return [one for one in ensembles if not any(one.name.startswith(f"{name}.") for name in names)]

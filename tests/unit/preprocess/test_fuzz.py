@@ -111,7 +111,8 @@ def test_an_odd_text_is_tokenized_or_refused(kind: str, pieces: Path, text: byte
     except RefusedError as error:
         assert len(str(error)) < 200
         return
-    assert 0 < len(text) <= 2000 and text.decode()
+    assert len(text) <= 2000
+    assert text.decode() or kind != "words"  # an empty text is the special tokens, of a tokenizer that has them
     count = int(found["mask"].sum())
     assert found["mask"].tolist() == [1] * count + [0] * (len(found["ids"]) - count)
     assert len(found["ids"]) == 16 or kind == "varying"

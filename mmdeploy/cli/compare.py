@@ -62,9 +62,8 @@ def _lines(found: BuildComparison) -> Iterator[str]:
     for title, differences in parts.items():
         if differences:
             yield f"\n{table((title, 'before', 'after'), [_row(one) for one in differences])}"
-    same = [
-        title for title, differences in parts.items() if not differences and (title != "recipe" or found.recipe_known)
-    ]
+    unknown = (set() if found.recipe_known else {"recipe"}) | (set() if found.whole else {"steps (key)", "in INT8"})
+    same = [title for title, differences in parts.items() if not differences and title not in unknown]
     if same:
         yield f"\nthe same: {', '.join(same)}"
     if found.figures:

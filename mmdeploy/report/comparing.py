@@ -87,6 +87,7 @@ class BuildComparison:
         recipe: Values of the recipes, where both are known.
         recipe_known: Whether they are, or the files are the same.
         surroundings: Machine, target, versions.
+        whole: Whether both tell their steps; a baseline does not.
         steps: Steps that are in one only, or were made otherwise.
         precision: What of each component is in INT8.
         sizes: Bytes of each component.
@@ -99,6 +100,7 @@ class BuildComparison:
     recipe: tuple[Difference, ...]
     recipe_known: bool
     surroundings: tuple[Difference, ...]
+    whole: bool
     steps: tuple[Difference, ...]
     precision: tuple[Difference, ...]
     sizes: tuple[Difference, ...]
@@ -131,14 +133,18 @@ def compared(
         incomparable.insert(0, f"These are builds of two recipes, {before.recipe.name} and {after.recipe.name}.")
     if before.hardware.to_json() != after.hardware.to_json():
         incomparable.append("They were measured on two machines: only ratios of latencies can be compared.")
+    whole = all(any(step.component != "data" for step in report.steps) for report in (before, after))
+    if not whole:
+        incomparable.append("One of them is a baseline, which keeps no steps: what was made otherwise is not told.")
     one, other = (_flattened(recipe or {}) if None not in recipes else {} for recipe in recipes)
     return BuildComparison(
         builds=(_named(before), _named(after)),
         recipe=_differences(one, other),
         recipe_known=None not in recipes or before.recipe.sha256 == after.recipe.sha256,
         surroundings=_differences(_surroundings(before), _surroundings(after)),
-        steps=_differences(_steps(before), _steps(after)),
-        precision=_differences(_precision(before), _precision(after)),
+        steps=_differences(_steps(before), _steps(after)) if whole else (),
+        precision=_differences(_precision(before), _precision(after)) if whole else (),
+        whole=whole,
         sizes=_differences(_sizes(before), _sizes(after)),
         figures=tuple(_figures(before, after)),
         flips=flips,

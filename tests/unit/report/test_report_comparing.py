@@ -12,6 +12,7 @@ from mmdeploy.cli import commands
 from mmdeploy.cli.outcome import run
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, CheckRecord, GateRecord, StepRecord
+from mmdeploy.report.against_baseline import trimmed
 from mmdeploy.report.comparing import compared
 from mmdeploy.scoring.kept import KEPT, kept
 
@@ -64,6 +65,12 @@ def test_samples_that_flipped_and_how_sure_the_drop_is() -> None:
 def test_samples_that_cannot_be_compared_are_told(after: BuildReport, why: str) -> None:
     found = compared(judged(BEFORE), after)
     assert not found.flips and any(one.startswith(why) for one in found.incomparable)
+
+
+def test_a_baseline_keeps_no_steps_and_that_is_told() -> None:
+    found = compared(trimmed(passed()), passed())
+    assert (found.whole, found.steps, found.precision) == (False, (), ())
+    assert any("baseline" in sentence for sentence in found.incomparable)
 
 
 def test_recipes_are_compared_value_by_value() -> None:

@@ -20,7 +20,7 @@ from mmdeploy.report.units import check_text, without_controls
 #: What GitHub takes of one step's summary.
 _MOST_BYTES = 2**20
 #: How a problem begins: file and line.
-_PLACE = re.compile(r"(.+?):(\d+)")
+_PLACE = re.compile(r"(?!--)([^\s:]+(?: [^\s:]+)*):(\d+)")
 _LEVELS = {Verdict.FAIL: "error", Verdict.INCONCLUSIVE: "warning"}
 
 
@@ -50,9 +50,11 @@ def of_build(report: BuildReport, environ: Mapping[str, str] = os.environ) -> It
 def of_problems(problems: tuple[Problem, ...], environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     """Give the commands that annotate a wrong recipe at its mistakes."""
     for problem in problems if is_runner(environ) else ():
-        place = _PLACE.match(problem.where)
-        file, line = (place[1], int(place[2])) if place else (problem.where, 1)
-        yield command("error", "recipe", f"{problem.where}: {problem.message}", Path(file), line, environ)
+        message = f"{problem.where}: {problem.message}"
+        if (place := _PLACE.match(problem.where)) is not None:
+            yield command("error", "recipe", message, Path(place[1]), int(place[2]), environ)
+        else:  # of an override on the command line
+            yield f"::error title=mmdeploy%3A recipe::{_escaped(message)}"
 
 
 def is_runner(environ: Mapping[str, str]) -> bool:

@@ -79,3 +79,5 @@ def test_mistakes_in_a_recipe_are_annotated(
     assert re.search(
         rf"^::error file=recipe\.yaml,line={number},title=mmdeploy%3A recipe::.*did you mean 'gates'", told, re.M
     )
+    assert run(commands, ["validate", "recipe.yaml", "--set", "sed=1"]) == 2
+    assert re.search(r"^::error title=mmdeploy%3A recipe::--set sed=1", capsys.readouterr().err, re.M)

@@ -38,6 +38,7 @@ from mmdeploy.report.wording import (
     warned_text,
     worst_first,
 )
+from mmdeploy.scoring.kept import KEPT
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -236,7 +237,8 @@ def _facts(facts: JsonValue, path: str = "") -> Iterator[tuple[str, str]]:
 def _flat(value: JsonValue, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, entry in value.items():
-            yield from _flat(entry, f"{path}.{key}" if path else key)
+            if key != KEPT:  # for programs
+                yield from _flat(entry, f"{path}.{key}" if path else key)
     elif isinstance(value, list) and any(isinstance(entry, (dict, list)) for entry in value):
         for number, entry in enumerate(value[:_LONGEST_LIST]):
             yield from _flat(entry, f"{path}[{number}]")

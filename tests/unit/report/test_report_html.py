@@ -205,3 +205,11 @@ def test_a_plot_that_cannot_be_drawn_leaves_the_page_whole(monkeypatch):
     words = Page(html.render(passed())).text
     assert "could not be drawn (RuntimeError: no fonts here)" in words
     assert "363 KiB" in words
+
+
+def test_scores_that_are_kept_for_programs_are_not_shown():
+    gate = passed().gates[0]
+    hidden = {"kept_scores": {"zlib": "eJwDAAAAAAE="}}
+    shown = gate.model_copy(update={"details": {"metric": "top1", **hidden, "subsets": {"without a": {**hidden}}}})
+    page = html.render(passed().model_copy(update={"gates": (shown, *passed().gates[1:])}))
+    assert "eJwDAAAAAAE" not in page and "top1" in page

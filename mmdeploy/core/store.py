@@ -115,7 +115,8 @@ class Store:
     def in_use(self) -> Iterator[None]:
         """Keep what is here from being cleaned away while a build counts on it."""
         with self._locking() as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
+            with contextlib.suppress(OSError):  # a file system without locks: then nothing is cleaned there either
+                fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
     @contextlib.contextmanager
@@ -123,12 +124,15 @@ class Store:
         """Hold the store while no build does.
 
         Raises:
-            StoreError: If a build is running.
+            StoreError: If a build is running, or the file system cannot tell.
         """
         with self._locking() as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                with translated(self.root / "in-use.lock"):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except StoreError as error:
+                if not isinstance(error.__cause__, BlockingIOError):
+                    raise
                 hint = "clean when it is done; nothing was removed"
                 raise StoreError(f"a build is running in {self.root.parent}", hint=hint) from None
             yield

@@ -189,7 +189,8 @@ def in_use(repositories: Iterable[Path]) -> Iterator[None]:
         for path in repositories:
             if (path / MANIFEST).is_file():
                 manifest = stack.enter_context((path / MANIFEST).open("rb"))
-                fcntl.flock(manifest, fcntl.LOCK_SH)
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(manifest, fcntl.LOCK_SH)
         yield
 
 

@@ -39,12 +39,12 @@ def of_build(report: BuildReport, environ: Mapping[str, str] = os.environ) -> It
         return
     if report.failure is not None:
         where = f"step {report.failure.step}" if report.failure.step else report.recipe.name
-        yield command("error", f"{where} failed", report.failure.message, report.recipe.path, 1, environ)
+        yield command("error", f"{where} failed", report.failure.message, (report.recipe.path, 1), environ)
     lines = _lines_of_gates(report.recipe.path, len(report.gates))
     for gate, line in zip(report.gates, lines, strict=True):
         if gate.verdict in _LEVELS:
             title = f"gate {gate.gate}: {gate.verdict.value}"
-            yield command(_LEVELS[gate.verdict], title, _reason(gate), report.recipe.path, line, environ)
+            yield command(_LEVELS[gate.verdict], title, _reason(gate), (report.recipe.path, line), environ)
 
 
 def of_problems(problems: tuple[Problem, ...], environ: Mapping[str, str] = os.environ) -> Iterator[str]:
@@ -52,7 +52,7 @@ def of_problems(problems: tuple[Problem, ...], environ: Mapping[str, str] = os.e
     for problem in problems if is_runner(environ) else ():
         message = f"{problem.where}: {problem.message}"
         if (place := _PLACE.match(problem.where)) is not None:
-            yield command("error", "recipe", message, Path(place[1]), int(place[2]), environ)
+            yield command("error", "recipe", message, (Path(place[1]), int(place[2])), environ)
         else:  # of an override on the command line
             yield f"::error title=mmdeploy%3A recipe::{_escaped(message)}"
 
@@ -62,9 +62,9 @@ def is_runner(environ: Mapping[str, str]) -> bool:
     return environ.get("GITHUB_ACTIONS") == "true"
 
 
-def command(level: str, title: str, message: str, file: Path, line: int, environ: Mapping[str, str]) -> str:
+def command(level: str, title: str, message: str, at: tuple[Path, int], environ: Mapping[str, str]) -> str:
     """Return a workflow command; what would end a property or the line is escaped as GitHub does."""
-    top = environ.get("GITHUB_WORKSPACE") or str(Path.cwd())
+    (file, line), top = at, environ.get("GITHUB_WORKSPACE") or str(Path.cwd())
     place = os.path.relpath(file, top)
     told = {"file": place, "line": str(line), "title": f"mmdeploy: {title}"}
     properties = ",".join(

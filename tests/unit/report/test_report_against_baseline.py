@@ -128,6 +128,14 @@ def test_sizes_and_latencies() -> None:
     assert verdicts(judged(built(110, latency(10.0, 20.0)), before, goals)) == {"size ratio": "pass", name: "pass"}
     assert verdicts(judged(built(1, latency(5.0, 10.0, 0.5)), before, goals))[name] == "inconclusive"
     assert verdicts(judged(built(1), before, goals)) == {"size ratio": "pass", "latency ratio": "inconclusive"}
+
+    def in_turns(low: float, high: float) -> GateRecord:
+        ratio = CheckRecord(name=name, measured=0.5, limit="<= 1", verdict=Verdict.PASS, interval=(low, high))
+        return GateRecord(gate="latency", verdict=Verdict.PASS, checks=(ratio,))
+
+    wide = built(1, latency(5.0, 10.0, 0.5))
+    told = [wide.model_copy(update={"gates": (*wide.gates, in_turns(0.49, 0.51))}) for _ in range(2)]
+    assert verdicts(judged(*told, goals))[name] == "pass"  # measured in turns, they are told apart
     elsewhere = before.hardware.__class__("another", 8, (), 1, ())
     moved = built(100, latency(5.0, 10.0)).model_copy(update={"hardware": elsewhere})
     assert verdicts(judged(moved, before, goals))["latency ratio"] == "inconclusive"

@@ -45,14 +45,14 @@ def accept(report: Path | None, file: Path, workdir: Path) -> None:
       mmdeploy baseline accept --to baseline.json
     """  # noqa: D301
     from mmdeploy.cli.report import latest
-    from mmdeploy.core.store import translated
     from mmdeploy.record.report_file import read_report
     from mmdeploy.report.against_baseline import trimmed
     from mmdeploy.report.units import bytes_text
+    from mmdeploy.triton.staging import translated
 
     text = trimmed(read_report(report or latest(workdir))).to_json()
     staged = file.with_name(f".{file.name}.new")
-    with translated(file):
+    with translated(f"cannot write {file}"):
         try:
             staged.write_text(text, encoding="utf-8")
             staged.replace(file)

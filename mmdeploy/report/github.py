@@ -5,6 +5,7 @@ See "Workflow commands for GitHub Actions". Other systems read ``junit.xml``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -25,11 +26,11 @@ _LEVELS = {Verdict.FAIL: "error", Verdict.INCONCLUSIVE: "warning"}
 
 
 def summarize(report: BuildReport, environ: Mapping[str, str] = os.environ) -> None:
-    """Add the report to the step's summary, where there is one; one that is too large is left out."""
+    """Add the report to the step's summary, where there is one to write to; one that is too large is left out."""
     place = environ.get("GITHUB_STEP_SUMMARY")
     text = markdown.render(report).encode("utf-8", "replace")
     if place and len(text) < _MOST_BYTES:
-        with Path(place).open("ab") as summary:
+        with contextlib.suppress(OSError), Path(place).open("ab") as summary:
             summary.write(text)
 
 

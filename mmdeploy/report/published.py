@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmdeploy.core.cleaning import size_of
 from mmdeploy.core.errors import MmdeployError, UsageError, did_you_mean
 from mmdeploy.record.build_report import FILENAME, BuildReport
 from mmdeploy.record.report_file import read_report
@@ -124,7 +125,7 @@ def _known(root: Path, name: str, release: Release) -> Published:
         release=release,
         published_at=_moment((release.path / MANIFEST).stat().st_mtime),
         live_since=_moment((root / name).lstat().st_mtime) if release.live else None,
-        bytes=sum(path.stat().st_size for path in release.path.rglob("*") if path.is_file()),
+        bytes=size_of(release.path),
         report=report,
         unreadable=unreadable,
     )

@@ -31,13 +31,14 @@ def scores_in(details: Mapping[str, Any]) -> FloatArray | None:
     import numpy as np
 
     found = details.get(KEPT)
+    if not isinstance(found, Mapping):
+        return None
     try:
-        assert isinstance(found, Mapping)
         raw = zlib.decompress(base64.b64decode(found["zlib"], validate=True))
         if found["type"] == "bits":
             scores = np.unpackbits(np.frombuffer(raw, np.uint8), count=found["count"])
         else:
             scores = np.frombuffer(raw, "<f4")
-    except (AssertionError, KeyError, ValueError, TypeError, zlib.error):
+    except (KeyError, ValueError, TypeError, zlib.error):
         return None
     return scores.astype(np.float64) if len(scores) == found["count"] else None

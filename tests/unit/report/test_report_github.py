@@ -63,6 +63,7 @@ def test_the_summary_is_added_to_what_is_there(tmp_path: Path) -> None:
     github.summarize(passed(), {"GITHUB_STEP_SUMMARY": str(summary)})
     assert summary.read_text().startswith("before\n") and "spoken_digits" in summary.read_text()
     github.summarize(passed(), {})
+    github.summarize(passed(), {"GITHUB_STEP_SUMMARY": str(tmp_path / "no" / "folder.md")})
 
 
 def test_mistakes_in_a_recipe_are_annotated(

@@ -10,16 +10,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import whole_recipe
 
 import mmdeploy
-from mmdeploy.building.builder import run_build
-from mmdeploy.building.settings import Settings
 from mmdeploy.core.contracts import Runner
 from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError
 from mmdeploy.core.strings import as_strings
 from mmdeploy.preprocess import Pipeline
 from mmdeploy.recipe.media import in_order
-from mmdeploy.record.observer import Silent
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner, HttpRunner
 from mmdeploy.triton.repository import resolve
@@ -36,11 +34,7 @@ KINDS = ("gif", "mp4", "webm")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("video")
     shutil.copytree(RECIPE, folder / "recipe", ignore=shutil.ignore_patterns("__pycache__"))
-    recipe = mmdeploy.load_recipe(folder / "recipe" / "recipe.yaml")
-    outcome = run_build(recipe, Settings(workdir=folder / "work", destination=folder / "published"), Silent())
-    if outcome.error is not None:
-        raise outcome.error
-    assert outcome.report.published is not None
+    whole_recipe.built(folder / "recipe" / "recipe.yaml", folder)
     return folder
 
 

@@ -108,6 +108,41 @@ def test_pixels_as_decoders_give_them_to_what_encoders_take():
     np.testing.assert_allclose(run(graph, three), module(torch.from_numpy(three)).numpy(), atol=1e-5)
 
 
+SOUNDS = ((1, 800), (2, 3200), (4, 160000))
+PICTURES = tuple((rows, 8, 6, 3) for rows in (1, 2, 4))
+FRONT_ENDS = {
+    "log_mel": (LogMel(16000), SOUNDS),
+    "mfcc": (Mfcc(LogMel(16000, center=False)), SOUNDS),
+    "pixels": (torch.nn.Sequential(NormalisePixels([0.5] * 3, [0.2] * 3), ResizePixels((8, 6), (4, 4))), PICTURES),
+}
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_every_engine_takes_them(name: str) -> None:
+    openvino, tensorrt = pytest.importorskip("openvino"), pytest.importorskip("tensorrt_rtx")
+    module, shapes = FRONT_ENDS[name]
+    random = np.random.default_rng(0)
+    samples = random.integers(0, 256, shapes[1], np.uint8) if name == "pixels" else random.normal(0, 0.1, shapes[1])
+    example = torch.from_numpy(samples if name == "pixels" else samples.astype(np.float32))
+    axes = {0: torch.export.Dim("n", min=1, max=64)}
+    if name != "pixels":
+        axes[1] = torch.export.Dim("t", min=800, max=160000)
+    graph = exported(module, example, axes)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(compiled(example.numpy())[0], module(example).numpy(), atol=1e-3)
+
+    logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+    builder = tensorrt.Builder(logger)
+    network = builder.create_network(0)
+    parser = tensorrt.OnnxParser(network, logger)
+    assert parser.parse(graph), [str(parser.get_error(index)) for index in range(parser.num_errors)]
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    profile.set_shape(network.get_input(0).name, *shapes)
+    config.add_optimization_profile(profile)
+    assert builder.build_serialized_network(network, config) is not None
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

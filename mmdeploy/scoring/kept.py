@@ -35,8 +35,9 @@ def scores_in(details: Mapping[str, Any]) -> FloatArray | None:
         return None
     try:
         raw = zlib.decompress(base64.b64decode(found["zlib"], validate=True))
-        if found["type"] == "bits":
-            scores = np.unpackbits(np.frombuffer(raw, np.uint8), count=found["count"])
+        if found["type"] == "bits":  # NumPy would fill up with zeros
+            whole = len(raw) == -(-found["count"] // 8)
+            scores = np.unpackbits(np.frombuffer(raw, np.uint8), count=found["count"] if whole else None)
         else:
             scores = np.frombuffer(raw, "<f4")
     except (KeyError, ValueError, TypeError, zlib.error):

@@ -46,4 +46,4 @@ def test_tests_of_a_users_own_ask_a_server(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "2 failed, 2 passed" in done.stdout, done.stdout + done.stderr
     assert "UsageError: " in done.stdout and "gone is not there" in done.stdout
-    assert (tmp_path / "temp").rglob("triton.log")
+    assert len(list((tmp_path / "temp").rglob("triton.log"))) == 1  # one server for all of them

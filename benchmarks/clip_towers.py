@@ -1,9 +1,13 @@
 """A CLIP ViT-B/32 pair on a CPU, one thread, batch 1: what each engine, encoding and choice brings over FP32.
 
 Run it as ``python benchmarks/clip_towers.py [--json FILE]``. Graphs are exported, quantized and built by mmdeploy's own
-passes and engines. Every variant answers in a process of its own, one thread, no spinning; they take turns, in another
-order each round. A figure is the median, over the rounds, of ONNX Runtime FP32's time by the variant's in the same
-round: by the clock, and in processor time, which other people's load disturbs less. Peers: NNCF (with OpenVINO).
+passes and engines, peers by their own (`clip_peers.py`). Every variant answers in a process of its own, one thread, no
+spinning; they take turns, in another order each round. A figure is the median, over the rounds, of ONNX Runtime FP32's
+time by the variant's in the same round: by the clock, and in processor time, which other people's load disturbs less.
+
+In pieces, for a machine that is seldom quiet: ``--work FOLDER --prepare`` makes all that is measured, ``--only WORD …
+--json ONE`` measures some of it (ONNX Runtime FP32 is in every run), and ``--merge ONE TWO …`` prints them as one page,
+which says for each tower whether what ``engine: auto`` ships is within 3 % of the best of all.
 """
 
 from __future__ import annotations
@@ -11,8 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
-import importlib.util
-import io
 import json
 import os
 import random
@@ -25,15 +27,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import clip_peers
+import clip_standing
 import numpy as np
-from clip_variants import BASELINE, GRAPHS, S8, SHARES, U8, VARIANTS, Variant
+from clip_variants import BASELINE, GRAPHS, SHARES, U8, VARIANTS, Variant
 
-from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Encoding, StepContext
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Target, this_hardware
 from mmdeploy.engines import METHODS as ENGINES
-from mmdeploy.engines import onnxruntime, openvino
+from mmdeploy.engines import onnxruntime
 from mmdeploy.export import onnx_dynamo, simplify
 from mmdeploy.model.torch_component import ComponentFacts
 from mmdeploy.quantize import dynamic, static
@@ -49,26 +53,46 @@ def main() -> None:
     parser.add_argument("--towers", nargs="+", default=["image", "text"], choices=["image", "text"])
     parser.add_argument("--only", nargs="+", help="measure only variants whose name has one of these in it")
     parser.add_argument("--work", type=Path, help="keep what is built there, and use it again")
+    parser.add_argument("--prepare", action="store_true", help="build, ask each variant once, and measure nothing")
+    parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="print runs as one page")
+    parser.add_argument(
+        "--ships", nargs="+", default=[], metavar="TOWER=VARIANT", help="what engine: auto shipped here"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--worker", nargs=4, metavar=("ENGINE", "FOLDER", "OPTIONS", "TOWER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         answer(*arguments.worker)
         return
+    if arguments.merge:
+        ships = dict(pair.split("=", 1) for pair in arguments.ships)
+        print("\n".join(clip_standing.page(clip_standing.merged(arguments.merge), ships)))
+        return
+    measured(arguments)
+
+
+def measured(arguments: argparse.Namespace) -> None:
+    """Build what is asked for, measure it and print the tables."""
+    every = (*VARIANTS, *clip_peers.PEERS)
+    missing = clip_peers.missing(every)
+    for name, why in missing.items():
+        print(f"{name}: left out; {why}", file=sys.stderr)
     variants = [
         variant
-        for variant in VARIANTS
-        if variant.name == BASELINE or not arguments.only or any(word in variant.name for word in arguments.only)
+        for variant in every
+        if (variant.name == BASELINE or not arguments.only or any(word in variant.name for word in arguments.only))
+        and variant.name not in missing
     ]
-    if importlib.util.find_spec("nncf") is None:
-        print("nncf is not installed: its rows are left out", file=sys.stderr)
-        variants = [variant for variant in variants if variant.graph != "nncf"]
-    figures: dict[str, Any] = {"machine": machine(), "rounds": arguments.rounds, "towers": {}}
+    figures: dict[str, Any] = {"machine": machine(), "missing": missing, "rounds": arguments.rounds, "towers": {}}
     with contextlib.ExitStack() as stack:
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clip-towers-")))
         for tower in arguments.towers:
             folders = {variant.name: prepare(variant, tower, work / tower) for variant in variants}
             before = os.getloadavg()
+            if arguments.prepare:
+                for variant in variants:  # one after the other: torch.compile fills its cache
+                    measure([variant], folders, tower, 0)
+                continue
             rows = measure(variants, folders, tower, arguments.rounds)
             figures["towers"][tower] = {"load": [before, os.getloadavg()], "rows": rows}
             show(tower, rows)
@@ -107,8 +131,8 @@ def graph(key: str, tower: str, work: Path) -> Artifact:
     """Return a graph of a tower by its key, made by mmdeploy's passes."""
     if key in ("fp32", "exporter"):
         return kept(work / key, lambda: exported(tower, work / key, as_exported=key == "exporter"))
-    if key == "nncf":
-        return kept(work / key, lambda: by_nncf(tower, work / key, graph("fp32", tower, work)))
+    if key in clip_peers.NEEDS:
+        return kept(work / key, lambda: by_peer(key, tower, work))
     if key == "dynamic":
         return kept(
             work / key,
@@ -125,47 +149,46 @@ def graph(key: str, tower: str, work: Path) -> Artifact:
     )
 
 
+def by_peer(key: str, tower: str, work: Path) -> Artifact:
+    """Let a peer quantize a tower, on the samples that mmdeploy's passes have."""
+    source, samples = graph("fp32", tower, work), context_for(work / key, tower, U8).examples(SAMPLES)
+    if key == "nncf":
+        return clip_peers.by_nncf(work / key, source, samples)
+    if key == "torchao":
+        return clip_peers.by_torchao(tower, work / key, source, samples)
+    return (clip_peers.by_olive if key == "olive" else clip_peers.by_optimum)(work / key, source)
+
+
 def exported(tower: str, work: Path, *, as_exported: bool) -> Artifact:
     """Export a tower; ``as_exported`` leaves attention as torch.onnx writes it."""
-    import clip_pair
-
-    name, output = clip_pair.TOWERS[tower]
-    facts = ComponentFacts("clip_pair.py:build", HERE, None, tower, (name,), (output,))
-    source = Artifact("torch", HERE / "clip_pair.py", "", (), (), "recipe", as_metadata(facts))
     options = onnx_dynamo.Options(parity_batch_sizes=(1, 2), atol=1e-3)
     written = simplify.simplify
     if as_exported:
         onnx_dynamo.simplify.simplify = lambda proto: None  # type: ignore[assignment]
     try:
-        return onnx_dynamo.run(source, options, context_for(work, tower, U8))
+        return onnx_dynamo.run(module_of(tower), options, context_for(work, tower, U8))
     finally:
         onnx_dynamo.simplify.simplify = written
 
 
-def by_nncf(tower: str, work: Path, source: Artifact) -> Artifact:
-    """Quantize with NNCF's own algorithm for transformers, on the same samples."""
-    import nncf
-    from openvino import Core, save_model
+def module_of(tower: str, graph: Artifact | None = None) -> Artifact:
+    """Return a tower's PyTorch module, with the tensors of its graph where that is there."""
+    import clip_pair
 
-    work.mkdir(parents=True, exist_ok=True)
-    samples = context_for(work, tower, S8).examples(SAMPLES)
-    data = [{name: array[index : index + 1] for name, array in samples.items()} for index in range(SAMPLES)]
-    with contextlib.redirect_stdout(io.StringIO()):
-        model = nncf.quantize(
-            Core().read_model(source.path),
-            nncf.Dataset(data),
-            model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=SAMPLES,
-        )
-    save_model(model, work / openvino.FILENAME, compress_to_fp16=False)
-    path = work / openvino.FILENAME
-    return Artifact("openvino", path, file_sha256(path), source.inputs, source.outputs, "nncf", beside=("model.bin",))
+    name, output = clip_pair.TOWERS[tower]
+    facts = ComponentFacts("clip_pair.py:build", HERE, None, tower, (name,), (output,))
+    inputs, outputs = (graph.inputs, graph.outputs) if graph else ((), ())
+    return Artifact("torch", HERE / "clip_pair.py", "", inputs, outputs, "recipe", as_metadata(facts))
 
 
 def prepare(variant: Variant, tower: str, work: Path) -> Path:
     """Build a variant's engine and return its folder."""
-    source = graph(variant.graph, tower, work)
-    if variant.engine == "torch" or source.format == variant.engine:
+    if variant.engine == "torch":
+        return graph("fp32", tower, work).path.parent
+    source = (
+        module_of(tower, graph("fp32", tower, work)) if variant.graph == "module" else graph(variant.graph, tower, work)
+    )
+    if source.format == variant.engine:
         return source.path.parent
     options = options_of(variant)
     folder = work / f"{variant.engine}-{variant.graph}-{getattr(options, 'precision', '')}".replace(" ", "-")
@@ -185,7 +208,7 @@ def answer(engine: str, folder: str, options: str, tower: str) -> None:
 
     infer = opened(engine, Path(folder), options, tower)
     request = clip_pair.feed(tower, 1, seed=99)
-    for _ in range(3):
+    for _ in range(3):  # torch.compile compiles in the first
         result = infer(request)
     print(json.dumps(next(iter(result.values()))[0].astype(float).tolist()), flush=True)
     for line in sys.stdin:
@@ -205,25 +228,16 @@ def opened(engine: str, folder: Path, options: str, tower: str) -> Callable[[Any
         artifact = Artifact.from_json((folder / "artifact.json").read_text(), folder)
         infer: Callable[[Any], Any] = module.load(artifact, module.Options.model_validate_json(options)).infer
         return infer
-    import clip_pair
-    import torch
-
-    torch.set_num_threads(1)
-    module = clip_pair.build()[tower]
-
-    def run(request: Any) -> Any:
-        with torch.inference_mode():
-            return {"": module(**{name: torch.from_numpy(array) for name, array in request.items()}).numpy()}
-
-    return run
+    return clip_peers.torch_answers(options, tower)
 
 
 def measure(variants: list[Variant], folders: dict[str, Path], tower: str, rounds: int) -> list[dict[str, Any]]:
     """Let the variants take turns, each in its process."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
+    cache = clip_peers.environment(next(iter(folders.values())).parent)
+    environment = cache | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
     processes = []
     for variant in variants:
-        options = options_of(variant).model_dump_json()
+        options = variant.graph if variant.engine == "torch" else options_of(variant).model_dump_json()
         command = [sys.executable, __file__, "--worker", variant.engine, str(folders[variant.name]), options, tower]
         processes.append(
             subprocess.Popen(
@@ -247,6 +261,8 @@ def measure(variants: list[Variant], folders: dict[str, Path], tower: str, round
         for process in processes:
             process.kill()
             process.wait()
+    if not rounds:
+        return []
     return [
         row(variant, folders[variant.name], np.array(times[index]), np.array(times[0]), answers[index], answers[0])
         for index, variant in enumerate(variants)
@@ -296,14 +312,22 @@ def show(tower: str, rows: list[dict[str, Any]]) -> None:
 def machine() -> dict[str, Any]:
     """Return the processor and the versions."""
     hardware = this_hardware()
-    names = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf")
+    names = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "torchao", "olive-ai", "optimum")
     return {
         "cpu": hardware.cpu,
         "isa": sorted(hardware.isa),
         "cores": os.cpu_count(),
         "python": sys.version.split()[0],
-        **{name: importlib.metadata.version(name) for name in names},
+        **{name: found for name in names if (found := version(name))},
     }
+
+
+def version(distribution: str) -> str | None:
+    """Return the version of what is installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 if __name__ == "__main__":

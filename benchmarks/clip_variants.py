@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmdeploy.core.contracts import Encoding
-from mmdeploy.engines import openvino
+from mmdeploy.engines import aot_inductor, openvino
 
 BASELINE = "ONNX Runtime FP32"
 S8, U8, U8S = Encoding.INT8_SYMMETRIC, Encoding.UINT8_ASYMMETRIC, Encoding.UINT8_SYMMETRIC
@@ -19,7 +19,7 @@ class Variant:
     Attributes:
         name: As it is printed.
         engine: Of mmdeploy; ``torch`` for the module itself.
-        graph: Key of the graph that it runs.
+        graph: Key of the graph that it runs, or ``module``; of ``torch`` how the module is run.
         options: Of the engine.
     """
 
@@ -76,12 +76,15 @@ VARIANTS = (
     Variant("OpenVINO INT8 symmetric", "openvino", "s8", openvino.Options()),
     Variant("OpenVINO INT8 symmetric + BF16", "openvino", "s8", BF16),
     Variant("OpenVINO UINT8 asymmetric", "openvino", "u8", openvino.Options()),
+    Variant("OpenVINO UINT8 asymmetric + BF16", "openvino", "u8", BF16),
     Variant("OpenVINO INT8, as exported", "openvino", "s8 exporter", openvino.Options()),
     Variant("OpenVINO INT8, one scale a weight", "openvino", "s8 tensor", openvino.Options()),
     Variant("OpenVINO INT8, attention's products too", "openvino", "s8 attention", openvino.Options()),
     Variant("OpenVINO INT8, INT32 bias", "openvino", "s8 int32 bias", openvino.Options()),
     Variant("OpenVINO INT8, first and last layer float", "openvino", "s8 ends float", openvino.Options()),
     Variant("OpenVINO INT8, equalized 0.5", "openvino", "s8 equalized", openvino.Options()),
+    Variant("aot_inductor FP32", "aot_inductor", "module", aot_inductor.Options()),
+    Variant("aot_inductor BF16", "aot_inductor", "module", aot_inductor.Options(precision="bf16")),
     Variant("NNCF INT8 in OpenVINO (peer)", "openvino", "nncf", openvino.Options()),
     Variant("NNCF INT8 in OpenVINO + BF16 (peer)", "openvino", "nncf", BF16),
 )

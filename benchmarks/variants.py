@@ -91,7 +91,7 @@ def main() -> int:
     if arguments.out:
         content = {"facts": facts, "variants": [asdict(row) for row in rows]}
         arguments.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(text)
+        arguments.out.with_suffix(".md").write_text(f"# The variants of spoken_digits\n\n{text}")
         draw(rows, arguments.out.with_suffix(".svg"))
     return 0
 

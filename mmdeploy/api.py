@@ -7,19 +7,24 @@ from pathlib import Path
 from mmdeploy.building.builder import Outcome, run_build
 from mmdeploy.building.settings import Settings
 from mmdeploy.core.errors import StoreError, UsageError, did_you_mean
+from mmdeploy.core.shared_store import SharedStore
 from mmdeploy.core.store import Store
 from mmdeploy.debugging.findings import DebugReport
 from mmdeploy.debugging.run import DebugSettings, run_debug
-from mmdeploy.planning.fingerprints import take_fingerprints
-from mmdeploy.planning.planner import make_plan
-from mmdeploy.planning.steps import Decision, explain, only_step, recorded_in
+from mmdeploy.planning.known_plan import take_plan
+from mmdeploy.planning.steps import Decision, explain, only_step
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.observer import Observer, Silent
 from mmdeploy.report import unreported, write_all, write_sensitivity
 
 
 def plan(
-    recipe: Recipe, *, workdir: Path = Path(".mmdeploy"), only: str | None = None, fresh: bool = False
+    recipe: Recipe,
+    *,
+    workdir: Path = Path(".mmdeploy"),
+    only: str | None = None,
+    fresh: bool = False,
+    shared: SharedStore | None = None,
 ) -> tuple[Decision, ...]:
     """Say for each step of a recipe whether a build would run or reuse it, and why.
 
@@ -28,13 +33,14 @@ def plan(
         workdir: Folder of the store.
         only: Id of the only step that is wanted; what it needs comes with it.
         fresh: Whether no stored result is reused.
+        shared: Where results are that other machines made.
 
     Raises:
         UsageError: If there is no step ``only``.
     """
-    store = Store(workdir / "store")
-    made = make_plan(recipe, take_fingerprints(recipe, store), contents=recorded_in(store))
-    decisions = explain(made if only is None else made.upto(only), store, fresh=fresh)
+    store = Store(workdir / "store", shared)
+    _, made = take_plan(recipe, store, upto=only_step(only))
+    decisions = explain(made, store, fresh=fresh)
     store.facts.save()
     return decisions
 

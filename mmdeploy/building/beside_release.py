@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmdeploy.building.cache_notes import write_server_options
+from mmdeploy.building.confidence import write_confidence
 from mmdeploy.building.provenance import Made, write_provenance
 from mmdeploy.building.sample_request import write_sample_request
 from mmdeploy.record.build_report import FILENAME
+from mmdeploy.triton.golden import GOLDEN
 
 
 def write_beside(folder: Path, made: Made) -> dict[str, Path]:
@@ -15,7 +17,9 @@ def write_beside(folder: Path, made: Made) -> dict[str, Path]:
     (folder / FILENAME).write_text(made.report.to_json(), encoding="utf-8")
     return (
         {FILENAME: folder / FILENAME}
+        | ({GOLDEN: folder / GOLDEN} if (folder / GOLDEN).is_file() else {})
         | write_provenance(folder, made)
+        | write_confidence(folder, made.confidence)
         | write_sample_request(folder, made.recipe, made.artifacts)
         | write_server_options(folder, made.repository.path)
     )

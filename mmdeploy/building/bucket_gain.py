@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmdeploy.building.gain import MOST_SECONDS, Gain, measured_gain
 from mmdeploy.building.judge import ServedDeployment, staged
 from mmdeploy.building.served_ensemble import candidate_ensemble, stand_ins
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Evidence
 from mmdeploy.core.errors import MmdeployError
 from mmdeploy.record.observer import Observer
-from mmdeploy.scoring import looks, served_figures
-from mmdeploy.scoring.load import MIN_ROUNDS, LoadOptions, Measurement, SideBySide
+from mmdeploy.scoring.load import LoadOptions
 from mmdeploy.triton import server as triton_server
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 STEP = "buckets"
 #: As many as make batches, and are few enough to be Python threads beside the servers.
 _CLIENTS = 8
-_SECONDS, _MORE_SECONDS, _MOST_SECONDS = 4.0, 8.0, 12.0
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -80,50 +78,15 @@ class BucketGain:
             )
         )  # fmt: skip
         beside = replace(evidence, reference=ServedDeployment(server, made.ensemble))
-        options = LoadOptions(concurrency=_CLIENTS, max_seconds=_MOST_SECONDS)
-        with SideBySide(beside, evidence.feeds, options) as pair:
-            pair.warm_up()
-            self._rounds(pair, _SECONDS, name)
-            if name == _NONE and not Gain.of(pair.measured).told_apart:  # which is judged: a second look, and no third
-                self._rounds(pair, _MORE_SECONDS, name)
-        return Gain.of(pair.measured)
-
-    def _rounds(self, pair: SideBySide, seconds: float, name: str) -> None:
-        """Measure for so long, and longer where that is not enough for any figure."""
-        until = pair.clock() + seconds
-        latest = until + _MOST_SECONDS
-        while (now := pair.clock()) < latest and (now < until or len(pair.measured.candidate) < MIN_ROUNDS):
-            if not pair.round():
-                return
-            self.observer.progress(STEP, pair.measured.requests, None, f"requests, beside {_WORDS[name]}")
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Samples a second with buckets over those of something else.
-
-    Attributes:
-        ratio: With its interval; None where it was not measured.
-        requests: To each side.
-        why: Why it was not measured.
-    """
-
-    ratio: served_figures.Estimate | None
-    requests: int = 0
-    why: str = ""
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether noise does not explain the difference."""
-        return self.ratio is not None and not self.ratio.interval[0] <= 1.0 <= self.ratio.interval[1]
-
-    @classmethod
-    def of(cls, measured: Measurement) -> Gain:
-        """Return what a measurement came to."""
-        why = measured.refusal.note if measured.refusal is not None else looks.too_few(measured, 0)
-        if why:
-            return cls(None, measured.requests, why)
-        return cls(served_figures.rate_ratio(measured, confidence=_CONFIDENCE), measured.requests)
+        options = LoadOptions(concurrency=_CLIENTS, max_seconds=MOST_SECONDS)
+        told = f"requests, beside {_WORDS[name]}"
+        return measured_gain(
+            beside,
+            evidence.feeds,
+            options,
+            progress=lambda done: self.observer.progress(STEP, done, None, told),
+            again=name == _NONE,  # which is judged
+        )
 
 
 _NONE, _PADDED = "no-bucket", "padded"
@@ -162,8 +125,4 @@ def told(recipe: Recipe, found: Mapping[str, Gain]) -> tuple[str, ...]:
 
 
 def _times(gain: Gain) -> str:
-    if gain.ratio is None:
-        return f"not measured ({gain.why}) against"
-    low, high = gain.ratio.interval
-    doubt = "" if gain.told_apart else " (not told apart)"
-    return f"{gain.ratio.value:.2f} × [{low:.2f}, {high:.2f}]{doubt} the samples a second of"
+    return f"not measured ({gain.why}) against" if gain.ratio is None else f"{gain.times} the samples a second of"

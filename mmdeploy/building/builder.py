@@ -12,35 +12,41 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from mmdeploy.building import plain_recipe
+from mmdeploy.building.against_baseline import AgainstBaseline
 from mmdeploy.building.beside_release import write_beside
 from mmdeploy.building.bucket_gain import STEP as BUCKETS
 from mmdeploy.building.bucket_gain import BucketGain
 from mmdeploy.building.bucket_lengths import require_cut_back
 from mmdeploy.building.cache_notes import cache_notes
-from mmdeploy.building.endings import exit_code, failure, placed, unfinished
+from mmdeploy.building.endings import exit_code, exit_code_of, failure, may_publish, placed, unfinished
 from mmdeploy.building.environment import require_environment
 from mmdeploy.building.figures import costs, latencies, sizes, stages
-from mmdeploy.building.judge import EvaluationRecord, Judgement, Staged, judge, staged
+from mmdeploy.building.foreseen import foreseen_notes
+from mmdeploy.building.golden_requests import GoldenRequests
+from mmdeploy.building.judge import EvaluationRecord, Staged, judge, staged
 from mmdeploy.building.label_counts import require_label_counts
+from mmdeploy.building.layout_choice import STEP as LAYOUT
+from mmdeploy.building.layout_choice import Layout, layout_of
 from mmdeploy.building.live_plan import LivePlan
 from mmdeploy.building.provenance import Made
 from mmdeploy.building.revision import recipe_record
 from mmdeploy.building.run_folder import run_folder
+from mmdeploy.building.run_state import RunState
 from mmdeploy.building.sample_notes import sample_notes
 from mmdeploy.building.scheduler import Workers, log_of
 from mmdeploy.building.served_ensemble import candidate_ensemble, reference_ensemble, substitute_ensemble
 from mmdeploy.building.settings import Settings
 from mmdeploy.building.turns import admitted, startable
+from mmdeploy.building.uploads import Uploads
 from mmdeploy.building.wired import noise_notes, wired
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Verdict, method_of
-from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS
 from mmdeploy.core.room import require_room
 from mmdeploy.core.store import Store
 from mmdeploy.core.target import this_hardware, usable_cores
@@ -52,17 +58,12 @@ from mmdeploy.recipe.plausible import doubts
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.build_report import BuildReport, StepRecord, gate_record
 from mmdeploy.record.observer import Observer
+from mmdeploy.triton.golden import GOLDEN
 from mmdeploy.triton.repository import publish
 from mmdeploy.triton.signing import check_key, sign
 from mmdeploy.worker.task import Task
 
 logger = logging.getLogger(__name__)
-
-_EXIT_BY_VERDICT = {
-    Verdict.PASS: EXIT_PASS,
-    Verdict.FAIL: EXIT_GATE_FAILED,
-    Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE,
-}
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def run_build(
         try:
             run.make_steps()
             if goal == "build" and upto is None:
+                run.choose_layout()
                 run.write_plain_recipe()
                 run.stage_and_judge()
                 run.publish()
@@ -119,23 +121,11 @@ def run_build(
             logger.debug("the build stopped", exc_info=True)
             error = placed(caught, run.folder)
         run.live.settle(run.state.artifacts)
+        run.state.notes.extend(run.uploads.finish(run.live.plan, interrupted=isinstance(error, KeyboardInterrupt)))
         run.store.facts.save()
         run.store.sweep()  # steps beside one that failed were ended in the middle
     report = run.report(error)
     return Outcome(report, run.folder, run.live.plan, run.state.artifacts, error)
-
-
-@dataclass
-class _Progress:
-    """What a run has come to so far."""
-
-    artifacts: dict[str, Artifact] = field(default_factory=dict)
-    records: dict[str, StepRecord] = field(default_factory=dict)
-    started: dict[str, float] = field(default_factory=dict)  # steps that run now, by the clock of this process
-    plain_recipe: Path | None = None
-    judgement: Judgement | None = None
-    published: Path | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 class _Run:
@@ -145,18 +135,23 @@ class _Run:
         self.recipe, self.settings, self.observer, self.goal = recipe, settings, observer, goal
         self.started_at, self._started = datetime.now(UTC), time.monotonic()
         self.id = f"{self.started_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        self.store = Store(settings.workdir / "store")
+        self.store = Store(settings.workdir / "store", settings.shared)
+        self.uploads = Uploads(recipe, self.store, observer)
         self.live = LivePlan(recipe, self.store, goal, upto)
         runs = recipe.name if goal == "build" else f"{recipe.name}.{goal}"
-        self.folder = run_folder(settings.workdir, runs, self.id)
+        self.folder = run_folder(settings.runs_in or settings.workdir, runs, self.id)
         self.recipe_record = recipe_record(recipe)
         self.staged_folder = self.folder / "staged"
-        self.state = _Progress()
+        self.state = RunState()
         self.candidate: Staged | None = None
+        self.layout = Layout()
+        self.baseline = AgainstBaseline(recipe, wanted=goal == "build" and upto is None)
 
     def make_steps(self) -> None:
         """Reuse what the store has; run the rest side by side, each step as soon as its inputs are there."""
+        self.baseline.require(self.report(None))
         waiting = self._left_to_do({})
+        self.uploads.begin(work=bool(waiting))
         judged = self.recipe if self.goal == "build" else self.recipe.model_copy(update={"gates": ()})
         require_environment(judged, [one.step for one in waiting])
         if self.settings.sign_key is not None:
@@ -194,15 +189,26 @@ class _Run:
         self.state.notes.extend(f"{doubt}." for doubt in doubts(self.recipe) if self.goal == "build")
         self.state.notes.extend(unseen_notes(self.live.fingerprints.inputs))
 
+    def choose_layout(self) -> None:
+        """Decide whether components are served as steps or as one model."""
+        record = self._evaluation_record() if self.recipe.gates else None
+        unrunnable = self.live.fingerprints.unrunnable
+        self.layout = layout_of(
+            self.recipe, self.state.artifacts, None if unrunnable else record, self.folder, self.observer
+        )
+        self.state.notes.extend([self.layout.note] if self.layout.note else [])
+
     def write_plain_recipe(self) -> None:
         """Write down what was found by searching and measuring, so that it can be built without."""
-        self.state.plain_recipe = plain_recipe.write(self.recipe, self.state.artifacts, self.folder)
+        single = self.layout.single
+        self.state.plain_recipe = plain_recipe.write(self.recipe, self.state.artifacts, self.folder, single=single)
 
     def stage_and_judge(self) -> None:
         """Write both repositories, serve them and run the gates."""
         recipe, artifacts = self.recipe, self.state.artifacts
         unrunnable = self.live.fingerprints.unrunnable
-        self.candidate = staged(self.staged_folder, candidate_ensemble(recipe, artifacts))
+        single = self.layout.single
+        self.candidate = staged(self.staged_folder, candidate_ensemble(recipe, artifacts, single=single))
         self.state.notes.extend(cache_notes(self.staged_folder, self.candidate.ensemble))
         components = wired(recipe, self.candidate.ensemble, artifacts)
         self.state.notes.extend(noise_notes(components, [method_of(gate) for gate in recipe.gates]))
@@ -213,7 +219,7 @@ class _Run:
         if unrunnable:
             served = staged(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable))
             substitute = "; ".join(f"{name}: {why}" for name, why in unrunnable.items())
-        reference = staged(self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable))
+        reference = staged(self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable, single=single))
         record = self._evaluation_record()
         self.state.notes.extend(sample_notes(record.samples, self._sample_set("calibration")))
         self.state.judgement = judge(
@@ -226,13 +232,16 @@ class _Run:
             logs=self.folder / "logs",
             substitute=substitute,
             observer=self.observer,
-            besides=BucketGain(recipe, artifacts, self.folder, self.observer),
+            besides=GoldenRequests(
+                self.folder / GOLDEN, recipe.name, then=BucketGain(recipe, artifacts, self.folder, self.observer)
+            ),
         )
+        self.state.judgement = self.baseline.added_to(self.state.judgement, self.report(None), self.observer)
         results = self.state.judgement.results
         warned = [(one.gate, one.details["warning"]) for one in results if "warning" in one.details]
         self.state.notes.extend(f"{gate}: {warning}." for gate, warning in warned)
         self.state.notes.extend(self.state.judgement.notes)
-        for folder in ("reference", "substitute", BUCKETS):  # measured; what would be published stays
+        for folder in ("reference", "substitute", BUCKETS, LAYOUT):  # measured; what would be published stays
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def publish(self) -> None:
@@ -240,10 +249,15 @@ class _Run:
         if self.candidate is None:
             return
         served, inputs = self.candidate.repository, self.live.fingerprints.inputs
-        may, target = self._may_publish(), self.settings.destination / self.recipe.name
+        settings = self.settings
+        may = settings.publishes and may_publish(self.state.judgement, unverified=settings.publish_unverified)
+        target = self.settings.destination / self.recipe.name
         self.state.published = target if may else None
         try:
-            made = Made(self.id, self.recipe, inputs, self.report(None), served, self.state.artifacts, self.store.facts)
+            sure = self.state.judgement.confidence if self.state.judgement else {}
+            made = Made(
+                self.id, self.recipe, inputs, self.report(None), served, self.state.artifacts, self.store.facts, sure
+            )
             beside = write_beside(self.folder, made)
             if not may:
                 return
@@ -276,7 +290,7 @@ class _Run:
             started_at=self.started_at,
             seconds=time.monotonic() - self._started,
             verdict=verdict,
-            exit_code=exit_code(error) if error else _EXIT_BY_VERDICT[verdict],
+            exit_code=exit_code(error) if error else exit_code_of(verdict),
             published=self.state.published,
             staged=self.staged_folder,
             log=self.folder / "logs",
@@ -303,7 +317,9 @@ class _Run:
             self.state.records[step_id] = self.state.records[step_id].model_copy(
                 update={"key": self.live.step(step_id).key}
             )
-        for decision in explain(self.live.plan, self.store, fresh=self.settings.fresh):
+        decisions = explain(self.live.plan, self.store, fresh=self.settings.fresh)
+        self.uploads.fetch(decisions)
+        for decision in decisions:
             step, known = decision.step, self.state.records.get(decision.step.id)
             if step.id in under_way or (known is not None and known.key == step.key):
                 continue
@@ -325,6 +341,7 @@ class _Run:
     def _record(self, step: Step, artifact: Artifact, *, made: bool, why: str, seconds: float = 0.0) -> None:
         self.state.artifacts[step.id] = artifact
         self.live.remember(step)
+        self.uploads.add(artifact.path.parent.name, replace=made and self.settings.fresh)
         require_label_counts(self.recipe, step.component, artifact)
         require_cut_back(self.recipe, step.component, artifact)
         source = self.state.artifacts.get(step.source) if step.source else None
@@ -344,6 +361,12 @@ class _Run:
         )
         self.state.records[step.id] = record
         self.observer.step_finished(record)
+        if step.id == DATA_SETS["evaluation"]:
+            self.baseline.require(self.report(None))
+        for told in foreseen_notes(self.recipe, step, artifact) if self.goal == "build" else ():
+            if told not in self.state.notes:
+                self.state.notes.append(told)
+                self.observer.work_finished("gates", told)
 
     def _evaluation_record(self) -> EvaluationRecord:
         samples = self._sample_set("evaluation")
@@ -367,10 +390,3 @@ class _Run:
             inputs=self.live.fingerprints.inputs,
             fresh=self.settings.fresh,
         )
-
-    def _may_publish(self) -> bool:
-        judgement = self.state.judgement
-        if judgement is None or judgement.verdict is Verdict.PASS:
-            return True
-        failed = any(result.verdict is Verdict.FAIL for result in judgement.results)
-        return bool(judgement.substitute) and not failed and self.settings.publish_unverified

@@ -120,6 +120,8 @@ def _engines() -> Iterator[Finding]:
             yield Finding(
                 "engine", method, "missing", f"not installed: {', '.join(absent)}", f"pip install {' '.join(absent)}"
             )
+        elif why := engine.unbuildable(engine.Options()):
+            yield Finding("engine", method, "missing", f"cannot be built here: {why}")
         elif why := engine.unavailable(engine.Options()):
             yield Finding("engine", method, "limited", f"builds here{target}, and does not run here: {why}")
         else:

@@ -1,15 +1,53 @@
-"""How a build ends that did not come to a verdict: what is said of the error, and of the steps that it cut short."""
+"""How a build ends: its exit code, whether it may be published, what is said of an error and the steps it cut short."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmdeploy.core.errors import EXIT_BUG, EXIT_INTERRUPTED, MmdeployError, StepError, StoreError
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import (
+    EXIT_BUG,
+    EXIT_GATE_FAILED,
+    EXIT_INCONCLUSIVE,
+    EXIT_INTERRUPTED,
+    EXIT_PASS,
+    MmdeployError,
+    StepError,
+    StoreError,
+)
 from mmdeploy.core.room import out_of_space
 from mmdeploy.planning.steps import Step
 from mmdeploy.record.build_report import Failure, StepRecord
+
+if TYPE_CHECKING:
+    from mmdeploy.building.judge import Judgement
+
+_EXIT_BY_VERDICT = {
+    Verdict.PASS: EXIT_PASS,
+    Verdict.FAIL: EXIT_GATE_FAILED,
+    Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE,
+}
+
+
+def exit_code_of(verdict: Verdict) -> int:
+    """Return the code that a command ends with after a verdict."""
+    return _EXIT_BY_VERDICT[verdict]
+
+
+def may_publish(judgement: Judgement | None, *, unverified: bool) -> bool:
+    """Say whether what was judged may be published.
+
+    Args:
+        judgement: What the gates came to; None where nothing was judged.
+        unverified: Whether what only a stand-in was judged for may be.
+    """
+    if judgement is None or judgement.verdict is Verdict.PASS:
+        return True
+    failed = any(result.verdict is Verdict.FAIL for result in judgement.results)
+    return bool(judgement.substitute) and not failed and unverified
 
 
 def exit_code(error: BaseException) -> int:

@@ -6,11 +6,12 @@ Triton is after every step.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from mmdeploy import gates
+from mmdeploy import engines, gates
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.core.open_files import require_open_files
@@ -47,6 +48,7 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
     for options in recipe.gates:
         gate = gates.METHODS.of(options)
         asked.append((gate.REQUIRES, f"gate {method_of(options)}", gate))
+    steps = tuple(steps)
     for step in steps:
         module = step.sort.module(step.method, recipe.root)
         asked.append((step.sort.requires_of(module), step.id, module))
@@ -56,8 +58,16 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
         needed = {name: who for name, (who, _) in missing.items()} | {name: who for name, (who, _) in media.items()}
         listed = ", ".join(f"{distribution_of(name)} (for {who})" for name, who in needed.items())
         raise EnvironmentUnfitError(f"not installed in this environment: {listed}", hint=_hint(recipe, missing, media))
+    for step in steps:
+        if step.sort.methods is engines.METHODS and (why := _unbuildable(recipe, step)):
+            raise EnvironmentUnfitError(f"{step.id}, engine {step.method}: {why}")
     if recipe.gates:
         find_installation()
+
+
+def _unbuildable(recipe: Recipe, step: Step) -> str | None:
+    engine = engines.METHODS.find(step.method, recipe.root)
+    return engine.unbuildable(engine.Options.model_validate_json(json.dumps(dict(step.options))))
 
 
 def _missing_of_media(recipe: Recipe) -> dict[str, tuple[str, str]]:

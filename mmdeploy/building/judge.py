@@ -11,37 +11,33 @@ served by ONNX Runtime. `Judgement.substitute` says so, and no latency is claime
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmdeploy import gates
+from mmdeploy.building.confidence import served_confidence
 from mmdeploy.building.judged_modalities import evidence_subsets, mixed_rows, samples_asked
 from mmdeploy.building.served_ensemble import model_name, stand_ins
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Array, Evidence, GateResult, Progress, Samples, Verdict, WiredComponent
-from mmdeploy.core.errors import MmdeployError
+from mmdeploy.core.contracts import Array, Evidence, GateResult, Samples, Verdict, WiredComponent
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.data.columns import load_column
 from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.record.build_report import gate_record
 from mmdeploy.record.observer import Observer
-from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.config import ServedEnsemble
 from mmdeploy.triton.repository import StagedRepository, stage
 from mmdeploy.triton.scalars import ScalarRunner
+from mmdeploy.triton.several import start_all
 from mmdeploy.worker.original_outputs import BOUNDS, SUBSETS
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
     from mmdeploy.triton.server import Server
-
-#: Without a cache: even in the smallest that Triton takes, 256 bytes, small answers are kept.
-_NO_CACHE_BYTES = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,7 @@ class Judgement:
         server_version: Of the Triton that served.
         substitute: Why the candidate was a stand-in, or None.
         notes: What else was measured, a sentence each.
+        confidence: How sure the candidate's answers were: a histogram by output.
     """
 
     results: tuple[GateResult, ...]
@@ -63,6 +60,7 @@ class Judgement:
     server_version: str
     substitute: str | None
     notes: tuple[str, ...] = ()
+    confidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,32 +178,65 @@ def judge(
     """
     watch = _Watch(observer)
     observer.step_started("serve")
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(2))
-        starting = [
-            pool.submit(
-                triton_server.start,
-                [staged.repository.path],
-                log=logs / f"triton-{role}.log",
-                response_cache_bytes=_NO_CACHE_BYTES,
-                stand_ins=stand_ins(recipe),
-            )
-            for role, staged in (("candidate", candidate), ("reference", reference))
-        ]
-        servers = _entered(stack, starting)
-        observer.work_finished("serve", f"Triton {servers[0].server_version}, candidate and reference, are ready")
-        sides = (
-            ServedDeployment(servers[0], candidate.ensemble, published=published.ensemble),
-            ServedDeployment(servers[1], reference.ensemble),
-        )
-        evidence = _evidence(
-            recipe, record, sides, components, candidate.ensemble, substitute=substitute, progress=watch.progress
-        )
+    with served(recipe, (candidate, reference), record, components, logs=logs, published=published) as both:
+        version = both.server_version
+        observer.work_finished("serve", f"Triton {version}, candidate and reference, are ready")
+        evidence = replace(both.evidence, substitute=substitute, progress=watch.progress)
         results, verdict = gates.run_all(recipe.gates, evidence, started=watch.started, finished=watch.finished)
         if substitute and verdict is Verdict.PASS:
             verdict = Verdict.INCONCLUSIVE
         notes = () if substitute else besides(evidence)
-        return Judgement(results, verdict, tuple(watch.seconds), servers[0].server_version, substitute, notes)
+        sure = served_confidence(evidence, results)
+        return Judgement(results, verdict, tuple(watch.seconds), version, substitute, notes, sure)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A candidate and its reference, up and ready.
+
+    Attributes:
+        evidence: What may be asked.
+        server_version: Of the Triton that serves.
+    """
+
+    evidence: Evidence
+    server_version: str
+
+
+@contextmanager
+def served(
+    recipe: Recipe,
+    sides: tuple[Staged, Staged],
+    record: EvaluationRecord,
+    components: tuple[WiredComponent, ...],
+    *,
+    logs: Path,
+    published: Staged | None = None,
+) -> Iterator[Served]:
+    """Serve a candidate and its FP32 reference side by side.
+
+    Args:
+        recipe: What both are of.
+        sides: What is served for the candidate, and the reference.
+        record: What was recorded before.
+        components: The candidate's, as gates see them.
+        logs: Folder of the servers' logs.
+        published: What would be published, where the candidate stands in for it.
+
+    Raises:
+        ServerError: If Triton refuses a repository or dies.
+        EnvironmentUnfitError: If there is no Triton.
+    """
+    candidate, reference = sides
+    with ExitStack() as stack:
+        paths = {"candidate": candidate.repository.path, "reference": reference.repository.path}
+        servers = start_all(stack, paths, logs, stand_ins(recipe))
+        deployments = (
+            ServedDeployment(servers["candidate"], candidate.ensemble, published=(published or candidate).ensemble),
+            ServedDeployment(servers["reference"], reference.ensemble),
+        )
+        evidence = _evidence(recipe, record, deployments, components, candidate.ensemble)
+        yield Served(evidence, servers["candidate"].server_version)
 
 
 def _evidence(
@@ -214,9 +245,6 @@ def _evidence(
     sides: tuple[ServedDeployment, ServedDeployment],
     components: tuple[WiredComponent, ...],
     ensemble: ServedEnsemble,
-    *,
-    substitute: str | None,
-    progress: Progress,
 ) -> Evidence:
     """Put together what the gates may ask; ``ensemble`` is what the first side serves."""
     feeds = record.samples.feeds()
@@ -232,29 +260,14 @@ def _evidence(
         original=answers | {name: feeds[name] for name in recipe.sources() if name not in recipe.inputs},
         hardware=this_hardware(),
         max_batch_size=min(part.serving.max_batch_size for part in ensemble.components),
-        substitute=substitute,
         seed=recipe.seed,
         cores=usable_cores(),
-        progress=progress,
         root=recipe.root,
         sizes={spec.name: spec.sizes for spec in (*recipe.input_specs, *recipe.source_specs) if spec.sizes},
         bounds=record.bounds(),
         subsets=subsets,
         mixed=mixed_rows(recipe, feeds, answers, subsets),
     )
-
-
-def _entered(stack: ExitStack, starting: Sequence[Future[Server]]) -> list[Server]:
-    """Wait for every server, so that one that came up is stopped even when its neighbour did not."""
-    servers, errors = [], []
-    for future in starting:
-        try:
-            servers.append(stack.enter_context(future.result()))
-        except MmdeployError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-    return servers
 
 
 class _Watch:

@@ -12,10 +12,9 @@ from dataclasses import replace
 
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.store import Store
-from mmdeploy.planning.fingerprints import take_fingerprints
-from mmdeploy.planning.planner import make_plan
+from mmdeploy.planning.known_plan import made, take_plan
 from mmdeploy.planning.recipe_inputs import differs_in_reads_only, reads_recipe, take_inputs
-from mmdeploy.planning.steps import Goal, Plan, Step, Wanted, recorded_in
+from mmdeploy.planning.steps import Goal, Step, Wanted
 from mmdeploy.recipe.schema import Recipe
 
 
@@ -34,8 +33,7 @@ class LivePlan:
             UsageError: If there is no such step.
         """
         self._recipe, self._store, self._goal, self._upto = recipe, store, goal, upto
-        self.fingerprints = take_fingerprints(recipe, store)
-        self.plan = self._made()
+        self.fingerprints, self.plan = take_plan(recipe, store, goal, upto)
 
     def step(self, step_id: str) -> Step:
         """Return a step as it is known now."""
@@ -50,7 +48,7 @@ class LivePlan:
             return False
         self._store.facts.reload()
         self.fingerprints = replace(self.fingerprints, inputs=take_inputs(self._recipe, self._store))
-        self.plan = self._made()
+        self.plan = made(self._recipe, self.fingerprints, self._store, self._goal, upto=self._upto)
         return True
 
     def remember(self, step: Step) -> None:
@@ -78,7 +76,3 @@ class LivePlan:
                 self.remember(step)
                 settled.append(step.id)
         return settled
-
-    def _made(self) -> Plan:
-        plan = make_plan(self._recipe, self.fingerprints, self._goal, contents=recorded_in(self._store))
-        return plan if self._upto is None else plan.upto(*self._upto(plan))

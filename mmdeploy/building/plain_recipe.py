@@ -11,10 +11,10 @@ import logging
 import os
 import shlex
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmdeploy import engines, prune, quantize
 from mmdeploy.choice.record import engine_choice
@@ -56,13 +56,14 @@ class PlainComponent:
     found: tuple[str, ...] = ()
 
 
-def write(recipe: Recipe, artifacts: Mapping[str, Artifact], folder: Path) -> Path | None:
+def write(recipe: Recipe, artifacts: Mapping[str, Artifact], folder: Path, *, single: bool = False) -> Path | None:
     """Write the plain recipe of a build into its folder.
 
     Args:
         recipe: What was built, overrides included.
         artifacts: What the steps made, by id.
         folder: The run's.
+        single: Whether the components ship as one model.
 
     Returns:
         The file, or None where nothing was searched or measured: then the recipe is plain already.
@@ -72,12 +73,42 @@ def write(recipe: Recipe, artifacts: Mapping[str, Artifact], folder: Path) -> Pa
     """
     recipe = recipe.written
     components = {name: plain_component(recipe, name, artifacts) for name in recipe.components}
-    if not any(component.found for component in components.values()):
+    if recipe.layout != "auto" and not any(component.found for component in components.values()):
         return None
+    if recipe.layout == "auto":
+        chosen: Literal["single", "ensemble"] = "single" if single else "ensemble"
+        recipe = recipe.model_copy(update={"layout": chosen})
     path = folder / FILENAME
     with translated(folder):
-        path.write_text(_text(recipe, components, path), encoding="utf-8")
+        path.write_text(_text(recipe, components, path, _comments(recipe, components, path)), encoding="utf-8")
     return path
+
+
+def write_point(recipe: Recipe, artifacts: Mapping[str, Artifact], path: Path, remarks: Sequence[str]) -> None:
+    """Write a build of a study as a recipe of its own, whether anything was left open in it or not.
+
+    Args:
+        recipe: What was built, overrides included.
+        artifacts: What the steps made, by id.
+        path: The file.
+        remarks: What is said of it in front, a paragraph each.
+
+    Raises:
+        StoreError: If the file cannot be written.
+    """
+    recipe = recipe.written
+    components = {name: plain_component(recipe, name, artifacts) for name in recipe.components}
+    found = [f"- {name}: {'; '.join(one.found)}." for name, one in components.items() if one.found]
+    place = "beside the recipe" if recipe.folder is None else f"into {_quoted(recipe.root)}"
+    comments = [
+        *remarks,
+        f"  mmdeploy build {_quoted(path)}",
+        f"To keep it, copy it {place} and drop `folder`.",
+        *found,
+        *_cautions(recipe, components),
+    ]
+    with translated(path.parent):
+        path.write_text(_text(recipe, components, path, comments), encoding="utf-8")
 
 
 def plain_component(recipe: Recipe, name: str, artifacts: Mapping[str, Artifact]) -> PlainComponent:
@@ -138,13 +169,13 @@ def _in_order(schema: type[Section], fields: Mapping[str, Any]) -> dict[str, Any
     return {key: fields[key] for key in schema.model_fields if fields.get(key) is not None}
 
 
-def _text(recipe: Recipe, components: Mapping[str, PlainComponent], path: Path) -> str:
+def _text(recipe: Recipe, components: Mapping[str, PlainComponent], path: Path, comments: Iterable[str]) -> str:
     import yaml
 
     fields = recipe.model_dump(mode="json", exclude_unset=True, exclude={"components"})
     fields["folder"] = os.path.relpath(recipe.root.resolve(), path.parent.resolve())
     fields["components"] = {name: dict(component.fields) for name, component in components.items()}
-    lines = [f"# {line}\n" for comment in _comments(recipe, components, path) for line in _wrapped(comment)]
+    lines = [f"# {line}\n" for comment in comments for line in _wrapped(comment)]
     for key, value in _method_first(_in_order(Recipe, fields)).items():
         # None: what holds no further mapping or list is written on one line
         flow = False if key in _IN_BLOCKS or not isinstance(value, (dict, list)) else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from mmdeploy.core.version import __version__
 from mmdeploy.model.weight_files import files_of
 from mmdeploy.planning.recipe_inputs import codes_of
 from mmdeploy.planning.steps import DATA_SETS
+from mmdeploy.triton.staging import read_manifest
 
 if TYPE_CHECKING:
     from mmdeploy.core.artifact import Artifact
@@ -51,6 +52,7 @@ class Made:
         repository: What is published.
         artifacts: What the build made, by step id.
         facts: Digests of files that are known already.
+        confidence: How sure its answers were, by output.
     """
 
     run_id: str
@@ -60,6 +62,7 @@ class Made:
     repository: StagedRepository
     artifacts: Mapping[str, Artifact]
     facts: FileFacts
+    confidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_provenance(folder: Path, made: Made) -> dict[str, Path]:
@@ -139,6 +142,28 @@ def bill_of_materials(made: Made) -> dict[str, Any]:
         },
         "components": [*_models(made), *_datasets(made), *_distributions(made)],
     }
+
+
+def untraced(release: Path) -> tuple[str, ...]:
+    """Say which served files of a release its provenance does not name as they are; nothing where it has none.
+
+    A manifest that was written anew after a change hides the change; the provenance of the build does not go with it.
+    """
+    file = release / PROVENANCE
+    if not file.is_file():
+        return ()
+    files: Mapping[str, str] = read_manifest(release)["files"]
+    try:
+        subject = json.loads(file.read_text(encoding="utf-8"))["subject"]
+        named = {one["name"]: one["digest"]["sha256"] for one in subject}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return (f"{PROVENANCE} cannot be read ({type(error).__name__})",)
+    other = sorted(name for name, digest in named.items() if files.get(name) != digest)
+    unnamed = sorted(name for name in files if "/" in name and name not in named)
+    return (
+        *(f"{name} is not what {PROVENANCE} says was built" for name in other),
+        *(f"{name} is not in {PROVENANCE}" for name in unnamed),
+    )
 
 
 def _files(made: Made) -> Iterator[dict[str, Any]]:

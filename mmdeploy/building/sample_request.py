@@ -20,6 +20,7 @@ from mmdeploy.data.samples import Feed
 from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.triton.client import binary_request, request_json, text_only
+from mmdeploy.triton.known_samples import PERF_SAMPLES
 
 _SAMPLES = 8
 
@@ -38,7 +39,7 @@ def write_sample_request(folder: Path, recipe: Recipe, artifacts: Mapping[str, A
     recording, reference = artifacts[DATA_SETS[recorded[0]]].path.parent, str(getattr(recipe.data, recorded[0]))
     samples = SampleSet.open(recording, reference, tuple(recipe.inputs))
     written = {
-        "perf_analyzer.json": _perf_analyzer(recipe, samples).encode(),
+        PERF_SAMPLES: _perf_analyzer(recipe, samples).encode(),
         **_request(recipe, samples.batch(0, 1)),
     }
     for name, content in written.items():

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -130,10 +131,10 @@ class Workers:
         log = log_of(self._logs, task.step.id)
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(task, sender, log), name=task.step.id, daemon=True)
-        with _sigint_blocked():
+        with interrupts_held():
             process.start()
-        sender.close()
-        self._running[task.step.id] = _Running(process, receiver, time.monotonic(), log)
+            sender.close()
+            self._running[task.step.id] = _Running(process, receiver, time.monotonic(), log)
 
     def wait(self) -> Finished:
         """Wait until one of the running steps ends well.
@@ -217,14 +218,27 @@ def start_tracker() -> None:
 
 
 @contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Let the fork server, which the first start makes, inherit a mask under which Ctrl-C passes it by."""
+def interrupts_held() -> Iterator[None]:
+    """Have Ctrl-C wait until a process is started; this, and the fork server, inherit a mask under which it passes by.
+
+    The mask is that of this thread. Threads of libraries have none: one of them takes the signal, and Python raises
+    here all the same. Half-way through a start that would leave a process without its task, which dies with a
+    traceback. So a handler of our own keeps it until then.
+    """
     start_tracker()  # its own start would unblock the signal again
+    held: list[int] = []
+    handler = None
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _with_log(error: MmdeployError, log: Path) -> MmdeployError:

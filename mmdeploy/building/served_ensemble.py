@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy import engines
 from mmdeploy.building.media_steps import first_sample, served_steps
 from mmdeploy.building.served_modalities import with_modalities
-from mmdeploy.building.wired import shipped_engine
+from mmdeploy.building.single_model import as_single
 from mmdeploy.choice.options import default_engine
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, MethodOptions
@@ -19,6 +19,7 @@ from mmdeploy.core.target import Target
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.planning.chains import candidates, original_graph
 from mmdeploy.planning.kinds import EXPORT
+from mmdeploy.planning.planned_layout import SINGLE_ENGINE, SINGLE_REFERENCE
 from mmdeploy.planning.steps import STAND_INS
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.triton.buckets import bucketed
@@ -27,6 +28,7 @@ from mmdeploy.triton.install import stand_in_of
 from mmdeploy.triton.options import InstanceGroup, Serving
 from mmdeploy.triton.response_cache import cached, with_versions
 from mmdeploy.worker.examples import kept_example
+from mmdeploy.worker.shipped import shipped_engine
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -37,24 +39,31 @@ def model_name(recipe: str, component: str) -> str:
     return f"{recipe}.{component}"
 
 
-def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:
-    """Describe what would be published: the engines of the ``<component>/engine`` steps."""
+def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact], *, single: bool = False) -> ServedEnsemble:
+    """Describe what would be published: the engines of the ``<component>/engine`` steps, or one of all of them."""
     built = {name: artifacts[f"{name}/engine"] for name in recipe.components}
     samples = _samples(recipe, artifacts)
     ensemble = _ensemble(recipe, built, samples, lambda name: shipped_engine(recipe, name, built[name]))
+    if single:
+        return as_single(recipe, ensemble, artifacts[SINGLE_ENGINE])
     return _with_modalities(recipe, ensemble, artifacts)
 
 
 def reference_ensemble(
-    recipe: Recipe, artifacts: Mapping[str, Artifact], unrunnable: Mapping[str, str]
+    recipe: Recipe, artifacts: Mapping[str, Artifact], unrunnable: Mapping[str, str], *, single: bool = False
 ) -> ServedEnsemble:
-    """Describe the FP32 reference: the same kind of engine, or the FP32 graph where that cannot run here."""
+    """Describe the FP32 reference: the same kind of engine, or the FP32 graph where that cannot run here.
+
+    It is ``single`` as the candidate is: what is compared is what was done to components, not how they are joined.
+    """
     built = {
         name: artifacts[original_graph(recipe, name) if name in unrunnable else f"{name}/reference"]
         for name in recipe.components
     }
     samples = _samples(recipe, artifacts)
     ensemble = _ensemble(recipe, built, samples, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
+    if single and SINGLE_REFERENCE in artifacts:
+        return as_single(recipe, ensemble, artifacts[SINGLE_REFERENCE])
     return _with_modalities(recipe, ensemble, artifacts)
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mmdeploy import engines
 from mmdeploy.choice.record import engine_choice
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import MethodOptions, WiredComponent, method_of
+from mmdeploy.core.contracts import WiredComponent, method_of
 from mmdeploy.core.facts import find
 from mmdeploy.gates.advising import far_below
 from mmdeploy.quantize.fidelity import Likeness
 from mmdeploy.quantize.giving_back import WorstNodes
 from mmdeploy.quantize.ranges import CalibratedOn
+from mmdeploy.recipe.layout import SINGLE
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.worker.feeds import wires
+from mmdeploy.worker.shipped import shipped_engine
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -38,7 +39,8 @@ def wired(recipe: Recipe, ensemble: ServedEnsemble, artifacts: Mapping[str, Arti
         artifacts: What was made, by step id.
     """
     found = []
-    for name, part in zip(topological_order(recipe.components), ensemble.components, strict=True):
+    single = any(part.name == f"{recipe.name}.{SINGLE}" for part in ensemble.components)
+    for name in topological_order(recipe.components):
         quantized = shipped_int8(name, artifacts)
         worst = find(WorstNodes, quantized.metadata) if quantized else None
         ranged = find(CalibratedOn, quantized.metadata) if quantized else None
@@ -46,10 +48,11 @@ def wired(recipe: Recipe, ensemble: ServedEnsemble, artifacts: Mapping[str, Arti
             WiredComponent(
                 name,
                 *wires(recipe, name),
-                passes_of(recipe, name, part.artifact),
+                passes_of(recipe, name, artifacts[f"{name}/engine"]),
                 sqnr_db=int8_sqnr_db(quantized),
                 worst_nodes=worst.worst_nodes if worst else {},
                 calibrated_on=ranged.samples if ranged else None,
+                alone=not single,
             )
         )
     return tuple(found)
@@ -67,12 +70,6 @@ def passes_of(recipe: Recipe, name: str, artifact: Artifact) -> tuple[str, ...]:
     passes = [f"{section} {method_of(options)}" for section, options in given if options is not None]
     precision = getattr(shipped_engine(recipe, name, artifact), "precision", None)
     return (*passes, *([f"precision {precision}"] if precision not in (None, "fp32") else []))
-
-
-def shipped_engine(recipe: Recipe, component: str, artifact: Artifact) -> MethodOptions:
-    """Return the options of the engine that a component ships: the one chosen by measuring, or the recipe's."""
-    choice = engine_choice(artifact)
-    return recipe.engine_options(component) if choice is None else engines.METHODS.read(choice.engine, recipe.root)
 
 
 def shipped_int8(name: str, artifacts: Mapping[str, Artifact]) -> Artifact | None:

@@ -50,7 +50,8 @@ class AutoEngine(Measuring):
     Attributes:
         max_drop: Largest loss of the task's metric on the validation split, at the ensemble's output, against the
             FP32 original. Null takes that of the accuracy gate whose metric it is, or 0.01.
-        engines: Engines to try; null is all that the target has and this machine can run.
+        engines: Engines to try; null is all that the target has and this machine can run, but for those that take
+            minutes to build (aot_inductor).
         threads: The most threads that a candidate may have. 1 suits ensembles: components share the cores but are
             measured alone, where more threads look faster than they are beside the others.
     """
@@ -63,7 +64,7 @@ class AutoEngine(Measuring):
     def in_order(self) -> tuple[str, ...]:
         """Return the engines to try: the built-in ones in the order of their simplicity, then the others as given."""
         if self.engines is None:
-            return tuple(engines.METHODS)
+            return tuple(name for name in engines.METHODS if name not in engines.SLOW_TO_BUILD)
         built_in = [name for name in engines.METHODS.built_in if name in self.engines]
         return (*built_in, *(name for name in self.engines if name not in built_in))
 

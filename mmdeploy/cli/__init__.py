@@ -2,7 +2,8 @@
 
 A verb is a module of this package with a click command named ``command``, and an entry in `VERBS`. The
 command returns its exit code (None is 0) and raises `MmdeployError` for what went wrong;
-`mmdeploy.cli.outcome` turns that into a message and an exit code. Libraries log; only this package prints.
+`mmdeploy.cli.outcome` turns that into a message and an exit code. What it prints goes through
+`mmdeploy.cli.output`, whose options every verb has. Libraries log; only this package prints.
 """
 
 from __future__ import annotations
@@ -16,28 +17,40 @@ from typing import Any, NoReturn
 
 import click
 
-from mmdeploy.cli.outcome import ReaderGone, run
+from mmdeploy.cli.outcome import ReaderGone, run, take_any_text
+from mmdeploy.cli.output import Output, group_options
 from mmdeploy.core.errors import EXIT_USAGE, did_you_mean
 from mmdeploy.core.version import __version__
 
 #: Every verb, in the order of a user's day, with its line in ``mmdeploy --help``; its module has its name.
 VERBS: Mapping[str, str] = {
+    "init": "Look at a model, propose a recipe for it, write it.",
     "validate": "Check a recipe without running its model or its data.",
     "plan": "Show what a build would run or reuse, and why.",
     "build": "Build a recipe, judge what is served, publish it if it passes.",
+    "sweep": "Search over a recipe's settings by building it many times.",
+    "matrix": "Build one recipe for several classes of hardware, and compare.",
     "sensitivity": "Measure what INT8 costs, layer group by layer group.",
-    "debug": "Find the first tensor of a component that goes wrong on its way to the engine.",
-    "cache-plan": "Replay a trace of requests, and say which answers are worth keeping.",
+    "debug": "Find the first tensor that goes wrong on its way to the engine.",
+    "cache-plan": "Replay a trace of requests: which answers are worth keeping?",
     "serve": "Serve a model repository with Triton on this machine.",
     "infer": "Send files to a served ensemble.",
+    "gateway": "Let callers ask by HTTP: files, text and lists in, JSON out.",
+    "bench": "Put a load on a served model, and say how it bears it.",
+    "capacity": "Say how many replicas a load needs, from measured times.",
+    "tune": "Find how a recipe is best served here, within a limit of latency.",
     "report": "Show the report of a build.",
     "compare": "Say what differs between two builds, and which samples flipped.",
+    "explain": "Say where it went, of a gate that did not pass.",
     "baseline": "Accept a build as what later ones are judged by.",
     "gate": "Judge a build against a baseline.",
     "releases": "List what was published, and what is live.",
+    "diff": "Say what differs between two releases.",
+    "promote": "Have a server that runs serve another release, without a gap.",
     "rollback": "Make an earlier release live again.",
     "verify": "Compare releases with their manifests.",
     "sign": "Sign releases with a key of one's own.",
+    "package": "Write what runs a release in a container or on Kubernetes.",
     "gc": "Remove old releases, and results that no build needs.",
     "lint": "Check a Triton model repository against the rules of Triton.",
     "list": "List passes, engines and gates with their options.",
@@ -61,8 +74,6 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"mmdeploy.cli.{cmd_name.replace('-', '_')}").command
-        if not any(parameter.name == "verbose" for parameter in command.params):
-            command.params.append(_verbose())
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -84,21 +95,6 @@ class Verbs(click.Group):
             raise ReaderGone from error
 
 
-def _set_log_level(ctx: click.Context, parameter: click.Parameter, times: int) -> None:
-    if times:
-        logging.getLogger("mmdeploy").setLevel(logging.INFO if times == 1 else logging.DEBUG)
-
-
-def _verbose() -> click.Option:
-    return click.Option(
-        ["-v", "--verbose"],
-        count=True,
-        expose_value=False,
-        callback=_set_log_level,
-        help="Say what is being done; twice for more.",
-    )
-
-
 def _group(ctx: click.Context) -> int | None:
     """Compile trained multimodal PyTorch models into gated, served Triton ensembles.
 
@@ -109,6 +105,8 @@ def _group(ctx: click.Context) -> int | None:
     """  # noqa: D301 - \b is click's, not a typo
     if ctx.invoked_subcommand is not None:
         return None
+    if ctx.ensure_object(Output).as_json:
+        raise click.UsageError("--json is for a verb, and none is named", ctx)
     click.echo(ctx.get_help())
     return EXIT_USAGE
 
@@ -116,19 +114,20 @@ def _group(ctx: click.Context) -> int | None:
 commands = Verbs(
     "mmdeploy",
     callback=click.pass_context(_group),
-    params=[_verbose()],
     invoke_without_command=True,
     help=_group.__doc__,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog="Exit codes: 0 passed, 1 a gate failed, 2 wrong recipe or command line, 3 a step failed, 4 this "
     "environment cannot do it, 5 inconclusive, 70 a bug, 130 interrupted.",
 )
 click.version_option(__version__, prog_name="mmdeploy", message="%(prog)s %(version)s (multimodal-deploy)")(commands)
+group_options(commands)
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    take_any_text()
     if not _BRIEF.isdisjoint(sys.argv[1:2]):
         gc.disable()
     sys.exit(run(commands, sys.argv[1:]))

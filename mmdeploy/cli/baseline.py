@@ -7,11 +7,13 @@ from pathlib import Path
 import click
 
 from mmdeploy.cli.options import workdir_option
+from mmdeploy.cli.output import Output, output_options
 
 
 @click.group(invoke_without_command=True)
+@output_options(quiet="nothing")
 @click.pass_context
-def command(context: click.Context) -> None:
+def command(context: click.Context, output: Output) -> None:
     """Keep what later builds are judged by: see mmdeploy gate.
 
     \b
@@ -34,7 +36,8 @@ def command(context: click.Context) -> None:
     help="Where it is written; what is there is replaced.",
 )
 @workdir_option
-def accept(report: Path | None, file: Path, workdir: Path) -> None:
+@output_options(quiet="nothing")
+def accept(report: Path | None, file: Path, workdir: Path, output: Output) -> None:
     """Accept a build that passed: REPORT is a report.json, a run's folder or a release, by default the latest run.
 
     The file is a report with what a later build is judged by and nothing else: the gates' figures and the score of each
@@ -44,13 +47,17 @@ def accept(report: Path | None, file: Path, workdir: Path) -> None:
     Example:
       mmdeploy baseline accept --to baseline.json
     """  # noqa: D301
+    from mmdeploy.baseline.accepted import trimmed
     from mmdeploy.cli.report import latest
     from mmdeploy.record.report_file import read_report
-    from mmdeploy.report.against_baseline import trimmed
     from mmdeploy.report.units import bytes_text
+    from mmdeploy.triton.repository import require_intact
     from mmdeploy.triton.staging import translated
 
-    text = trimmed(read_report(report or latest(workdir))).to_json()
+    place = report or latest(workdir)
+    if place.is_dir():
+        require_intact([place])
+    text = trimmed(read_report(place)).to_json()
     staged = file.with_name(f".{file.name}.new")
     with translated(f"cannot write {file}"):
         try:
@@ -58,4 +65,7 @@ def accept(report: Path | None, file: Path, workdir: Path) -> None:
             staged.replace(file)
         finally:
             staged.unlink(missing_ok=True)
-    click.echo(f"{file}: {bytes_text(len(text))}; judge by it: mmdeploy gate --baseline {file} --max-drop 0.01")
+    output.answer(
+        text=lambda: f"{file}: {bytes_text(len(text))}\njudge by it: mmdeploy gate --baseline {file} --max-drop 0.01",
+        fields=lambda: {"file": str(file), "bytes": len(text.encode()), "report": str(place)},
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.cli.options import destination_option, json_option, recipe_argument, set_option, workdir_option
+from mmdeploy.cli.options import destination_option, recipe_argument, set_option, workdir_option
+from mmdeploy.cli.output import Output, output_options
 from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_PASS, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     help="Bytes of a row of an answer whose size varies. Repeatable.",
 )
 @click.option("--verify", "verified", is_flag=True, help="Ask a real Triton the same trace and compare its counters.")
-@json_option
+@output_options(quiet="the names of the components that are worth it, one a line")
 def command(
     *,
     recipe: Path,
@@ -51,7 +51,7 @@ def command(
     half_life_s: float | None,
     row_bytes: tuple[str, ...],
     verified: bool,
-    as_json: bool,
+    output: Output,
 ) -> int:
     """Replay a trace of requests, and say which encoders' answers are worth keeping in how much memory.
 
@@ -65,7 +65,8 @@ def command(
     \b
     Example:
       mmdeploy cache-plan recipes/spoken_digits --trace requests.jsonl
-      mmdeploy cache-plan recipe.yaml --trace requests.jsonl --max-mib 256 --verify
+      mmdeploy cache-plan recipe.yaml --trace requests.jsonl --max-mib 256 \\
+        --verify
     """  # noqa: D301
     from mmdeploy.caching.plan import make_plan, verify_plan
     from mmdeploy.recipe.loader import load_recipe
@@ -87,7 +88,9 @@ def command(
                 f"--verify serves the release {release}, and it is not there", hint="build the recipe first"
             )
         found = verify_plan(loaded, plan, trace, release, log=workdir / "cache-plan" / "triton.log")
-    click.echo(json.dumps(plan.to_json(found), indent=2) if as_json else _told(plan, found))
+    output.answer(
+        text=lambda: _told(plan, found), fields=lambda: plan.to_json(found), quiet=map(str, plan.advice.cached)
+    )
     return EXIT_PASS if found is None or found.agrees else EXIT_GATE_FAILED
 
 

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmdeploy.cli.options import json_option
+from mmdeploy.cli.output import Output, output_options
 from mmdeploy.cli.text import table, wrapped
 
 if TYPE_CHECKING:
-    from mmdeploy.report.comparing import BuildComparison, Difference, Flips
+    from mmdeploy.baseline.same_samples import Flips
+    from mmdeploy.report.comparing import BuildComparison, Difference
 
 
 @click.command()
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@json_option
-def command(before: Path, after: Path, as_json: bool) -> None:
+@output_options(quiet="what differs, its name a line")
+def command(before: Path, after: Path, output: Output) -> None:
     """Say what differs between two builds, and which samples are answered differently.
 
     BEFORE and AFTER are a report.json, a run's folder or a release. Recipes are compared value by value where both
@@ -29,13 +30,19 @@ def command(before: Path, after: Path, as_json: bool) -> None:
 
     \b
     Example:
-      mmdeploy compare .mmdeploy/runs/spoken_digits/20261126-101500-a1b2c3 model_repository/spoken_digits
+      mmdeploy compare .mmdeploy/runs/spoken_digits/20261126-101500-a1b2c3 \\
+        model_repository/spoken_digits
     """  # noqa: D301
+    show(before, after, output)
+
+
+def show(before: Path, after: Path, output: Output) -> None:
+    """Print what differs between two builds."""
     from mmdeploy.record.report_file import read_report
     from mmdeploy.report.comparing import compared
 
     found = compared(read_report(before), read_report(after), (_recipe_of(before), _recipe_of(after)))
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(_lines(found)))
+    output.answer(text=lambda: "\n".join(_lines(found)), fields=found.to_json, quiet=_changed(found))
 
 
 def _recipe_of(place: Path) -> Mapping[str, Any] | None:
@@ -73,6 +80,13 @@ def _lines(found: BuildComparison) -> Iterator[str]:
         yield f"\n{_flips(flips)}"
 
 
+def _changed(found: BuildComparison) -> Iterator[str]:
+    """Give the names of what differs, gates with another verdict among them."""
+    for differences in (found.recipe, found.surroundings, found.steps, found.precision, found.sizes):
+        yield from (one.what for one in differences)
+    yield from (one.what for one in found.figures if one.before != one.after)
+
+
 def _row(one: Difference) -> tuple[str, str, str]:
     return one.what, one.before or "–", one.after or "–"
 
@@ -80,8 +94,10 @@ def _row(one: Difference) -> tuple[str, str, str]:
 def _flips(one: Flips) -> str:
     low, high = one.interval
     lines = [
-        f"{one.metric}, the same {one.samples} samples: {one.worse_count} worse, {one.better_count} better; "
-        f"drop {one.drop:.4g}, interval {low:.4g} to {high:.4g}"
+        wrapped(
+            f"{one.metric}, the same {one.samples} samples: {one.worse_count} worse, {one.better_count} better; "
+            f"drop {one.drop:.4g}, interval {low:.4g} to {high:.4g}"
+        )
     ]
     for what, count, samples in (("worse", one.worse_count, one.worse), ("better", one.better_count, one.better)):
         if samples:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.cli.options import json_option, recipe_argument, set_option, workdir_option
+from mmdeploy.cli import completion
+from mmdeploy.cli.options import recipe_argument, set_option, store_option, workdir_option
+from mmdeploy.cli.output import Output, output_options
 from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_PASS, EXIT_STEP_FAILED
 
 if TYPE_CHECKING:
+    from mmdeploy.core.shared_store import SharedStore
     from mmdeploy.debugging.figures import Tolerance
     from mmdeploy.debugging.findings import DebugReport
 
@@ -20,9 +24,10 @@ if TYPE_CHECKING:
     "failed and no tensor tells why, 4 this environment cannot do it."
 )
 @recipe_argument
-@click.argument("component")
+@click.argument("component", shell_complete=completion.components)
 @set_option
 @workdir_option
+@store_option
 @click.option("--samples", type=click.IntRange(1), default=16, show_default=True, help="Samples to compare on.")
 @click.option("--min-sqnr-db", type=float, help="The least that every tensor must keep, instead of each form's own.")
 @click.option("--rtol", type=click.FloatRange(0), help="Let elements pass that differ by this part of themselves.")
@@ -34,20 +39,21 @@ if TYPE_CHECKING:
     help="Folder to write reports and reproductions to; by default the run's.",
 )
 @click.option("--jobs", type=click.IntRange(1), help="Steps at once; as many as there are cores by default.")
-@json_option
+@output_options(quiet="the name of the first tensor that leaves its tolerance")
 def command(
     *,
     recipe: Path,
     component: str,
     overrides: tuple[str, ...],
     workdir: Path,
+    shared: SharedStore | None,
     samples: int,
     min_sqnr_db: float | None,
     rtol: float | None,
     atol: float | None,
     folder: Path | None,
     jobs: int | None,
-    as_json: bool,
+    output: Output,
 ) -> int:
     """Compare a component's graphs and engines tensor by tensor, and name the first that leaves its tolerance.
 
@@ -60,23 +66,21 @@ def command(
       mmdeploy debug recipes/spoken_digits/recipe.yaml fusion
       mmdeploy debug recipe.yaml image_encoder --min-sqnr-db 25 --output found
     """  # noqa: D301
-    from rich.console import Console
-
     from mmdeploy.api import debug
     from mmdeploy.building.settings import Settings
     from mmdeploy.debugging.run import JSON, MARKDOWN, DebugSettings
     from mmdeploy.recipe.loader import load_recipe
-    from mmdeploy.report.display import BuildDisplay
 
     how = DebugSettings(samples, _tolerance(min_sqnr_db, rtol, atol), folder)
     loaded = load_recipe(recipe, overrides)
-    with BuildDisplay(Console(stderr=as_json)) as display:
-        report, written = debug(loaded, component, Settings(workdir=workdir, jobs=jobs), display, how=how)
-    if as_json:
-        click.echo((written / JSON).read_text(encoding="utf-8"), nl=False)
-    else:
-        click.echo(_told(report))
-        click.echo(f"\nreport: {written / MARKDOWN}\nfigures: {written / JSON}")
+    with output.display(on_stderr=False) as display:
+        report, written = debug(
+            loaded, component, Settings(workdir=workdir, jobs=jobs, shared=shared), display, how=how
+        )
+    output.answer(
+        text=lambda: f"{_told(report)}\n\nreport: {written / MARKDOWN}\nfigures: {written / JSON}",
+        fields=lambda: json.loads((written / JSON).read_text(encoding="utf-8")),
+    )
     if not report.within:
         return EXIT_GATE_FAILED
     return EXIT_STEP_FAILED if report.failed else EXIT_PASS

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmdeploy.cli.output import Output, output_options
+from mmdeploy.cli.text import columns
 from mmdeploy.core.errors import InferenceError, MmdeployError, ServerError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ _TEXT = "text:"
 @click.argument("files", nargs=-1, metavar="INPUT=FILE...")
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="gRPC host:port, or http://host:port.")
 @click.option("--fit", is_flag=True, help="Resize images, and cut or fill audio, to the size that the model takes.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, as_json: bool) -> None:
+@output_options(quiet="the tensors, without what is reckoned from them")
+def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, output: Output) -> None:
     """Send files to a served ensemble: PNG, JPEG, WAV, .npy or JSON, one for each input.
 
     An input of BYTES is sent the file as it is, whatever it holds, or a text: INPUT=text:...
@@ -34,7 +36,8 @@ def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, as_json:
     \b
     Example:
       mmdeploy infer spoken_digits image=seven.png audio=seven.wav
-      mmdeploy infer spoken_digits image=x.npy audio=x.wav --fit --url http://127.0.0.1:8000
+      mmdeploy infer spoken_digits image=x.npy audio=x.wav --fit \\
+        --url http://127.0.0.1:8000
       mmdeploy infer spoken_digits_missing image=seven.png
       mmdeploy infer pair photo=cat.webp "caption=text:a cat on a mat"
     """  # noqa: D301
@@ -46,11 +49,11 @@ def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, as_json:
         runner.close()
     batched = runner.max_batch_size > 0
     values = {name: (array[0] if batched else array) for name, array in answers.items()}
-    if as_json:
-        click.echo(json.dumps({name: _plain(array) for name, array in values.items()}))
-    else:
-        for name, array in values.items():
-            click.echo(_shown(name, array))
+    output.answer(
+        text=lambda: "\n".join(_shown(name, array) for name, array in values.items()),
+        fields=lambda: {"model": model, "outputs": {name: _plain(array) for name, array in values.items()}},
+        quiet=[_shown(name, array).partition("\n  largest: ")[0] for name, array in values.items()],
+    )
 
 
 def _runner(url: str, model: str) -> Any:
@@ -139,7 +142,7 @@ def _shown(name: str, array: Any) -> str:
 
     if array.dtype == object:
         return f"{name}: {json.dumps(_plain(array), ensure_ascii=False)}"
-    text = np.array2string(array, precision=4, suppress_small=True, threshold=64, max_line_width=100)
+    text = np.array2string(array, precision=4, suppress_small=True, threshold=64, max_line_width=columns())
     if array.ndim == 1 and array.dtype.kind == "f" and array.size > 1:
         return f"{name}: {text}\n  largest: {array.max():.4f} at index {int(array.argmax())}"
     return f"{name}: {text}"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmdeploy.cli.text import wrapped
+from mmdeploy.cli import completion
+from mmdeploy.cli.output import Output, output_options
+from mmdeploy.cli.text import cut, wrapped
 from mmdeploy.core.errors import PluginError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -33,9 +37,10 @@ _SECTIONS = {
 
 
 @click.command()
-@click.argument("name", required=False)
-def command(name: str | None) -> None:
-    """List passes, engines, serving and gates with their options; with a NAME, all that is known of it.
+@click.argument("name", required=False, shell_complete=completion.methods)
+@output_options(quiet="names, one a line")
+def command(name: str | None, output: Output) -> None:
+    """List passes, engines, serving and gates, one a line; with a NAME, all that is known of it, with its options.
 
     NAME is a section (preprocess, prune, recover, export, quantize, engines, serving, gates) or one entry of it; or the
     reference of a plug-in beside the current folder's recipe, which is then imported. What is installed is among the
@@ -44,26 +49,48 @@ def command(name: str | None) -> None:
     \b
     Example:
       mmdeploy list
+      mmdeploy list quantize
       mmdeploy list quantize.static
       mmdeploy list gates.py:calibration_error
     """  # noqa: D301
     from mmdeploy.plugins.registry import is_reference
 
-    if is_reference(name):
-        click.echo(_whole(str(name), _referred(str(name))))
-        return
+    found = {str(name): _referred(str(name))} if is_reference(name) else _named(name)
+
+    def text() -> str:
+        if name is None:
+            return _overview(found)
+        if name in _SECTIONS and name not in found:
+            return _section(name, found)
+        [(full, module)] = found.items()
+        return _whole(full, module)
+
+    output.answer(
+        text=text, fields=lambda: {"methods": [_fields(full, one) for full, one in found.items()]}, quiet=found
+    )
+
+
+def _named(name: str | None) -> dict[str, Any]:
+    """Return the entries that a name means, by their full names: all without one, those of a section, or one.
+
+    Raises:
+        UsageError: If it means nothing.
+    """
     entries = _entries()
-    if name == "serving":
-        click.echo(_whole(name, entries[name]))
-    elif name is None or name in _SECTIONS:
-        click.echo("\n\n".join(_section(section, entries) for section in _SECTIONS if name in (None, section)))
-    elif name in entries:
-        click.echo(_whole(name, entries[name]))
-    else:
-        alone = [full for full in entries if full.partition(".")[2] == name]
-        if len(alone) != 1:
-            raise UsageError(f"nothing is named {name!r}; {did_you_mean(name, [*_SECTIONS, *entries])}")
-        click.echo(_whole(alone[0], entries[alone[0]]))
+    if name is None:
+        return {full: one for section in _SECTIONS for full, one in entries.items() if _is_of(section, full)}
+    if name in entries:
+        return {name: entries[name]}
+    if name in _SECTIONS:
+        return {full: one for full, one in entries.items() if _is_of(name, full)}
+    alone = [full for full in entries if full.partition(".")[2] == name]
+    if len(alone) != 1:
+        raise UsageError(f"nothing is named {name!r}; {did_you_mean(name, [*_SECTIONS, *entries])}")
+    return {alone[0]: entries[alone[0]]}
+
+
+def _is_of(section: str, full: str) -> bool:
+    return full == section or full.startswith(f"{section}.")
 
 
 def _entries() -> dict[str, Any]:
@@ -84,9 +111,16 @@ def _media() -> dict[str, Any]:
     from mmdeploy.preprocess import METHODS
     from mmdeploy.recipe.media_sections import SECTIONS
 
+    modules = {name: inspect.getmodule(method) for name, method in METHODS.items()}
+    of_several = {module for module, times in Counter(modules.values()).items() if times > 1}
     return {
-        f"preprocess.{name}": SimpleNamespace(__doc__=inspect.getdoc(inspect.getmodule(method)), Options=SECTIONS[name])
-        for name, method in METHODS.items()
+        f"preprocess.{name}": SimpleNamespace(
+            __doc__="\n\n".join(
+                inspect.getdoc(one) or "" for one in (METHODS[name], module) if one is module or module in of_several
+            ),
+            Options=SECTIONS[name],
+        )
+        for name, module in modules.items()
     }
 
 
@@ -135,32 +169,90 @@ def _referred(reference: str) -> Plugin:
     return plugin
 
 
-def _origin(module: Any) -> str:
-    """Say who brings a plug-in; empty for what is built in, or lies beside a recipe."""
+def _distribution(module: Any) -> str:
+    """Return what brings a plug-in; empty for what is built in, or lies beside a recipe."""
     source = getattr(module, "source", None)
-    return f"Brought by {source.distribution}." if source is not None and source.distribution else ""
+    return (source.distribution or "") if source is not None else ""
+
+
+def _origin(module: Any) -> str:
+    return f"Brought by {_distribution(module)}." if _distribution(module) else ""
+
+
+def _overview(entries: Mapping[str, Any]) -> str:
+    """Give a line each."""
+    lines, short = [], {name: name.rpartition(".")[2] for name in entries}
+    widest = max(map(len, short.values()))
+    for section, heading in _SECTIONS.items():
+        lines += [heading]
+        for name, module in entries.items():
+            if _is_of(section, name):
+                told = _summary(module).removeprefix(f"{short[name].capitalize()}: ")
+                by = f"[{_distribution(module)}] " if _distribution(module) else ""
+                lines.append(cut(f"  {short[name].ljust(widest)}  {by}{told[:1].upper()}{told[1:]}"))
+        lines.append("")
+    return "\n".join([*lines, "mmdeploy list NAME tells all of a method, or of a section, with the options."])
 
 
 def _section(section: str, entries: Mapping[str, Any]) -> str:
     lines = [_SECTIONS[section]]
     for name, module in entries.items():
-        if name == section or name.startswith(f"{section}."):
-            first = inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0]
-            lines += ["", f"  {name}", wrapped(f"{first} {_origin(module)}", "    ")]
-            lines += [f"      {signature}" for signature, _ in _options(module.Options)]
+        lines += ["", f"  {name}", wrapped(f"{_summary(module)} {_origin(module)}", "    ")]
+        lines += [wrapped(option.signature, "      ", hanging=4) for option in _options(module.Options)]
     return "\n".join(lines)
+
+
+def _flowing(paragraph: str) -> str:
+    """Wrap a paragraph anew; one with lines of its own, such as an example, stays as it is."""
+    own = any(line.startswith((" ", "-", "*", "|")) for line in paragraph.split("\n"))
+    return paragraph if own else wrapped(paragraph)
+
+
+def _summary(module: Any) -> str:
+    return " ".join(inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0].split()).replace("``", "")
+
+
+def _fields(name: str, module: Any) -> dict[str, Any]:
+    """Return all that is known of an entry, for programs."""
+    return {
+        "name": name,
+        "section": name.partition(".")[0] if name.partition(".")[0] in _SECTIONS else None,
+        "summary": _summary(module),
+        "text": inspect.cleandoc(module.__doc__ or ""),
+        "brought_by": _distribution(module) or None,
+        "options": [asdict(option) for option in _options(module.Options)],
+    }
 
 
 def _whole(name: str, module: Any) -> str:
     origin = [_origin(module), ""] if _origin(module) else []
-    lines = [name, "", inspect.cleandoc(module.__doc__ or ""), "", *origin, "options:"]
-    for signature, text in _options(module.Options):
-        lines += [f"  {signature}"] + ([wrapped(text, "      ")] if text else [])
+    paragraphs = inspect.cleandoc(module.__doc__ or "").split("\n\n")
+    lines = [name, "", "\n\n".join(map(_flowing, paragraphs)), "", *origin, "options:"]
+    for option in _options(module.Options):
+        lines += [wrapped(option.signature, "  ", hanging=4)]
+        lines += [wrapped(option.text, "      ")] if option.text else []
     return "\n".join(lines)
 
 
-def _options(options: type[BaseModel] | None, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Give ``name: type = default`` and what it does for each option; those of a section within, dotted."""
+@dataclass(frozen=True)
+class _Option:
+    """An option of a method: its name, dotted where it is in a section within, its type and what it does."""
+
+    name: str
+    type: str
+    required: bool
+    default: Any
+    text: str
+
+    @property
+    def signature(self) -> str:
+        """``name: type = default``."""
+        default = "none" if self.default is None else json.dumps(self.default)
+        return f"{self.name}: {self.type}{' (required)' if self.required else f' = {default}'}"
+
+
+def _options(options: type[BaseModel] | None, prefix: str = "") -> Iterator[_Option]:
+    """Give the options of a model, and those of the sections within."""
     from mmdeploy.recipe.sections import described, models
 
     if options is None:
@@ -171,21 +263,17 @@ def _options(options: type[BaseModel] | None, prefix: str = "") -> Iterator[tupl
         if name == "method":
             continue
         kind = _kind(schema["properties"][name], schema.get("$defs", {}))
-        default = (
-            " (required)" if field.is_required() else f" = {_default(field.get_default(call_default_factory=True))}"
-        )
-        yield f"{prefix}{name}: {kind}{default}", texts.get(name, "")
+        default = None if field.is_required() else _default(field.get_default(call_default_factory=True))
+        yield _Option(f"{prefix}{name}", kind, field.is_required(), default, texts.get(name, ""))
         for section in models(field.annotation):
             yield from _options(section, f"{prefix}{name}.")
 
 
-def _default(value: Any) -> str:
+def _default(value: Any) -> Any:
     from pydantic import BaseModel
     from pydantic_core import to_jsonable_python
 
-    if isinstance(value, BaseModel):
-        return "{}"
-    return "none" if value is None else json.dumps(to_jsonable_python(value))
+    return {} if isinstance(value, BaseModel) else to_jsonable_python(value)
 
 
 def _kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mmdeploy.cli import completion
+
+if TYPE_CHECKING:
+    from mmdeploy.core.shared_store import SharedStore
+
+_READ_ONLY = "mmdeploy.store_read_only"
+
 Function = TypeVar("Function", bound=Callable[..., object])
+
+
+class Finite(click.FloatRange):
+    """A range of numbers that has neither infinity nor what is no number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
 
 
 def recipe_argument(function: Function) -> Function:
@@ -18,7 +37,9 @@ def recipe_argument(function: Function) -> Function:
     def in_folder(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path:
         return value / "recipe.yaml" if os.path.isdir(value) else value  # noqa: PTH112 - raises for no name
 
-    return click.argument("recipe", type=click.Path(path_type=Path), callback=in_folder)(function)
+    return click.argument(
+        "recipe", type=click.Path(path_type=Path), callback=in_folder, shell_complete=completion.recipes
+    )(function)
 
 
 def set_option(function: Function) -> Function:
@@ -33,11 +54,6 @@ def set_option(function: Function) -> Function:
     )(function)
 
 
-def json_option(function: Function) -> Function:
-    """Add ``--json``; the verb's ``as_json: bool``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
-
-
 def workdir_option(function: Function) -> Function:
     """Add ``--workdir``, the folder of the store and of the runs; given to the verb as ``workdir: Path``."""
     return click.option(
@@ -48,6 +64,37 @@ def workdir_option(function: Function) -> Function:
         envvar="MMDEPLOY_WORKDIR",
         help="Folder of the artifact store, the runs and their reports.",
     )(function)
+
+
+def store_option(function: Function) -> Function:
+    """Add ``--store`` and ``--store-read-only``; given to the verb as ``shared: SharedStore | None``."""
+
+    def opened(ctx: click.Context, parameter: click.Parameter, url: str | None) -> SharedStore | None:
+        from mmdeploy.core.shared_store import SharedStore
+
+        return SharedStore(url, read_only=bool(ctx.meta.get(_READ_ONLY))) if url else None
+
+    def kept(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        ctx.meta[_READ_ONLY] = value
+
+    read_only = click.option(
+        "--store-read-only",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=kept,
+        envvar="MMDEPLOY_STORE_READ_ONLY",
+        help="Take results from --store and send none, as a pull request should.",
+    )
+    return click.option(
+        "--store",
+        "shared",
+        metavar="URL",
+        callback=opened,
+        envvar="MMDEPLOY_STORE",
+        help="Share results with other machines there: s3://bucket/prefix, gs://bucket/prefix, file:///nfs/folder or a "
+        "path.",
+    )(read_only(function))
 
 
 def only_option(function: Function) -> Function:
@@ -65,6 +112,16 @@ def no_cache_option(function: Function) -> Function:
         "--no-cache",
         is_flag=True,
         help="Reuse no stored result. What a step makes takes the place of what was stored.",
+    )(function)
+
+
+def benchmark_option(function: Function) -> Function:
+    """Add ``--benchmark-json``; the verb's ``benchmark_json: Path | None``."""
+    return click.option(
+        "--benchmark-json",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write the figures in the form that trackers of benchmarks read: FILE with what is better smaller, "
+        "FILE's name with .larger before its suffix with what is better larger.",
     )(function)
 
 
@@ -86,4 +143,14 @@ def public_key_option(function: Function) -> Function:
         "--public-key",
         type=click.Path(path_type=Path, dir_okay=False),
         help="Public key (PEM) of who must have signed what is there; see mmdeploy sign.",
+    )(function)
+
+
+def control_key_option(function: Function) -> Function:
+    """Add ``--control-key-file``; given to the verb as ``control_key_file: Path | None``."""
+    return click.option(
+        "--control-key-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File with the secret that opens the server's control endpoints, for its owner only (mode 600). Without "
+        "it: what MMDEPLOY_CONTROL_KEY holds.",
     )(function)

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmdeploy.cli.options import (
-    json_option,
     no_cache_option,
     only_option,
     recipe_argument,
     set_option,
+    store_option,
     workdir_option,
 )
+from mmdeploy.cli.output import Output, output_options
+from mmdeploy.cli.text import table, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mmdeploy.core.shared_store import SharedStore
     from mmdeploy.core.store import Store
-    from mmdeploy.planning.steps import Decision
+    from mmdeploy.planning.steps import Decision, Plan
+    from mmdeploy.recipe.schema import Recipe
 
 
 @click.command()
 @recipe_argument
 @set_option
 @workdir_option
+@store_option
 @only_option
 @no_cache_option
-@json_option
+@output_options(quiet="the ids of the steps that would run, one a line")
 def command(
-    *, recipe: Path, overrides: tuple[str, ...], workdir: Path, only: str | None, no_cache: bool, as_json: bool
+    *,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    workdir: Path,
+    shared: SharedStore | None,
+    only: str | None,
+    no_cache: bool,
+    output: Output,
 ) -> None:
     """Show what a build would run or reuse, and why.
 
     Runs nothing of the recipe: files are digested, imports are followed without executing them, and what the recipe's
-    code reads is known from when it ran last.
+    code reads is known from when it ran last. With --store that may have been on another machine, and so may what is
+    to be reused.
 
     \b
     Example:
@@ -46,26 +58,29 @@ def command(
       mmdeploy plan recipe.yaml --only fusion/quantize
     """  # noqa: D301
     from mmdeploy.core.store import Store
-    from mmdeploy.planning.fingerprints import take_fingerprints
-    from mmdeploy.planning.planner import make_plan
-    from mmdeploy.planning.steps import explain, recorded_in
+    from mmdeploy.planning.known_plan import take_plan
+    from mmdeploy.planning.steps import explain, only_step
     from mmdeploy.recipe.loader import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    store = Store(workdir / "store")
-    plan = make_plan(loaded, take_fingerprints(loaded, store), contents=recorded_in(store))
-    plan = plan if only is None else plan.upto(only)
+    store = Store(workdir / "store", shared)
+    _, plan = take_plan(loaded, store, upto=only_step(only))
     decisions = explain(plan, store, fresh=no_cache)
     store.facts.save()
-    if as_json:
-        steps = {step["id"]: step for step in plan.to_json()["steps"]}
-        for decision in decisions:
-            steps[decision.step.id] |= {"reuse": decision.reuse, "perhaps": decision.perhaps, "why": decision.why}
-        click.echo(json.dumps({"recipe": plan.recipe, "steps": list(steps.values())}, indent=2))
-    else:
-        click.echo(_table(decisions))
-        for line in _covered(decisions, store):
-            click.echo(line)
+    judged = [] if loaded.baseline is None else [wrapped(f"judged by its gates, and against {loaded.baseline}")]
+    output.answer(
+        text=lambda: "\n".join([_table(decisions), *judged, *map(wrapped, _covered(decisions, store))]),
+        fields=lambda: _fields(loaded, plan, decisions),
+        quiet=[decision.step.id for decision in decisions if not decision.reuse],
+    )
+
+
+def _fields(recipe: Recipe, plan: Plan, decisions: tuple[Decision, ...]) -> dict[str, Any]:
+    steps = {step["id"]: step for step in plan.to_json()["steps"]}
+    for decision in decisions:
+        steps[decision.step.id] |= {"reuse": decision.reuse, "perhaps": decision.perhaps, "why": decision.why}
+    told = {} if recipe.baseline is None else {"baseline": recipe.baseline.model_dump(mode="json")}
+    return {"recipe": plan.recipe, "steps": list(steps.values()), **told}
 
 
 def _covered(decisions: tuple[Decision, ...], store: Store) -> Iterator[str]:
@@ -83,8 +98,6 @@ def _covered(decisions: tuple[Decision, ...], store: Store) -> Iterator[str]:
 
 
 def _table(decisions: tuple[Decision, ...]) -> str:
-    from mmdeploy.cli.text import table
-
     rows = [(decision.step.id, decision.step.method, _what_to_do(decision), decision.why) for decision in decisions]
     done = [_what_to_do(decision) for decision in decisions]
     perhaps = f"{done.count('perhaps')} to run if the samples are others, " if "perhaps" in done else ""

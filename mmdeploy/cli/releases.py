@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.cli.options import destination_option, json_option
+from mmdeploy.cli import completion
+from mmdeploy.cli.options import destination_option
+from mmdeploy.cli.output import Output, output_options
 from mmdeploy.cli.text import table
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.ensembles)
 @destination_option
-@json_option
-def command(name: str | None, destination: Path, as_json: bool) -> None:
+@output_options(quiet="the ids of the releases, one a line")
+def command(name: str | None, destination: Path, output: Output) -> None:
     """List the releases of every published ensemble, or of NAME, the newest first, with what they were judged by.
 
     \b
@@ -34,12 +35,11 @@ def command(name: str | None, destination: Path, as_json: bool) -> None:
 
     names = [chosen_name(destination, name)] if name is not None else published_names(destination)
     found = [one for known in names for one in reversed(published(destination, known))]
-    if as_json:
-        click.echo(json.dumps([one.to_json() for one in found], indent=2))
-    elif found:
-        click.echo(_text(found))
-    else:
-        click.echo(f"nothing is published in {destination}")
+    output.answer(
+        text=lambda: _text(found) if found else f"nothing is published in {destination}",
+        fields=lambda: {"releases": [one.to_json() for one in found]},
+        quiet=[one.release.release_id for one in found],
+    )
 
 
 def _text(found: Sequence[Published]) -> str:
@@ -47,16 +47,24 @@ def _text(found: Sequence[Published]) -> str:
 
     rows = [
         (
-            one.name if index == 0 or found[index - 1].name != one.name else "",
+            one.name,
             one.release.release_id,
-            f"since {_when(one.live_since)}" if one.live_since else "",
+            _live(one),
             _when(one.published_at),
             bytes_text(one.bytes),
             "\n".join(one.gates or (one.unreadable or "no gates",)),
         )
-        for index, one in enumerate(found)
+        for one in found
     ]
     return table(("ensemble", "release", "live", "published", "size", "gates"), rows)
+
+
+def _live(one: Published) -> str:
+    """Say whether a release is live; since when, where that is not since it was published."""
+    if one.live_since is None:
+        return ""
+    since = _when(one.live_since)
+    return "live" if since == _when(one.published_at) else f"since {since}"
 
 
 def _when(moment: datetime.datetime) -> str:

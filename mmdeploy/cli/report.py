@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mmdeploy.cli.options import workdir_option
+from mmdeploy.cli.output import Output, output_options
 from mmdeploy.core.errors import UsageError
 
 
@@ -16,11 +17,11 @@ from mmdeploy.core.errors import UsageError
     "--format",
     "form",
     type=click.Choice(["terminal", "json", "md", "junit", "html"]),
-    default="terminal",
-    help="What to print; the default is the table that the build ended with.",
+    help="What to print; the table that the build ended with by default.",
 )
 @workdir_option
-def command(report: Path | None, form: str, workdir: Path) -> int:
+@output_options(quiet="the verdict")
+def command(report: Path | None, form: str | None, workdir: Path, output: Output) -> int:
     """Show the report of a build: REPORT is a report.json or a run's folder, by default the latest run.
 
     The exit code is the build's, so that a later stage of a pipeline can ask again.
@@ -32,17 +33,22 @@ def command(report: Path | None, form: str, workdir: Path) -> int:
     """  # noqa: D301
     from rich.console import Console
 
-    from mmdeploy.record.build_report import BuildReport
     from mmdeploy.record.report_file import read_report
     from mmdeploy.report import html, junit, markdown
     from mmdeploy.report.terminal import Summary
 
     found = read_report(report or latest(workdir))
-    renderers = {"json": BuildReport.to_json, "md": markdown.render, "junit": junit.render, "html": html.render}
-    if form == "terminal":
-        Console().print(Summary(found))
-    else:
+    renderers = {"md": markdown.render, "junit": junit.render, "html": html.render}
+    if output.as_json and form not in (None, "json"):
+        raise click.UsageError(f"--json and --format {form} are two forms of the same: give one")
+    if output.as_json or form == "json":
+        output.document(found.to_json())
+    elif form in renderers:
         click.echo(renderers[form](found), nl=False)
+    elif output.quiet:
+        click.echo(found.verdict.value)
+    else:
+        Console().print(Summary(found))
     return found.exit_code
 
 

@@ -6,19 +6,22 @@ from pathlib import Path
 
 import click
 
+from mmdeploy.cli import completion
 from mmdeploy.cli.options import destination_option
+from mmdeploy.cli.output import Output, output_options
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.ensembles)
 @click.argument("release", required=False)
 @destination_option
-def command(name: str | None, release: str | None, destination: Path) -> None:
+@output_options(quiet="the id of the release that is live")
+def command(name: str | None, release: str | None, destination: Path, output: Output) -> None:
     """Make an earlier release of NAME live again: RELEASE, or the one that was published before the live one.
 
     NAME may be left out where one ensemble is published. The release is compared with its manifest first; where that
     fails, what was live stays live. Nothing is removed, so the way back is the same command with the other id. A server
-    that runs serves what it loaded until it is started again.
+    that runs serves what it loaded until mmdeploy promote, unless it follows (mmdeploy serve --follow).
 
     \b
     Example:
@@ -32,10 +35,12 @@ def command(name: str | None, release: str | None, destination: Path) -> None:
     before = next((one.release_id for one in releases(destination, name) if one.live), None)
     wanted = release or previous(destination, name).release_id
     live = activate(destination, name, wanted)
-    if before == wanted:
-        click.echo(f"{live}: {wanted} is live already")
-        return
-    click.echo(f"{live}: {wanted} is live" + (f", {before} no more" if before else ""))
-    click.echo("a server that runs still serves what it loaded: start it again")
-    if before:
-        click.echo(f"back: mmdeploy rollback {name} {before}")
+    text = [f"{live}: {wanted} is live already"]
+    if before != wanted:
+        text = [
+            f"{live}: {wanted} is live" + (f", {before} no more" if before else ""),
+            "a server that runs still serves what it loaded: mmdeploy promote URL",
+            *([f"back: mmdeploy rollback {name} {before}"] if before else []),
+        ]
+    fields = {"name": name, "path": str(live), "release": wanted, "before": before, "changed": before != wanted}
+    output.answer(text=lambda: "\n".join(text), fields=lambda: fields, quiet=[wanted])

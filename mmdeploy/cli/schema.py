@@ -6,13 +6,16 @@ import json
 
 import click
 
+from mmdeploy.cli.output import Output, output_options
+
 
 @click.command()
-def command() -> None:
+@output_options(quiet="the schema, as always")
+def command(output: Output) -> None:
     """Print the JSON schema of a recipe (draft 2020-12), for editors and other tools.
 
     It knows every pass, engine and gate of this installation. What takes more than one value to judge (wiring,
-    batch sizes, files) is for mmdeploy validate.
+    batch sizes, files) is for mmdeploy validate. It is JSON with and without --json.
 
     \b
     Example:
@@ -22,4 +25,4 @@ def command() -> None:
     """  # noqa: D301
     from mmdeploy.recipe.json_schema import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    output.document(json.dumps(json_schema(), indent=2))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.cli.options import json_option, recipe_argument, set_option, workdir_option
+from mmdeploy.cli.options import recipe_argument, set_option, store_option, workdir_option
+from mmdeploy.cli.output import Output, output_options
 
 if TYPE_CHECKING:
+    from mmdeploy.core.shared_store import SharedStore
     from mmdeploy.record.build_report import BuildReport
 
 
@@ -17,17 +20,19 @@ if TYPE_CHECKING:
 @recipe_argument
 @set_option
 @workdir_option
+@store_option
 @click.option("--component", metavar="NAME", help="Measure only this component.")
 @click.option("--jobs", type=click.IntRange(1), help="Steps at once; as many as there are cores by default.")
-@json_option
+@output_options(quiet="nothing; the files are in the run's folder")
 def command(
     *,
     recipe: Path,
     overrides: tuple[str, ...],
     workdir: Path,
+    shared: SharedStore | None,
     component: str | None,
     jobs: int | None,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Measure what quantizing each layer group alone does to the answers of the whole ensemble.
 
@@ -37,23 +42,21 @@ def command(
     \b
     Example:
       mmdeploy sensitivity recipes/spoken_digits/recipe.yaml
-      mmdeploy sensitivity recipe.yaml --component fusion --set components.fusion.quantize.calibrator=minmax
+      mmdeploy sensitivity recipe.yaml --component fusion \\
+        --set components.fusion.quantize.calibrator=minmax
     """  # noqa: D301
-    from rich.console import Console
-
     from mmdeploy.api import sensitivity
     from mmdeploy.building.settings import Settings
     from mmdeploy.recipe.loader import load_recipe
-    from mmdeploy.report.display import BuildDisplay
 
     loaded = load_recipe(recipe, overrides)
-    with BuildDisplay(Console(stderr=as_json)) as display:
-        outcome = sensitivity(loaded, Settings(workdir=workdir, jobs=jobs), display, component=component)
-    if as_json:
-        click.echo((outcome.folder / "sensitivity.json").read_text(encoding="utf-8"), nl=False)
+    with output.display(on_stderr=False) as display:
+        outcome = sensitivity(loaded, Settings(workdir=workdir, jobs=jobs, shared=shared), display, component=component)
+    figures = outcome.folder / "sensitivity.json"
+    if output.as_json:
+        output.document(json.loads(figures.read_text(encoding="utf-8")))
         return
-    click.echo(_tables(outcome.report))
-    click.echo(f"plots: {outcome.folder / 'sensitivity.html'}\nfigures: {outcome.folder / 'sensitivity.json'}")
+    output.tell(f"{_tables(outcome.report)}\nplots: {figures.with_suffix('.html')}\nfigures: {figures}")
 
 
 def _tables(report: BuildReport) -> str:

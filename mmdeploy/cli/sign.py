@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mmdeploy.cli.output import Output, output_options
 from mmdeploy.core.errors import EXIT_PASS
 
 
@@ -14,7 +15,8 @@ from mmdeploy.core.errors import EXIT_PASS
 @click.option(
     "--key", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Private key: elliptic, in PEM."
 )
-def command(repository: Path, key: Path) -> int:
+@output_options(quiet="nothing")
+def command(repository: Path, key: Path, output: Output) -> int:
     """Sign what is live: REPOSITORY is a release, a published ensemble, or a folder of them.
 
     The signature is OpenSSF model signing's: the file model.sig in the release. A release that is not what was
@@ -33,5 +35,7 @@ def command(repository: Path, key: Path) -> int:
     require_intact(found)
     for release in found:
         sign(release, key)
-        click.echo(f"{release}: signed")
+        output.tell(f"{release}: signed")
+    if output.as_json:
+        output.document({"signed": [str(release) for release in found]})
     return EXIT_PASS

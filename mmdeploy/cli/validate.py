@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmdeploy.cli.options import json_option, recipe_argument, set_option, workdir_option
-from mmdeploy.cli.text import counted, table
+from mmdeploy.cli.options import recipe_argument, set_option, workdir_option
+from mmdeploy.cli.output import Output, output_options
+from mmdeploy.cli.text import counted, table, wrapped
 from mmdeploy.core.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @recipe_argument
 @set_option
 @workdir_option
-@json_option
-def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> int | None:
+@output_options(quiet="nothing, or what is wrong")
+def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, output: Output) -> int | None:
     """Check a recipe without running its model or its data.
 
     The plug-ins that it names (gates.py:flips) are imported: their options are theirs to say.
@@ -45,17 +45,23 @@ def command(recipe: Path, overrides: tuple[str, ...], workdir: Path, as_json: bo
     try:
         loaded = load_recipe(recipe, overrides)
     except RecipeError as error:
-        if not as_json:
+        if not output.as_json:
             raise
         problems = [{"where": problem.where, "message": problem.message} for problem in error.problems]
-        click.echo(json.dumps({"ok": False, "problems": problems}, indent=2))
+        output.document({"ok": False, "problems": problems})
         return error.exit_code
     from mmdeploy.recipe.plausible import doubts
 
+    if loaded.baseline is not None:
+        from mmdeploy.record.report_file import read_report
+
+        read_report(loaded.root / loaded.baseline.file)  # one that is damaged, or of another version
     doubted, unseen = doubts(loaded), _unseen(loaded, workdir)
-    told = ["", *(f"warning: {what}" for what in doubted)] if doubted else []
-    text = "\n".join([_summary(loaded), *told, *_warnings(unseen)])
-    click.echo(_json(loaded, doubted, unseen) if as_json else text)
+    told = ["", *(wrapped(f"warning: {what}") for what in doubted)] if doubted else []
+    output.answer(
+        text=lambda: "\n".join([_summary(loaded), *told, *_warnings(unseen)]),
+        fields=lambda: _fields(loaded, doubted, unseen),
+    )
     return None
 
 
@@ -74,13 +80,13 @@ def _unseen(recipe: Recipe, workdir: Path) -> list[str]:
 
 def _warnings(unseen: list[str]) -> list[str]:
     hint = "read a file beside the recipe instead, or name what stands for it in model.files or data.files"
-    return ["", *(f"warning: {what}" for what in unseen), f"hint: {hint}"] if unseen else []
+    return ["", *(wrapped(f"warning: {what}") for what in unseen), wrapped(f"hint: {hint}")] if unseen else []
 
 
-def _json(recipe: Recipe, doubted: list[str], unseen: list[str]) -> str:
+def _fields(recipe: Recipe, doubted: list[str], unseen: list[str]) -> dict[str, Any]:
     from mmdeploy.recipe.wiring import topological_order
 
-    fields = {
+    return {
         "ok": True,
         "path": str(recipe.origin.path),
         "sha256": recipe.origin.sha256,
@@ -91,7 +97,6 @@ def _json(recipe: Recipe, doubted: list[str], unseen: list[str]) -> str:
         "unseen": unseen,
         "recipe": recipe.written.model_dump(mode="json"),
     }
-    return json.dumps(fields, indent=2)
 
 
 def _summary(recipe: Recipe) -> str:
@@ -119,12 +124,14 @@ def _summary(recipe: Recipe) -> str:
         ends.insert(-3, ("postprocess", _steps(recipe.postprocess)))
     if recipe.preprocess:
         ends.insert(1, ("preprocess", _steps(recipe.preprocess)))
+    if recipe.baseline is not None:
+        ends.append(("baseline", str(recipe.baseline)))
     over = f" over {recipe.origin.base}" if recipe.origin.base else ""
     return "\n".join(
         (
-            f"ok: {recipe.origin.path}{over}: {recipe.name} for {recipe.target}, {counts}",
+            wrapped(f"ok: {recipe.origin.path}{over}: {recipe.name} for {recipe.target}, {counts}"),
             "",
-            table(("component", "reads", "writes", "steps", "max_batch_size"), rows),
+            table(("component", "reads", "writes", "steps", "batch"), rows),
             "",
             table(("ensemble", f"max_batch_size {recipe.max_batch_size}"), ends),
         )

@@ -119,10 +119,15 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _sweep(root: Path) -> None:
-    """Remove locks of what is gone, and what digests were of that nobody remembers."""
+    """Remove locks and notes of what is gone, and what digests were of that nobody remembers."""
     for lock in root.glob("locks/*.lock"):
         if not (root / "entries" / lock.stem).is_dir():
             lock.unlink()
+    for note in root.glob("shared/*/*"):
+        if note.is_dir():  # files of entries that were looked into
+            shutil.rmtree(note)
+        elif not (root / "entries" / note.name).is_dir():
+            note.unlink()
     remembered = "".join(path.read_text(encoding="utf-8") for path in root.glob("latest/*/*.json"))
     for parts in root.glob("parts/*.json"):
         if parts.stem not in remembered:

@@ -191,10 +191,12 @@ class Engine(Pass, Protocol):
     Attributes:
         BACKEND: Name of Triton's backend, for config.pbtxt.
         FILENAME: Name of the model file in a version folder.
+        NATIVE: Whether it is machine code for the processor that builds it, whose instruction sets are then in the key.
     """
 
     BACKEND: str
     FILENAME: str
+    NATIVE: bool
 
     @property
     def STAND_IN(self) -> Path | None:  # noqa: N802 - a constant of the module
@@ -208,6 +210,9 @@ class Engine(Pass, Protocol):
 
     def unavailable(self, options: Any) -> str | None:
         """Say why an engine cannot be *run* on this machine; None when it can. Building may still work."""
+
+    def unbuildable(self, options: Any) -> str | None:
+        """Say why an engine cannot be *built* on this machine, and what to do, besides what ``REQUIRES`` names."""
 
     def serving(self, options: Any) -> Mapping[str, str]:
         """Return the ``parameters`` of config.pbtxt that make Triton run the engine as it was judged.

@@ -19,6 +19,8 @@ here is a broken recipe, tool or environment::
     │   ├── EngineError            3   an engine could not be built or loaded
     │   ├── ServerError            3   Triton refused the repository, died, or stopped answering
     │   └── StoreError             3   no space, no permission, a damaged store
+    ├── PromotionError             1   a release did not hold on a server, and was taken back
+    ├── InconclusiveError          5   too little was seen to decide
     ├── InferenceError             3   a served model answered a request with an error
     └── EnvironmentUnfitError      4   a distribution, a binary, a port or hardware is missing
 
@@ -173,6 +175,18 @@ class ServerError(StepError):
 
 class StoreError(StepError):
     """The artifact store cannot be read or written."""
+
+
+class PromotionError(MmdeployError):
+    """A release was not good enough to take over on a server: a "no" like that of a gate; what served still serves."""
+
+    exit_code = EXIT_GATE_FAILED
+
+
+class InconclusiveError(MmdeployError):
+    """Too little was seen to decide; what served still serves."""
+
+    exit_code = EXIT_INCONCLUSIVE
 
 
 class InferenceError(MmdeployError):

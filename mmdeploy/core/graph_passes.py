@@ -20,7 +20,21 @@ def sort_nodes(model: Any) -> None:
     """
     from onnx_ir.passes.common import TopologicalSortPass
 
-    _apply(model, TopologicalSortPass())
+    if not _is_sorted(model.graph):
+        _apply(model, TopologicalSortPass())
+
+
+def _is_sorted(graph: Any) -> bool:
+    """Say whether each node stands behind what it reads; not where bodies of control flow read more than is named."""
+    computed = {name for node in graph.node for name in node.output}
+    seen: set[str] = {""}
+    for node in graph.node:
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            return False
+        if any(name in computed and name not in seen for name in node.input):
+            return False
+        seen.update(node.output)
+    return True
 
 
 def drop_unused(model: Any) -> None:

@@ -22,6 +22,7 @@ class WiredComponent:
         sqnr_db: Of its INT8 graph against the float one, the worst output; None where that does not ship or is unknown.
         worst_nodes: SQNR in dB that INT8 leaves of each node's own answer, by name, the worst few.
         calibrated_on: Number of samples that the ranges of its INT8 graph come from; None where there are none.
+        alone: Whether it is a model of its own, which can be asked by itself: not where all are composed into one.
     """
 
     name: str
@@ -32,6 +33,7 @@ class WiredComponent:
     sqnr_db: float | None = None
     worst_nodes: Mapping[str, float] = field(default_factory=dict)
     calibrated_on: int | None = None
+    alone: bool = True
 
 
 @dataclass(frozen=True)

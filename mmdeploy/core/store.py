@@ -12,6 +12,7 @@ Layout under the root::
     locks/<key>.lock               held while a process makes the entry
     parts/<digest>.json            what a digest in an identity is of: digests by name, such as those of files
     reads/<name>.json              what the recipes' callables were seen to read; `mmdeploy.model.reads`
+    shared/<place>/<key>           empty; the place that machines share has the entry, as of the file's time
     scratch/<key>/                 checkpoints and journals of a step that is not done yet; survives when it is killed
     staging/<pid>-<random>/        being written; renamed into entries/ when whole
 
@@ -19,6 +20,9 @@ An entry appears by one rename, so it is whole or not there. It is verified agai
 taken: the seal holds the key, so that an entry that was moved to another's place is no better than a damaged one. A
 file whose times and size have not changed since it was last read is not read again. What is damaged is moved away and
 made again. Two builds that want the same entry at once share the work: the second waits for the first.
+
+An entry that is not here may lie at a place that machines share (`mmdeploy.core.shared_store`): this store is then the
+cache in front of it, and is asked first.
 """
 
 from __future__ import annotations
@@ -31,7 +35,9 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,24 +45,31 @@ from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import StoreError
 from mmdeploy.core.room import out_of_space
+from mmdeploy.core.shared_notes import SharedNotes
+from mmdeploy.core.shared_store import SharedStore
 
 logger = logging.getLogger(__name__)
 
 _SEAL = "seal.json"
 _ARTIFACT = "artifact.json"
 _IDENTITY = "identity.json"
+_THREADS = 4
 
 
 class Store:
     """The artifact store under one folder; safe for several processes at once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shared: SharedStore | None = None) -> None:
         """Open the store, making it where it is not there yet.
+
+        Args:
+            root: Its folder.
+            shared: Where entries are that others made, and where `share` sends those that were made here.
 
         Raises:
             StoreError: If the folder cannot be made or written.
         """
-        self.root = root.absolute()
+        self.root, self.shared = root.absolute(), shared
         with translated(self.root):
             for name in ("entries", "latest", "locks", "parts", "reads", "scratch", "staging"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -64,13 +77,14 @@ class Store:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
             self.sweep()
         self.facts = FileFacts(self.root / "facts.json")
+        self.notes = SharedNotes(self.root / "shared", str(shared))
 
     def get(self, key: str) -> Artifact | None:
         """Return the verified artifact of a key; None when there is none, or when it was damaged."""
         entry = self.entry(key)
         if not entry.is_dir():
-            return None
-        problem = self._damage(entry)
+            return self._taken(key)
+        problem = self._damage(entry, key)
         if problem is None:
             with contextlib.suppress(OSError):  # a cleaning goes by when an entry was last of use
                 os.utime(entry)
@@ -78,25 +92,82 @@ class Store:
         logger.warning("store entry %s is damaged (%s): moved away, it will be made again", key[:12], problem)
         with translated(self.root):
             entry.rename(self.root / "staging" / f"{os.getpid()}-damaged-{secrets.token_hex(4)}")
-        return None
+        return self._taken(key)
 
     def has(self, key: str) -> bool:
-        """Say whether there is an entry, without verifying it."""
+        """Say whether there is an entry, here or at the shared place, without verifying it."""
+        return self.is_here(key) or (self.shared is not None and self.shared.has(key))
+
+    def is_here(self, key: str) -> bool:
+        """Say whether there is an entry on this machine, without verifying it."""
         return self.entry(key).is_dir()
+
+    def expect(self, keys: Iterable[str]) -> None:
+        """Find out at once of which entries the shared place has those that are not here."""
+        away = [key for key in keys if not self.is_here(key)]
+        if self.shared is not None and away:
+            self.shared.expect(away)
+
+    def fetch(self, keys: Iterable[str]) -> None:
+        """Take several entries from the shared place side by side, as far as it has them and they are not here."""
+        if self.shared is not None and (away := [key for key in dict.fromkeys(keys) if not self.is_here(key)]):
+            with ThreadPoolExecutor(_THREADS) as pool:
+                list(pool.map(self._taken, away))
+
+    def share(self, key: str, *, replace: bool = False) -> bool:
+        """Send an entry that is here to the shared place, if it is not known to be there.
+
+        Args:
+            key: The entry's.
+            replace: Whether it takes the place of one that is there.
+
+        Returns:
+            Whether its files had to be sent.
+
+        Raises:
+            StoreError: If it could not be sent.
+        """
+        if self.shared is None or not (replace or self.notes.is_old(key)):
+            return False
+        sent = self.shared.send(key, self.entry(key), replace=replace)
+        self.notes.renew(key)
+        return sent
+
+    def apart(self) -> Store:
+        """Return this store as it is without the shared place."""
+        here = copy(self)
+        here.shared = None
+        return here
 
     def entry(self, key: str) -> Path:
         """Return where the entry of a key lies, or would: nothing is verified."""
         return self.root / "entries" / key
 
+    def folder_with(self, key: str, *names: str) -> Path:
+        """Return a folder that has some files of an entry, wherever it is; of one at the shared place only those."""
+        if self.shared is None or self.is_here(key) or not self.shared.has(key):
+            return self.entry(key)
+        folder = self.root / "shared" / "files" / key
+        if not all((folder / name).is_file() for name in names):
+            with self.staging() as staging, translated(self.root):
+                if self.shared.take(key, staging, names):
+                    folder.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    _move(staging, folder)
+        return folder
+
     def identity(self, key: str) -> dict[str, str] | None:
-        """Return what an entry's key was made of; None when there is no such entry."""
+        """Return what an entry's key was made of; None when there is no such entry here."""
         found = self.read_json(f"entries/{key}/{_IDENTITY.removesuffix('.json')}")
         return found if isinstance(found, dict) else None
 
     def metadata(self, key: str) -> dict[str, Any]:
         """Return the facts of an entry, without verifying it; empty when there is none."""
-        found = self.read_json(f"entries/{key}/{_ARTIFACT.removesuffix('.json')}")
-        return dict(found["metadata"]) if isinstance(found, dict) else {}
+        try:
+            found = json.loads((self.folder_with(key, _ARTIFACT) / _ARTIFACT).read_text(encoding="utf-8"))
+            return dict(found["metadata"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     @contextlib.contextmanager
     def claimed(self, key: str) -> Iterator[None]:
@@ -184,7 +255,7 @@ class Store:
 
     def readdress(self, old: str, new: str, identity: Mapping[str, str]) -> None:
         """Give an entry a second key: more is known now of what decides its content, and the content is the same."""
-        if not self.has(old) or self.has(new):
+        if not self.is_here(old) or self.is_here(new):
             return
         with self.staging() as folder, translated(self.root):
             shutil.copytree(self.entry(old), folder, dirs_exist_ok=True)
@@ -240,14 +311,30 @@ class Store:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL)
         return {str(path.relative_to(folder)): digest for path, digest in self.facts.sha256_of(files).items()}
 
-    def _damage(self, entry: Path) -> str | None:
+    def _taken(self, key: str) -> Artifact | None:
+        """Take an entry from the shared place, verified; None where there is none, or it was damaged."""
+        if self.shared is None:
+            return None
+        with self.staging() as folder, translated(self.root):
+            if not self.shared.take(key, folder):
+                return None
+            if problem := self._damage(folder, key):
+                self.shared.refuse(key, problem)
+                return None
+            _sync(folder)
+            entry = self.entry(key)
+            _move(folder, entry)
+        self.notes.renew(key)
+        return Artifact.from_json((entry / _ARTIFACT).read_text(encoding="utf-8"), entry)
+
+    def _damage(self, entry: Path, sealed_as: str) -> str | None:
         try:
             seal = json.loads((entry / _SEAL).read_text(encoding="utf-8"))
             key, sealed = seal["key"], dict(seal["files"])
             found = self._digests(entry)
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"its seal or a file cannot be read: {error}"
-        if key != entry.name:
+        if key != sealed_as:
             return f"it was sealed under another key, {str(key)[:12]}"
         wrong = sorted(name for name in {*sealed, *found} if sealed.get(name) != found.get(name))
         return f"differs from its seal: {', '.join(wrong)}" if wrong else None

@@ -126,6 +126,11 @@ def gpu_names() -> tuple[str, ...]:
     return gpus("name")
 
 
+def instruction_sets() -> str:
+    """Name what machine code that is built here may use: the architecture, and the processor's instruction sets."""
+    return " ".join((platform.machine(), *this_hardware().isa))
+
+
 @functools.cache
 def this_hardware() -> Hardware:
     """Describe the machine that this process runs on (Linux)."""

@@ -30,6 +30,17 @@ class SetFacts:
     content: str
 
 
+@dataclass(frozen=True)
+class SetSize:
+    """How large a recorded set is.
+
+    Attributes:
+        samples: Samples in it.
+    """
+
+    samples: int
+
+
 def content(folder: Path, first: int | None = None) -> str:
     """Return the digest of a recorded set.
 

@@ -6,10 +6,13 @@ pixels. Sizes must fit, or be asked to be made to fit.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import wave
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +27,10 @@ ACCEPTED = (*IMAGES, ".wav", ".npy", ".json")
 _KINDS = {".wav": "a WAV file", ".npy": "a NumPy array", ".json": "numbers in JSON"}
 _WHY = {EOFError: "the file ends too early", TypeError: "it holds something else than numbers and lists of them"}
 _WAV_TYPES = {1: "u1", 2: "<i2", 4: "<i4"}
+#: How files begin that hold pixels or samples: PNG, JPEG, BMP, WAV.
+_BEGINNINGS = {b"\x89PNG\r\n": ".png", b"\xff\xd8\xff": ".jpg", b"BM": ".bmp", b"RIFF": ".wav"}
+#: Of a picture that a stranger sent, for a tensor of any height and width.
+_MOST_PIXELS = 2**25
 
 
 class _NoSuchTensorError(Exception):
@@ -51,27 +58,57 @@ def read_tensor(path: Path, spec: TensorSpec, *, fit: bool = False) -> Array:
     suffix = path.suffix.lower()
     if suffix not in ACCEPTED:
         raise UsageError(f"{spec.name}: {path.name} is of an unknown type; accepted: {', '.join(ACCEPTED)}")
-    try:
-        if suffix in IMAGES:
-            array = _pixels(path, spec, fit)
-        elif suffix == ".wav":
-            array = _samples(path, spec, fit)
-        elif suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
-        else:
+    with _told(spec, path.name, suffix):
+        if suffix == ".npy":
+            array: Array = np.load(path, allow_pickle=False)
+        elif suffix == ".json":
             array = _numbers(path, spec)
-    except _NoSuchTensorError as cause:
-        raise UsageError(f"{spec.name}: {path.name}: {cause}") from cause
-    except (OSError, ValueError, TypeError, EOFError, OverflowError, wave.Error) as cause:
-        why = _WHY.get(type(cause)) or str(cause)
-        raise UsageError(
-            f"{spec.name}: {path.name} cannot be read as {_KINDS.get(suffix, 'an image')}: {why}"
-        ) from cause
+        else:
+            with path.open("rb") as stream:
+                array = _pixels(stream, spec, fit) if suffix in IMAGES else _samples(stream, spec, fit)
     mismatch = spec.mismatch(array)
     if mismatch:
         hint = "--fit resizes images, and cuts or fills audio" if suffix in (*IMAGES, ".wav") and not fit else None
         raise UsageError(f"{spec.name}: {path.name}: {mismatch}", hint=hint)
     return array
+
+
+def kind_of(content: bytes) -> str | None:
+    """Return the suffix of a file that holds a picture or a sound, by how it begins; None for anything else."""
+    return next((suffix for start, suffix in _BEGINNINGS.items() if content.startswith(start)), None)
+
+
+def read_content(content: bytes, suffix: str, spec: TensorSpec) -> Array:
+    """Read one sample of a tensor from what a stranger sent.
+
+    Args:
+        content: A file of the kinds that `kind_of` knows.
+        suffix: What it says.
+        spec: What the model takes; sizes must fit.
+
+    Raises:
+        UsageError: If it cannot be read as such a tensor. What is too large is refused before it is decoded.
+    """
+    with _told(spec, "the file", suffix):
+        stream = io.BytesIO(content)
+        array = (
+            _samples(stream, spec, fit=False) if suffix == ".wav" else _pixels(stream, spec, fit=False, bounded=True)
+        )
+    if mismatch := spec.mismatch(array):
+        raise UsageError(f"{spec.name}: {mismatch}")
+    return array
+
+
+@contextlib.contextmanager
+def _told(spec: TensorSpec, name: str, suffix: str) -> Iterator[None]:
+    """Say in our words what is wrong with a file."""
+    try:
+        yield
+    except _NoSuchTensorError as cause:
+        raise UsageError(f"{spec.name}: {name}: {cause}") from cause
+    except (OSError, ValueError, TypeError, EOFError, OverflowError, SyntaxError, wave.Error) as cause:
+        why = _WHY.get(type(cause)) or str(cause)
+        raise UsageError(f"{spec.name}: {name} cannot be read as {_KINDS.get(suffix, 'an image')}: {why}") from cause
 
 
 def _whole(path: Path, spec: TensorSpec) -> Array:
@@ -94,17 +131,22 @@ def _numbers(path: Path, spec: TensorSpec) -> Array:
     return array
 
 
-def _pixels(path: Path, spec: TensorSpec, fit: bool) -> Array:
+def _pixels(stream: BinaryIO, spec: TensorSpec, fit: bool, *, bounded: bool = False) -> Array:
     """Read pixels as [H, W], or with 1 or 3 channels first or last, whichever the model takes; floats are in [0, 1]."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    with Image.open(path) as opened:
-        image = opened.convert("RGB" if 3 in (spec.shape[:1] + spec.shape[-1:]) and len(spec.shape) == 3 else "L")
+    try:
+        opened = Image.open(stream)  # reads the header only
+    except UnidentifiedImageError as error:
+        raise ValueError("what it holds is no picture") from error
     shape = spec.shape
     channels_first = len(shape) == 3 and shape[0] in (1, 3) and shape[-1] not in (1, 3)
     if len(shape) != 2 and not channels_first and not (len(shape) == 3 and shape[-1] in (1, 3)):
         raise _NoSuchTensorError(f"the model takes {spec.dtype} {list(shape)}, which is no image")
     height, width = shape[1:] if channels_first else shape[:2]
+    if bounded:
+        _require_fit(opened.size, (width, height))
+    image = opened.convert("RGB" if 3 in (shape[:1] + shape[-1:]) and len(shape) == 3 else "L")
     if fit and -1 not in (height, width):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     array = np.asarray(image)
@@ -115,10 +157,19 @@ def _pixels(path: Path, spec: TensorSpec, fit: bool) -> Array:
     return (array / 255.0).astype(spec.numpy_dtype) if spec.numpy_dtype.kind == "f" else array.astype(spec.numpy_dtype)
 
 
-def _samples(path: Path, spec: TensorSpec, fit: bool) -> Array:
-    with wave.open(str(path)) as stream:
-        channels, width, frames = stream.getnchannels(), stream.getsampwidth(), stream.getnframes()
-        raw = stream.readframes(frames)
+def _require_fit(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """Do nothing where a picture, of which only the header was read, has the pixels that a model takes."""
+    shown = f"it has {size[0]} x {size[1]} pixels"
+    if any(want not in (-1, got) for want, got in zip(wanted, size, strict=True)):
+        raise ValueError(f"{shown}, the model takes {wanted[0]} x {wanted[1]}")
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise ValueError(f"{shown}, accepted are {_MOST_PIXELS} in all")
+
+
+def _samples(stream: BinaryIO, spec: TensorSpec, fit: bool) -> Array:
+    with wave.open(stream) as opened:
+        channels, width, frames = opened.getnchannels(), opened.getsampwidth(), opened.getnframes()
+        raw = opened.readframes(frames)
     if width not in _WAV_TYPES:
         raise ValueError(f"{8 * width}-bit samples; accepted: 8, 16 or 32 bits")
     samples = np.frombuffer(raw, np.dtype(_WAV_TYPES[width])).reshape(-1, channels).astype(np.float64)

@@ -24,7 +24,7 @@ from mmdeploy.core.labels import Labels, kind, written
 from mmdeploy.core.strings import BYTES, nbytes, packed
 from mmdeploy.data.calibration import CalibrationCheck
 from mmdeploy.data.census import Census
-from mmdeploy.data.contents import DIGESTS, INDEX, SetFacts, digest_of
+from mmdeploy.data.contents import DIGESTS, INDEX, SetFacts, SetSize, digest_of
 from mmdeploy.data.labels import stacked_labels
 from mmdeploy.data.sample_sets import SeenSamples
 from mmdeploy.data.samples import Feed, Prepare, Ranges, sample_digest, stream
@@ -174,7 +174,7 @@ class _Recorder:
         (self._folder / DIGESTS).write_bytes(self._digests)
         (self._folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
         return {
-            "samples": self.count,
+            **as_metadata(SetSize(self.count)),
             "labels": None if labels is None else kind(labels),
             "bytes": self._bytes,
             "inputs": {name: census.to_metadata() for name, census in self._censuses.items()},

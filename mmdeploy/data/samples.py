@@ -83,6 +83,16 @@ def stream(
         )
 
 
+def unchecked(reference: str, *, root: Path, limit: int | None = None) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """Yield samples as the callable gives them: feed dict, and the label or None. No recipe says yet what is right.
+
+    Raises:
+        DataError: When the callable is not there, fails, or gives something else than samples.
+    """
+    for index, sample in enumerate(_samples(reference, root, limit)):
+        yield _split(sample, f"{reference}: sample {index}")
+
+
 def _prepared(prepare: Prepare, feed: Feed, ranges: Ranges, where: str, optional: Collection[str]) -> Feed:
     try:
         made = prepare(feed)

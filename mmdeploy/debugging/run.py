@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy.building.builder import Outcome, run_build
-from mmdeploy.building.scheduler import WorkerBugError, redirect, start_tracker
+from mmdeploy.building.scheduler import WorkerBugError, interrupts_held, redirect
 from mmdeploy.building.settings import Settings
 from mmdeploy.core.contracts import no_progress
 from mmdeploy.core.errors import EnvironmentUnfitError, MmdeployError, StepError, UsageError, did_you_mean
@@ -156,11 +156,11 @@ def _failed(built: Outcome, renamed: _Renamed) -> Mapping[str, str]:
 
 def _in_its_own_process(work: DebugWork, log: Path) -> DebugReport:
     """Compare where a crash of an engine, or what the recipe's code does, stays outside."""
-    start_tracker()
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_compare, args=(work, log, sender), daemon=True)
-    process.start()
+    with interrupts_held():
+        process.start()
     sender.close()
     try:
         kind, content = receiver.recv()

@@ -9,9 +9,9 @@ from mmdeploy.plugins.contract import ENGINE
 from mmdeploy.plugins.registry import Registry
 
 if TYPE_CHECKING:  # the type checker holds each against the contract; who runs one imports no other
-    from mmdeploy.engines import onnxruntime, openvino, tensorrt, tensorrt_rtx
+    from mmdeploy.engines import aot_inductor, onnxruntime, openvino, tensorrt, tensorrt_rtx
 
-    ENGINES: tuple[Engine, ...] = (onnxruntime, openvino, tensorrt, tensorrt_rtx)
+    ENGINES: tuple[Engine, ...] = (onnxruntime, openvino, tensorrt, tensorrt_rtx, aot_inductor)
 
 METHODS: Registry[Engine] = Registry(
     __name__,
@@ -21,5 +21,9 @@ METHODS: Registry[Engine] = Registry(
         "openvino": "openvino",
         "tensorrt": "tensorrt",
         "tensorrt_rtx": "tensorrt_rtx",
+        "aot_inductor": "aot_inductor",
     },
 )
+
+#: Engines that take minutes to build: ``engine: auto`` tries them where its ``engines`` name them, and only there.
+SLOW_TO_BUILD = frozenset({"aot_inductor"})

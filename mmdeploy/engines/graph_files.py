@@ -10,7 +10,7 @@ from typing import Any
 from mmdeploy.core.errors import EngineError
 
 #: Protobuf refuses messages of 2 GiB; what comes near keeps its weights in the data file.
-_INLINE_LIMIT_BYTES = 1_800_000_000
+INLINE_LIMIT_BYTES = 1_800_000_000
 
 
 def load_graph(path: Path, *, weights: bool = True) -> Any:
@@ -32,8 +32,7 @@ def save_graph(model: Any, path: Path) -> None:
     """Write an ``onnx.ModelProto`` with its weights, which near 2 GiB go into ``<name>.data``."""
     import onnx
 
-    weights_bytes = sum(len(tensor.raw_data) or 8 * math.prod(tensor.dims) for tensor in _tensors(model))
-    if weights_bytes < _INLINE_LIMIT_BYTES:  # not ByteSize(), which takes as long as writing the file
+    if weights_bytes(model) < INLINE_LIMIT_BYTES:
         onnx.save(model, str(path))
         return
     onnx.save(
@@ -42,6 +41,16 @@ def save_graph(model: Any, path: Path) -> None:
         save_as_external_data=True,
         all_tensors_to_one_file=True,
         location=f"{path.name}.data",
+    )
+
+
+def weights_bytes(model: Any) -> int:
+    """Return the size of a graph's weights; protobuf's ``ByteSize()`` of it all takes as long as writing the file."""
+    from onnx import helper
+
+    return sum(
+        math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in _tensors(model)
     )
 
 

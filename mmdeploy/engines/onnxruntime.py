@@ -32,6 +32,7 @@ CONSUMES = "onnx"
 PRODUCES = "onnxruntime"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
 MEASURES = False
+NATIVE = False
 BACKEND = "onnxruntime"
 FILENAME = "model.onnx"
 STAND_IN = None
@@ -84,6 +85,11 @@ def unavailable(options: Options) -> str | None:
         return "no NVIDIA GPU with a working driver is here"
     if CUDA[0] not in providers_available():
         return "the installed onnxruntime has no CUDA execution provider (the extra gpu brings onnxruntime-gpu)"
+    return None
+
+
+def unbuildable(options: Options) -> str | None:
+    """Say why an engine cannot be built on this machine, besides what `REQUIRES` names: nothing else is needed."""
     return None
 
 

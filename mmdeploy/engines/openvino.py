@@ -48,6 +48,7 @@ CONSUMES = "onnx"
 PRODUCES = "openvino"
 REQUIRES: tuple[str, ...] = ("onnx", "openvino")
 MEASURES = False
+NATIVE = False
 BACKEND = "openvino"
 FILENAME = "model.xml"
 STAND_IN = None
@@ -87,6 +88,11 @@ def unavailable(options: Options) -> str | None:
         return "the distribution openvino is not installed (the extra cpu brings it)"
     if options.precision == "bf16" and not _BF16.intersection(this_hardware().isa):
         return f"this CPU has no bfloat16 ({' or '.join(sorted(_BF16))}): OpenVINO would compute in FP32"
+    return None
+
+
+def unbuildable(options: Options) -> str | None:
+    """Say why an engine cannot be built on this machine, besides what `REQUIRES` names: nothing else is needed."""
     return None
 
 

@@ -31,6 +31,7 @@ CONSUMES = "onnx"
 PRODUCES = "tensorrt_plan"
 REQUIRES: tuple[str, ...] = ("onnx", "tensorrt")
 MEASURES = False
+NATIVE = False
 BACKEND = "tensorrt"
 FILENAME = PLAN_FILENAME
 STAND_IN = None
@@ -65,6 +66,11 @@ def unavailable(options: Options) -> str | None:
     if find_spec(FLAVOR.module) is None:
         return "the distribution tensorrt is not installed (the extra gpu brings it)"
     return None if gpu_names() else "no NVIDIA GPU with a working driver is here"
+
+
+def unbuildable(options: Options) -> str | None:
+    """Say why an engine cannot be built on this machine, besides what `REQUIRES` names: nothing else is needed."""
+    return None
 
 
 def serving(options: Options) -> Mapping[str, str]:

@@ -31,6 +31,7 @@ CONSUMES = "onnx"
 PRODUCES = "tensorrt_rtx_plan"
 REQUIRES: tuple[str, ...] = ("onnx", "tensorrt_rtx")
 MEASURES = False
+NATIVE = False
 BACKEND = "tensorrt_rtx"
 FILENAME = PLAN_FILENAME
 STAND_IN = None
@@ -69,6 +70,11 @@ def unavailable(options: Options) -> str | None:
         return "no NVIDIA GPU with a working driver is here"
     if not set(here) & set(options.compute_capabilities):
         return f"the GPU is {', '.join(here)}, the engine is for {', '.join(options.compute_capabilities)}"
+    return None
+
+
+def unbuildable(options: Options) -> str | None:
+    """Say why an engine cannot be built on this machine, besides what `REQUIRES` names: nothing else is needed."""
     return None
 
 

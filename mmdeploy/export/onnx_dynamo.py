@@ -42,6 +42,7 @@ from mmdeploy.export import demands, lengths, naming, parity, simplify, single_p
 from mmdeploy.model import costs
 from mmdeploy.model.torch_component import ComponentFacts, component_facts, load_component
 from mmdeploy.model.torch_model import torch_threads
+from mmdeploy.model.traced import TRACED_BATCH, WRAPPER, open_axes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,8 +55,6 @@ REQUIRES: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnxruntime")
 MEASURES = False
 FILENAME = "model.onnx"
 
-#: Not 1: torch.export takes a size of 1 as fixed.
-_TRACED_BATCH = 2
 #: Protobuf's limit is 2 GiB for the whole file; leave room for the graph itself.
 _EXTERNAL_DATA_BYTES = 1_900_000_000
 
@@ -132,7 +131,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
 def _export(module: nn.Module, artifact: Artifact, options: Options, context: StepContext) -> trace.Exported:
     of = component_facts(artifact)
     order = of.inputs
-    feed, specs_of = context.examples(_TRACED_BATCH), {spec.name: spec for spec in artifact.inputs}
+    feed, specs_of = context.examples(TRACED_BATCH), {spec.name: spec for spec in artifact.inputs}
     missing = [name for name in order if name not in feed]
     if missing:
         raise ExportError(f"{context.component}: no example for input {missing[0]!r}")
@@ -141,22 +140,14 @@ def _export(module: nn.Module, artifact: Artifact, options: Options, context: St
         module=module,
         feed={name: feed[name] for name in order},
         outputs=of.outputs,
-        axes={name: _open_axes(specs_of.get(name)) for name in order},
+        axes={name: open_axes(specs_of.get(name)) for name in order},
         opset=options.opset,
         root=of.root,
     )
     exported = trace.to_onnx(request)
     simplify.simplify(exported.proto)
-    naming.name_by_module(exported.proto, prefix=trace.WRAPPER)
+    naming.name_by_module(exported.proto, prefix=WRAPPER)
     return exported
-
-
-def _open_axes(spec: TensorSpec | None) -> dict[int, Size | None]:
-    """Return what is known of the axes of an input that vary; the batch is axis 0."""
-    if spec is None:
-        return {}
-    known = spec.sizes or (None,) * len(spec.shape)
-    return {axis: size for axis, (dim, size) in enumerate(zip(spec.shape, known, strict=True), start=1) if dim == -1}
 
 
 def _save(proto: Any, path: Path) -> None:

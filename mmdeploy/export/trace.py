@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import re
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +14,7 @@ from mmdeploy.core.errors import ExportError, MmdeployError
 from mmdeploy.core.sizes import Size, padding_advised
 from mmdeploy.export import masked_rows, naming, recurrent, varying
 from mmdeploy.model.sources import describe, user_location
+from mmdeploy.model.traced import WRAPPER, Axes, dynamic_shapes, in_order, quiet
 from mmdeploy.model.user_code import is_user_file
 
 if TYPE_CHECKING:
@@ -30,8 +28,6 @@ logger = logging.getLogger(__name__)
 _NO_FORM = "DispatchError"
 #: Characters of a reason that are told: some end in a whole signature.
 _LONGEST_REASON = 200
-#: Attribute under which the exported module sits in the wrapper that orders inputs and outputs.
-WRAPPER = "component"
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Request:
     module: nn.Module
     feed: Mapping[str, Array]
     outputs: tuple[str, ...]
-    axes: varying.Axes
+    axes: Axes
     opset: int
     root: Path
 
@@ -83,7 +79,7 @@ def to_onnx(request: Request) -> Exported:
 
     values = tuple(torch.from_numpy(np.array(array)) for array in request.feed.values())
     with torch.no_grad():
-        wrapper = _wrapped(request)
+        wrapper = in_order(request.module, tuple(request.feed), request.outputs)
         # At one length they are unrolled, as ever: engines know what comes of that.
         whole = request.module if any(request.axes.values()) else None
         with quiet(), recurrent.kept_whole(whole, request.component) as translations:
@@ -102,54 +98,10 @@ def to_onnx(request: Request) -> Exported:
     return Exported(proto, sizes, bounded)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what the exporter prints, warns and logs out of the user's sight; it goes to our debug log."""
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("torch", "onnxscript")]
-    handlers = {handler for name in names for handler in logging.getLogger(name).handlers}
-    levels = {handler: handler.level for handler in handlers}
-    printed = io.StringIO()
-    for handler in handlers:
-        handler.setLevel(logging.CRITICAL + 1)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(printed),
-            contextlib.redirect_stderr(printed),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for handler, level in levels.items():
-            handler.setLevel(level)
-        if printed.getvalue().strip():
-            logger.debug("the exporter said:\n%s", printed.getvalue())
-
-
-def _wrapped(request: Request) -> nn.Module:
-    from torch import nn
-
-    class Component(nn.Module):
-        """Takes inputs in order, passes them by name, returns outputs in order."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.component = request.module
-
-        def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-            given = dict(zip(request.feed, values, strict=True))
-            returned = self.component(**given)
-            if isinstance(returned, Mapping):
-                return tuple(returned[name] for name in request.outputs)
-            return tuple(returned) if isinstance(returned, tuple | list) else (returned,)
-
-    return Component().eval()
-
-
 def _traced(wrapper: nn.Module, values: tuple[Tensor, ...], request: Request) -> Any:
     import torch
 
-    shapes = varying.dynamic_shapes(request.axes, request.feed)
+    shapes = dynamic_shapes(request.axes, tuple(request.feed))
     try:
         return torch.export.export(wrapper, values, dynamic_shapes=shapes, strict=False)
     except MmdeployError:
@@ -224,7 +176,7 @@ def _specializing_line(wrapper: nn.Module, values: tuple[Tensor, ...], request: 
         from torch._logging.structured import INTERN_TABLE
 
         draft = torch.export.draft_export(
-            wrapper, values, dynamic_shapes=varying.dynamic_shapes(request.axes, request.feed)
+            wrapper, values, dynamic_shapes=dynamic_shapes(request.axes, tuple(request.feed))
         )
         report: Any = draft._report  # type: ignore[attr-defined]
         names = {number: name for name, number in INTERN_TABLE.items()}

@@ -8,34 +8,18 @@ and where it found too little, the graph is tried at lengths on both sides.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ExportError
 from mmdeploy.core.sizes import UNBOUNDED, Size
+from mmdeploy.model.traced import Axes
 
 if TYPE_CHECKING:
     from mmdeploy.core.artifact import Array
 
-#: What is known of the axes that vary, by input and axis; axis 0 is the batch.
-Axes = Mapping[str, Mapping[int, Size | None]]
 #: An axis in a message of torch.export: the number of the input, and that of the axis.
 _NAMED_BY_TORCH = re.compile(r"L\['values'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
-
-
-def dynamic_shapes(axes: Axes, feed: Mapping[str, Array]) -> dict[str, Any]:
-    """Return what torch.export is told of the axes of a module that takes its inputs in order."""
-    from torch.export import Dim
-
-    batch = Dim("batch")
-    hint: Callable[..., Any] = Dim.DYNAMIC
-
-    def dim(size: Size | None) -> Any:
-        return Dim.DYNAMIC if size is None or not size.bounded else hint(min=size.min, max=size.max)
-
-    return {
-        "values": tuple({0: batch, **{axis: dim(size) for axis, size in axes.get(name, {}).items()}} for name in feed)
-    }
 
 
 def found_sizes(program: Any, axes: Axes, component: str) -> dict[str, dict[int, Size]]:

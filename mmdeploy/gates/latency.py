@@ -122,8 +122,9 @@ def _component_latencies(evidence: Evidence, clock: load.Clock) -> dict[str, Any
     """Time each composing model alone at batch 1, both sides interleaved; figures for plots, not judged."""
     alone = load.LoadOptions(requests=_COMPONENT_REQUESTS, max_seconds=_COMPONENT_SECONDS, warmup=10)
     figures: dict[str, Any] = {}
-    for index, component in enumerate(evidence.components):
-        evidence.progress(index, len(evidence.components), f"latency of {component.name}")
+    components = [one for one in evidence.components if one.alone]
+    for index, component in enumerate(components):
+        evidence.progress(index, len(components), f"latency of {component.name}")
         feeds = ask.component_feeds(component, evidence)
         with load.SideBySide(evidence, feeds, alone, model=component.name, clock=clock) as pair:
             checks = looks.until_decided(

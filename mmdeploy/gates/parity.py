@@ -215,7 +215,7 @@ def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:
     """Give every model that writes a tensor in scope."""
     original = evidence.original
     if options.scope != "end_to_end":
-        for component in evidence.components:
+        for component in (one for one in evidence.components if one.alone):
             wanted = {
                 name: tensor for name, tensor in component.outputs.items() if _is_judged(tensor, options, original)
             }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmdeploy.scoring.comparison import Comparison
 
 #: Times the limit that a drop may be and pass, before it is warned of.
-_MUCH_MORE = 1.5
+MUCH_MORE = 1.5
 
 
 def found(
@@ -25,7 +25,7 @@ def found(
     if limit is None or smallest is None:
         return {}
     details: dict[str, object] = {"smallest_drop": smallest}
-    if smallest > _MUCH_MORE * limit:
+    if smallest > MUCH_MORE * limit:
         details["warning"] = (
             f"with these {comparison.original.units} samples a true drop of less than {smallest:.3g} may pass the "
             f"limit of {limit:.3g}: `rule: interval` lets no such drop pass, and more samples decide"

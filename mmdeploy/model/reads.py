@@ -8,6 +8,7 @@ kept side by side, the newest first; one of which everything is as it was says e
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -96,12 +97,28 @@ class Readings:
             source: Digest of its code.
         """
         newest: Reading | None = None
-        for kept in self._kept(reference, source):
-            present = self._as_it_is(kept)
-            if present == kept:
-                return kept
-            newest = newest or present
+        for known in (self._kept, self._from_elsewhere):
+            for kept in known(reference, source):
+                present = self._as_it_is(kept)
+                if present == kept:
+                    return kept
+                newest = newest or present
         return newest
+
+    def share(self, reference: str, source: str) -> None:
+        """Send the newest reading to the place that machines share, if it is not known to be there.
+
+        Raises:
+            StoreError: If it could not be sent.
+        """
+        newest, shared = next(self._kept(reference, source), None), self._store.shared
+        if newest is None or shared is None:
+            return
+        name, content = _document(reference, source), asdict(newest)
+        note = hashlib.sha256(json.dumps([name, content], sort_keys=True).encode()).hexdigest()
+        if self._store.notes.is_old(note):
+            shared.send_reading(name, content)
+            self._store.notes.renew(note)
 
     def keep(self, reference: str, source: str, reading: Reading, *, whole: bool) -> None:
         """Add a reading to what is known of a callable; ``whole`` as in `Reading.with_more`."""
@@ -113,6 +130,22 @@ class Readings:
             others = [one for one in kept if one is not same]
             content = [asdict(one) for one in [together, *others][:_MOST]]
             self._store.write_json(name, {"reference": reference, "readings": content})
+
+    def _from_elsewhere(self, reference: str, source: str) -> list[Reading]:
+        """Return what was seen on other machines, and keep it."""
+        if self._store.shared is None:
+            return []
+        name = _document(reference, source)
+        mine, found = list(self._kept(reference, source)), list[Reading]()
+        for content in self._store.shared.readings(name):
+            with contextlib.suppress(TypeError, KeyError, ValueError, AttributeError):  # of another version of mmdeploy
+                one = _from_json(content)
+                found += [one] if one not in (*mine, *found) else []
+        if found:
+            with self._store.claimed(hashlib.sha256(name.encode()).hexdigest()):
+                readings = [asdict(one) for one in [*mine, *found][:_MOST]]
+                self._store.write_json(name, {"reference": reference, "readings": readings})
+        return found
 
     def _kept(self, reference: str, source: str) -> Iterator[Reading]:
         content = self._store.read_json(_document(reference, source))

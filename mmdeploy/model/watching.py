@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import linecache
 import multiprocessing
 import os
 import pathlib
@@ -41,6 +42,8 @@ _CALLING = tuple(
     for file in ("model/torch_model.py", "model/sources.py", "data/samples.py", "scoring/task_metric.py")
 )
 _LIBRARY = str(Path(contextlib.__file__).parent)
+#: Files that nobody but Python opens: an open that only the kernel tells of is another process's, which imports them.
+_PYTHON = (".py", ".pyc")
 _WRITING = os.O_WRONLY | os.O_RDWR
 _stat = os.stat
 _watch: Watch | None = None
@@ -196,8 +199,8 @@ class Watch:
         if (name := self._absolute(path)) is not None:
             if _is_folder(name):
                 self.touch(name)
-            else:
-                self._note_file(name, _state(name))
+            elif not name.endswith(_PYTHON) or _state(name) is None:
+                self._note_file(name, _state(name))  # libraries look for the source of every module that is loaded
 
     def touch(self, path: str) -> None:
         """Look at the folder of a path, or at the folder that it is, before native code reads there."""
@@ -248,6 +251,8 @@ class Watch:
             file = frame.f_code.co_filename
             if frame.f_code.co_name == "<module>" and is_user_file(file):
                 return f"module {file}"
+            if file == linecache.__file__ and name.endswith(_PYTHON):
+                return None  # lines for a traceback, or for `inspect`
             if file in _CALLING:
                 if not called and self.reader is not None:
                     return None
@@ -264,7 +269,7 @@ class Watch:
         if self._native is None or os.getpid() != self._process:
             return
         for path in self._native.opened():
-            if reader is not None and counts(path, self._ignored):
+            if reader is not None and counts(path, self._ignored) and not path.endswith(_PYTHON):
                 self.write(reader, "native", path, _state(path))
         if self._native.problem and reader is not None:
             self.write(reader, "unseen", f"{BLIND}, since {self._native.problem}", None)

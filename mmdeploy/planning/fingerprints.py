@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy import engines, export, preprocess, prune, quantize, recover
-from mmdeploy.core.contracts import Pass
+from mmdeploy.core.contracts import MethodOptions, Pass
 from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.store import Store
-from mmdeploy.core.target import this_hardware
+from mmdeploy.core.target import instruction_sets, this_hardware
 from mmdeploy.core.version import __version__
 from mmdeploy.model.distributions import requirement_of, version_of
 from mmdeploy.model.imports import Code, code_behind, code_digest
 from mmdeploy.planning.chains import candidates, yardstick
-from mmdeploy.planning.kinds import STARTING_MODULES
+from mmdeploy.planning.kinds import COMPOSE, STARTING_MODULES
 from mmdeploy.planning.own_code import own_code
 from mmdeploy.planning.recipe_inputs import digest_of, digests_of, matching, source_of, take_inputs
 from mmdeploy.planning.steps import Fingerprints, digest, options_key
 from mmdeploy.plugins.loading import Plugin
+from mmdeploy.recipe.layout import may_be_single
 from mmdeploy.recipe.media import MediaStep, OwnStep
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def take_fingerprints(recipe: Recipe, store: Store | None = None) -> Fingerprint
     used = _used_methods(recipe)
     facts = store.facts if store else FileFacts()
     distributions = {name for module in used for name in module.REQUIRES}
+    distributions |= {*(COMPOSE.requires if may_be_single(recipe) else ())}
     return Fingerprints(
         inputs=take_inputs(recipe, store),
         code={name: own_code([name], facts) for name in STARTING_MODULES}
@@ -57,6 +59,8 @@ def take_fingerprints(recipe: Recipe, store: Store | None = None) -> Fingerprint
         unavailable=_unavailable(recipe),
         machine=_machine(),
         metrics={name: _metric_digest(yardstick(recipe, name).metric, root, facts) for name in recipe.components},
+        instruction_sets=instruction_sets(),
+        gpus=", ".join(this_hardware().gpus),
         media={section: _media(getattr(recipe, section), root, facts) for section in ("preprocess", "postprocess")},
     )
 
@@ -73,10 +77,15 @@ def unrunnable(recipe: Recipe) -> dict[str, str]:
 
 
 def _unavailable(recipe: Recipe) -> dict[str, str]:
-    """Say why candidates of ``engine: auto`` cannot run on this machine, by their `options_key`."""
+    """Say why candidates of ``engine: auto`` cannot be built or run on this machine, by their `options_key`."""
     variants = [variant.options for name in recipe.components for variant in candidates(recipe, name)]
-    reasons = {options_key(options): engines.METHODS.of(options).unavailable(options) for options in variants}
+    reasons = {options_key(options): _unfit(options) for options in variants}
     return {key: reason for key, reason in reasons.items() if reason}
+
+
+def _unfit(options: MethodOptions) -> str | None:
+    engine = engines.METHODS.of(options)
+    return engine.unavailable(options) or engine.unbuildable(options)
 
 
 def _machine() -> str:

@@ -135,6 +135,11 @@ REFERENCE = StepKind("reference", engines.METHODS)
 SELECT = StepKind(
     "select", runs="mmdeploy.worker.selection:select", code="mmdeploy.choice.choose", requires=("numpy", "scipy")
 )
+#: All components' graphs as one, in the engine of all.
+COMPOSE = StepKind(
+    "compose", runs="mmdeploy.worker.composition:compose_components", code="mmdeploy.engines.composing",
+    requires=("onnx", "onnx_ir", "numpy"),
+)  # fmt: skip
 
 #: By name, in the order in which steps are started when there is a choice: what the longest chains wait for first.
 KINDS: Mapping[str, StepKind] = {
@@ -152,6 +157,7 @@ KINDS: Mapping[str, StepKind] = {
         ENGINE,
         REFERENCE,
         SELECT,
+        COMPOSE,
     )
 }
 STARTING_ORDER: Mapping[str, int] = {name: place for place, name in enumerate(KINDS)}

@@ -38,10 +38,12 @@ from mmdeploy.planning.chains import (
 )
 from mmdeploy.planning.identities import Identities
 from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SAMPLES, SELECT, SENSITIVITY, TRAIN
+from mmdeploy.planning.planned_layout import add_single
 from mmdeploy.planning.planned_sets import Extent, PlannedSets
 from mmdeploy.planning.planned_stand_ins import PlannedStandIns
 from mmdeploy.planning.steps import (
     ORIGINAL,
+    PROCESSOR,
     Contents,
     Fingerprints,
     Goal,
@@ -75,10 +77,9 @@ def make_plan(
     Raises:
         EnvironmentUnfitError: If engines are to be measured and none of them runs on this machine.
     """
-    planner = _Planner(recipe, fingerprints, contents, {})
-    plan = _plan(planner, goal)
-    wanted = planner.sets.wanted()
-    return _plan(_Planner(recipe, fingerprints, contents, wanted), goal) if wanted else plan
+    planner = _Planner(recipe, fingerprints, unrecorded, {})  # finds out what is read of each set
+    _plan(planner, goal)
+    return _plan(_Planner(recipe, fingerprints, contents, planner.sets.wanted()), goal)
 
 
 def _plan(planner: _Planner, goal: Goal) -> Plan:
@@ -96,6 +97,7 @@ def _plan(planner: _Planner, goal: Goal) -> Plan:
             planner.add_quantize(name)
             planner.add_engines(name)
     if goal == "build":
+        add_single(recipe, planner.identities, planner.sets, planner.steps)
         planner.add_original()
     kept = [one for one in planner.steps.values() if goal != "sensitivity" or one.kind == goal or one.sort is SAMPLES]
     return Plan(recipe.name, tuple(in_order(planner.steps, names, [one.id for one in kept])), planner.identities.parts)
@@ -294,6 +296,8 @@ class _Planner:
             **options_identity(options),
             **self.sets.inputs(needs),
             **self.identities.made_by(kind, module),
+            **({PROCESSOR: self.fingerprints.instruction_sets} if module.NATIVE else {}),
+            **({"GPU": self.fingerprints.gpus} if method_of(options) == "tensorrt" and self.fingerprints.gpus else {}),
         }
         step = Step(step_id, name, kind.name, method_of(options), options_json(options), needs, identity)
         self._add(replace(step, uses=uses))

@@ -90,6 +90,17 @@ def take_inputs(recipe: Recipe, store: Store | None = None) -> RecipeInputs:
     return _Inputs(recipe, store).taken()
 
 
+def share_readings(recipe: Recipe, store: Store) -> None:
+    """Send what the recipe's callables were seen to read to the place that machines share.
+
+    Raises:
+        StoreError: If it could not be sent.
+    """
+    readings = Readings(store, recipe.root.resolve())
+    for reference, code in codes_of(recipe, store.facts).items():
+        readings.share(reference, digest_of(source_of(code, store.facts)))
+
+
 def codes_of(recipe: Recipe, facts: FileFacts) -> dict[str, Code]:
     """Return the code behind each of a recipe's callables, by its reference."""
     references = [recipe.model.factory, *(getattr(recipe.data, key) for key in DATA), *own_metrics(recipe)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mmdeploy.core.contracts import Encoding
 from mmdeploy.core.errors import UsageError, did_you_mean
-from mmdeploy.data.contents import content
+from mmdeploy.data.contents import DIGESTS, INDEX, content
 from mmdeploy.model.reads import changes
 from mmdeploy.planning.kinds import KINDS, SAMPLES, StepKind
 from mmdeploy.planning.recipe_inputs import UNREAD
@@ -44,6 +44,10 @@ _MOST_FILES = 3
 REFUSED = "refused"
 
 
+#: What a step's identity calls the processor that an engine of machine code is built for.
+PROCESSOR = "processor"
+
+
 @dataclass(frozen=True)
 class Fingerprints:
     """What a plan must know of the world besides the recipe.
@@ -57,6 +61,8 @@ class Fingerprints:
         unavailable: Why a candidate of ``engine: auto`` cannot run on this machine, by `options_key`.
         machine: What timings depend on: processor, instruction sets, cores, GPUs.
         metrics: Digest of the code and the files of the metric that each component is scored with, by component.
+        instruction_sets: Those of this machine's processor, which engines of machine code are built for.
+        gpus: Names of this machine's GPUs, which TensorRT's plans are built for; empty without one.
         media: Digests of the steps of ``preprocess`` and ``postprocess``, their code, files and packages included, by
             section; none of a section that is missing.
     """
@@ -69,6 +75,8 @@ class Fingerprints:
     machine: str = ""
     metrics: Mapping[str, str] = field(default_factory=dict)
     media: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    instruction_sets: str = ""
+    gpus: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,7 +214,7 @@ def recorded_in(store: Store) -> Contents:
 
     def contents(key: str, first: int | None) -> str | None:
         try:
-            return content(store.entry(key), first)
+            return content(store.folder_with(key, INDEX, DIGESTS), first)
         except (OSError, ValueError, KeyError):
             return None
 
@@ -277,12 +285,14 @@ def explain(plan: Plan, store: Store, *, fresh: bool = False) -> tuple[Decision,
     """
     if fresh:
         return tuple(Decision(step, False, "asked for: no result is reused") for step in plan.steps)
+    store.expect(step.key for step in plan.steps)
     open_ends: set[str] = set()
     decisions = []
     for step in plan.steps:
         latest = store.latest_identity(plan.recipe, step.id)
         if store.has(step.key):
-            decisions.append(Decision(step, True, "nothing changed"))
+            why = "nothing changed" if store.is_here(step.key) else f"in {store.shared}"
+            decisions.append(Decision(step, True, why))
             continue
         perhaps = step.sort is not SAMPLES and latest is not None and _only_inputs(step, latest, open_ends)
         if perhaps or step.sort is SAMPLES:

@@ -164,8 +164,10 @@ ENGINE = Contract(
     defaults={
         **_PASS.defaults,
         "STAND_IN": None,
+        "NATIVE": False,
         "encoding": _symmetric,
         "unavailable": _nothing,
+        "unbuildable": _nothing,
         "serving": _no_parameters,
         "candidates": _no_candidates,
     },
@@ -173,6 +175,7 @@ ENGINE = Contract(
         **_PASS.optional,
         "encoding": ("options",),
         "unavailable": ("options",),
+        "unbuildable": ("options",),
         "serving": ("options",),
         "candidates": ("target", "*, threads=1"),
     },

@@ -34,6 +34,7 @@ from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata, read
 from mmdeploy.quantize import sensitivity, speed, static
+from mmdeploy.quantize.found import FILENAME as FOUND
 from mmdeploy.quantize.partial import PartialGraphs, PartialOptions
 from mmdeploy.quantize.search import Search
 from mmdeploy.scoring.evaluations import DEFAULT_MAX_DROP, HELD_BACK, SEARCHED, Budget, Evaluations, ScoredDrop
@@ -106,7 +107,7 @@ def write(artifact: Artifact, made: Artifact, options: Options, context: StepCon
         context: Of the step.
     """
     section, search = read(PlainSection, made), read(PrecisionFindings, made)
-    product = static.run(artifact, static.Options.model_validate(section.plain), context)
+    product = static.write(artifact, made, static.Options.model_validate(section.plain), context)
     anew = PrecisionFindings(
         decisions=search.decisions,
         metric=search.metric,
@@ -152,7 +153,7 @@ class _Run:
         held_back = self._search.verify(self._build)
         product = self._product
         assert product is not None
-        for file in product.files:
+        for file in (*product.files, product.path.with_name(FOUND)):
             shutil.move(file, self._context.workdir / file.name)
         path = self._context.workdir / product.path.name
         shutil.rmtree(product.path.parent)

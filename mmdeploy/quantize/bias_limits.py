@@ -14,6 +14,7 @@ from typing import Any
 from mmdeploy.core.contracts import Array, Encoding
 from mmdeploy.quantize import graphs
 from mmdeploy.quantize.selection import Selection
+from mmdeploy.quantize.weight_codes import natural_scales
 
 #: Half of what INT32 holds: scales are rounded on the way.
 _LARGEST_BIAS = 2.0**30
@@ -75,7 +76,7 @@ def raised(
         entries = overrides.get(name, [])
         single = (len(entries) == 1 and "axis" not in entries[0]) or not (entries or per_channel)
         values = np.abs(np.moveaxis(numpy_helper.to_array(weights[name]), axes[name], 0).reshape(least.size, -1))
-        scales = _natural(values.max() if single else values.max(axis=1, initial=0.0))
+        scales = natural_scales(values.max() if single else values.max(axis=1, initial=0.0))
         wanted = np.float32(least.max()) if single else least.astype(np.float32)
         if entries and "scale" in entries[0]:
             given = np.array([entry["scale"] for entry in entries], np.float32).reshape(-1)
@@ -90,14 +91,6 @@ def raised(
         else:
             result[name] = [{**kind, "axis": axes[name], "scale": scale} for scale in higher]
     return result
-
-
-def _natural(largest: Array) -> Array:
-    """Return the scales that ONNX Runtime's quantizer would give to weights of this size, bit for bit."""
-    import numpy as np
-
-    scales = np.asarray(2.0 * np.atleast_1d(largest).astype(np.float64) / 254.0).astype(np.float32)
-    return np.where(scales < np.finfo(np.float32).tiny, np.float32(1), scales)
 
 
 def _step(limits: tuple[float, float], encoding: Encoding) -> float:

@@ -88,12 +88,12 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     path = context.workdir / FILENAME
     size = min(context.max_batch_size or _COMPARED_SAMPLES, _COMPARED_SAMPLES)
     batches = [context.examples(size), *(feed for _, feed in context.at_lengths(size))]
-    judge = held_out.judge(artifact.path, batches, threads=context.threads)
+    held = held_out.HeldOut(artifact.path, batches, threads=context.threads)
     quantized, tables = embeddings.settle(
-        _quantized(model, chosen, per_channel=options.per_channel), options, context, judge
+        _quantized(model, chosen, per_channel=options.per_channel), options, context, held.judge
     )
     graphs.save(quantized, path)
-    likeness = fidelity.compare(artifact.path, path, batches, threads=context.threads)
+    likeness = fidelity.compare(held, path, quantized)
     fidelity.check_floor(likeness, context.component)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "dynamic")
     metadata: dict[str, Any] = {

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from mmdeploy.core.contracts import Array, Encoding
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.engines.int8_forms import uint8_from_int8
-from mmdeploy.quantize import bias_limits, onnxruntime_forms
+from mmdeploy.quantize import bias_limits, graphs, onnxruntime_forms, weight_codes
 from mmdeploy.quantize import weight_scales as given_scales
 from mmdeploy.quantize.scheme import Scheme
 from mmdeploy.quantize.selection import Selection
@@ -62,13 +62,17 @@ def write(
     overrides = bias_limits.raised(
         source, selection, smallest, _overrides(source, selection, weight_scales or {}), per_channel=scheme.per_channel
     )
+    if graphs.is_typed(source):  # else the quantizer writes the graph to disk and reads it again, to infer its types
+        source.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
+    told = weight_codes.with_scales(source, selection, overrides) if scheme.per_channel else overrides
     try:
         with _quiet():
-            quantizer = _quantizer(source, selection, ranges, encoding, scheme=scheme, overrides=overrides)
+            quantizer = _quantizer(source, selection, ranges, encoding, scheme=scheme, overrides=told)
             quantizer.quantize_model()
     except Exception as cause:
         raise QuantizeError(f"ONNX Runtime's quantizer refuses the graph: {cause}") from cause
     quantized = quantizer.model.model
+    weight_codes.fold(quantized)
     given_scales.check(quantized, overrides)
     if encoding is Encoding.UINT8_SYMMETRIC and not uint8_from_int8(quantized):
         raise QuantizeError("a zero point of the symmetric INT8 graph is not zero")
@@ -111,7 +115,7 @@ def _quantizer(
             "WeightSymmetric": True,
             "QuantizeBias": int32_bias,
             "QDQDisableWeightAdjustForInt32Bias": not int32_bias,
-            "AddQDQPairToWeight": False,
+            "AddQDQPairToWeight": True,  # for `weight_codes.fold`
             "OpTypesToExcludeOutputQuantization": [*selection.float_outputs, *_joined(selection)],
             "TensorQuantOverrides": dict(overrides),
         },

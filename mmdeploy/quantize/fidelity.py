@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmdeploy.core.agreement import Expected, Noise, first_apart, power, sqnr_db
 from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import QuantizeError
-from mmdeploy.core.sessions import AS_WRITTEN, open_session
+from mmdeploy.core.sessions import AS_WRITTEN
+from mmdeploy.quantize.held_out import HeldOut, answers, joined
 from mmdeploy.quantize.ranges import Feeds
 
 #: Below it a graph has little to do with the one that it was made from: cosine 0.95.
 FLOOR_DB = 10.0
+#: Samples that the graph is asked as it is written, together and the first alone: without optimizations it is slow.
+_WRITTEN_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -41,33 +45,39 @@ def first(feeds: Feeds, count: int) -> list[dict[str, Array]]:
     return list(itertools.islice(feeds(), count))
 
 
-def compare(float_graph: Path, quantized: Path, feeds: Iterable[Mapping[str, Array]], *, threads: int) -> Likeness:
-    """Run both graphs, and the quantized one as it is written, too: the first batch, and the first sample alone.
+def compare(held: HeldOut, quantized: Path, model: Any = None) -> Likeness:
+    """Run both graphs, and the quantized one as it is written, too: on a few samples, and on the first alone.
+
+    Args:
+        held: The float graph, and the batches.
+        quantized: The other graph's file.
+        model: The same, read: where it has been asked already, it is not run again on the batches.
 
     Raises:
         QuantizeError: When the graph does not load or run, is not finite, or is changed by the optimizer.
     """
     import numpy as np
 
-    batches = list(feeds)
-    parameters = {"intra_op_thread_count": str(threads)}
-    reference = _joined(_answers(float_graph, batches, parameters))
-    alone = {name: array[:1] for name, array in batches[0].items()}
-    optimized = _answers(quantized, [*batches, alone], parameters)
-    answers = _joined(optimized[:-1])
-    for name, array in answers.items():
+    batches, parameters = held.batches, held.parameters
+    few = [{name: array[:count] for name, array in batches[0].items()} for count in (_WRITTEN_SAMPLES, 1)]
+    known = None if model is None else held.answered(model)
+    asked = answers(quantized, few if known else [*batches, *few], parameters)
+    optimized = asked[-len(few) :]
+    compared = known or asked[: -len(few)]
+    if model is not None:
+        held.remember(model, compared)
+    reference, given = joined(held.wanted), joined(compared)
+    for name, array in given.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all() and np.isfinite(reference[name]).all():
             raise QuantizeError(f"the quantized graph answers NaN or Inf in output {name!r}")
     floats = [name for name, array in reference.items() if array.dtype.kind == "f"]
-    noise = {name: sqnr_db(reference[name], answers[name]) for name in floats}
+    noise = {name: sqnr_db(reference[name], given[name]) for name in floats}
     expected = Expected(quantized=True, noise_db=noise, power={name: power(reference[name]) for name in floats})
-    written = _answers(quantized, [batches[0], alone], parameters, level=AS_WRITTEN)
+    written = answers(quantized, few, parameters, level=AS_WRITTEN)
     return Likeness(
         sqnr_db=noise,
-        cosine={name: cosine(reference[name], answers[name]) for name in answers},
-        optimizer_cosine=min(
-            agreement(ours, plain, expected) for ours, plain in zip((optimized[0], optimized[-1]), written, strict=True)
-        ),
+        cosine={name: cosine(reference[name], given[name]) for name in given},
+        optimizer_cosine=min(agreement(ours, plain, expected) for ours, plain in zip(optimized, written, strict=True)),
     )
 
 
@@ -127,22 +137,3 @@ def cosine(reference: Array, answer: Array) -> float:
     if not norms:
         return 1.0 if not a.any() and not b.any() else 0.0
     return float(a @ b) / norms
-
-
-def _joined(batches: list[dict[str, Array]]) -> dict[str, Array]:
-    """Return every output, all batches flattened into one vector."""
-    import numpy as np
-
-    return {name: np.concatenate([batch[name].ravel() for batch in batches]) for name in batches[0]}
-
-
-def _answers(
-    path: Path, batches: list[Mapping[str, Array]], parameters: Mapping[str, str], *, level: str = "0"
-) -> list[dict[str, Array]]:
-    """Return every output of each batch."""
-    try:
-        session = open_session(path, parameters, graph_level=level)
-        names = [output.name for output in session.get_outputs()]
-        return [dict(zip(names, session.run(names, dict(batch)), strict=True)) for batch in batches]
-    except Exception as cause:
-        raise QuantizeError(f"ONNX Runtime cannot run {path.name}: {' '.join(str(cause).split())}") from cause

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmdeploy.core import graph_passes
 from mmdeploy.core.errors import QuantizeError
+from mmdeploy.engines.graph_files import weights_bytes
 from mmdeploy.quantize import gemms
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,7 @@ def load(path: Path) -> Any:
                 node.name += "_"
             taken.add(node.name)
     gemms.write_plainly(model)
-    known = element_types(model)
-    if any(name not in known for node in model.graph.node for name in node.output if name):
-        model = _inferred(model)
-    return model
+    return model if is_typed(model) else _inferred(model)
 
 
 def save(model: Any, path: Path) -> None:
@@ -54,7 +52,7 @@ def save(model: Any, path: Path) -> None:
     import onnx
 
     graph_passes.sort_nodes(model)
-    external = model.ByteSize() > _EXTERNAL_DATA_BYTES
+    external = weights_bytes(model) > _EXTERNAL_DATA_BYTES
     onnx.save_model(model, path, save_as_external_data=external, location=f"{path.name}.data" if external else None)
 
 
@@ -64,6 +62,12 @@ def element_types(model: Any) -> dict[str, int]:
     values = (*graph.input, *graph.output, *graph.value_info)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     return types | {weight.name: weight.data_type for weight in graph.initializer}
+
+
+def is_typed(model: Any) -> bool:
+    """Say whether the element type of everything that nodes compute is known."""
+    known = element_types(model)
+    return all(name in known for node in model.graph.node for name in node.output if name)
 
 
 def constants(model: Any) -> set[str]:
@@ -99,7 +103,7 @@ def channel_axis(node: Any) -> int:
 def _inferred(model: Any) -> Any:
     import onnx
 
-    if model.ByteSize() > _EXTERNAL_DATA_BYTES:
+    if weights_bytes(model) > _EXTERNAL_DATA_BYTES:
         return model
     try:
         return onnx.shape_inference.infer_shapes(model)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,29 @@ _EXACT_DB = 120.0
 
 
 class HeldOut:
-    """Batches that graphs are compared on, with what the float graph answers to them."""
+    """Batches that graphs are compared on, with what the float graph answers to them, and what others answered."""
 
-    def __init__(self, float_graph: Path, batches: Sequence[Mapping[str, Array]], *, threads: int) -> None:
-        """Run the float graph.
+    def __init__(
+        self,
+        float_graph: Path,
+        batches: Sequence[Mapping[str, Array]],
+        *,
+        threads: int,
+        wanted: Sequence[Mapping[str, Array]] = (),
+    ) -> None:
+        """Take the float graph, which runs when its answers are asked for and are not known."""
+        self._float_graph, self._known = float_graph, wanted
+        self.batches, self.parameters = batches, {"intra_op_thread_count": str(threads)}
+        self._answered: dict[int, tuple[Any, list[dict[str, Array]]]] = {}
+
+    @functools.cached_property
+    def wanted(self) -> Sequence[Mapping[str, Array]]:
+        """What the float graph answers to each batch.
 
         Raises:
             QuantizeError: When it does not run.
         """
-        self._batches, self._parameters = batches, {"intra_op_thread_count": str(threads)}
-        self._wanted = self._answers(float_graph)
+        return self._known or answers(self._float_graph, self.batches, self.parameters)
 
     def sqnr_db(self, quantized: Any) -> float:
         """Return the signal-to-quantization-noise ratio of a graph's answers in dB, the mean over its outputs.
@@ -37,42 +51,63 @@ class HeldOut:
         Raises:
             QuantizeError: When it does not run.
         """
+        return self._sqnr_db(self.answered(quantized) or self._answers(quantized))
+
+    def judge(self, quantized: Any) -> float:
+        """Return the same, and remember what the graph answered."""
+        given = self.answered(quantized) or self._answers(quantized)
+        self.remember(quantized, given)
+        return self._sqnr_db(given)
+
+    def _sqnr_db(self, given: Sequence[Mapping[str, Array]]) -> float:
         import numpy as np
 
+        reference, answered = joined(self.wanted), joined(given)
+        found = []
+        for name, wanted in reference.items():
+            if not np.isfinite(answered[name]).all():
+                return -_EXACT_DB
+            noise = sqnr_db(wanted, answered[name])
+            found.append(noise if noise is not None else _EXACT_DB if (wanted == answered[name]).all() else 0.0)
+        return float(np.mean(found))
+
+    def answered(self, quantized: Any) -> list[dict[str, Array]] | None:
+        """Return what a graph answered to each batch; None where it has not been asked."""
+        _, given = self._answered.get(id(quantized), (None, None))
+        return given
+
+    def remember(self, quantized: Any, given: list[dict[str, Array]]) -> None:
+        """Keep what a graph answered, so that it need not run again; the graph must not be changed from here on."""
+        self._answered[id(quantized)] = (quantized, given)
+
+    def _answers(self, quantized: Any) -> list[dict[str, Array]]:
         with temporary_folder("held-out") as folder:
             path = folder / "model.onnx"
             graphs.save(quantized, path)
-            given = self._answers(path)
-        found = []
-        for name, wanted in self._wanted.items():
-            if not np.isfinite(given[name]).all():
-                return -_EXACT_DB
-            noise = sqnr_db(wanted, given[name])
-            found.append(noise if noise is not None else _EXACT_DB if (wanted == given[name]).all() else 0.0)
-        return float(np.mean(found))
-
-    def _answers(self, path: Path) -> dict[str, Array]:
-        import numpy as np
-
-        try:
-            session = open_session(path, self._parameters)
-            names = [output.name for output in session.get_outputs()]
-            rows = [session.run(names, dict(batch)) for batch in self._batches]
-        except Exception as cause:
-            raise QuantizeError(f"ONNX Runtime cannot run a graph: {' '.join(str(cause).split())}") from cause
-        return {name: np.concatenate([row[index].ravel() for row in rows]) for index, name in enumerate(names)}
+            return answers(path, self.batches, self.parameters)
 
 
-def judge(float_graph: Path, batches: Sequence[Mapping[str, Array]], *, threads: int) -> Callable[[Any], float]:
-    """Return what gives the SQNR of graphs on batches; the float graph runs when the first is asked for."""
-    held: list[HeldOut] = []
+def answers(
+    path: Path, batches: Sequence[Mapping[str, Array]], parameters: Mapping[str, str], *, level: str = "0"
+) -> list[dict[str, Array]]:
+    """Return every output of a graph for each batch.
 
-    def found(quantized: Any) -> float:
-        if not held:
-            held.append(HeldOut(float_graph, batches, threads=threads))
-        return held[0].sqnr_db(quantized)
+    Raises:
+        QuantizeError: When it does not run.
+    """
+    try:
+        session = open_session(path, parameters, graph_level=level)
+        names = [output.name for output in session.get_outputs()]
+        return [dict(zip(names, session.run(names, dict(batch)), strict=True)) for batch in batches]
+    except Exception as cause:
+        raise QuantizeError(f"ONNX Runtime cannot run {path.name}: {' '.join(str(cause).split())}") from cause
 
-    return found
+
+def joined(batches: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return every output, all batches flattened into one vector."""
+    import numpy as np
+
+    return {name: np.concatenate([batch[name].ravel() for batch in batches]) for name in batches[0]}
 
 
 def split(feeds: Feeds, most: int) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:

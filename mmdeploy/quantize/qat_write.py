@@ -76,8 +76,8 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     unrounded = qat_graph.round_for_products_only(quantized, chosen)
     path = context.workdir / FILENAME
     batches = _compared(options, context)
-    judge = held_out.judge(graph.path, batches, threads=context.threads) if batches else None
-    quantized, tables = embeddings.settle(quantized, options, context, judge)
+    held = held_out.HeldOut(graph.path, batches, threads=context.threads)
+    quantized, tables = embeddings.settle(quantized, options, context, held.judge if batches else None)
     graphs.save(quantized, path)
     after = Artifact("onnx", path, file_sha256(path), graph.inputs, graph.outputs, "qat")
     metadata: dict[str, Any] = {
@@ -98,9 +98,7 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     }
     if batches:  # no floor: training judged by the task's metric what rounded weights answer, not by float ones
         worst = giving_back.worst_nodes(model, quantized, chosen.nodes, batches[0], threads=context.threads)
-        metadata |= as_metadata(fidelity.compare(graph.path, path, batches, threads=context.threads)) | as_metadata(
-            worst
-        )
+        metadata |= as_metadata(fidelity.compare(held, path, quantized)) | as_metadata(worst)
     return replace(after, metadata=metadata)
 
 

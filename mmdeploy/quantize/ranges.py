@@ -5,7 +5,8 @@ The graph is run once with the wanted tensors as outputs, for their smallest and
 result does not depend on how samples are batched. ONNX Runtime's calibrators keep every activation of everything
 they are given, and widen histograms by whole bins when a later batch exceeds the first.
 
-Held at a time: the activations of one batch, and 2048 counters a tensor (8192 for ``mse``).
+Held at a time: the activations of one batch, and 2048 counters a tensor (8192 for ``mse``). Of the first batches up to
+256 MiB of activations are held besides, so that the graph does not run on those again.
 
 A percentile cannot be told from a few values: 99.99 % leaves one in 20,000 beyond each end, and the largest of 4,000 is
 less than that. ``percentile`` makes such ranges wider, by `_HEADROOM` of what they are where next to nothing is known
@@ -19,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from mmdeploy.quantize.scheme import Calibrator
 
 Feeds = Callable[[], Iterator[dict[str, Array]]]
 BINS = 2048
+#: Activations that are kept between the two runs over the samples.
+_KEPT_BYTES = 256 * 2**20
 #: Share by which a percentile of next to no values is taken to lie beyond the largest of them.
 _HEADROOM = 0.4
 
@@ -45,6 +48,19 @@ class CalibratedOn:
     """
 
     samples: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a quantize step says of its ranges.
+
+    Attributes:
+        calibrator: How they were found.
+        ranges: Smallest and largest value by tensor.
+    """
+
+    calibrator: Calibrator
+    ranges: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -70,10 +86,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Found:
-    """Ranges, and the number of samples that they were found on."""
+    """Ranges, the number of samples that they were found on, and, of ``mse``, what they were found in."""
 
     by_tensor: Mapping[str, tuple[float, float]]
     samples: int
+    histograms: Mapping[str, mse.Histogram] = field(default_factory=dict)
 
 
 def first_samples(context: StepContext, samples: int, batch_size: int) -> Feeds:
@@ -107,11 +124,11 @@ def find(model: Any, tensors: Sequence[str], feeds: Feeds, how: Calibration) -> 
     Raises:
         QuantizeError: When there is no data, or an activation holds NaN or Inf.
     """
-    collector = Collector(how)
+    collector, kept = Collector(how), _Kept(how.calibrator != "minmax")
+    samples = 0
     with watching(model, tensors, how.threads) as watch:
-        samples = 0
         for batch, feed in enumerate(feeds()):
-            for name, array in watch(feed):
+            for name, array in kept.noted(watch(feed)):
                 collector.widen(name, array, f"{name!r} in calibration batch {batch}")
             samples += _size(feed)
             how.progress(samples, how.total, "calibration samples: smallest and largest values")
@@ -120,12 +137,33 @@ def find(model: Any, tensors: Sequence[str], feeds: Feeds, how: Calibration) -> 
         if how.calibrator == "minmax":
             return Found(collector.ranges(), samples)
         counted = 0
-        for feed in feeds():
-            for name, array in watch(feed):
+        for batch, feed in enumerate(feeds()):
+            for name, array in kept.batches[batch] if batch < len(kept.batches) else watch(feed):
                 collector.count(name, array)
             counted += _size(feed)
             how.progress(counted, samples, "calibration samples: histograms")
-    return Found(collector.ranges(), samples)
+    return Found(collector.ranges(), samples, collector.histograms())
+
+
+class _Kept:
+    """The activations of the first batches, up to `_KEPT_BYTES`: the graph is not run on those again."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.batches: list[list[tuple[str, Array]]] = []
+        self._room_bytes = _KEPT_BYTES if wanted else 0
+
+    def noted(self, arrays: Iterator[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
+        """Give the activations of a batch, and keep them where there is room for all of them."""
+        held: list[tuple[str, Array]] = []
+        for name, array in arrays:
+            self._room_bytes -= array.nbytes
+            if self._room_bytes >= 0:
+                held.append((name, array))
+            else:
+                held.clear()
+            yield name, array
+        if self._room_bytes >= 0 and held:
+            self.batches.append(held)
 
 
 class Collector:
@@ -156,6 +194,12 @@ class Collector:
         if self._histograms is None:
             return dict(self._extremes)
         return {name: self._histograms.range_of(name) for name in self._extremes}
+
+    def histograms(self) -> dict[str, mse.Histogram]:
+        """Return what the ranges of ``mse`` are found in, which depend on the encoding; nothing of others."""
+        if self._histograms is None or self._how.calibrator != "mse":
+            return {}
+        return {name: self._histograms.of(name) for name in self._extremes}
 
 
 def headroom(values: int, percentile: float) -> float:
@@ -240,11 +284,15 @@ class _Histograms:
             wider = 1.0 + headroom(int(counts.sum()), self._how.percentile)
             low, high = (wider * limit for limit in self._percentiles(name))
         elif self._how.calibrator == "mse":
-            low, high = mse.limits(counts, edges, (float(low), float(high)), symmetric=self._how.symmetric)
+            low, high = self.of(name).limits(symmetric=self._how.symmetric)
         else:
             left, right = kl.limits(counts, edges)
             low, high = max(float(low), left), min(float(high), right)
         return float(low), float(high)
+
+    def of(self, name: str) -> mse.Histogram:
+        counts, _, low, high, _ = self._collector.histogram_dict[name]
+        return mse.Histogram(counts, float(low), float(high))
 
     def _percentiles(self, name: str) -> tuple[float, float]:
         everything = self._collector.histogram_dict
@@ -282,16 +330,17 @@ def watching(
 def _session(model: Any, computed: Sequence[str], folder: Path, threads: int) -> Any:
     import onnx
 
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    graph = watched.graph
+    graph = model.graph
     values = {value.name: value for value in (*graph.value_info, *graph.output)}
     unknown = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in computed}
-    outputs = [values.get(name, unknown[name]) for name in computed]
-    del graph.output[:]
-    graph.output.extend(outputs)
-    path = folder / "watched.onnx"
-    graphs.save(watched, path)
+    own, path = list(graph.output), folder / "watched.onnx"
+    try:  # in place, and back: a copy would have all the weights
+        del graph.output[:]
+        graph.output.extend(values.get(name, unknown[name]) for name in computed)
+        graphs.save(model, path)
+    finally:
+        del graph.output[:]
+        graph.output.extend(own)
     try:
         return open_session(path, {"intra_op_thread_count": str(threads)})
     except Exception as cause:

@@ -8,7 +8,7 @@ other is tried where it leaves `_QUIET_DB`. The three components of spoken_digit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,9 +131,8 @@ class _Bench:
 
     def _model_with(self, strength: float | None) -> Any:
         if strength not in self._equalized:
-            self._equalized[strength] = equalized(
-                self._model, strength, self._options, self._feeds, threads=self._context.threads
-            )[0]
+            found = maxima(self._model, strength, self._options, self._feeds, threads=self._context.threads)
+            self._equalized[strength] = equalized(self._model, strength, self._options, found)[0]
         return self._equalized[strength]
 
     def _feeds(self) -> Iterator[dict[str, Array]]:
@@ -144,7 +143,7 @@ Batches = Sequence[dict[str, Array]]
 
 
 def equalized(
-    model: Any, strength: float | None, options: Settings, feeds: ranges.Feeds, *, threads: int
+    model: Any, strength: float | None, options: Settings, maxima: Mapping[str, Array]
 ) -> tuple[Any, list[equalize.Equalized]]:
     """Return a copy of a float graph that is equalized, and what was done; the graph itself where nothing is asked."""
     if strength is None:
@@ -154,8 +153,17 @@ def equalized(
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     groups = equalize.find(copied, selection.choose(copied, options).nodes)
-    maxima = ranges.channel_maxima(copied, [group.tensor for group in groups], feeds, threads=threads)
     return copied, equalize.apply(copied, groups, maxima, strength)
+
+
+def maxima(
+    model: Any, strength: float | None, options: Settings, feeds: ranges.Feeds, *, threads: int
+) -> dict[str, Array]:
+    """Return the largest magnitude of each channel of what is equalized; nothing where nothing is asked."""
+    if strength is None:
+        return {}
+    groups = equalize.find(model, selection.choose(model, options).nodes)
+    return ranges.channel_maxima(model, [group.tensor for group in groups], feeds, threads=threads)
 
 
 def calibration(calibrator: Calibrator, options: Settings, context: StepContext) -> ranges.Calibration:

@@ -26,11 +26,12 @@ Embedding tables are INT8, a scale a row, where that costs next to nothing at th
 Limits: products of two activations (attention) stay FP32 unless ``quantize_attention``; ONNX Runtime has
 answered wrongly on some of those graphs, so the result is checked against ONNX Runtime's own unoptimized run.
 
-Ranges are found once and do not depend on the engine, but for ``mse``, which knows whether codes are spread around
-zero. The engine's `Encoding` says how they are written: symmetric INT8 (TensorRT), the same numbers as UINT8 with
-zero point 128, or asymmetric UINT8 (fastest in ONNX Runtime on a CPU, and up to 3 dB better, since no code is spent
-on values that do not occur). Memory for calibration is one batch of ``batch_size`` samples through the graph plus
-2048 counters a tensor (8192 for ``mse``), however many samples there are.
+Ranges are found once, and what is left open is settled once, in the encoding of the recipe's engine or of the first
+candidate; others are written from what was found (``mse``, which knows whether codes are spread around zero, takes its
+histograms again). The engine's `Encoding` says how ranges are written: symmetric INT8 (TensorRT), the same numbers as
+UINT8 with zero point 128, or asymmetric UINT8 (fastest in ONNX Runtime on a CPU, and up to 3 dB better, since no code
+is spent on values that do not occur). Memory for calibration is one batch of ``batch_size`` samples through the graph
+plus 2048 counters a tensor (8192 for ``mse``) and at most 256 MiB of activations, however many samples there are.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import FeedDict, StepContext
+from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.engines.built_from import Warned
@@ -61,6 +63,7 @@ from mmdeploy.quantize import (
     settle,
 )
 from mmdeploy.quantize.coverage import COVERAGE
+from mmdeploy.quantize.found import Found
 from mmdeploy.scoring.findings import PlainSection
 
 logger = logging.getLogger(__name__)
@@ -104,6 +107,7 @@ class Calibrated:
         samples: Number of samples that the ranges were found on.
         equalized: What was equalized in the graph: see `mmdeploy.quantize.equalize.apply`.
         how: How ranges were found, and what else was tried.
+        kept: What is kept for other encodings.
     """
 
     model: Any
@@ -112,6 +116,7 @@ class Calibrated:
     samples: int
     equalized: Sequence[equalize.Equalized]
     how: settle.Choice
+    kept: Found
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
@@ -132,26 +137,41 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         QuantizeError: Without calibration data, when nothing is left to quantize, when an activation is not
             finite, or when the result does not run, is not finite, or is changed by ONNX Runtime's optimizer.
     """
-    found = calibrated(artifact, options, context)
+    return _quantized(artifact, calibrated(artifact, options, context), options, context)
+
+
+def write(artifact: Artifact, made: Artifact, options: Options, context: StepContext) -> Artifact:
+    """Write in another encoding what was found for the first: nothing is tried, and no range is found.
+
+    Args:
+        artifact: The float graph.
+        made: What `run` gave for the same graph.
+        options: Of this pass.
+        context: Of the step.
+    """
+    return _quantized(artifact, _recalled(artifact, made, options, context), options, context)
+
+
+def _quantized(artifact: Artifact, found: Calibrated, options: Options, context: StepContext) -> Artifact:
     path = context.workdir / FILENAME
     batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
-    written = _Writing(artifact, found, options, context, batches).write(path)
+    held = held_out.HeldOut(artifact.path, batches, threads=context.threads, wanted=found.kept.wanted)
+    written = _Writing(held, found, options, context).write(path)
     chosen, likeness = written.chosen, written.likeness
     worst = giving_back.worst_nodes(found.model, written.quantized, chosen.nodes, batches[0], threads=context.threads)
-    judge = held_out.judge(artifact.path, batches, threads=context.threads)
-    quantized, tables = embeddings.settle(written.quantized, options, context, judge)
+    quantized, tables = embeddings.settle(written.quantized, options, context, held.judge)
     if tables.int8_tables:
         graphs.save(quantized, path)
-        likeness = fidelity.compare(artifact.path, path, batches, threads=context.threads)
+        likeness = fidelity.compare(held, path, quantized)
         fidelity.check_floor(likeness, context.component)
+    replace(found.kept, wanted=held.wanted).save(context.workdir)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "static")
     metadata: dict[str, Any] = {
         "encoding": str(context.encoding),
-        "calibrator": found.how.calibrator,
+        **as_metadata(ranges.Limits(found.how.calibrator, dict(found.ranges))),
         **as_metadata(ranges.CalibratedOn(found.samples)),
         "quantized_nodes": list(chosen.nodes),
         "excluded_nodes": {**chosen.excluded, **written.given_back},
-        "ranges": {name: list(limits) for name, limits in found.ranges.items()},
         **as_metadata(equalize.Equalization(tuple(found.equalized))),
         **(_searched(options, found.how) if found.how.trials else {}),
         **as_metadata(tables),
@@ -188,11 +208,10 @@ class _Written:
 class _Writing:
     """Writes a calibrated graph, with as many nodes in INT8 as leave enough of its answers."""
 
-    artifact: Artifact
+    held: held_out.HeldOut
     found: Calibrated
     options: Options
     context: StepContext
-    batches: Sequence[FeedDict]
 
     def write(self, path: Path) -> _Written:
         everything = self._attempt(path, ())
@@ -203,7 +222,7 @@ class _Writing:
             self.found.model,
             everything.quantized,
             everything.chosen.nodes,
-            self.batches[0],
+            self.held.batches[0],
             threads=self.context.threads,
         )
         for nodes in giving_back.portions(list(alone), len(everything.chosen.nodes)):
@@ -226,7 +245,7 @@ class _Writing:
         limits = {name: found.ranges[name] for name in chosen.tensors}
         quantized = encode.write(found.model, chosen, limits, encoding=self.context.encoding, scheme=scheme)
         graphs.save(quantized, path)
-        likeness = fidelity.compare(self.artifact.path, path, self.batches, threads=self.context.threads)
+        likeness = fidelity.compare(self.held, path, quantized)
         return _Written(quantized, chosen, likeness)
 
 
@@ -245,12 +264,29 @@ def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> C
     model = graphs.load(artifact.path)
     how = settle.settle(artifact.path, model, options, context)
     feeds = ranges.first_samples(context, options.samples, options.batch_size)
-    model, equalized = settle.equalized(model, how.equalize, options, feeds, threads=context.threads)
+    maxima = settle.maxima(model, how.equalize, options, feeds, threads=context.threads)
+    model, equalized = settle.equalized(model, how.equalize, options, maxima)
     chosen = selection.choose(model, options)
     total = min(options.samples, context.calibration_batches * options.batch_size) or None
     finding = replace(settle.calibration(how.calibrator, options, context), total=total, progress=context.progress)
-    found = ranges.find(model, chosen.tensors, feeds, finding)
-    return Calibrated(model, chosen, found.by_tensor, found.samples, equalized, how)
+    limits = ranges.find(model, chosen.tensors, feeds, finding)
+    kept = Found(maxima, limits.histograms)
+    return Calibrated(model, chosen, limits.by_tensor, limits.samples, equalized, how, kept)
+
+
+def _recalled(artifact: Artifact, made: Artifact, options: Options, context: StepContext) -> Calibrated:
+    """Return what an earlier step found; ranges of ``mse``, which depend on the encoding, for this one."""
+    kept, section = Found.load(made.path.parent), facts.find(PlainSection, made.metadata)
+    tried, before = facts.find(settle.Trials, made.metadata), facts.read(ranges.Limits, made)
+    plainly = section.plain if section else None
+    strength = plainly["equalize"] if plainly else options.equalize
+    how = settle.Choice(None if strength == "auto" else strength, before.calibrator, tried.trials if tried else ())
+    model, equalized = settle.equalized(graphs.load(artifact.path), how.equalize, options, kept.maxima)
+    chosen = selection.choose(model, options)
+    symmetric = settle.calibration(how.calibrator, options, context).symmetric
+    limits = before.ranges | {name: one.limits(symmetric=symmetric) for name, one in kept.histograms.items()}
+    samples = facts.read(ranges.CalibratedOn, made).samples
+    return Calibrated(model, chosen, limits, samples, equalized, how, kept)
 
 
 def _searched(options: Settings, how: settle.Choice) -> dict[str, Any]:

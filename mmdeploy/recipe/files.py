@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import ModelError, did_you_mean, nearest
 from mmdeploy.gates import accuracy
 from mmdeploy.model.weight_files import INDEX, files_of
+from mmdeploy.recipe.baseline import file_misfit as file_misfit_of_baseline
+from mmdeploy.recipe.baseline import findings as baseline_findings
 from mmdeploy.recipe.declared import plain_shape
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.label_files import label_problem
@@ -75,6 +78,11 @@ def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Fin
     for path, file in files.items():
         if file is not None and (problem := file_problem(str(file), folder_at(path))):
             yield Finding(path, problem)
+    if recipe.baseline is not None:
+        file, root = recipe.baseline.file, folder_at(("baseline", "file"))
+        if problem := file_problem(str(file), root) or file_misfit_of_baseline(root / file, recipe.name):
+            yield Finding(("baseline", "file"), problem)
+        yield from baseline_findings(recipe.baseline, recipe.name, map(method_of, recipe.gates))
     yield from _label_findings(recipe, folder_at)
     yield from _media_findings(recipe, folder_at)
     for section, patterns in (("model", recipe.model.files), ("data", recipe.data.files)):

@@ -14,10 +14,11 @@ from mmdeploy.recipe import modality_rules
 from mmdeploy.recipe.files import check_files
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.mending import Mended, mended
+from mmdeploy.recipe.origin import Origin, folder_of_paths
 from mmdeploy.recipe.pad_rules import pad_findings
 from mmdeploy.recipe.padding import filled_up
 from mmdeploy.recipe.plausible import findings
-from mmdeploy.recipe.schema import REGISTRIES, Origin, Recipe, folder_of_paths
+from mmdeploy.recipe.schema import REGISTRIES, Recipe
 from mmdeploy.recipe.variants import Base, laid_over_its_base
 from mmdeploy.recipe.wiring import check
 from mmdeploy.recipe.yaml_tree import Keys, Node, tree_from_file, where

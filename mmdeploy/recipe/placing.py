@@ -13,7 +13,8 @@ from pathlib import Path, PurePath
 
 from mmdeploy.core.errors import Problem
 from mmdeploy.recipe.files import argument_files
-from mmdeploy.recipe.schema import Glob, Recipe, folder_of_paths
+from mmdeploy.recipe.origin import folder_of_paths
+from mmdeploy.recipe.schema import Glob, Recipe
 from mmdeploy.recipe.sections import annotation_at, members
 from mmdeploy.recipe.variants import Base
 from mmdeploy.recipe.yaml_tree import Keys, Node, where

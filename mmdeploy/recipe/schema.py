@@ -9,7 +9,6 @@ two that every component needs: ``export`` and ``engine``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +21,7 @@ from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.core.target import Target
 from mmdeploy.plugins.registry import Registry
+from mmdeploy.recipe.baseline import Baseline
 from mmdeploy.recipe.declared import (
     SIZE_PATTERN,
     Dim,
@@ -38,6 +38,7 @@ from mmdeploy.recipe.media import OWN_PATTERNS, model_outputs, prepared, with_si
 from mmdeploy.recipe.media_union import Step
 from mmdeploy.recipe.methods import union_of
 from mmdeploy.recipe.missing import Subset
+from mmdeploy.recipe.origin import Origin, folder_of_paths
 from mmdeploy.triton.options import ResponseCache, Serving
 
 REFERENCE_PATTERN = r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_.]*$"
@@ -233,29 +234,6 @@ class Component(Section):
         return self.prune is not None or self.recover is not None or self.quantize is not None
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a recipe was read from.
-
-    Attributes:
-        path: The YAML file.
-        sha256: Digest of its bytes, in hex; those of its base after them, as ``cat recipe base | sha256sum`` gives it.
-        overrides: The ``path=value`` strings that were laid over it.
-        base: The recipe that it is laid over, if it is a variant of one.
-    """
-
-    path: Path
-    sha256: str
-    overrides: tuple[str, ...] = ()
-    base: Path | None = None
-
-
-def folder_of_paths(file: Path, folder: Path | None) -> Path:
-    """Return what the paths in a recipe's file are relative to, absolute; ``folder`` is what it says itself."""
-    own = file.absolute().parent
-    return own if folder is None else (own / folder).resolve()
-
-
 class Recipe(Section):
     """One YAML file: a trained multimodal model, its data, and what is wanted of each component.
 
@@ -309,12 +287,24 @@ class Recipe(Section):
         description="What clients get, by the ensemble's tensor name. Gates see the first where they name none.",
         examples=[{"logits": {}}],
     )
+    layout: Literal["ensemble", "single", "auto"] = Field(
+        "ensemble",
+        description="ensemble: each component is a model, and a step of the ensemble. single: their graphs are one "
+        "model, so that no request passes between steps. auto: both are measured, and the faster one ships; an "
+        "ensemble where they cannot be one.",
+    )
     response_cache: ResponseCache | None = Field(
         None, description="Room for answers that are kept. Where the section is missing a server has the room it likes."
     )
     gates: tuple[GateOptions, ...] = Field(
         (),
         description="What the served ensemble must prove before it is published. All run; then one verdict.",
+    )
+    baseline: Baseline | None = Field(
+        None,
+        description="An accepted build that the build is judged by, too, besides its gates. Not done where the section "
+        "is missing.",
+        examples=[{"file": "baseline.json", "max_drop": 0.005}],
     )
     subsets: tuple[Subset, ...] | None = Field(
         None,

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from mmdeploy.core.errors import Problem, RecipeError, did_you_mean, nearest
 from mmdeploy.recipe.files import file_problem
-from mmdeploy.recipe.schema import Recipe, folder_of_paths
+from mmdeploy.recipe.origin import folder_of_paths
+from mmdeploy.recipe.schema import Recipe
 from mmdeploy.recipe.sections import annotation_at, is_mapping_of_names, methods, models, section_at, takes_nothing
 from mmdeploy.recipe.yaml_tree import Keys, Node, tree_from_file, where
 

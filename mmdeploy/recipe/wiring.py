@@ -15,7 +15,7 @@ from mmdeploy.core.contracts import MethodOptions, method_of
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.core.target import Target
 from mmdeploy.gates import parity
-from mmdeploy.recipe import sharing
+from mmdeploy.recipe import layout, sharing
 from mmdeploy.recipe.declared import Dim, InputSpec, Wire
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.media_wiring import media_findings, steps_of
@@ -63,6 +63,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_judged_outputs(recipe),
         *_graphless_engines(recipe),
         *_shared_modules(recipe),
+        *layout.findings(recipe),
     ]
 
 

@@ -37,6 +37,8 @@ from mmdeploy.record.plain_json import NON_FINITE, jsonable
 
 SCHEMA_VERSION = 4
 FILENAME = "report.json"
+#: Name of the gate that judges a build against an earlier one.
+BASELINE = "baseline"
 
 
 def _as_utc(moment: datetime) -> datetime:

@@ -52,10 +52,11 @@ def _refuse_other_versions(file: Path, content: Any) -> None:
             hint="give the report.json that `mmdeploy build` wrote",
         )
     newer = version > SCHEMA_VERSION
-    writer = f"{'a newer' if newer else 'an older'} mmdeploy ({content.get('mmdeploy_version', 'unknown')})"
+    writer = content.get("mmdeploy_version")
+    known = f" ({writer})" if isinstance(writer, str) and writer != __version__ else ""
     raise UsageError(
-        f"{file}: schema version {version}, written by {writer}; "
-        f"this one ({__version__}) reads schema version {SCHEMA_VERSION}",
+        f"{file}: schema version {version}, written by {'a newer' if newer else 'an older'} mmdeploy{known} than this "
+        f"one ({__version__}), which reads schema versions {min(_READ_AS_THIS)} to {SCHEMA_VERSION}",
         hint="install a newer multimodal-deploy" if newer else "build again to write a new report",
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from mmdeploy.core.errors import StoreError
 from mmdeploy.record.build_report import FILENAME, BuildReport
 
-__all__ = ["unreported", "write_all", "write_sensitivity"]
+__all__ = ["unreported", "write_all", "write_file", "write_sensitivity"]
 
 
 def write_all(report: BuildReport, folder: Path) -> dict[str, Path]:
@@ -35,7 +35,7 @@ def write_all(report: BuildReport, folder: Path) -> dict[str, Path]:
     }
     written = {}
     for kind, (name, render) in renderers.items():
-        written[kind] = _write(folder / name, render(report))
+        written[kind] = write_file(folder / name, render(report))
     return written
 
 
@@ -62,12 +62,17 @@ def write_sensitivity(report: BuildReport, folder: Path) -> dict[str, Path]:
     measured = {step.component: step.metadata for step in report.steps if step.kind == "sensitivity"}
     content = {"recipe": report.recipe.name, "components": measured}
     return {
-        "json": _write(folder / "sensitivity.json", json.dumps(content, indent=1) + "\n"),
-        "html": _write(folder / "sensitivity.html", html.render_sensitivity(report)),
+        "json": write_file(folder / "sensitivity.json", json.dumps(content, indent=1) + "\n"),
+        "html": write_file(folder / "sensitivity.html", html.render_sensitivity(report)),
     }
 
 
-def _write(path: Path, text: str) -> Path:
+def write_file(path: Path, text: str) -> Path:
+    """Write a file whole or not at all, and return its path.
+
+    Raises:
+        StoreError: If it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

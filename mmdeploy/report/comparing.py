@@ -6,19 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mmdeploy.core.facts import find
-from mmdeploy.data.contents import SetFacts
-from mmdeploy.planning.steps import DATA_SETS
-from mmdeploy.record.build_report import BuildReport, CheckRecord, GateRecord
+from mmdeploy.baseline.same_samples import Flips, content_of, flips_of, scored_gates
+from mmdeploy.record.build_report import BuildReport, CheckRecord
 from mmdeploy.report import coverage
 from mmdeploy.report.units import bytes_text, check_text
-from mmdeploy.scoring.comparison import drop_interval
-from mmdeploy.scoring.kept import scores_in
-
-#: Of a comparison of two builds, where the reports do not say.
-_CONFIDENCE = 0.95
-#: Samples that are named.
-_MOST_SAMPLES = 50
 
 
 @dataclass(frozen=True)
@@ -51,31 +42,6 @@ class Figure:
     before: str
     after: str
     verdicts: str
-
-
-@dataclass(frozen=True)
-class Flips:
-    """The same samples, scored in both builds.
-
-    Attributes:
-        metric: The metric.
-        samples: How many there are.
-        worse: Numbers of those that the second build scores worse, the largest losses first; 50 at most.
-        better: Of those that it scores better.
-        worse_count: How many are worse.
-        better_count: How many are better.
-        drop: What the second build loses against the first, in the metric's unit; negative is a gain.
-        interval: Its confidence interval, from the paired comparison.
-    """
-
-    metric: str
-    samples: int
-    worse: tuple[int, ...]
-    better: tuple[int, ...]
-    worse_count: int
-    better_count: int
-    drop: float
-    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -236,45 +202,3 @@ def _flips(before: BuildReport, after: BuildReport) -> tuple[tuple[Flips, ...], 
             found.extend([flips] if flips else [])
             why_not.extend([] if flips else [why])
     return tuple(found), why_not
-
-
-def content_of(report: BuildReport) -> str | None:
-    """Return the digest of the evaluation samples that a build was judged on; None where it is not known."""
-    recorded = (step for step in report.steps if step.id == DATA_SETS["evaluation"])
-    facts = (find(SetFacts, step.metadata) for step in recorded)
-    return next((one.content for one in facts if one is not None), None)
-
-
-def scored_gates(report: BuildReport) -> dict[str, GateRecord]:
-    """Return the accuracy gates by what they score."""
-    gates = (gate for gate in report.gates if gate.gate == "accuracy" and "source" in gate.details)
-    return {str([gate.details.get(key) for key in ("source", "outputs", "arguments")]): gate for gate in gates}
-
-
-def flips_of(before: GateRecord, after: GateRecord, seed: int) -> Flips | None:
-    """Compare two accuracy gates sample by sample; None where not both keep the score of each sample."""
-    import numpy as np
-
-    one, other = scores_in(before.details), scores_in(after.details)
-    if one is None or other is None or len(one) != len(other) or not len(one):
-        return None
-    larger = bool(before.details.get("larger_is_better", True))
-    confidence = before.details.get("confidence")
-    lost = one - other if larger else other - one
-    order = np.argsort(-lost, kind="stable").tolist()
-    worse = [index for index in order if lost[index] > 0]
-    better = [index for index in reversed(order) if lost[index] < 0]
-    low, high = drop_interval(
-        one, other, larger_is_better=larger, confidence=_CONFIDENCE if confidence is None else float(str(confidence)),
-        seed=seed,
-    )  # fmt: skip
-    return Flips(
-        metric=str(before.details.get("metric")),
-        samples=len(one),
-        worse=tuple(worse[:_MOST_SAMPLES]),
-        better=tuple(better[:_MOST_SAMPLES]),
-        worse_count=len(worse),
-        better_count=len(better),
-        drop=float(lost.mean()),
-        interval=(float(low), float(high)),
-    )

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mmdeploy.core.contracts import Verdict
-from mmdeploy.core.errors import Problem, RecipeError
-from mmdeploy.recipe.yaml_tree import Node, tree_from_file
+from mmdeploy.core.errors import Problem
 from mmdeploy.record.build_report import BuildReport, GateRecord
 from mmdeploy.report import markdown
+from mmdeploy.report.places import lines_of_gates
 from mmdeploy.report.units import check_text, without_controls
 
 #: What GitHub takes of one step's summary.
@@ -25,25 +25,56 @@ _PLACE = re.compile(r"(?!--)([^\s:]+(?: [^\s:]+)*):(\d+)")
 _LEVELS = {Verdict.FAIL: "error", Verdict.INCONCLUSIVE: "warning"}
 
 
-def summarize(report: BuildReport, environ: Mapping[str, str] = os.environ) -> None:
-    """Add the report to the step's summary, where there is one to write to; one that is too large is left out."""
+def summarize(report: BuildReport, environ: Mapping[str, str] = os.environ, *, gate: str = "") -> None:
+    """Add the report to the step's summary, where there is one to write to; one that is too large is left out.
+
+    Args:
+        report: The report.
+        environ: The environment.
+        gate: The only gate that is shown; everything when empty.
+    """
     place = environ.get("GITHUB_STEP_SUMMARY")
-    text = markdown.render(report).encode("utf-8", "replace")
+    text = (markdown.render_gate(report, gate) if gate else markdown.render(report)).encode("utf-8", "replace")
     if place and len(text) < _MOST_BYTES:
         with contextlib.suppress(OSError), Path(place).open("ab") as summary:
             summary.write(text)
 
 
-def of_build(report: BuildReport, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """Give the commands that annotate a recipe with what its build came to; none outside of GitHub's runners."""
+@contextlib.contextmanager
+def group(title: str, say: Callable[[str], None], environ: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Fold what is said meanwhile under a title, on GitHub's runners.
+
+    Args:
+        title: What it is.
+        say: Prints a line where the rest is printed.
+        environ: The environment.
+    """
+    if not is_runner(environ):
+        yield
+        return
+    say(f"::group::{_escaped(title)}")
+    try:
+        yield
+    finally:
+        say("::endgroup::")
+
+
+def of_build(report: BuildReport, environ: Mapping[str, str] = os.environ, *, only: str = "") -> Iterator[str]:
+    """Give the commands that annotate a recipe with what its build came to; none outside of GitHub's runners.
+
+    Args:
+        report: The build's.
+        environ: The environment.
+        only: The gate that is told of; all when empty.
+    """
     if not is_runner(environ):
         return
     if report.failure is not None:
         where = f"step {report.failure.step}" if report.failure.step else report.recipe.name
         yield command("error", f"{where} failed", report.failure.message, (report.recipe.path, 1), environ)
-    lines = _lines_of_gates(report.recipe.path, len(report.gates))
+    lines = lines_of_gates(report.recipe.path, [gate.gate for gate in report.gates])
     for gate, line in zip(report.gates, lines, strict=True):
-        if gate.verdict in _LEVELS:
+        if gate.verdict in _LEVELS and only in ("", gate.gate):
             title = f"gate {gate.gate}: {gate.verdict.value}"
             yield command(_LEVELS[gate.verdict], title, _reason(gate), (report.recipe.path, line), environ)
 
@@ -83,15 +114,3 @@ def _reason(gate: GateRecord) -> str:
     missed = [check for check in gate.checks if check.verdict is not Verdict.PASS]
     told = [f"{check.name}: {check_text(check)[0]}, limit {check.limit}" for check in missed]
     return "\n".join([*told, *([gate.advice] if gate.advice else [])])
-
-
-def _lines_of_gates(path: Path, count: int) -> list[int]:
-    """Return the line of each gate; 1 where they are not those of this file, as of a variant's base."""
-    try:
-        tree: Node = tree_from_file(path)[1]
-    except RecipeError:
-        return [1] * count
-    gates = tree.child("gates")
-    if gates is None or not isinstance(gates.value, list) or len(gates.value) != count:
-        return [1 if gates is None else gates.line] * count
-    return [gate.line for gate in gates.value]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from mmdeploy.record.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
-from mmdeploy.report import choices, costs, coverage, plots, sensitivities, subsets, trainings
+from mmdeploy.report import choices, costs, coverage, plots, power, sensitivities, subsets, trainings
 from mmdeploy.report.units import (
     basis_text,
     bytes_text,
@@ -73,6 +73,7 @@ def render(report: BuildReport) -> str:
             published=repository(report),
             plain_recipe=PLAIN_RECIPE,
             advice=next_steps(report),
+            power=power.sentences(report),
             sizes=sizes,
             choices=[
                 (component, choices.rows(choice), choices.told(choice)) for component, choice in choices.choices(report)

@@ -13,16 +13,16 @@ from collections.abc import Iterator
 
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, CheckRecord, GateRecord, TableRecord
-from mmdeploy.report import subsets
+from mmdeploy.report import power, subsets
 from mmdeploy.report.units import basis_text, cell_text, check_text, limit_text, remark_text, without_controls
-from mmdeploy.report.wording import headline, substitute_warning
+from mmdeploy.report.wording import headline, substitute_warning, unique_names
 
 
 def render(report: BuildReport) -> str:
     """Render the report as an XML document."""
     suite = ET.Element("testsuite", {"name": without_controls(report.recipe.name)})
     _properties(suite, report)
-    for name, gate in _unique_names(report.gates):
+    for name, gate in unique_names(report.gates):
         _gate_case(suite, report, name, gate)
     if report.failure is not None:
         _failure_case(suite, report)
@@ -67,17 +67,10 @@ def _properties(suite: ET.Element, report: BuildReport) -> None:
         ET.SubElement(properties, "property", {"name": name, "value": without_controls(value)})
 
 
-def _unique_names(gates: tuple[GateRecord, ...]) -> Iterator[tuple[str, GateRecord]]:
-    """Number the gates of a method that the recipe uses more than once: CI systems merge equal names."""
-    seen: dict[str, int] = {}
-    for gate in gates:
-        seen[gate.gate] = seen.get(gate.gate, 0) + 1
-        yield (gate.gate if seen[gate.gate] == 1 else f"{gate.gate} {seen[gate.gate]}"), gate
-
-
 def _gate_case(suite: ET.Element, report: BuildReport, name: str, gate: GateRecord) -> None:
     case = _case(suite, report, f"gate {name}{' [substitute]' if report.substitute else ''}", gate.seconds or 0.0)
     lines = [_check_line(check) for check in gate.checks]
+    lines += power.of_gate(gate)
     lines += [line for table in gate.tables for line in _table_lines(table)]
     if warning := substitute_warning(report):
         lines.insert(0, warning)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, GateRecord, StageSeries, TableRecord
-from mmdeploy.report import choices, costs, coverage, sensitivities, subsets, trainings
+from mmdeploy.report import choices, costs, coverage, power, sensitivities, subsets, trainings
 from mmdeploy.report.units import (
     basis_text,
     bytes_text,
@@ -67,6 +67,16 @@ def render(report: BuildReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def render_gate(report: BuildReport, name: str) -> str:
+    """Render what one gate of a report came to, by its method."""
+    gates = tuple(gate for gate in report.gates if gate.gate == name)
+    verdict = Verdict.of_all([gate.verdict for gate in gates])
+    shown = report.model_copy(update={"gates": gates})
+    head = f"### {_MARKS[verdict].split()[0]} {_text(report.recipe.name)}: {_text(name)} {verdict}"
+    advice = [f"- {_text(gate.advice)}" for gate in gates if gate.advice]
+    return "\n\n".join([head, *_gates(shown), *advice]) + "\n"
+
+
 def _warnings(report: BuildReport) -> list[str]:
     found = []
     if warning := substitute_warning(report):
@@ -91,6 +101,7 @@ def _gates(report: BuildReport) -> list[str]:
         for check in gate.checks
         if (remark := remark_text(check))
     ]
+    noted += [f"- {_text(told)}" for told in power.sentences(report)]
     table = _table(head, rows, right=(2,))
     return [table, "\n".join(noted)] if noted else [table]
 

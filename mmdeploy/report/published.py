@@ -13,7 +13,7 @@ from mmdeploy.record.build_report import FILENAME, BuildReport
 from mmdeploy.record.report_file import read_report
 from mmdeploy.report.units import check_text
 from mmdeploy.report.wording import worst_first
-from mmdeploy.triton.repository import RELEASES, Release, releases
+from mmdeploy.triton.repository import RELEASES, Release, not_there_hint, releases
 from mmdeploy.triton.staging import MANIFEST
 
 
@@ -85,7 +85,7 @@ def chosen_name(root: Path, name: str | None) -> str:
     """
     names = published_names(root)
     if not names:
-        raise UsageError(f"nothing is published in {root}", hint="build a recipe first: mmdeploy build RECIPE")
+        raise UsageError(f"nothing is published in {root}", hint=not_there_hint(root))
     if name is None and len(names) > 1:
         raise UsageError(f"{len(names)} ensembles are published in {root}: say which of {', '.join(names)}")
     if name is not None and name not in names:
@@ -112,6 +112,30 @@ def previous(root: Path, name: str) -> Release:
     if live == 0:
         raise UsageError(f"{found[0].release_id} is the oldest release of {name}: there is none before it", hint=hint)
     return found[live - 1]
+
+
+def live_release(root: Path, name: str) -> Release:
+    """Return the release that is live.
+
+    Raises:
+        UsageError: If none is.
+    """
+    for release in releases(root, name):
+        if release.live:
+            return release
+    raise UsageError(f"no release of {name} is live in {root}", hint=f"mmdeploy rollback {name} RELEASE makes one live")
+
+
+def chosen_release(root: Path, name: str, release_id: str) -> Release:
+    """Return a release by its id.
+
+    Raises:
+        UsageError: If there is none of that id.
+    """
+    found = {release.release_id: release for release in releases(root, name)}
+    if release_id not in found:
+        raise UsageError(f"{name} has no release {release_id!r}: {did_you_mean(release_id, found)}")
+    return found[release_id]
 
 
 def _known(root: Path, name: str, release: Release) -> Published:

@@ -16,7 +16,7 @@ from rich.text import Text
 from mmdeploy.choice.record import EngineChoice
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, GateRecord, StepRecord
-from mmdeploy.report import choices, costs, coverage, sensitivities, subsets, trainings
+from mmdeploy.report import choices, costs, coverage, power, sensitivities, subsets, trainings
 from mmdeploy.report.units import (
     bytes_text,
     check_text,
@@ -95,7 +95,7 @@ class Summary:
                 table.add_row(*(plain(cell, options) for cell in row))
             yield table if _fits(table, console, options) else _lines(_subset_lines(head, rows), options)
             yield ""
-        if notes := [*_check_notes(report), *report.notes]:
+        if notes := [*_check_notes(report), *power.sentences(report), *report.notes]:
             yield from (_paragraph(note, options) for note in notes)
             yield ""
         yield _paragraph(f"{report.recipe.name} {headline(report)}", options, style=STYLES[report.verdict])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -77,6 +78,14 @@ def worst_first(report: BuildReport) -> list[GateRecord]:
         for gate in report.gates
     )
     return sorted(sorted_checks, key=lambda gate: order.index(gate.verdict))
+
+
+def unique_names(gates: tuple[GateRecord, ...]) -> Iterator[tuple[str, GateRecord]]:
+    """Number the gates of a method that the recipe uses more than once: CI systems merge equal names."""
+    seen: dict[str, int] = {}
+    for gate in gates:
+        seen[gate.gate] = seen.get(gate.gate, 0) + 1
+        yield (gate.gate if seen[gate.gate] == 1 else f"{gate.gate} {seen[gate.gate]}"), gate
 
 
 def log_link(report: BuildReport, path: Path | None) -> str:

@@ -25,6 +25,10 @@ _SECONDS = 60.0
 #: Fewest resamples that an interval is made of.
 _FEWEST = 40
 _DRAWS_AT_ONCE = 10
+#: Key in the details of a gate.
+SMALLEST_EFFECT = "smallest_effect"
+#: How often a change of that size is seen.
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,16 @@ class Comparison:
             found = limit + once_in_20 * max(spread, least)
         return found
 
+    @property
+    def smallest_effect(self) -> float | None:
+        """The smallest true change that these samples show; None where the interval is not known."""
+        ends = self.drop_interval
+        return None if ends is None else smallest_effect(ends, self.confidence, units=self._units_of_counts)
+
+    @property
+    def _units_of_counts(self) -> int | None:
+        return self.original.units if self.counts else None
+
     @functools.cached_property
     def score_interval(self) -> Interval | None:
         """The interval of the candidate's score; None where resampling could not tell."""
@@ -155,6 +169,7 @@ class Comparison:
             "score_interval": _listed(self.score_interval),
             "drop_interval": _listed(self.drop_interval),
             "confidence": self.confidence,
+            SMALLEST_EFFECT: self.smallest_effect,
         }
         if self.counts:
             lost, won = self.discordant
@@ -178,6 +193,30 @@ def drop_interval(
             int((lost > 0).sum()), int((lost < 0).sum()), len(lost), confidence=confidence
         )
     return metrics.mean_interval(lost, confidence=confidence, seed=seed)
+
+
+def smallest_effect(ends: Interval, confidence: float, *, units: int | None = None) -> float | None:
+    """Return the smallest true change that shows: 0 is outside of its interval in 4 of 5 sets of samples such as these.
+
+    Args:
+        ends: An interval of the change, as wide as these samples make it.
+        confidence: Of the interval.
+        units: How many right and wrong answers there are, where the metric counts them: a change of their number by
+            itself scatters, however alike both are on these samples.
+
+    Returns:
+        The change in the metric's unit; None where the interval is not known.
+    """
+    if not all(map(math.isfinite, ends)) or not 0.0 < confidence < 1.0:
+        return None
+    critical = NormalDist().inv_cdf(0.5 + confidence / 2.0)
+    spread, wanted = (ends[1] - ends[0]) / 2.0 / critical, critical + NormalDist().inv_cdf(POWER)
+    found = wanted * spread
+    if not units:
+        return found
+    for _ in range(40):  # of right answers, a larger change has a larger spread
+        found = wanted * max(spread, math.sqrt(max(0.0, found - found**2) / units))
+    return min(found, 1.0)
 
 
 def are_counts(*scores: FloatArray | None) -> bool:

@@ -98,15 +98,9 @@ class GrpcRunner:
             InferenceError: If the server refuses the request.
             ServerError: If the server does not answer.
         """
-        request = self._request
-        layout = tuple((name, array.dtype, array.shape) for name, array in feed_dict.items())
-        if layout != self._layout:
-            self._describe(feed_dict)
-            self._layout = layout
-        del request.raw_input_contents[:]
-        request.raw_input_contents.extend([_raw(self.model, name, array) for name, array in feed_dict.items()])
+        self._fill(feed_dict)
         try:
-            response = self._model_infer(request, timeout=self._timeout_s)
+            response = self._model_infer(self._request, timeout=self._timeout_s)
         except self._rpc_error as error:
             raise self._translated(error) from error
         return {
@@ -123,6 +117,24 @@ class GrpcRunner:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def serialized(self, feed_dict: FeedDict) -> bytes:
+        """Return a request as it goes over the wire (a ``ModelInferRequest``).
+
+        Raises:
+            InferenceError: If an array's type has no name in Triton.
+        """
+        self._fill(feed_dict)
+        return bytes(self._request.SerializeToString())
+
+    def _fill(self, feed_dict: FeedDict) -> None:
+        """Write a request's tensors into the message that is sent."""
+        layout = tuple((name, array.dtype, array.shape) for name, array in feed_dict.items())
+        if layout != self._layout:
+            self._describe(feed_dict)
+            self._layout = layout
+        del self._request.raw_input_contents[:]
+        self._request.raw_input_contents.extend([_raw(self.model, name, array) for name, array in feed_dict.items()])
 
     def _describe(self, feed_dict: FeedDict) -> None:
         """Write names, types and shapes into the request; later requests of the same layout reuse them."""

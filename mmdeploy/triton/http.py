@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mmdeploy.core.errors import InferenceError, ServerError
+from mmdeploy.triton.server_log import without_traceback
 
 
 def ask_json(
@@ -73,7 +74,8 @@ def _no_answer(url: str, error: Exception) -> ServerError:
 
 def _refused(url: str, text: bytes, status: int) -> InferenceError:
     try:
-        reason = str(json.loads(text)["error"])
+        told = json.loads(text)["error"]  # a gateway's is an object
+        reason = str(told["message"] if isinstance(told, dict) else told)
     except (ValueError, KeyError, TypeError):
         reason = text.decode(errors="replace") or "no reason given"
-    return InferenceError(f"{url}: {reason} (HTTP {status})")
+    return InferenceError(f"{url}: {without_traceback(reason)} (HTTP {status})")

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from mmdeploy import engines
 from mmdeploy.core.contracts import Engine
 from mmdeploy.core.errors import EnvironmentUnfitError, PluginError
+from mmdeploy.triton.control_key import ENVIRONMENT
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,7 @@ def server_environment(installation: Installation) -> dict[str, str]:
     no activated environment is needed. (It runs isolated: PYTHONPATH does not count, see `link_package`.)
     """
     environment = dict(os.environ)
+    environment.pop(ENVIRONMENT, None)  # no model's business
     if installation.root is None:
         return environment
     libraries = [installation.root.parent.parent / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]

@@ -27,6 +27,8 @@ Samples: TypeAlias = Mapping[str, Mapping[str, Array]]
 _STRINGS, _SHAPE = "strings:", "shape:"
 #: In a repository's folder, beside the models'.
 SAMPLES = "samples.npz"
+#: Likewise: several samples of the ensemble's inputs, as ``perf_analyzer --input-data`` reads them.
+PERF_SAMPLES = "perf_analyzer.json"
 
 
 def write_samples(folder: Path, ensemble: ServedEnsemble) -> None:
@@ -48,12 +50,17 @@ def write_samples(folder: Path, ensemble: ServedEnsemble) -> None:
         if all(name in sent for name in needed):
             known = {spec.name: sent[spec.name] for spec in one.inputs if spec.name in sent}
             samples |= {one.name: known} if known else {}
+    save_samples(folder / SAMPLES, samples)
+
+
+def save_samples(path: Path, samples: Samples) -> None:
+    """Write samples down; none make no file."""
     arrays: dict[str, Array] = {}
     for model, sample in samples.items():
         for name, array in sample.items():
             arrays |= _written(f"{model}/{name}", array)
     if arrays:
-        np.savez(folder / SAMPLES, **arrays)
+        np.savez(path, **arrays)
 
 
 def _written(key: str, array: Array) -> dict[str, Array]:

@@ -23,6 +23,8 @@ from mmdeploy.triton.staging import remove_compiled
 
 #: How long requests in flight may take when the server is asked to stop, in seconds.
 GRACE_S = 5
+#: Has the metrics hold percentiles of the last minute beside their counters.
+SUMMARIES = "--metrics-config=summary_latencies=true"
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,18 @@ def launch(
     log: Path,
     response_cache_bytes: int,
     stand_ins: Mapping[str, Path] = MappingProxyType({}),
+    key: ControlKey | None = None,
+    swap: Path | None = None,
 ) -> Processes:
-    """Start the server under a supervisor, both in a session of their own, the log emptied first."""
+    """Start the server under a supervisor, both in a session of their own, the log emptied first.
+
+    Without a key, one is made for this server. Releases are served from ``swap`` where that is given.
+    """
     held = hold_safe_folder("triton")
     try:
-        served = linked(repositories, held.path)
+        served = linked(repositories, held.path, swap)
         command = [str(installation.binary), *(f"--model-repository={path}" for path in served), *options]
-        command += restricting_options()
+        command += [*restricting_options(), SUMMARIES]
         backends = assemble_backends(installation, held.path / "backends", stand_ins)
         if backends is not None:
             command.append(f"--backend-directory={backends}")
@@ -127,14 +134,20 @@ def launch(
             if installation.root is not None:
                 command.append(f"--cache-directory={installation.root / 'caches'}")
         link_package(held.path)
-        return _supervised(installation, command, held, served, log)
+        return _supervised(installation, command, held, served, log=log, key=key or ControlKey())
     except BaseException:
         held.remove()
         raise
 
 
 def _supervised(
-    installation: Installation, command: Sequence[str], held: HeldFolder, served: Mapping[Path, Path], log: Path
+    installation: Installation,
+    command: Sequence[str],
+    held: HeldFolder,
+    served: Mapping[Path, Path],
+    *,
+    log: Path,
+    key: ControlKey,
 ) -> Processes:
     shm_prefix = f"mmdeploy_{uuid.uuid4().hex[:12]}_"
     script = Path(__file__).with_name("supervisor.py")
@@ -149,7 +162,6 @@ def _supervised(
         str(held.path),
     ]
     settings = [f"--exit-timeout-secs={GRACE_S}", f"--backend-config=python,shm-region-prefix-name={shm_prefix}"]
-    key = ControlKey()
     with log.open("wb") as stream:
         supervisor = subprocess.Popen(
             [*supervise, *command, *settings],

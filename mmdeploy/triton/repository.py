@@ -58,6 +58,8 @@ CHANGED_HINT = (
     "build it again, or make another release live; to serve what was changed on purpose, serve a copy elsewhere, "
     f"without its {MANIFEST}"
 )
+#: Where builds publish when they are not told otherwise.
+DESTINATION = Path("model_repository")
 _BUILD_HINT = "build a recipe first: mmdeploy build RECIPE"
 
 
@@ -203,6 +205,14 @@ def releases(root: Path, name: str) -> tuple[Release, ...]:
     return tuple(Release(path.name, path, live == path.resolve()) for path in found)
 
 
+def not_there_hint(path: Path) -> str:
+    """Say what to do where nothing is published at a path: its name may be that of an ensemble."""
+    published = DESTINATION / path.name
+    if path != published and published.is_dir():
+        return f"did you mean {published}?"
+    return _BUILD_HINT
+
+
 def resolve(path: Path) -> list[Path]:
     """Say which model repositories to hand to Triton for ``path``.
 
@@ -215,7 +225,7 @@ def resolve(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         found = "not a folder" if path.exists() else "not there"
-        raise UsageError(f"{path} is {found}; expected a Triton model repository", hint=_BUILD_HINT)
+        raise UsageError(f"{path} is {found}; expected a Triton model repository", hint=not_there_hint(path))
     if is_model(path) and not is_repository(path):
         raise UsageError(
             f"{path} is one model; expected a folder of models",

@@ -10,23 +10,23 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError, ServerError, UsageError
-from mmdeploy.core.open_files import require_open_files
+from mmdeploy.core.errors import EnvironmentUnfitError, InferenceError, ServerError
 from mmdeploy.triton import server_log
+from mmdeploy.triton.address import Address, version_at
 from mmdeploy.triton.client import GrpcRunner
+from mmdeploy.triton.control_key import ControlKey
 from mmdeploy.triton.http import ask_json
 from mmdeploy.triton.install import find_installation, installed_stand_ins, is_complete
-from mmdeploy.triton.known_samples import Samples, read_samples
+from mmdeploy.triton.known_samples import SAMPLES, Samples, read_samples
 from mmdeploy.triton.launch import Ports, Processes, launch
-from mmdeploy.triton.lint import DANGEROUS, lint_repositories
-from mmdeploy.triton.probe import probe_models
-from mmdeploy.triton.served_step import require_packages
+from mmdeploy.triton.probe import loaded_models, probe_models
+from mmdeploy.triton.servable import require_servable
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,18 @@ class Server:
     log: Path | None = None
     _processes: Processes | None = field(default=None, repr=False)
     _samples: Samples = field(default_factory=dict, repr=False)
+    _key: ControlKey | None = None
+    _start_again: Callable[[], Processes] | None = field(default=None, repr=False)
 
     @property
     def pid(self) -> int | None:
         """Process above the server and its stubs; None for a server that somebody else started."""
         return None if self._processes is None else self._processes.supervisor.pid
+
+    @property
+    def repositories(self) -> Mapping[Path, Path]:
+        """Each repository by the path that it is served from; none for a server that somebody else started."""
+        return {} if self._processes is None else self._processes.repositories
 
     def runner(self, model: str, *, model_version: str = "", timeout_s: float = 60.0) -> GrpcRunner:
         """Open a connection of its own to a served model."""
@@ -70,7 +77,7 @@ class Server:
             ServerError: If a model does not answer, such as one whose stub was killed, or the server is gone.
         """
         self.require_running()
-        results = probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s, samples=self._samples)
+        results = self._probed(timeout_s)
         broken = "".join(f"\n  {model}: {reason}" for model, reason in results.items() if reason)
         if broken:
             raise ServerError(
@@ -80,17 +87,31 @@ class Server:
             )
         return tuple(results)
 
-    def heal(self, *, timeout_s: float = 60.0) -> tuple[str, ...]:
+    def _probed(self, timeout_s: float) -> dict[str, str | None]:
+        # what was promoted brings its samples along
+        models = [path.parent for folder in self.repositories for path in folder.glob(f"*/{SAMPLES}")]
+        samples = dict(self._samples) | read_samples(models)
+        return probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s, samples=samples)
+
+    def heal(self, known: Collection[str] = (), *, timeout_s: float = 60.0) -> tuple[str, ...]:
         """Unload and load again every model that does not answer a probe; return their names.
 
         Needs explicit model control. Loading alone does nothing for a model whose stub was killed.
+
+        Args:
+            known: Models that are known to be broken, such as by one dead instance among several; not asked first.
+            timeout_s: For each request.
 
         Raises:
             ServerError: If a model does not answer even then.
         """
         self.require_running()
-        results = probe_models(self.grpc_url, self.http_url, timeout_s=timeout_s, samples=self._samples)
-        broken = tuple(model for model, reason in results.items() if reason)
+        broken = tuple(known)
+        if not broken:
+            broken = tuple(model for model, reason in self._probed(timeout_s).items() if reason)
+        if broken:  # whoever controls the server may have unloaded one meanwhile, which is no fault
+            loaded = loaded_models(self.http_url, timeout_s=timeout_s)
+            broken = tuple(model for model in broken if model in loaded)
         for model in broken:
             self.unload(model)
             self.load(model)
@@ -140,6 +161,27 @@ class Server:
                     total += process.memory_info().rss
         return total
 
+    def restart(self, *, ready_timeout_s: float = 60.0) -> None:
+        """Start a server that ended or hangs again, as it was started: on the same ports, with the same key.
+
+        The log of the one before is kept beside its own, under a number.
+
+        Raises:
+            EnvironmentUnfitError: If somebody else started it.
+            ServerError: If it ends again, or is not ready in time.
+        """
+        if self._start_again is None or self.log is None:
+            raise EnvironmentUnfitError(f"{self.http_url} cannot be started again: it was not started here")
+        self.stop()
+        server_log.set_aside(self.log)
+        self.server_version = ""
+        self._processes = self._start_again()
+        try:
+            self._await_ready(time.monotonic() + ready_timeout_s)
+        except BaseException:
+            self.stop()
+            raise
+
     def stop(self) -> None:
         """Stop the server and everything that it started; calling it twice is fine."""
         if self._processes is not None:
@@ -152,15 +194,26 @@ class Server:
         self.stop()
 
     @property
+    def control_headers(self) -> Mapping[str, str]:
+        """What opens the control endpoints over HTTP; nothing where no key is known."""
+        key = self._key if self._processes is None else self._processes.key
+        return {} if key is None else key.http_headers
+
+    @property
     def _log_name(self) -> str | None:
         return None if self.log is None else str(self.log)
 
     def _said(self) -> str:
         """Return the log, with the paths that whoever started the server knows."""
         text = server_log.read(self.log)
-        for known, path in self._processes.repositories.items() if self._processes else ():
+        for known, path in self.repositories.items():
             text = text.replace(str(known), str(path))
         return text
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives; True for a server that somebody else started."""
+        return self._processes is None or self._processes.supervisor.poll() is None
 
     def require_running(self) -> None:
         """Do nothing while the server's process lives.
@@ -197,10 +250,10 @@ class Server:
     def _control(self, model: str, action: Literal["load", "unload"], timeout_s: float) -> None:
         url = f"{self.http_url}/v2/repository/models/{model}/{action}"
         try:
-            headers = {} if self._processes is None else self._processes.key.http_headers
-            ask_json(url, body={}, headers=headers, timeout_s=timeout_s)
+            ask_json(url, body={}, headers=self.control_headers, timeout_s=timeout_s)
         except InferenceError as error:
-            raise ServerError(f"cannot {action} {model!r}: {error.message}", log=self._log_name) from error
+            reason = server_log.reason_not_loaded(error.message)
+            raise ServerError(f"cannot {action} {model!r}: {reason}", log=self._log_name) from error
 
 
 def _hint(reasons: str) -> str | None:
@@ -228,6 +281,8 @@ def start(
     model_control: Literal["none", "explicit"] = "none",
     load: Sequence[str] = (),
     stand_ins: Mapping[str, Path] = MappingProxyType({}),
+    key: ControlKey | None = None,
+    swap: Path | None = None,
 ) -> Server:
     """Start a server on model repositories and wait until every model answers.
 
@@ -245,6 +300,8 @@ def start(
         load: Models to load at the start under explicit control; ``("*",)`` for all.
         stand_ins: Folders of Python-based backends, by the backend's name, for a server that has only the python
             backend: besides our own and those that installed engines bring.
+        key: What its control endpoints want; made for this server where it is not given.
+        swap: Folder to serve releases from, so that others can be put beside them.
 
     Returns:
         The server; use it as a context manager.
@@ -256,27 +313,27 @@ def start(
         ServerError: If the server refuses a model, dies, or is not ready in time.
     """
     installation = find_installation(binary)
-    require_open_files()
     options = [f"--model-control-mode={model_control}", *(f"--load-model={name}" for name in load)]
-    for repository in repositories:
-        if not repository.is_dir():
-            raise UsageError(f"{repository} is not a folder", hint="name a Triton model repository")
-    if installation.embedded:
-        _require_safe(repositories)
-    if installation.embedded:
-        for repository in repositories:
-            require_packages(repository)
+    require_servable(repositories, installation)
     if installation.embedded and all(map(is_complete, repositories)):
         options.append("--disable-auto-complete-config")
     log.parent.mkdir(parents=True, exist_ok=True)
     backends = installed_stand_ins() | dict(stand_ins) if installation.embedded else {}
     launched = functools.partial(
-        launch, installation, repositories, log=log, response_cache_bytes=response_cache_bytes, stand_ins=backends
+        launch,
+        installation,
+        repositories,
+        log=log,
+        response_cache_bytes=response_cache_bytes,
+        stand_ins=backends,
+        key=key,
+        swap=swap,
     )
     samples = read_samples(repositories)
     for attempt in range(_PORT_ATTEMPTS):
         ports = Ports.choose(host, http_port, grpc_port, metrics_port)
-        server = replace(_serving(ports, launched([*options, *ports.options()]), log), _samples=samples)
+        begin = functools.partial(launched, [*options, *ports.options()])
+        server = replace(_serving(ports, begin(), log), _samples=samples, _start_again=begin)
         try:
             server._await_ready(time.monotonic() + ready_timeout_s)
         except BaseException as error:
@@ -290,20 +347,20 @@ def start(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _require_safe(repositories: Sequence[Path]) -> None:
-    found = lint_repositories(repositories, DANGEROUS)
-    if found:
-        shown = "".join(f"\n  {finding.file}: {finding.message}; {finding.remedy}" for finding in found)
-        raise UsageError(f"this server cannot serve that safely:{shown}")
-
-
 def _serving(ports: Ports, processes: Processes, log: Path) -> Server:
     metrics_url = f"http://{ports.address}:{ports.metrics}/metrics"
     http_url, grpc_url = f"http://{ports.address}:{ports.http}", f"{ports.address}:{ports.grpc}"
     return Server(http_url, grpc_url, metrics_url, log=log, _processes=processes)
 
 
-def attach(url: str, *, http_url: str = "", timeout_s: float = 10.0, repositories: Sequence[Path] = ()) -> Server:
+def attach(
+    url: str,
+    *,
+    http_url: str = "",
+    timeout_s: float = 10.0,
+    repositories: Sequence[Path] = (),
+    key: ControlKey | None = None,
+) -> Server:
     """Use a server that runs already.
 
     Args:
@@ -312,20 +369,15 @@ def attach(url: str, *, http_url: str = "", timeout_s: float = 10.0, repositorie
         http_url: Its HTTP endpoint, where that is not at the port before gRPC's.
         timeout_s: For it to answer.
         repositories: Releases that may be what it serves: what they know of samples is what models are probed with.
+        key: What its control endpoints want, where it is to be controlled.
 
     Raises:
         UsageError: If the address is none.
         ServerError: If nothing answers there.
     """
-    scheme, _, address = url.rstrip("/").rpartition("://")
-    host, _, port = address.rpartition(":")
-    if scheme not in ("", "grpc", "http") or not host or not port.isdigit():
-        raise UsageError(
-            f"{url!r} is not the address of a server",
-            hint="accepted: host:port or grpc://host:port for gRPC, http://host:port for HTTP",
-        )
-    grpc_port = int(port) + 1 if scheme == "http" else int(port)
-    http_url = (http_url or f"http://{host}:{grpc_port - 1}").rstrip("/")
-    version = ask_json(f"{http_url}/v2", timeout_s=timeout_s)["version"]
+    address = Address.parsed(url)
+    grpc_port = address.port + 1 if address.is_http else address.port
+    http_url = (http_url or f"http://{address.host}:{grpc_port - 1}").rstrip("/")
+    version = version_at(http_url, address, timeout_s=timeout_s)
     samples = read_samples(repositories)
-    return Server(http_url, f"{host}:{grpc_port}", server_version=version, _samples=samples)
+    return Server(http_url, f"{address.host}:{grpc_port}", server_version=version, _samples=samples, _key=key)

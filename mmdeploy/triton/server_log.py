@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -13,6 +14,14 @@ _REFUSALS = (
     re.compile(r"failed to load model '(?P<model>[^']+)': (?P<reason>.*)\"$", re.MULTILINE),
     re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)\"$", re.MULTILINE),
 )
+# What Triton answers to a request to load, around the reason.
+_NOT_LOADED = re.compile(
+    r"\S+: load failed for model '[^']+': version \d+ is at UNAVAILABLE state: "
+    r"(?:(?:Internal|Invalid argument|Unavailable|Unsupported|Not found|Unknown): )?(?P<reason>.*?)[;\s]*\(HTTP \d+\)",
+    re.DOTALL,
+)
+# Of Python in a stub: paths of a temporary folder, which nobody can look at later.
+_TRACEBACK = re.compile(r"\n\nAt:\n(?:  .*\n?)*")
 _FATAL = re.compile(r"^(?:error|failed).*", re.MULTILINE)
 _PORT_TAKEN = re.compile(r"Socket '(?P<address>[^']+)' already in use")
 # Without a GPU the wheel's server complains of what it does not find; tables repeat what was said before.
@@ -31,6 +40,17 @@ def refusals(text: str) -> dict[str, str]:
     for found in causes:
         reasons |= found
     return reasons or dependents
+
+
+def reason_not_loaded(text: str) -> str:
+    """Return the reason for which Triton did not load a model, out of what it answers to the request."""
+    found = _NOT_LOADED.fullmatch(text)
+    return found["reason"] if found else text
+
+
+def without_traceback(text: str) -> str:
+    """Cut the Python traceback that a stub appends to a reason."""
+    return _TRACEBACK.sub("", text)
 
 
 def last_words(text: str) -> str:
@@ -53,6 +73,17 @@ def taken_address(text: str) -> str | None:
 def read(log: Path | None) -> str:
     """Return a log's text; empty when there is none."""
     return log.read_text(errors="replace", encoding="utf-8") if log is not None and log.exists() else ""
+
+
+def set_aside(log: Path) -> None:
+    """Rename a log to the first number that is free, as in ``triton.1.log``, where there is one."""
+    number = next(number for number in itertools.count(1) if not _numbered(log, number).exists())
+    if log.exists():
+        log.rename(_numbered(log, number))
+
+
+def _numbered(log: Path, number: int) -> Path:
+    return log.with_name(f"{log.stem}.{number}{log.suffix}")
 
 
 def _first_part(reason: str) -> str:

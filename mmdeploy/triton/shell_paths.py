@@ -14,6 +14,8 @@ from pathlib import Path
 
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.core.temporary import HeldFolder, hold_folder
+from mmdeploy.triton.staging import MANIFEST
+from mmdeploy.triton.swap_folder import lay_out
 
 _SAFE = re.compile(r"[\w./+@%,:=-]+")
 #: Tried in this order, after the folder that the environment names (TMPDIR).
@@ -46,15 +48,22 @@ def hold_safe_folder(what: str) -> HeldFolder:
     )
 
 
-def linked(repositories: Sequence[Path], folder: Path) -> dict[Path, Path]:
+def linked(repositories: Sequence[Path], folder: Path, swap: Path | None = None) -> dict[Path, Path]:
     """Return each repository by a path for Triton: its own, or that of a link in ``folder`` where that is unsafe.
 
     Of a repository with hidden folders, such as a work folder or ``.git``, the others are linked one by one: Triton
-    would take each folder for a model.
+    would take each folder for a model. Where ``swap`` is given, releases are laid out there: see
+    `mmdeploy.triton.swap_folder`.
     """
     found = {}
     for number, repository in enumerate(repositories):
         path, link = repository.absolute(), folder / f"repository_{number}"
+        if swap is not None and (path / MANIFEST).is_file():
+            laid_out = lay_out(path, swap.absolute() / str(number))
+            if not survives_shell(str(laid_out)):
+                link.symlink_to(laid_out, target_is_directory=True)
+            found[laid_out if survives_shell(str(laid_out)) else link] = path
+            continue
         children = [child for child in path.iterdir() if child.is_dir()]
         if any(child.name.startswith(".") for child in children):
             link.mkdir()

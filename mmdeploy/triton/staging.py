@@ -246,7 +246,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields["schema_version"] != 1 or not isinstance(fields["files"], dict):
-            raise StoreError(f"{path} is of another version of mmdeploy")
+            raise StoreError(
+                f"{path}: schema version {fields['schema_version']!r}, and this mmdeploy reads version 1",
+                hint="install the multimodal-deploy that published it, or build it again",
+            )
         return {
             "name": fields["name"],
             "files": fields["files"],

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from mmdeploy import engines
 from mmdeploy.core import facts
+from mmdeploy.core.agreement import EXACT_DB, LOW_PRECISION_DB
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import Engine, MethodOptions, Pass, Progress, Rewriter
 from mmdeploy.core.errors import (
     EngineError,
+    EnvironmentUnfitError,
     ExportError,
     MmdeployError,
     ModelError,
@@ -28,14 +30,16 @@ from mmdeploy.core.errors import (
 from mmdeploy.core.room import LEAST_BYTES, tight
 from mmdeploy.core.sizes import padding_advised
 from mmdeploy.core.store import Store, translated
+from mmdeploy.core.target import instruction_sets
 from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.engines import own_graph
 from mmdeploy.engines.built_from import BuiltFrom
 from mmdeploy.engines.conformance import handed_over
 from mmdeploy.engines.graph_files import copy_graph
 from mmdeploy.model.torch_model import FAILED
+from mmdeploy.planning.chains import lowers_precision
 from mmdeploy.planning.kinds import ENGINE, EXPORT, QUANTIZE, REFERENCE, StepKind
-from mmdeploy.planning.steps import digest
+from mmdeploy.planning.steps import PROCESSOR, digest
 from mmdeploy.plugins.loading import Plugin
 from mmdeploy.worker.context import recipe_module, step_context, with_specs
 from mmdeploy.worker.examples import Examples, keep_example
@@ -142,7 +146,17 @@ def _run(task: Task, workdir: Path, progress: Progress) -> Artifact:
 
 
 def run_method(task: Task, workdir: Path, progress: Progress) -> Artifact:
-    """Run a pass or an engine; an engine that is one of several to choose from may refuse the graph."""
+    """Run a pass or an engine; an engine that is one of several to choose from may refuse the graph.
+
+    Raises:
+        EnvironmentUnfitError: If it is machine code, planned for a processor that this machine has not.
+    """
+    planned = task.step.identity.get(PROCESSOR)
+    if planned not in (None, instruction_sets()):
+        raise EnvironmentUnfitError(
+            f"{task.step.id} is machine code, planned for {planned}, and this machine is {instruction_sets()}",
+            hint="run the build where it is served, or its steps on machines of the kind that plans it",
+        )
     source, exported = _source(task), _exported(task)
     made = _done(task, with_specs(source, exported) if exported else source, workdir, progress)
     if task.step.sort.methods is not engines.METHODS or reason(made) is not None:
@@ -204,14 +218,16 @@ def _with_graph(engine: Artifact, graph: Artifact) -> Artifact:
 
 
 def _judged(task: Task, engine: Artifact, graph: Artifact, progress: Progress) -> Artifact:
-    """Hold an engine from outside against its graph, where it runs on this machine; our own have done so themselves."""
+    """Hold an engine against its graph, where it runs on this machine; our own that are made of it have done so."""
     module: Engine = engines.METHODS.find(task.step.method, task.recipe.root)
     options, workdir = _options(task, module), engine.path.parent
-    if not isinstance(module, Plugin) or module.unavailable(options) is not None:
+    apart = isinstance(module, Plugin) or module.CONSUMES == "torch"
+    if not apart or module.unavailable(options) is not None:
         return engine
     context = step_context(task, workdir, progress, needs=frozenset())
+    exact_db = LOW_PRECISION_DB if lowers_precision(options) and not isinstance(module, Plugin) else EXACT_DB
     try:
-        return own_graph.judge(engine, graph, context, lambda: module.load(engine, options))
+        return own_graph.judge(engine, graph, context, lambda: module.load(engine, options), exact_db=exact_db)
     except EngineError as error:
         if not task.step.optional:
             raise

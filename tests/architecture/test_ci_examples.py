@@ -31,7 +31,7 @@ def test_commands_are_ones_that_there_are(path: Path) -> None:
         _, verb, *arguments = shlex.split(line.partition(" >")[0])
         command = commands.get_command(click.Context(commands), verb)
         assert command is not None
-        command.make_context(verb, arguments)  # refuses options and arguments that it does not know
+        command.make_context(verb, arguments).close()  # refuses options and arguments that it does not know
 
 
 def test_a_command_that_there_is_not_would_be_seen() -> None:

@@ -89,3 +89,15 @@ def test_all_pythons_that_are_found_are_tested_and_the_others_named(
     assert [line for line in lines if line.startswith("tests")] == [
         f"tests: python{version} in {folder}: -k x" for version, folder in zip(versions, folders, strict=False)
     ]
+
+
+def test_a_machine_without_prometheus_and_without_packages_goes_on_and_is_told(tmp_path: Path):
+    machine(tmp_path)
+    done = subprocess.run(
+        ["/bin/bash", str(REPOSITORY / "ci" / "tools")],
+        env={"PATH": str(tmp_path), "VENV": str(tmp_path / "venv")},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no Prometheus for the tests: neither on the PATH, nor is there an apt-get" in done.stderr
+    assert not (tmp_path / "venv").exists()

@@ -98,7 +98,7 @@ WRONG_FILES = {
     "missing file": (["a=good.npy", "b=gone.npy"], "b: there is no file gone.npy"),
     "shape": (["a=good.npy", "b=nine.npy"], "b: nine.npy: shape is [9], expected [8]"),
     "dtype": (["a=good.npy", "b=double.npy"], "b: double.npy: dtype is FP64, expected FP32"),
-    "no PNG": (["a=good.npy", "b=fake.png"], "b: fake.png cannot be read as an image: cannot identify image file"),
+    "no PNG": (["a=good.npy", "b=fake.png"], "b: fake.png cannot be read as an image: what it holds is no picture"),
     "image for a vector": (["a=good.npy", "b=grey.png"], "b: grey.png: the model takes FP32 [8], which is no image"),
     "WAV length": (["a=good.npy", "b=nine.wav"], "b: nine.wav: shape is [9], expected [8]\nhint: --fit "),
     "WAV cut off": (["a=good.npy", "b=cut.wav"], "b: cut.wav cannot be read as a WAV file: the file ends too early"),
@@ -296,18 +296,38 @@ def stubs_of(process: "subprocess.Popen[str]", model: str) -> list[psutil.Proces
     return [child for child in family if "stub" in child.name() and f"/{model}/" in child.cmdline()[1]]
 
 
-def test_a_killed_backend_is_healed_and_a_killed_server_is_told(published: Path, tmp_path: Path) -> None:
-    running = served_by_command(published, tmp_path)
-    process = running.process
+def line(process: "subprocess.Popen[str]", words: str) -> str:
+    """Read standard error up to a line that holds ``words``; return the line."""
+    assert process.stderr is not None
+    found = next((line for line in process.stderr if words in line), None)
+    assert found is not None, f"{words!r} was not said"
+    return found
+
+
+def kill_server(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    family = psutil.Process(process.pid).children(recursive=True)
+    next(child for child in family if child.name() == "tritonserver").kill()
+    return family
+
+
+def test_what_is_killed_comes_back_and_too_often_is_told(published: Path, tmp_path: Path) -> None:
+    process = started("serve", published, *PORTS, "--restarts", 1, cwd=tmp_path)
     try:
+        said = "".join(read_until(process, "Ctrl-C stops it."))
+        grpc = re.search(r"gRPC +(\S+)$", said, re.MULTILINE)[1]
         (stub,) = stubs_of(process, "two_towers.right")
         stub.kill()
-        assert process.stderr is not None
-        assert process.stderr.readline() == "two_towers.right did not answer a probe and was loaded again\n"
-        with GrpcRunner(running.grpc, "two_towers") as runner:
+        assert line(process, "right") == "two_towers.right lost a process and was loaded again\n"
+        with GrpcRunner(grpc, "two_towers") as runner:
             assert runner.infer(GOOD)["logits"].shape == (2, 4)
-        family = psutil.Process(process.pid).children(recursive=True)
-        next(child for child in family if child.name() == "tritonserver").kill()
+        family = kill_server(process)
+        assert line(process, "again") == "Triton ended (exit code 137); starting it again\n"
+        assert line(process, "again") == "Triton 2.51.0 is ready again\n"
+        with GrpcRunner(grpc, "two_towers") as runner:
+            assert runner.infer(GOOD)["logits"].shape == (2, 4), "at the same port"
+        (log,) = (tmp_path / ".mmdeploy" / "serve").glob("*.1.log")
+        assert "two_towers.right" in log.read_text(), "why it ended is not lost"
+        family += kill_server(process)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -317,6 +337,21 @@ def test_a_killed_backend_is_healed_and_a_killed_server_is_told(published: Path,
     assert "Traceback" not in errors
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
+
+
+def test_what_was_changed_meanwhile_is_not_served_again(published: Path, tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    shutil.copytree(published / "two_towers", release)
+    running = served_by_command(release, tmp_path)
+    try:
+        (release / "two_towers.left" / "1" / "model.onnx").write_bytes(b"something else")
+        kill_server(running.process)
+        _, errors = running.process.communicate(timeout=60)
+    finally:
+        running.process.kill()
+        running.process.wait()
+    assert running.process.returncode == 3
+    assert "is not what was published:\n  two_towers.left/1/model.onnx was changed" in errors
 
 
 def test_many_clients_with_bad_requests_do_not_stop_the_good_ones(served: Served) -> None:

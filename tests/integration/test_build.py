@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from mmdeploy.record.observer import Silent
 from mmdeploy.record.report_file import read_report
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.client import GrpcRunner
+from mmdeploy.triton.golden import GOLDEN, disagreements, read_golden
 from mmdeploy.triton.http import ask_json
 from mmdeploy.triton.lint import lint
 from mmdeploy.triton.repository import resolve, verify
@@ -68,10 +70,18 @@ def test_a_recipe_becomes_a_published_ensemble_that_answers(tiny_recipe: Path, s
     assert [finding for finding in lint(report.published) if finding.severity == "error"] == []
     assert read_report(report.published / "report.json").published == report.published
     holds_what_it_was_made_of(report.published, tiny_recipe)
+    sure = json.loads((report.published / "confidence.json").read_text())["outputs"]["logits"]
+    assert sum(sure["counts"]) == sure["samples"] > 0 and sure["from"] == "logits"
+    golden = read_golden(report.published / GOLDEN)
     with triton_server.start(resolve(report.published.parent), log=shared_workdir / "triton.log") as server:
         runner = GrpcRunner(server.grpc_url, "two_towers")
         feeds = {name: np.random.default_rng(0).standard_normal((3, 8), np.float32) for name in "ab"}
         assert runner.infer(feeds)["logits"].shape == (3, 4)
+        assert disagreements(golden, runner.infer) == ()
+        other = replace(
+            golden, requests=tuple(replace(one, outputs=golden.requests[0].outputs) for one in golden.requests)
+        )
+        assert len(disagreements(other, runner.infer)) == len(golden.requests) - 1
         runner.close()
 
 
@@ -390,7 +400,9 @@ def test_a_report_is_written_for_every_end(tiny_recipe: Path, tmp_path: Path) ->
     replaced(tmp_path / "broken" / "recipe.yaml", "factory: model.py:build", "factory: broken.py:build")
     (tmp_path / "broken" / "broken.py").write_text("def build():\n    raise RuntimeError('x')\n")
     with pytest.raises(ModelError):
-        mmdeploy.build(mmdeploy.load_recipe(tmp_path / "broken" / "recipe.yaml"), Settings(workdir=tmp_path / "work"))
+        mmdeploy.build(
+            mmdeploy.load_recipe(tmp_path / "broken" / "recipe.yaml"), Settings(workdir=tmp_path / "work", jobs=1)
+        )
     folder = tmp_path / "work" / "runs" / "two_towers" / "latest"
     assert {path.name for path in folder.iterdir()} >= {"report.json", "report.md", "report.html", "junit.xml"}
     assert json.loads((folder / "report.json").read_text())["failure"]["step"].endswith("/export")

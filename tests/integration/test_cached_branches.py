@@ -13,6 +13,8 @@ import pytest
 import mmdeploy
 from mmdeploy.building.builder import Settings, run_build
 from mmdeploy.record.observer import Silent
+from mmdeploy.rollout.generation import belongs, plain_name
+from mmdeploy.rollout.promote import examined, promote
 from mmdeploy.triton import server as triton_server
 from mmdeploy.triton.http import ask_json
 from mmdeploy.triton.response_cache import settings_of
@@ -145,3 +147,28 @@ def test_a_new_release_answers_by_its_own_encoders_head_and_ensemble(
             (stats,) = ask_json(f"{server.http_url}/v2/models/three_senses/stats")["model_stats"]
             assert int(stats["inference_stats"]["cache_hit"]["count"]) == 3
     assert np.abs(np.array(old) - np.array(expected)).max() > 1e-4
+
+
+def test_a_promotion_swaps_what_is_asked_behind_optional_inputs(releases: tuple[Path, Path], tmp_path: Path) -> None:
+    feeds = [
+        {"seen": row(70), "heard": row(71), "felt": row(72)},
+        {"seen": row(70), "felt": row(72)},
+        {"seen": row(70)},
+    ]
+    with triton_server.start([releases[1]], log=tmp_path / "fresh.log") as fresh:  # without a cache
+        expected = [answer(fresh, feed) for feed in feeds]
+    with triton_server.start(
+        [releases[0]], log=tmp_path / "triton.log", model_control="explicit", load=("*",), swap=tmp_path / "serving",
+        response_cache_bytes=settings_of([releases[1]]).bytes,
+    ) as running:  # fmt: skip
+        old = [answer(running, feed) for feed in feeds for _ in range(2)][::2]
+        (folder,) = running.repositories
+        there = promote(running, folder, examined(releases[1]), drain_s=0.2)
+        assert there.checked == 0, "a build without gates"
+        for feed, new in zip(feeds * 2, expected * 2, strict=True):
+            np.testing.assert_array_equal(answer(running, feed), new)
+        assert {name for name in running.probe() if not belongs(name, "three_senses")} == {"three_senses"}
+        back = promote(running, folder, examined(releases[0]), drain_s=0.2)
+        assert "three_senses.skin" in map(plain_name, back.reused), "what both have in common is loaded once"
+        for feed, before in zip(feeds * 2, old * 2, strict=True):
+            np.testing.assert_array_equal(answer(running, feed), before)

@@ -24,8 +24,9 @@ from mmdeploy.triton.lint import RULES, Severity, lint
 EVERYTHING = [*GOOD, *BROKEN, *UNWISE]
 BACKENDS = {"opens_file": OPENS_FILE, "tensorrt": ECHO, "onnxruntime": ECHO}
 
-#: Rules that need a repository of their own; their tests are at the end of this file.
-ALONE = {"model-duplicate", "warmup-batch-size", "instance-kind", "onnx-tensors"}
+#: Rules that need a repository of their own; their tests are at the end of this file, that of ``processor`` is with the
+#: engine aot_inductor's.
+ALONE = {"model-duplicate", "warmup-batch-size", "instance-kind", "onnx-tensors", "processor"}
 #: No server is started on these by mmdeploy, and they were tried by hand (Triton 2.51): it hangs for minutes before it
 #: refuses unsafe names, and a full queue kills it under load only.
 UNTRIED = {"unsafe-name", "ensemble-queue-limit"}

@@ -12,6 +12,7 @@ from mmdeploy.building.builder import Outcome
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import InferenceError
 from mmdeploy.triton.client import GrpcRunner
+from mmdeploy.triton.golden import GOLDEN, read_golden
 from mmdeploy.triton.lint import lint
 from mmdeploy.triton.server import Server
 
@@ -57,6 +58,8 @@ def test_every_subset_is_judged_and_what_is_published_is_whole(outcome):
     assert "end to end: worst cosine (mixed rows)" in names["parity"]
     assert names["graceful"] == ["top1 drop without seen", "top1 drop without heard and felt"]
     assert [finding for finding in lint(report.published) if finding.severity == "error"] == []
+    partial = {tuple(one.inputs) for one in read_golden(report.published / GOLDEN).requests}
+    assert partial >= {("seen", "heard", "felt"), ("heard", "felt"), ("seen",)}
 
 
 def test_a_missing_input_runs_none_of_its_encoders(server, runner):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from served_gateway import Served, error_of, gateway
 from whole_recipe import built, served
 from whole_recipe import executions as counted
 
@@ -196,3 +199,111 @@ def test_a_photo_that_is_sent_twice_is_encoded_once_whoever_else_is_in_the_reque
         blind = opened.infer({**other, "photo": np.array([[b""]], dtype=object)})["probabilities"]
         assert seen(running) == [hits + 2, misses + 1]
         assert not np.allclose(blind, answers[0], atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def asked_by_http(outcome: Outcome, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    assert outcome.report.published is not None
+    beside = ("--url", server.grpc_url, "--http-url", server.http_url)
+    folder = tmp_path_factory.mktemp("gateway")
+    with gateway(outcome.report.published.resolve(), *beside, folder=folder) as running:
+        yield running
+
+
+def test_a_gateway_takes_files_and_text_and_names_the_classes(
+    asked_by_http: Served, runner: GrpcRunner, sent: dict[str, np.ndarray]
+) -> None:
+    row = {name: array[0, 0] for name, array in sent.items() if name != "clip"}
+    expected = runner.infer({name: array[:1] for name, array in sent.items() if name != "clip"})
+    encoded = {"base64": base64.b64encode(row["photo"]).decode()}
+    with asked_by_http.client() as client:
+        files = {"photo": ("photo.png", row["photo"]), "caption": (None, row["caption"]), "clip": ("", b"")}
+        as_form = client.post("/infer", files=files)
+        as_json = client.post("/infer", json={"inputs": {"photo": encoded, "caption": row["caption"].decode()}})
+    for response in (as_form, as_json):
+        assert response.status_code == 200, response.text
+        told = response.json()
+        assert told["outputs"]["probabilities"] == expected["probabilities"][0].tolist()
+        assert told["modalities"] == {"used": ["photo", "caption"], "missing": ["clip"]}
+        labels = [one.decode() for one in expected["labels"][0]]
+        assert [one["label"] for one in told["top"]["labels"]] == labels
+        assert [one["label"] for one in told["top"]["probabilities"]][:2] == labels
+        assert told["top"]["labels"][0]["share"] == pytest.approx(expected["probabilities"][0].max())
+
+
+def test_a_gateway_marks_the_rows_of_a_batch_that_lack_an_input(
+    asked_by_http: Served, runner: GrpcRunner, sent: dict[str, np.ndarray]
+) -> None:
+    lacking = {0: ("photo",), 1: ("clip",), 2: ()}
+    parts = {
+        f"{name}[{at}]": ("file" if name != "caption" else None, array[at, 0])
+        for at, left_out in lacking.items()
+        for name, array in sent.items()
+        if name not in left_out
+    }
+    marks = {f"{name}_present": np.array([[name not in lacking[at]] for at in range(3)]) for name in ("photo", "clip")}
+    expected = runner.infer({**sent, **marks})["probabilities"]
+    with asked_by_http.client() as client:
+        rows = client.post("/batch", files=parts).json()["rows"]
+        metrics = client.get("/metrics").text
+    assert [row["modalities"]["missing"] for row in rows] == [["photo"], ["clip"], []]
+    assert np.allclose([row["outputs"]["probabilities"] for row in rows], expected, atol=1e-5)
+    assert 'mmdeploy_gateway_missing_total{missing="clip+photo",model="optional_media"} 1.0' in metrics
+
+
+def test_a_gateway_passes_on_what_a_step_refuses(asked_by_http: Served, sent: dict[str, np.ndarray]) -> None:
+    with asked_by_http.client() as client:
+        files = {"clip": ("clip.wav", b"no sound"), "caption": (None, sent["caption"][0, 0])}
+        response = client.post("/infer", files=files)
+        kinds = {one["name"]: one["kind"] for one in client.get("/models").json()["models"][0]["inputs"]}
+    assert response.status_code == 400
+    assert error_of(response)["message"].startswith("'clip', row 0: is no sound that is taken")
+    assert kinds == {"photo": "image", "clip": "audio", "caption": "text"}
+
+
+def test_the_page_is_used_in_a_browser(asked_by_http: Served, sent: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Drop a picture, record a sound, type a text: the best classes appear, and an error where one is left out."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium")
+    (tmp_path / "photo.png").write_bytes(sent["photo"][0, 0])
+    fake = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with playwright.sync_playwright() as driver, driver.chromium.launch(executable_path=chromium, args=fake) as browser:
+        page = browser.new_page(viewport={"width": 375, "height": 800})
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(asked_by_http.url)
+        page.get_by_label("photo: choose a picture").set_input_files(tmp_path / "photo.png")
+        page.get_by_label("caption").fill("a cat sees an owl")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("ol.top")
+        assert page.locator(".chips li").all_inner_texts() == ["✓ photo used", "✓ caption used", "– clip missing"]
+        classes = page.locator("ol.top .name").all_inner_texts()
+        assert set(classes) == {"owl", "cat", "dog"}
+        page.get_by_label("Record clip").click()
+        page.wait_for_timeout(700)  # a moment of sound
+        page.get_by_label("Record clip").filter(has_text="Stop").click()
+        page.wait_for_selector("audio")
+        page.get_by_role("button", name="Ask").click()
+        page.wait_for_selector("text=✓ clip used")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        assert said == []
+        page.get_by_role("button", name="Clear").click()
+        page.get_by_label("photo: choose a picture").set_input_files(tmp_path / "photo.png")
+        page.get_by_role("button", name="Ask").click()
+        assert "caption is missing" in page.get_by_role("alert").inner_text()
+        unlabelled = (
+            "Array.from(document.querySelectorAll('input, textarea, select')).filter(one => one.offsetParent && "
+        )
+        assert page.evaluate(unlabelled + "!one.labels?.length && !one.ariaLabel).length") == 0
+        assert {url.split("/")[2] for url in asked if not url.startswith(("data:", "blob:"))} == {
+            asked_by_http.url.removeprefix("http://")
+        }
+        page.evaluate(
+            "document.body.append(Object.assign(document.createElement('script'), {textContent: 'hacked = 1'}))"
+        )
+        assert page.evaluate("typeof hacked") == "undefined"

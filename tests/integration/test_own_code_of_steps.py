@@ -21,7 +21,7 @@ PACKAGE = Path(mmdeploy.__file__).parent
 SPLITS = ("data.training=data.py:training", "data.validation=data.py:validation")
 #: What addresses a step's result and what watches it: neither has a say in what the result is.
 ADDRESSING = {
-    "mmdeploy/core/store.py", "mmdeploy/core/digests.py", "mmdeploy/model/tensors.py",
+    "mmdeploy/core/store.py", "mmdeploy/core/shared_notes.py", "mmdeploy/core/digests.py", "mmdeploy/model/tensors.py",
     "mmdeploy/model/distributions.py", "mmdeploy/model/imports.py", "mmdeploy/model/log_of_reads.py",
     "mmdeploy/model/native_opens.py", "mmdeploy/model/places.py", "mmdeploy/model/reads.py",
     "mmdeploy/worker/watched_inputs.py",

@@ -20,7 +20,9 @@ from tritonclient.utils import InferenceServerException
 import mmdeploy
 from mmdeploy.core.errors import InferenceError, ServerError
 from mmdeploy.triton import server
+from mmdeploy.triton.control_key import ControlKey, kept_key, known_key
 from mmdeploy.triton.http import ask_json
+from mmdeploy.triton.tending import Tending
 
 pytestmark = pytest.mark.triton
 
@@ -92,6 +94,38 @@ def test_a_killed_stub_is_noticed_by_the_probe_only_and_healed(repository, tmp_p
         assert running.probe() == ("negated", "positive", "summed", "difference")
 
 
+def test_one_dead_instance_of_two_is_noticed(repository, tmp_path):
+    """The other one answers every probe, and clients would go on to lose a part of their requests."""
+    config = repository / "negated" / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    started = server.start([repository], log=tmp_path / "triton.log", model_control="explicit", load=["difference"])
+    with started as running:
+        tending = Tending(running, restarts=0)
+        assert list(tending.look()) == []
+        stub_of(running, "negated").kill()
+        told = list(until(lambda: list(tending.look())))
+        assert told == ["negated lost a process and was loaded again"]
+        until(lambda: stubs_of(running, "negated") == 2)
+        assert [list(tending.look()) for _ in range(4)] == [[]] * 4
+        running.unload("difference")
+        running.unload("summed")
+        assert [list(tending.look()) for _ in range(4)] == [[]] * 4, "what is unloaded on purpose stays so"
+
+
+def stubs_of(running, model):
+    stubs = [child for child in family(running.pid) if "stub" in child.name() and child.status() != "zombie"]
+    return sum(f"/{model}/" in stub.cmdline()[1] for stub in stubs)
+
+
+def until(found, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := found():
+            return value
+        time.sleep(0.1)
+    raise AssertionError("not within the time")
+
+
 CONTROL = {
     "repository/index": b"{}",
     "repository/models/evil/load": json.dumps(
@@ -109,7 +143,11 @@ CONTROL = {
 def test_control_endpoints_want_a_key_that_nobody_can_read(repository, tmp_path):
     """Without it, a page in a browser could load Python into the server: text/plain needs no leave of any origin."""
     log = tmp_path / "triton.log"
-    with server.start([repository], log=log, model_control="explicit", load=["positive"]) as running:
+    key_file = tmp_path / "control.key"
+    key_file.write_text("another/process+may=know==\n")
+    key_file.chmod(0o600)
+    key = kept_key(key_file)
+    with server.start([repository], log=log, model_control="explicit", load=["positive"], key=key) as running:
         for path, body in CONTROL.items():
             request = urllib.request.Request(f"{running.http_url}/v2/{path}", body, {"Content-Type": "text/plain"})
             with pytest.raises(urllib.error.HTTPError) as refused:
@@ -122,12 +160,16 @@ def test_control_endpoints_want_a_key_that_nobody_can_read(repository, tmp_path)
         ):  # fmt: skip
             with pytest.raises(InferenceServerException, match="This protocol is restricted"):
                 call()
-        key = running._processes.key
         assert client.get_model_repository_index(headers=dict(key.grpc_metadata)).models
         assert client.get_inference_statistics().model_stats, "what is no control is open"
         client.close()
-        running.unload("positive")
-        running.load("positive")
+        for wrong in (None, ControlKey()):
+            with pytest.raises(ServerError, match=r"cannot unload 'positive'.*403"):
+                server.attach(running.http_url, http_url=running.http_url, key=wrong).unload("positive")
+        other = server.attach(running.grpc_url, http_url=running.http_url, key=known_key(key_file))
+        for knowing in (running, other):
+            knowing.unload("positive")
+            knowing.load("positive")
         assert running.probe() == ("positive",)
         words = [word for process in family(running.pid) for word in process.cmdline()]
         assert any("http-restricted-api" in word for word in words)

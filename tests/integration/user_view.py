@@ -75,7 +75,7 @@ def press_ctrl_c(process: "subprocess.Popen[str]") -> tuple[str, str]:
     rest, errors = process.communicate(timeout=60)
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
-    assert "Traceback" not in rest + errors
+    assert "Traceback" not in rest + errors, rest + errors
     return rest, errors
 
 

@@ -101,6 +101,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "onnx-tensors": Rule(_ERROR, onnx_graphs.onnx_tensors),
         "optional-input": Rule(_WARNING, backends.optional_input),
         "graph-level": Rule(_WARNING, backends.graph_level),
+        "processor": Rule(_WARNING, backends.processor),
         "unsafe-name": Rule(_WARNING, backends.unsafe_name),
     }
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmdeploy.core.errors import EngineError
+from mmdeploy.core.target import this_hardware
+from mmdeploy.engines import aot_package
 from mmdeploy.triton.lint.finding import Hit
 from mmdeploy.triton.lint.reading import Model, Repositories
 from mmdeploy.triton.shell_paths import survives_shell
 
 #: Backends that are Python-based, always or in the wheel's server.
-SHELL_BACKENDS = ("python", "onnxruntime", "openvino", "tensorrt_rtx")
+SHELL_BACKENDS = ("python", "onnxruntime", "openvino", "tensorrt_rtx", aot_package.BACKEND)
 
 
 def optional_input(model: Model, repositories: Repositories) -> Iterator[Hit]:
@@ -68,4 +71,23 @@ def unsafe_name(model: Model, repositories: Repositories) -> Iterator[Hit]:
                 f"a Python-based backend starts its stub through a shell, which the {what} {name!r} does not survive",
                 "use letters, digits, '.', '_' and '-'",
                 at,
+            )
+
+
+def processor(model: Model, repositories: Repositories) -> Iterator[Hit]:
+    """Find machine code that this machine's processor cannot run: the backend refuses to load it."""
+    if model.backend != aot_package.BACKEND:
+        return
+    for version in model.served_versions:
+        path = model.versions[version] / (model.filename or aot_package.FILENAME)
+        try:
+            missing = aot_package.lacking(path, this_hardware().isa) if path.is_file() else ()
+        except EngineError as error:
+            yield Hit(error.message, "build the release again")
+            continue
+        if missing:
+            yield Hit(
+                f"{path.name} is machine code for a processor with {', '.join(missing)}, and this one has not: it will "
+                "not load here",
+                "serve it on the kind of machine that built it, or build it here",
             )

@@ -14,7 +14,7 @@ from mmdeploy.triton.staging import KEEPER
 #: How many versions a signed number of 64 bits counts.
 _VERSIONS = 2**63
 #: Backends that open a file and no folder.
-_TAKES_FILE = ("python", "tensorrt", "openvino")
+_TAKES_FILE = ("python", "tensorrt", "openvino", "aot_inductor")
 
 
 def config_syntax(model: Model, repositories: Repositories) -> Iterator[Hit]:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mmdeploy.building.bucket_gain import BucketGain, Gain, told
+from mmdeploy.building.bucket_gain import BucketGain, told
+from mmdeploy.building.gain import Gain
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.record.observer import Silent
 from mmdeploy.scoring.served_figures import Estimate

@@ -1,10 +1,14 @@
 """Steps in processes of their own: whatever becomes of one, the scheduler says it and nothing is left running."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -245,6 +249,41 @@ def test_the_signal_mask_is_left_as_it_was(task: Callable[[str], Task], workers:
     workers.start(task("well"))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     workers.wait()
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_ctrl_c_in_the_middle_of_a_start_waits_and_breaks_no_process(
+    task: Callable[[str], Task],
+    workers: Workers,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    told: bool,
+) -> None:
+    """A thread of a library has no mask, takes the signal, and Python raises in this one all the same."""
+    ended = threading.Event()
+    threading.Thread(target=ended.wait, daemon=True).start()
+    connect = forkserver._forkserver.connect_to_new_process
+    heard: list[int] = []
+
+    def interrupted(descriptors: list[int]) -> tuple[int, int]:
+        found = connect(descriptors)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        return found
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", interrupted)
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if told else None
+    try:
+        with contextlib.nullcontext() if told else pytest.raises(KeyboardInterrupt):
+            workers.start(task("well"))
+        assert len(workers) == 1, "it is known, and can be ended"
+        assert workers.wait().step_id
+    finally:
+        ended.set()
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT] * told
+    assert "Traceback" not in capfd.readouterr().err
 
 
 LEAVES_A_SEMAPHORE = """

@@ -13,7 +13,7 @@ from mmdeploy.core.errors import EnvironmentUnfitError
 
 def found(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> dict[str, dict[str, str]]:
     assert run(commands, ["doctor", *argv, "--json"]) == code
-    return {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    return {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
 
 
 def test_this_machine_builds_and_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,13 @@ def test_no_repository(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_a_name_where_a_path_is_meant(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (Path("model_repository") / "digits").mkdir(parents=True)
+    for verb in (["serve", "digits"], ["verify", "digits"], ["promote", "http://127.0.0.1:9", "digits"]):
+        assert run(commands, verb) == 2
+        assert "\nhint: did you mean model_repository/digits?\n" in capsys.readouterr().err
+
+
 def test_an_empty_repository_a_file_and_one_model(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     assert run(commands, ["serve", "empty"]) == 2
@@ -82,4 +89,5 @@ def test_a_url_where_nothing_answers(capsys: pytest.CaptureFixture[str]) -> None
     assert run(commands, ["serve", "--url", f"http://127.0.0.1:{port}"]) == 3
     assert capsys.readouterr().err == (
         f"error: http://127.0.0.1:{port}/v2: the server does not answer (Connection refused)\n"
+        "hint: start one with mmdeploy serve, and give the gRPC or HTTP address that it prints\n"
     )

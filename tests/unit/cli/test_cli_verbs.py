@@ -24,7 +24,9 @@ def test_every_verb_is_a_file_with_a_command():
     files = {path.stem for path in Path(mmdeploy.cli.__file__).parent.glob("*.py")}
     named = {verb.replace("-", "_") for verb in VERBS}
     assert named <= files
-    assert files - named == {"__init__", "options", "outcome", "text"}
+    assert files - named == {
+        "__init__", "completion", "init_pretrained", "options", "outcome", "output", "text",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -102,11 +104,15 @@ def test_help_does_not_load_the_verbs():
 VALIDATED = """\
 ok: recipe.yaml: spoken for cpu, 3 components, 2 gates
 
-component      reads                     writes                        steps                        max_batch_size
-image_encoder  pixels <- image           embedding -> image_embedding  onnx > static > onnxruntime  8
-audio_encoder  waveform <- audio         embedding -> audio_embedding  onnx > onnxruntime           16
-fusion         image <- image_embedding  logits -> logits              onnx > onnxruntime           8
-               audio <- audio_embedding
+component      reads               writes              steps               batch
+image_encoder  pixels <- image     embedding ->        onnx > static >     8
+                                   image_embedding     onnxruntime
+audio_encoder  waveform <- audio   embedding ->        onnx > onnxruntime  16
+                                   audio_embedding
+fusion         image <-            logits -> logits    onnx > onnxruntime  8
+               image_embedding
+               audio <-
+               audio_embedding
 
 ensemble  max_batch_size 8
 inputs    image: UINT8 [8, 8]
@@ -182,15 +188,44 @@ def test_the_recipes_of_this_repository_are_right(path, capsys):
     jsonschema.validate(yaml.safe_load(path.read_text()), json.loads(capsys.readouterr().out))
 
 
-def test_list_names_everything_with_its_options(capsys):
+LISTED = {"export": export, "quantize": quantize, "engines": engines, "gates": gates}
+
+
+def test_list_gives_everything_a_line(capsys):
     assert run(commands, ["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for package in LISTED.values():
+        for method in package.METHODS:
+            assert sum(line.startswith(f"  {method} ") for line in lines) == 1 + (method == "auto")
+    assert run(commands, ["list", "--quiet"]) == 0
+    names = capsys.readouterr().out.split()
+    assert {f"{section}.{method}" for section, package in LISTED.items() for method in package.METHODS} < set(names)
+
+
+@pytest.mark.parametrize("section", LISTED)
+def test_list_of_a_section_names_its_methods_with_their_options(capsys, section):
+    assert run(commands, ["list", section]) == 0
     shown = capsys.readouterr().out
-    registries = {"export": export, "quantize": quantize, "engines": engines, "gates": gates}
-    for section, package in registries.items():
-        for method, module in package.METHODS.items():
-            assert f"\n  {section}.{method}\n" in shown
-            for option in set(module.Options.model_fields) - {"method"}:
-                assert f"      {option}: " in shown
+    for method, module in LISTED[section].METHODS.items():
+        assert f"\n  {section}.{method}\n" in shown
+        for option in set(module.Options.model_fields) - {"method"}:
+            assert f"      {option}: " in shown
+
+
+def test_list_as_json_has_each_option(capsys):
+    assert run(commands, ["list", "parity", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    [parity] = told["methods"]
+    assert (told["schema_version"], parity["name"], parity["section"]) == (1, "gates.parity", "gates")
+    [statistic] = [one for one in parity["options"] if one["name"] == "statistic"]
+    assert statistic == {
+        "name": "statistic",
+        "type": "worst | mean",
+        "required": False,
+        "default": "worst",
+        "text": "Judge the worst sample, or all together.",
+    }
 
 
 @pytest.mark.parametrize("name", ["gates.parity", "parity"])
@@ -198,7 +233,7 @@ def test_list_of_one_entry_is_its_whole_docstring(capsys, name):
     assert run(commands, ["list", name]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("gates.parity\n\nParity: do the served models answer")
-    assert gates.METHODS["parity"].__doc__.strip().splitlines()[-1] in shown
+    assert " ".join(gates.METHODS["parity"].__doc__.split())[-400:] in " ".join(shown.split())
     assert '  statistic: worst | mean = "worst"\n      Judge the worst sample, or all together.\n' in shown
     assert "  min_cosine: number in [-1.0, 1.0] = none\n" in shown
 
@@ -240,7 +275,7 @@ def test_lint_of_what_triton_takes(tmp_path, capsys):
     assert run(commands, ["lint", path]) == 0
     assert capsys.readouterr() == (f"ok: {path}: Triton takes it\n", "")
     assert run(commands, ["lint", path, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "findings": []}
 
 
 def test_lint_of_what_triton_refuses(tmp_path, capsys):
@@ -251,7 +286,7 @@ def test_lint_of_what_triton_refuses(tmp_path, capsys):
     assert "(model-name)" in shown
     assert shown.endswith(f"{path}: 1 error, 0 warnings: Triton refuses what has an error\n")
     assert run(commands, ["lint", path, "--json"]) == 1
-    (finding,) = json.loads(capsys.readouterr().out)
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
     assert (finding["rule"], finding["severity"], finding["line"]) == ("model-name", "error", 1)
 
 

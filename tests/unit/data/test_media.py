@@ -1,5 +1,6 @@
 """Files become the tensors that a model declares, or are refused in words."""
 
+import io
 import json
 import wave
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE, TensorSpec
 from mmdeploy.core.errors import UsageError
-from mmdeploy.data.media import read_tensor
+from mmdeploy.data.media import kind_of, read_content, read_tensor
 
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NUMBERS = [dtype for dtype in NUMPY_BY_DTYPE if dtype not in ("BOOL", "BYTES")]
@@ -130,7 +131,7 @@ def test_an_image_for_what_is_none(tmp_path: Path, shape: tuple[int, ...]) -> No
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"no pixels")
-    assert refused(tmp_path / "x.png").startswith("x: x.png cannot be read as an image: cannot identify image file")
+    assert refused(tmp_path / "x.png").startswith("x: x.png cannot be read as an image: what it holds is no picture")
     Image.new("L", (40, 40)).save(tmp_path / "half.jpg")
     (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:300])
     assert "half.jpg cannot be read as an image" in refused(tmp_path / "half.jpg", shape=(40, 40))
@@ -168,3 +169,34 @@ def test_a_tensor_of_bytes_holds_a_file_as_it_is(tmp_path: Path) -> None:
     assert read_tensor(tmp_path / "words.txt", spec).tolist() == [b"a cat"]
     with pytest.raises(UsageError, match="takes \\[2\\] strings a sample"):
         read_tensor(tmp_path / "words.txt", TensorSpec("pair", "BYTES", (2,)))
+
+
+def test_what_strangers_send_is_read_as_files_are(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 4), (250, 250, 250)).save(tmp_path / "x.png")
+    write_wav(tmp_path / "x.wav", np.arange(-3, 3, dtype="i2"), width=2)
+    for name, spec in (("x.png", TensorSpec("x", "UINT8", (4, 6))), ("x.wav", TensorSpec("x", "FP32", (6,)))):
+        content = (tmp_path / name).read_bytes()
+        assert kind_of(content) == Path(name).suffix
+        assert read_content(content, Path(name).suffix, spec).tolist() == read_tensor(tmp_path / name, spec).tolist()
+    assert kind_of(b"[1, 2]") is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((8, 8), "it has 6 x 4 pixels, the model takes 8 x 8"), ((3,), "which is no image")],
+    ids=str,
+)
+def test_a_picture_that_does_not_fit_is_refused(shape: tuple[int, ...], words: str) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (6, 4)).save(stream, "PNG")
+    with pytest.raises(UsageError, match=words):
+        read_content(stream.getvalue(), ".png", TensorSpec("x", "UINT8", shape))
+
+
+def test_a_picture_that_claims_much_is_refused_before_it_is_decoded() -> None:
+    stream = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(stream, "PNG")
+    with pytest.raises(UsageError, match="9000 x 9000 pixels, accepted are 33554432 in all"):
+        read_content(stream.getvalue(), ".png", TensorSpec("x", "UINT8", (-1, -1)))
+    with pytest.raises(UsageError, match="cannot be read as an image"):
+        read_content(stream.getvalue()[:40], ".png", TensorSpec("x", "UINT8", (-1, -1)))

@@ -43,7 +43,7 @@ def test_a_copy_loads_from_a_folder_of_its_own(outside: Path, tmp_path: Path) ->
 def test_a_graph_near_protobufs_limit_is_saved_with_its_weights_outside(
     outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph_files, "_INLINE_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(graph_files, "INLINE_LIMIT_BYTES", 1000)
     saved = tmp_path / "saved.onnx"
     graph_files.save_graph(graph_files.load_graph(outside), saved)
     assert saved.with_name("saved.onnx.data").stat().st_size >= 4 * 64 * 64

@@ -8,11 +8,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from report_samples import passed
 from served import three_components
 
+from mmdeploy.building.provenance import PROVENANCE
 from mmdeploy.cli import commands
 from mmdeploy.cli.outcome import run
 from mmdeploy.triton.repository import in_use, publish, releases, stage
+from mmdeploy.triton.staging import write_manifest
 
 FIRST, SECOND, THIRD = "20260101-000000-aaaaaa", "20260102-000000-bbbbbb", "20260103-000000-cccccc"
 
@@ -40,10 +43,12 @@ def live(root: Path) -> str:
 
 
 def test_releases_are_listed_the_newest_first(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = said(capsys, "releases").splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["pair", SECOND, FIRST]
-    assert THIRD in lines[1] and "since" in lines[1] and "since" not in "".join(lines[2:])
-    listed = json.loads(said(capsys, "releases", "pair", "--json"))
+    lines = [line for line in said(capsys, "releases").splitlines() if not line.startswith("    ")]
+    assert [line.split()[:2] for line in lines[1:]] == [["pair", THIRD], ["pair", SECOND], ["pair", FIRST]]
+    assert [" since " in line for line in lines[1:]] == [True, False, False]
+    assert max(map(len, lines)) <= 80
+    assert said(capsys, "releases", "--quiet").split() == [THIRD, SECOND, FIRST]
+    listed = json.loads(said(capsys, "releases", "pair", "--json"))["releases"]
     assert [(one["release"], one["live"], one["verdict"]) for one in listed] == [
         (THIRD, True, None), (SECOND, False, None), (FIRST, False, None),
     ]  # fmt: skip
@@ -65,6 +70,27 @@ def test_back_to_the_release_before_and_to_any(root: Path, capsys: pytest.Captur
     assert live(root) == THIRD
 
 
+def test_two_releases_side_by_side(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "report.json: cannot be read" in said(capsys, "diff", code=2)  # these were published without one
+    assert "has no release '20260104'" in said(capsys, "diff", "pair", "20260104", code=2)
+    assert "is the live release: name another" in said(capsys, "diff", "pair", THIRD, code=2)
+    report, staged = tmp_path / "report.json", stage(tmp_path / "again", three_components(tmp_path / "artifacts")).path
+    made = []
+    for release, file_bytes in (("20260104-000000-dddddd", 1000), ("20260105-000000-eeeeee", 2000)):
+        sizes = tuple(one.model_copy(update={"candidate_bytes": file_bytes}) for one in passed().sizes)
+        report.write_text(passed().model_copy(update={"sizes": sizes}).to_json())
+        publish(staged, root, "pair", release_id=release, extra_files={"report.json": report})
+        made.append(release)
+    told = said(capsys, "diff")
+    assert told.startswith(f"pair: {made[0]} and {made[1]}\n") and "size" in told
+    assert said(capsys, "diff", "pair", *made).startswith(f"pair: {made[0]} and {made[1]}\n")
+    there, back = (json.loads(said(capsys, "diff", "pair", *ids, "--json")) for ids in (made, made[::-1]))
+    assert [(one["before"], one["after"]) for one in there["sizes"]] == [
+        (one["after"], one["before"]) for one in back["sizes"]
+    ]
+    assert there["sizes"]
+
+
 def test_no_way_back_to_what_was_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / ".releases/pair" / SECOND / "fusion/config.pbtxt").write_text("")
     told = said(capsys, "rollback", "pair", code=3)
@@ -79,9 +105,31 @@ def test_verify_names_what_was_changed(root: Path, capsys: pytest.CaptureFixture
     told = said(capsys, "verify", "--all", code=1)
     assert f"{FIRST}: is not what was published\n  extra.txt is not in manifest.json\n" in told
     assert "3 releases, 1 refused\nhint: build it again" in told
-    found = json.loads(said(capsys, "verify", "--all", "--json", code=1))
+    found = json.loads(said(capsys, "verify", "--all", "--json", code=1))["releases"]
     assert [one["intact"] for one in found] == [False, True, True]
     assert "is not there" in said(capsys, "verify", "gone", code=2)
+
+
+def test_a_manifest_written_anew_does_not_hide_a_change(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    staged = stage(tmp_path / "again", three_components(tmp_path / "artifacts"))
+    subject = [{"name": name, "digest": {"sha256": digest}} for name, digest in staged.files.items()]
+    (tmp_path / PROVENANCE).write_text(json.dumps({"subject": subject}))
+    publish(staged.path, root, "pair", release_id="built", extra_files={PROVENANCE: tmp_path / PROVENANCE})
+    assert "1 release, 0 refused" in said(capsys, "verify")
+    release = root / ".releases/pair/built"
+    config = release / "fusion/config.pbtxt"
+    config.write_text(config.read_text() + "# changed\n")
+    (release / "fusion/2").mkdir()
+    (release / "fusion/2/model.py").write_text("")
+    write_manifest(release, "pair")
+    told = said(capsys, "verify", code=1)
+    assert f"fusion/config.pbtxt is not what {PROVENANCE} says was built" in told
+    assert f"fusion/2/model.py is not in {PROVENANCE}" in told
+    (release / PROVENANCE).write_text("{}")
+    write_manifest(release, "pair")
+    assert f"{PROVENANCE} cannot be read" in said(capsys, "verify", code=1)
 
 
 def left(root: Path) -> list[str]:
@@ -126,4 +174,7 @@ def test_several_ensembles_are_told_apart(root: Path, capsys: pytest.CaptureFixt
     publish(Path("staged"), root, "other", release_id=FIRST, extra_files={})
     told = said(capsys, "rollback", code=2)
     assert "2 ensembles are published in model_repository: say which of other, pair" in told
-    assert [one["name"] for one in json.loads(said(capsys, "releases", "--json"))] == ["other", *["pair"] * 3]
+    assert [one["name"] for one in json.loads(said(capsys, "releases", "--json"))["releases"]] == [
+        "other",
+        *["pair"] * 3,
+    ]

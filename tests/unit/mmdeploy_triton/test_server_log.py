@@ -48,3 +48,28 @@ def test_taken_address():
 
 def test_reading_a_log_that_is_not_there_gives_nothing(tmp_path):
     assert server_log.read(None) == server_log.read(tmp_path / "absent") == ""
+
+
+# As tritonserver 2.51 answers over HTTP to a request to load; its stub's traceback lies between.
+NOT_LOADED = (
+    "http://h:1/v2/repository/models/a.530c/load: load failed for model 'a.530c': version 1 is at UNAVAILABLE state: "
+    "Internal: EngineError: ONNX Runtime 1.32.0 cannot load /x/model.onnx: Protobuf parsing failed.%s;\n (HTTP 400)"
+)
+TRACEBACK = "\n\nAt:\n  /tmp/held/sessions.py(76): open_session\n  /tmp/held/model.py(57): _open\n"
+
+
+def test_the_reason_alone_is_taken_from_what_triton_answers_to_a_load():
+    text = server_log.without_traceback(NOT_LOADED % TRACEBACK)
+    assert text == NOT_LOADED % ""
+    reason = server_log.reason_not_loaded(text)
+    assert reason == "EngineError: ONNX Runtime 1.32.0 cannot load /x/model.onnx: Protobuf parsing failed."
+    assert server_log.without_traceback(f"it broke{TRACEBACK}") == "it broke"
+
+
+def test_an_answer_of_another_form_stays():
+    other = (
+        "http://h:1/v2/repository/models/a/load: failed to load 'a', failed to poll from model repository (HTTP 500)"
+    )
+    assert server_log.reason_not_loaded(other) == server_log.without_traceback(other) == other
+    two_lines = "bad recipe\nAt: the second step"
+    assert server_log.without_traceback(two_lines) == two_lines

@@ -3,6 +3,9 @@
 # ruff: noqa: PTH110, PTH112, PTH116, PTH118, PTH123
 
 import ctypes
+import importlib
+import inspect
+import linecache
 import os
 import sqlite3
 import subprocess
@@ -315,3 +318,34 @@ def test_a_module_that_reads_when_it_is_called_is_the_factory_s(project: Project
     code = {"model.py:build": code_behind("model.py:build", project.root)}
     found = readings(logs, code, project.store, project.root)
     assert list(found["model.py:build"].files) == ["arch.json"]
+
+
+def test_source_that_libraries_look_at_is_not_read(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`inspect` looks for the source of every loaded module, and tracebacks show lines: code is known as code."""
+    source = project.root / "loaded_data.py"
+    source.write_text("def calibration():\n    return 1\n")
+    monkeypatch.syspath_prepend(str(project.root))
+    loaded = importlib.import_module("loaded_data")
+    monkeypatch.setitem(sys.modules, "loaded_data", loaded)
+
+    def looks() -> None:
+        linecache.clearcache()
+        assert "def calibration" in inspect.getsource(loaded.calibration)
+        assert source.exists()
+        assert not (project.root / "local.py").exists()
+
+    assert project.files(looks) == {"local.py": ABSENT}
+    assert {*project.files(source.read_text)} == {"loaded_data.py"}
+
+
+def test_source_that_only_the_kernel_saw_opened_was_imported_by_another_process(tmp_path: Path) -> None:
+    """Another step imports its module, an editor saves it, git reads it: none of that is the model's."""
+    project = Project(tmp_path)
+    source, weights = project.root / "data.py", project.root / "samples.npy"
+    source.write_text("pass")
+
+    def opens() -> None:
+        subprocess.run(["cat", str(source), str(weights)], check=True, capture_output=True)
+
+    assert {*project.files(opens)} == {"samples.npy"}
+    assert {*project.files(source.read_text)} == {"data.py"}

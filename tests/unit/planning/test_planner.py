@@ -128,6 +128,22 @@ def test_a_pass_s_own_code_touches_its_steps_and_what_follows() -> None:
     assert touched == {"left/quantize", "left/engine", "right/quantize", "right/engine"}
 
 
+def test_another_processor_touches_engines_of_machine_code_and_no_others() -> None:
+    chosen = "components.fusion.engine={method: aot_inductor}"
+    before, after = (plan_of(chosen, instruction_sets=sets) for sets in ("x86_64 avx2", "x86_64 avx2 avx512f"))
+    assert changed(before, after) == {"fusion/engine", "fusion/reference"}
+    assert before.step("fusion/engine").identity["processor"] == "x86_64 avx2"
+
+
+def test_another_gpu_touches_the_plans_of_tensorrt_and_no_other_engine() -> None:
+    """Machines of several kinds may share a store, and a plan runs on the GPU that it was built on."""
+    chosen = ("target=tensorrt", "components.left.engine={method: tensorrt}")
+    before, after = (plan_of(*chosen, gpus=name) for name in ("NVIDIA A100", "NVIDIA L4"))
+    assert {"left/engine", "fusion/engine"} <= changed(before, after)
+    assert all(step.endswith(("/engine", "/reference")) for step in changed(before, after))
+    assert changed(plan_of(gpus="NVIDIA A100"), plan_of(gpus="NVIDIA L4")) == set()
+
+
 def remember_all(plan: Plan, store: Store) -> None:
     for step in plan.steps:
         (store.root / "entries" / step.key).mkdir(exist_ok=True)

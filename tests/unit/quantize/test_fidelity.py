@@ -13,6 +13,7 @@ from mmdeploy.core.agreement import Expected
 from mmdeploy.core.contracts import Encoding
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.quantize import fidelity
+from mmdeploy.quantize.held_out import HeldOut
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 4] x) => (float[n, 4] y) '
 
@@ -26,9 +27,8 @@ FEEDS = [{"x": np.random.default_rng(seed).standard_normal((8, 4)).astype(np.flo
 
 
 def compare(tmp_path: Path, quantized: str):
-    return fidelity.compare(
-        graph(tmp_path / "a.onnx", "y = Tanh (x)"), graph(tmp_path / "b.onnx", quantized), FEEDS, threads=1
-    )
+    held = HeldOut(graph(tmp_path / "a.onnx", "y = Tanh (x)"), FEEDS, threads=1)
+    return fidelity.compare(held, graph(tmp_path / "b.onnx", quantized))
 
 
 def test_likeness_of_equal_and_scaled_graphs(tmp_path):
@@ -64,7 +64,7 @@ def test_the_optimizer_is_held_against_the_graph_as_it_is_written(tmp_path):
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     onnx.save(model, path)
     with pytest.raises(QuantizeError, match="optimizer changes the answers"):
-        fidelity.compare(path, path, [{"x": x}], threads=1)
+        fidelity.compare(HeldOut(path, [{"x": x}], threads=1), path)
 
 
 def test_answers_that_are_not_finite_are_refused(tmp_path):

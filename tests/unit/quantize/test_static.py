@@ -13,7 +13,7 @@ import onnx
 import onnx.parser
 import onnxruntime as ort
 import pytest
-from float_graphs import GRAPHS, MLP, VIT, answers, built, quantized, samples, sqnr_db
+from float_graphs import GRAPHS, MLP, VIT, answers, built, context_of, quantized, samples, sqnr_db
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
@@ -198,6 +198,33 @@ def test_ranges_depend_neither_on_the_encoding_nor_on_the_batches(tmp_path, cali
         np.testing.assert_allclose(limits, found[1][name], rtol=1e-5)
 
 
+@pytest.mark.parametrize("strength", [None, 0.5])
+@pytest.mark.parametrize("calibrator", CALIBRATORS)
+def test_what_was_found_is_written_in_another_encoding(tmp_path, monkeypatch, calibrator, strength):
+    artifact, feed = built(VIT, tmp_path / "float.onnx"), {"x": samples((9, 16))}
+    options = {"calibrator": calibrator, "equalize": strength}
+    first = quantized(artifact, tmp_path / "first", feed, **options)
+    anew = quantized(artifact, tmp_path / "anew", feed, encoding=Encoding.INT8_SYMMETRIC, **options)
+    monkeypatch.setattr(ranges, "find", None)
+    monkeypatch.setattr(ranges, "channel_maxima", None)
+    context = context_of(tmp_path / "written", feed, encoding=Encoding.INT8_SYMMETRIC)
+    written = static.write(artifact, first, static.Options(**options), context)
+    assert (written.sha256, dict(written.metadata)) == (anew.sha256, dict(anew.metadata))
+
+
+def test_what_was_tried_is_tried_once_for_all_encodings(tmp_path):
+    artifact, feed = built(VIT, tmp_path / "float.onnx"), {"x": samples((9, 16))}
+    options = static.Options()
+    first = static.run(artifact, options, context_of(tmp_path / "first", feed))
+    assert first.metadata["trials"]
+    written = static.write(
+        artifact, first, options, context_of(tmp_path / "written", feed, encoding=Encoding.INT8_SYMMETRIC)
+    )
+    for name in ("trials", "plain", "calibrator", "equalized", "samples"):
+        assert written.metadata[name] == first.metadata[name]
+    assert written.metadata["encoding"] == "int8_symmetric"
+
+
 def test_entropy_and_percentile_leave_out_a_stray_value(tmp_path):
     artifact, x = built(MLP, tmp_path / "float.onnx"), samples((16,), count=512)
     x[17, 3] = 1000.0
@@ -346,8 +373,9 @@ def test_unnamed_nodes_get_names(tmp_path):
 
 
 @pytest.mark.parametrize("calibrator", CALIBRATORS)
-def test_no_batch_is_kept(tmp_path, calibrator):
-    """Whatever the calibrator, a batch is free before the next but one is read."""
+def test_no_batch_is_kept_beyond_what_there_is_room_for(tmp_path, calibrator, monkeypatch):
+    """Whatever the calibrator, a batch is free before the next but one is read, the first two perhaps left aside."""
+    monkeypatch.setattr(ranges, "_KEPT_BYTES", 2 * 4 * 4 * (16 + 32) + 100)
     artifact = built(MLP, tmp_path / "float.onnx")
     alive: list[weakref.ref] = []
     peak = 0
@@ -364,7 +392,18 @@ def test_no_batch_is_kept(tmp_path, calibrator):
 
     # The comparison afterwards holds a few batches knowingly; it reads the same generator.
     quantized(artifact, tmp_path / "q", calibration, calibrator=calibrator, samples=120, batch_size=4)
-    assert peak <= 5
+    assert peak <= 7
+
+
+@pytest.mark.parametrize("calibrator", [one for one in CALIBRATORS if one != "minmax"])
+def test_ranges_do_not_depend_on_what_is_kept_between_the_runs(tmp_path, calibrator, monkeypatch):
+    artifact, feed = built(MLP, tmp_path / "float.onnx"), {"x": samples((16,))}
+    found = []
+    for number, room in enumerate((0, 2 * 8 * 4 * (16 + 32) + 100, 2**20)):  # nothing, two batches, all of them
+        monkeypatch.setattr(ranges, "_KEPT_BYTES", room)
+        made = quantized(artifact, tmp_path / str(number), feed, calibrator=calibrator, batch_size=8)
+        found.append((made.metadata["ranges"], made.sha256))
+    assert found[0] == found[1] == found[2]
 
 
 def test_tensor_that_is_always_zero_does_no_harm(tmp_path):

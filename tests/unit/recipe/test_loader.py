@@ -43,8 +43,8 @@ def test_a_right_recipe_is_read_whole(sample):
         pytest.param(
             ("target: cpu", "targte: cpu"),
             "recipe.yaml:3 targte",
-            "unknown key 'targte'; did you mean 'target'? accepted: base, components, data, folder, gates, inputs, "
-            "model, name, outputs, postprocess, preprocess, "
+            "unknown key 'targte'; did you mean 'target'? accepted: base, baseline, components, data, folder, "
+            "gates, inputs, layout, model, name, outputs, postprocess, preprocess, "
             "response_cache, schema_version, seed, sizes, subsets, target",
             id="misspelt required key is one problem, not two",
         ),
@@ -450,8 +450,8 @@ def test_overrides_change_add_and_remove(sample):
     ("override", "message"),
     [
         ("seed", "must be path=value, such as components.fusion.quantize.method=static"),
-        ("sed=1", "the recipe has no key 'sed'; did you mean 'seed'? accepted: base, components, data, folder, gates, "
-                  "inputs, model, name, outputs, postprocess, preprocess, "
+        ("sed=1", "the recipe has no key 'sed'; did you mean 'seed'? accepted: base, baseline, components, data, "
+                  "folder, gates, inputs, layout, model, name, outputs, postprocess, preprocess, "
                   "response_cache, schema_version, seed, sizes, subsets, target"),
         ("components.fushion.quantize.method=static",
          "components has no 'fushion'; did you mean 'fusion'? accepted: audio_encoder, fusion, image_encoder"),

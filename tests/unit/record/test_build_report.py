@@ -56,7 +56,7 @@ def test_a_folder_is_read_by_the_report_in_it(tmp_path):
     [
         (
             {"schema_version": 5},
-            r"schema version 5, written by a newer mmdeploy \(9\.9\)",
+            r"schema version 5, written by a newer mmdeploy \(9\.9\) than this one",
             "newer multimodal",
         ),
         ({"schema_version": 0}, r"schema version 0, written by an older mmdeploy", "build again"),

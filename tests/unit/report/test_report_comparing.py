@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from report_samples import failed, passed
 
+from mmdeploy.baseline.accepted import trimmed
 from mmdeploy.building.provenance import PROVENANCE
 from mmdeploy.cli import commands
 from mmdeploy.cli.outcome import run
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BuildReport, CheckRecord, GateRecord, StepRecord
-from mmdeploy.report.against_baseline import trimmed
 from mmdeploy.report.comparing import compared
 from mmdeploy.scoring.kept import KEPT, kept
 

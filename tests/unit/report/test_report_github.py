@@ -44,6 +44,15 @@ def test_gates_are_annotated_at_their_lines(tmp_path: Path, runner: dict[str, st
     assert list(github.of_build(at(passed(), tmp_path / "good.yaml", 1), runner)) == []
 
 
+def test_the_baseline_is_annotated_at_its_section(tmp_path: Path, runner: dict[str, str]) -> None:
+    report = failed()
+    gates = (*report.gates, report.gates[0].model_copy(update={"gate": "baseline"}))
+    report = at(report.model_copy(update={"gates": gates}), tmp_path / "r.yaml", len(gates) - 1)
+    with (tmp_path / "r.yaml").open("a") as recipe:
+        recipe.write("baseline: {file: b.json}\n")
+    assert f"line={3 + len(gates)},title=mmdeploy%3A gate baseline%3A fail" in [*github.of_build(report, runner)][-1]
+
+
 def test_what_is_left_open_is_a_warning_and_a_build_that_stopped_an_error(
     tmp_path: Path, runner: dict[str, str]
 ) -> None:

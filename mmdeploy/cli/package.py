@@ -1,0 +1,99 @@
+"""``mmdeploy package``: write what runs a release in a container, with compose, on Kubernetes or by KServe."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from mmdeploy.cli.options import public_key_option
+from mmdeploy.cli.output import Output, output_options
+from mmdeploy.cli.text import printable, wrapped
+
+
+@click.command()
+@click.argument("release", type=click.Path(path_type=Path), default=Path("model_repository"))
+@click.option(
+    "--output",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write: a new one, or one that this wrote before.",
+)
+@click.option("--container", metavar="TAG", help="Triton's release image; the newest of which everything is known.")
+@click.option("--digest", metavar="SHA256:…", help="Digest of that image: a tag can be moved, a digest cannot.")
+@click.option("--image", metavar="NAME:TAG", help="What the image is called; after the release where it is left out.")
+@click.option(
+    "--model-control",
+    type=click.Choice(["none", "explicit"]),
+    default="none",
+    show_default=True,
+    help="explicit: models can be unloaded and loaded while it runs, by who has the control key.",
+)
+@click.option("--min-replicas", default=2, show_default=True, help="Fewest pods.")
+@click.option("--max-replicas", default=10, show_default=True, help="Most pods.")
+@click.option("--gateway", is_flag=True, help="Let compose have a gateway for callers who cannot speak KServe.")
+@public_key_option
+@output_options(quiet="the folder")
+def command(
+    release: Path,
+    folder: Path,
+    container: str | None,
+    digest: str | None,
+    image: str | None,
+    model_control: Literal["none", "explicit"],
+    min_replicas: int,
+    max_replicas: int,
+    gateway: bool,
+    public_key: Path | None,
+    output: Output,
+) -> None:
+    """Write a folder with all that runs a release: a Containerfile, docker compose, Kubernetes (kustomize) and KServe.
+
+    RELEASE is a published ensemble, a release, or a folder in which one is published (model_repository by default). It
+    is held against Triton's image first: what that does not serve is refused, and nothing is written. Sizes come from
+    what the build measured. No secret is written; what must be made is said. See docs/deployment.md.
+
+    \b
+    Example:
+      mmdeploy package --output deploy
+      mmdeploy package model_repository/spoken_digits --output deploy \\
+        --container 26.08-py3 --public-key key.pub
+    """  # noqa: D301
+    from mmdeploy.packaging import containers
+    from mmdeploy.packaging.package import package
+    from mmdeploy.packaging.settings import PackageSettings
+
+    settings = PackageSettings(image, digest, model_control, min_replicas, max_replicas, gateway)
+    base = containers.newest() if container is None else containers.container(container)
+    packaged = package(release, folder, base, settings, public_key)
+    subject = packaged.subject
+    doubts = [str(finding) for finding in packaged.doubts]
+    fields = {
+        "folder": str(folder),
+        "name": subject.name,
+        "release": subject.release_id,
+        "container": base.image,
+        "image": settings.image_of(subject),
+        "changed": packaged.changed,
+        "doubts": doubts,
+        "notes": list(packaged.notes),
+    }
+    what = f"{subject.name}, release {subject.release_id}, on {base.image}"
+    overlay = "gpu" if subject.gpu else "cpu"
+    lines = (
+        wrapped(f"{folder}: {what}{'' if packaged.changed else ': it is there already'}"),
+        *(wrapped(f"doubt: {printable(line)}", "  ") for line in doubts),
+        *(_note(printable(line)) for line in packaged.notes),
+        f"build: docker build --tag {settings.image_of(subject)} {shlex.quote(f'{folder}/image')}",
+        f"run:   docker compose --file {shlex.quote(f'{folder}/compose.yaml')} up",
+        f"or:    kubectl apply --kustomize {shlex.quote(f'{folder}/kubernetes/overlays/{overlay}')}",
+    )
+    output.answer(text=lambda: "\n".join(lines), fields=lambda: fields, quiet=[str(folder)])
+
+
+def _note(text: str) -> str:
+    """Wrap a note, but for one with a command: that is to be copied."""
+    return f"  note: {text}" if " --" in text else wrapped(f"note: {text}", "  ")

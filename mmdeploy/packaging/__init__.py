@@ -1,0 +1,1 @@
+"""What runs a release in production: container, compose, Kubernetes, KServe, monitoring; see docs/deployment.md."""

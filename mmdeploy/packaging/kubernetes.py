@@ -1,0 +1,227 @@
+"""Kubernetes by kustomize: a base of objects, and an overlay for what the release runs on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mmdeploy.packaging.plain import as_yaml
+from mmdeploy.packaging.pod import container_object, pod_fields
+from mmdeploy.packaging.server_options import GRPC_PORT, HTTP_PORT, METRICS_PORT
+from mmdeploy.packaging.settings import PackageSettings
+from mmdeploy.packaging.subject import Subject
+
+Object = dict[str, Any]
+
+#: Name of the image in the base; the kustomization says which one it is.
+IMAGE = "release"
+#: What Prometheus' adapter calls the queue time of a request, in milliseconds.
+QUEUE_METRIC = "mmdeploy_queue_ms_per_request"
+#: Where nothing was measured.
+_LATENCY_MS = 10.0
+#: Namespace that may read the metrics.
+_MONITORING = "monitoring"
+_CLIENT = {"mmdeploy-client": "true"}
+
+
+def kubernetes_files(subject: Subject, settings: PackageSettings) -> dict[str, bytes]:
+    """Return the files below ``kubernetes/``, by name."""
+    objects = {
+        "serviceaccount": _service_account(subject),
+        "deployment": _deployment(subject),
+        "service": _service(subject),
+        "horizontalpodautoscaler": _autoscaler(subject, settings),
+        "poddisruptionbudget": _disruption_budget(subject),
+        "networkpolicy": _network_policy(subject),
+    }
+    found = {f"base/{name}.yaml": as_yaml(content) for name, content in objects.items()}
+    image, _, tag = settings.image_of(subject).rpartition(":")
+    found["base/kustomization.yaml"] = as_yaml(
+        {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"{name}.yaml" for name in objects],
+            "images": [{"name": IMAGE, "newName": image, "newTag": tag}],
+        }
+    )
+    overlay = "gpu" if subject.gpu else "cpu"
+    found[f"overlays/{overlay}/kustomization.yaml"] = as_yaml(
+        {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": ["../../base"],
+            "patches": [{"path": "deployment.yaml"}],
+        }
+    )
+    found[f"overlays/{overlay}/deployment.yaml"] = as_yaml(_patch(subject))
+    found["prometheus-adapter.yaml"] = as_yaml(_adapter_rules(subject))
+    return found
+
+
+def _selector(subject: Subject) -> dict[str, str]:
+    """Return the labels that a pod of this ensemble has through all its releases."""
+    return {"app.kubernetes.io/name": subject.slug, "app.kubernetes.io/component": "triton"}
+
+
+def _metadata(subject: Subject) -> Object:
+    return {"name": subject.slug, "labels": _selector(subject) | {"app.kubernetes.io/part-of": "mmdeploy"}}
+
+
+def _service_account(subject: Subject) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": _metadata(subject),
+        "automountServiceAccountToken": False,
+    }
+
+
+def _deployment(subject: Subject) -> Object:
+    release = {"app.kubernetes.io/version": subject.tag}
+    memory = "measured" if subject.peak_bytes is not None else "guessed: no memory gate measured it"
+    notes = {
+        "mmdeploy/memory": memory,
+        "mmdeploy/manifest-sha256": subject.manifest_sha256,
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(METRICS_PORT),
+    }
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": _selector(subject)},
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(subject),
+        "spec": {
+            # No number of replicas: it is the autoscaler's.
+            "revisionHistoryLimit": 5,
+            "selector": {"matchLabels": _selector(subject)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": {
+                "metadata": {"labels": _selector(subject) | release, "annotations": notes},
+                "spec": pod_fields(subject)
+                | {
+                    "serviceAccountName": subject.slug,
+                    "topologySpreadConstraints": [spread],
+                    "containers": [container_object(subject, "triton", IMAGE)],
+                },
+            },
+        },
+    }
+
+
+def _service(subject: Subject) -> Object:
+    ports = (("http", HTTP_PORT), ("grpc", GRPC_PORT), ("metrics", METRICS_PORT))
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(subject),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": _selector(subject),
+            "ports": [{"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in ports],
+        },
+    }
+
+
+def queue_target_ms(subject: Subject) -> float:
+    """Return how long a request may wait in all steps: twice what it takes by itself, beside waiting for a batch."""
+    return subject.batching_ms + 2 * (subject.latency_ms or _LATENCY_MS)
+
+
+def _autoscaler(subject: Subject, settings: PackageSettings) -> Object:
+    target = f"{max(1, math.ceil(1000 * queue_target_ms(subject)))}m"
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": _metadata(subject),
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": subject.slug},
+            "minReplicas": settings.min_replicas,
+            "maxReplicas": settings.max_replicas,
+            "metrics": [
+                {
+                    "type": "Pods",
+                    "pods": {
+                        "metric": {"name": QUEUE_METRIC},
+                        "target": {"type": "AverageValue", "averageValue": target},
+                    },
+                }
+            ],
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 300}},
+        },
+    }
+
+
+def _disruption_budget(subject: Subject) -> Object:
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(subject),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": _selector(subject)}},
+    }
+
+
+def _network_policy(subject: Subject) -> Object:
+    """Let clients that are labelled so reach the model, monitoring the metrics, and the server nobody."""
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": _MONITORING}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": _metadata(subject),
+        "spec": {
+            "podSelector": {"matchLabels": _selector(subject)},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [
+                {
+                    "from": [{"podSelector": {"matchLabels": dict(_CLIENT)}}],
+                    "ports": [{"protocol": "TCP", "port": "http"}, {"protocol": "TCP", "port": "grpc"}],
+                },
+                {
+                    "from": [{"namespaceSelector": monitoring}],
+                    "ports": [{"protocol": "TCP", "port": "metrics"}],
+                },
+            ],
+            "egress": [],
+        },
+    }
+
+
+def _patch(subject: Subject) -> Object:
+    """Return what the overlay adds to the Deployment: where its pods may run."""
+    spec: Object = {"nodeSelector": {"kubernetes.io/arch": "amd64"}}
+    if subject.gpu:
+        spec["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": subject.slug},
+        "spec": {"template": {"spec": spec}},
+    }
+
+
+def _adapter_rules(subject: Subject) -> Object:
+    """Return values for Prometheus' adapter (its Helm chart), which makes the autoscaler's metric of Triton's."""
+    parts = "|".join(model.replace(".", "[.]") for model in subject.steps)  # a regular expression in a quoted string
+    waited = f'sum(rate(nv_inference_queue_duration_us{{<<.LabelMatchers>>,model=~"{parts}"}}[2m])) by (<<.GroupBy>>)'
+    asked = (
+        f'sum(rate(nv_inference_request_success{{<<.LabelMatchers>>,model="{subject.name}"}}[2m])) by (<<.GroupBy>>)'
+    )
+    return {
+        "rules": {
+            "custom": [
+                {
+                    "seriesQuery": f'nv_inference_queue_duration_us{{namespace!="",pod!="",model="{subject.name}"}}',
+                    "resources": {
+                        "overrides": {"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}},
+                    },
+                    "name": {"as": QUEUE_METRIC},
+                    # All steps' queues, for one request to the ensemble; 0 where there is none.
+                    "metricsQuery": f"{waited} / 1000 / clamp_min({asked}, 0.001)",
+                }
+            ]
+        }
+    }

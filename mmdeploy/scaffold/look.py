@@ -1,0 +1,192 @@
+"""A model looked at while it answers real samples: how it is called, and what it calls, at all lengths seen."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmdeploy.core.errors import ModelError, did_you_mean
+from mmdeploy.model.sources import describe, importing_from
+from mmdeploy.scaffold.calls import Record, record
+from mmdeploy.scaffold.seen import Seen, batches
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mmdeploy.core.artifact import Array
+
+Answer = Callable[[Mapping[str, "Tensor"]], object]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was seen of a model.
+
+    Attributes:
+        model: It, in eval mode.
+        seen: The samples that it answered.
+        records: Its answers taken apart, one a shape of samples; the first is what wiring is read from.
+        feeds: What was fed for each.
+        given: What the model takes each input as, by the input's name; empty where that is its own name.
+        call: What answers for the model; None where its forward does.
+    """
+
+    model: nn.Module
+    seen: Seen
+    records: tuple[Record, ...]
+    feeds: tuple[Mapping[str, Tensor], ...]
+    given: Mapping[str, str]
+    call: Callable[..., object] | None = None
+
+
+def look(model: nn.Module, seen: Seen, *, root: Path, call: Callable[..., object] | None = None) -> Looked:
+    """Let a model answer samples, and take the answers apart.
+
+    Args:
+        model: In eval mode.
+        seen: Samples of its data callables.
+        root: Folder of the code, for messages.
+        call: Answers for the model where its forward does not: takes it, and the inputs by name.
+
+    Raises:
+        ModelError: When it cannot be called with the samples, fails, or calls other modules for other samples.
+    """
+    import torch
+
+    given = {} if call is not None else called_with(model, tuple(seen.inputs))
+    records: list[Record] = []
+    feeds: list[Mapping[str, Tensor]] = []
+    for batch in batches(seen.kept):
+        feed: Mapping[str, Tensor] = {name: torch.from_numpy(array) for name, array in batch.items()}
+        answer = _answered(model, feed, given, call)
+        try:
+            with importing_from(root):
+                kept = record(model, answer, feed)
+        except Exception as cause:
+            raise ModelError(
+                f"the model failed on a batch of 2 samples ({_shapes(batch)}): {describe(cause, root)}",
+                hint=_failing_hint(model, batch, lambda one: _answered(model, one, given, call)()),
+            ) from cause
+        _check_rows(kept, batch)
+        records.append(kept)
+        feeds.append(feed)
+    for kept, feed in zip(records[1:], feeds[1:], strict=True):
+        if _parts(kept) != _parts(records[0]):
+            first, other = (_shapes({name: one.numpy() for name, one in each.items()}) for each in (feeds[0], feed))
+            raise ModelError(
+                f"the model calls other modules for {other} than for {first}: its parts depend on the sample",
+                hint="an ensemble runs the same steps for every request: choose inside of a module",
+            )
+    return Looked(model, seen, tuple(records), tuple(feeds), given, call)
+
+
+def called_with(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """Return under which parameter of forward each input is given; empty where all go by their own names.
+
+    Raises:
+        ModelError: When the model has no forward, or it is not clear what is what.
+    """
+    kind = type(model).__name__
+    forward = type(model).forward
+    if getattr(forward, "__name__", "") == "_forward_unimplemented":
+        raise ModelError(
+            f"{kind} has no forward: how its parts fit together cannot be seen",
+            hint="write one, or a function that answers for it and give it as --call model.py:answer:\n"
+            f"  def answer(model, {', '.join(names)}): return model.{_last_child(model)}(…)",
+        )
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    takes = {one.name for one in named}
+    needed = [one.name for one in named if one.default is one.empty]
+    if {*names} <= takes and {*needed} <= {*names}:
+        return {}
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters) and not needed:
+        raise ModelError(
+            f"{kind}.forward takes its inputs without names (*{_variadic(parameters)}): which is which cannot be told",
+            hint="name them, forward(self, image, text); or give a function that calls it, --call model.py:answer, with"
+            f"\n  def answer(model, {', '.join(names)}): return model({', '.join(names)})",
+        )
+    if any(one.kind is one.VAR_KEYWORD for one in parameters) and {*needed} <= {*names}:
+        return {}
+    if len(needed) == len(names) == 1:
+        return {names[0]: needed[0]}
+    missing = [name for name in needed if name not in names]
+    extra = [name for name in names if name not in takes]
+    told = [f"it needs {', '.join(map(repr, missing))}"] if missing else []
+    told += [f"it does not know {', '.join(map(repr, extra))}"] if extra else []
+    raise ModelError(
+        f"{kind}.forward takes {', '.join(takes) or 'nothing'}, the samples have {', '.join(names)}: "
+        + "; ".join(told),
+        hint="name a sample's arrays as forward's parameters "
+        f"({did_you_mean((extra or missing)[0], missing or takes)}); a label lies beside the dict, (dict, label); "
+        "or give a function that calls the model: --call model.py:answer",
+    )
+
+
+def _parts(kept: Record) -> list[str]:
+    return [below.path for below in kept.whole.below]
+
+
+def _last_child(model: nn.Module) -> str:
+    return next(reversed([name for name, _ in model.named_children() if name.isidentifier()]), "fusion")
+
+
+def _variadic(parameters: Iterable[inspect.Parameter]) -> str:
+    return next(one.name for one in parameters if one.kind is one.VAR_POSITIONAL)
+
+
+def _answered(
+    model: nn.Module,
+    feed: Mapping[str, Tensor],
+    given: Mapping[str, str],
+    call: Callable[..., object] | None,
+) -> Callable[[], object]:
+    if call is not None:
+        return lambda: call(model, **feed)
+    return lambda: model(**{given.get(name, name): tensor for name, tensor in feed.items()})
+
+
+def _shapes(batch: Mapping[str, Array]) -> str:
+    return ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in batch.items())
+
+
+def _failing_hint(
+    model: nn.Module, batch: Mapping[str, Array], again: Callable[[Mapping[str, Tensor]], object]
+) -> str | None:
+    """Say what is wrong with the samples, where another form of them would do."""
+    import torch
+
+    def works(changed: Mapping[str, Array]) -> bool:
+        try:
+            with torch.no_grad():
+                again({name: torch.from_numpy(array) for name, array in changed.items()})
+        except Exception:  # noqa: BLE001 - tried
+            return False
+        return True
+
+    if all(array.ndim > 1 and array.shape[1] == 1 for array in batch.values()) and works(
+        {name: array[:, 0] for name, array in batch.items()}
+    ):
+        return "a sample has no batch dimension: give array[0]"
+    doubles = [name for name, array in batch.items() if array.dtype.name == "float64"]
+    if doubles and works(
+        {name: array.astype("float32") if name in doubles else array for name, array in batch.items()}
+    ):
+        return f"the model computes in FP32: give {doubles[0]}.astype(np.float32)"
+    if works({name: array[:1] for name, array in batch.items()}):
+        return "with one sample alone it works: it must take batches (use x.shape[0] or -1 where it has 1)"
+    return None
+
+
+def _check_rows(kept: Record, batch: Mapping[str, Array]) -> None:
+    for name, key in kept.whole.outputs.items():
+        shape = list(kept.tensors[key].shape)
+        if shape[:1] != [2]:
+            raise ModelError(
+                f"the model's output {name!r} is {shape} for a batch of 2 samples ({_shapes(batch)}): it has no row a "
+                "sample",
+                hint="return what each sample has of its own, batch first; a mean over the batch is for training",
+            )

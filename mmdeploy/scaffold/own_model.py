@@ -1,0 +1,178 @@
+"""A first recipe of a model of one's own: from its factory and a data callable to the files that are written."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmdeploy.core.errors import DataError, ModelError, UsageError
+from mmdeploy.data.samples import unchecked
+from mmdeploy.model.sources import resolve_callable, split_reference
+from mmdeploy.model.torch_model import load_model
+from mmdeploy.scaffold import files, parting, splitting
+from mmdeploy.scaffold.choosing import Choice, choose
+from mmdeploy.scaffold.look import Looked, look
+from mmdeploy.scaffold.naming import identifier
+from mmdeploy.scaffold.proposal import MOST_CALIBRATION, Told
+from mmdeploy.scaffold.recipe_text import recipe_text
+from mmdeploy.scaffold.seen import Seen, look_at
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a recipe is made from; references as they were given, relative to the folder that the user stands in.
+
+    Attributes:
+        factory: The model's.
+        data: Data callable.
+        evaluation: Another one, of held-out samples; None where ``data`` is all there is.
+        weights: A checkpoint; None for the factory's own.
+        call: A function that calls the model; None where its forward does.
+        output: The recipe's file; None for recipe.yaml beside the factory.
+    """
+
+    factory: str
+    data: str
+    evaluation: str | None = None
+    weights: Path | None = None
+    call: str | None = None
+    output: Path | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder of the code: the factory's, which the recipe's paths are relative to."""
+        place = self.factory.rpartition(":")[0]
+        if place.endswith(".py"):
+            return Path(place).absolute().parent
+        return self.output.absolute().parent if self.output is not None else Path.cwd()
+
+    @property
+    def recipe(self) -> Path:
+        """Where the recipe is written."""
+        return self.output if self.output is not None else _from_here(self.root / "recipe.yaml")
+
+    def inside(self, reference: str) -> str:
+        """Return a reference as the recipe says it."""
+        place, colon, name = reference.rpartition(":")
+        return f"{_relative(Path(place), self.root)}{colon}{name}" if place.endswith(".py") else reference
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model that was looked at, and what goes into every recipe of it."""
+
+    sources: Sources
+    looked: Looked
+    told: Told
+    split: str | None
+
+    def choose(
+        self,
+        components: Sequence[str] = (),
+        *,
+        name: str | None = None,
+        target: str | None = None,
+        whole: bool | None = None,
+    ) -> Choice:
+        """Propose a recipe with what the user chose.
+
+        Raises:
+            ModelError: When a component is none, or the whole model cannot be one.
+        """
+        told = replace(self.told, name=name or self.told.name, target=target or self.told.target)
+        choice = choose(self.looked, told, components, root=self.sources.root, whole=whole)
+        proposal = choice.proposal
+        if name is None and told.name in {part.name for part in proposal.wiring.parts}:
+            proposal = replace(proposal, told=replace(proposal.told, name=f"{told.name}_model"))
+        return replace(choice, proposal=proposal)
+
+
+def find(sources: Sources) -> Found:
+    """Load the model, take samples, let it answer.
+
+    Raises:
+        UsageError: When a reference is none.
+        ModelError: When the model cannot be looked at.
+        DataError: When the samples cannot.
+    """
+    _check_references(sources)
+    root = sources.root
+    factory, data = sources.inside(sources.factory), sources.inside(sources.data)
+    weights = None if sources.weights is None else _relative(sources.weights, root)
+    model = load_model(factory, root=root, weights=Path(weights) if weights else None)
+    seen = look_at(unchecked(data, root=root), data)
+    counted = seen.count
+    if sources.evaluation is not None:
+        evaluation = sources.inside(sources.evaluation)
+        seen = look_at(unchecked(evaluation, root=root), evaluation, seen)
+    call = None
+    if sources.call is not None:
+        call = resolve_callable(sources.inside(sources.call), root, error=ModelError)
+    looked = look(model, seen, root=root, call=call)
+    split = None if sources.evaluation or counted < 2 else splitting.split_text(data)
+    return Found(sources, looked, _told(sources, seen, counted, split), split)
+
+
+def _told(sources: Sources, seen: Seen, counted: int, split: str | None) -> Told:
+    root, recipe = sources.root, sources.recipe
+    data = sources.inside(sources.data)
+    halves = (counted // 2, counted - counted // 2) if split else (counted, counted)
+    elsewhere = recipe.absolute().parent != root
+    remarks = []
+    if sources.evaluation is None and not split:
+        remarks.append(
+            "Calibration and evaluation are the same samples: name two callables, the second of samples that were "
+            "neither trained nor calibrated on."
+        )
+    return Told(
+        name=identifier(root.name),
+        target="cpu",
+        factory=sources.inside(sources.factory),
+        calibration=splitting.CALIBRATION if split else data,
+        evaluation=splitting.EVALUATION if split else sources.inside(sources.evaluation or sources.data),
+        weights=None if sources.weights is None else _relative(sources.weights, root),
+        folder=_relative(root, recipe.absolute().parent) if elsewhere else None,
+        schema=files.SCHEMA,
+        calibration_samples=min(MOST_CALIBRATION, halves[0]),
+        evaluation_samples=(seen.count - counted) if sources.evaluation else halves[1],
+        remarks=tuple(remarks),
+    )
+
+
+def texts_of(found: Found, choice: Choice) -> dict[Path, str]:
+    """Return what is written: the recipe last, so that what it needs is there."""
+    recipe, root = found.sources.recipe, found.sources.root
+    code = {splitting.FILENAME: found.split, parting.FILENAME: choice.code}
+    texts = {_from_here(root / name): text for name, text in code.items() if text is not None}
+    schema = recipe.parent / files.SCHEMA
+    if not schema.exists():
+        texts[schema] = files.schema_text()
+    return texts | {recipe: recipe_text(choice.proposal, choice.notes)}
+
+
+def _check_references(sources: Sources) -> None:
+    for option, reference in (
+        ("MODEL", sources.factory), ("--data", sources.data), ("--evaluation", sources.evaluation),
+        ("--call", sources.call),
+    ):  # fmt: skip
+        if reference is None:
+            continue
+        error = ModelError if option in ("MODEL", "--call") else DataError
+        try:
+            split_reference(reference, error)
+        except (ModelError, DataError) as cause:
+            raise UsageError(f"{option}: {cause.message}", hint=cause.hint) from cause
+    if re.search(r"\s", sources.factory):
+        raise UsageError(f"MODEL: {sources.factory!r} has a space in it")
+
+
+def _relative(path: Path, root: Path) -> str:
+    return Path(os.path.relpath(path.absolute(), root)).as_posix()
+
+
+def _from_here(path: Path) -> Path:
+    """Return a path as short as it can be said from where the user stands."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

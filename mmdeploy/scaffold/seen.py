@@ -1,0 +1,209 @@
+"""What was seen of a data callable's samples: types, shapes, which sizes vary, and what labels are like."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmdeploy.core.artifact import DTYPE_BY_NUMPY
+from mmdeploy.core.errors import DataError, kind_of
+from mmdeploy.core.strings import as_strings
+from mmdeploy.scaffold.naming import unused
+
+if TYPE_CHECKING:
+    from mmdeploy.core.artifact import Array
+
+#: Samples that are looked at, if they come in the time.
+MOST_SAMPLES = 2000
+MOST_SECONDS = 10.0
+#: Samples that are kept to be run: as many shapes as that, two of each.
+_KEPT_SHAPES = 4
+#: So many different lengths must have a divisor in common before it is taken for more than chance.
+_ENOUGH_LENGTHS = 6
+
+Feed = dict[str, "Array"]
+
+
+@dataclass
+class SeenInput:
+    """What samples hold under one name.
+
+    Attributes:
+        dtype: Triton's name of the type.
+        shape: Of the first sample, without a batch.
+        lengths: Of each axis, one a sample.
+        low: Smallest value.
+        high: Largest value.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    lengths: list[list[int]]
+    low: float = math.inf
+    high: float = -math.inf
+
+    def add(self, array: Array) -> None:
+        """Take another sample into account."""
+        for lengths, length in zip(self.lengths, array.shape, strict=True):
+            lengths.append(length)
+        if array.size:
+            self.low, self.high = min(self.low, float(array.min())), max(self.high, float(array.max()))
+
+
+@dataclass(frozen=True)
+class SeenSize:
+    """A size that varied from sample to sample.
+
+    Attributes:
+        name: What it may be called.
+        axes: Where it was: input and axis.
+        min: Smallest length seen.
+        max: Largest length seen.
+        multiple_of: What all lengths are multiples of.
+    """
+
+    name: str
+    axes: tuple[tuple[str, int], ...]
+    min: int
+    max: int
+    multiple_of: int = 1
+
+
+@dataclass
+class Seen:
+    """Samples that were looked at.
+
+    Attributes:
+        inputs: By name.
+        kept: Some of them, of as many shapes as there are, to be run.
+        count: How many were looked at.
+        complete: Whether that was all of them.
+        judged: How many of these were of the last callable: those that the gates judge on.
+        labels: Labels of these, as far as there are any.
+    """
+
+    inputs: dict[str, SeenInput] = field(default_factory=dict)
+    kept: list[Feed] = field(default_factory=list)
+    count: int = 0
+    complete: bool = True
+    judged: int = 0
+    labels: list[Any] = field(default_factory=list)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every sample that is judged on has a label."""
+        return self.judged > 0 and len(self.labels) == self.judged
+
+    def sizes(self) -> tuple[SeenSize, ...]:
+        """Return what varied; axes that were equally long in every sample are one size."""
+        groups: dict[tuple[int, ...], list[tuple[str, int]]] = {}
+        for name, one in self.inputs.items():
+            for axis, column in enumerate(one.lengths):
+                if len({*column}) > 1:
+                    groups.setdefault((*column,), []).append((name, axis))
+        found = list[SeenSize]()
+        for lengths, axes in groups.items():
+            name = unused(self._size_name(axes), {size.name for size in found} | {"batch"})
+            step = math.gcd(*lengths) if len({*lengths}) >= _ENOUGH_LENGTHS else 1
+            found.append(SeenSize(name, tuple(axes), min(lengths), max(lengths), step))
+        return tuple(found)
+
+    def _size_name(self, axes: list[tuple[str, int]]) -> str:
+        name, axis = axes[0]
+        one = self.inputs[name]
+        if one.dtype.startswith("INT") and len(one.shape) == 1:
+            return "tokens"
+        return f"{name}_length" if len(one.shape) == 1 else f"{name}_size_{axis}"
+
+
+def look_at(samples: Iterable[tuple[Mapping[str, Any], Any]], reference: str, into: Seen | None = None) -> Seen:
+    """Look at the samples of a data callable.
+
+    Args:
+        samples: What it gives.
+        reference: Its name, for messages.
+        into: What was seen of another callable of the same model.
+
+    Raises:
+        DataError: When there is none, or one that no model could be fed with.
+    """
+    seen = into or Seen()
+    seen.labels = []
+    before, until = seen.count, time.monotonic() + MOST_SECONDS
+    shapes: dict[tuple[tuple[int, ...], ...], int] = {}
+    iterator = iter(samples)
+    for index, (feed, label) in enumerate(iterator):
+        arrays = _arrays(feed, f"{reference}: sample {index}", seen)
+        for name, array in arrays.items():
+            seen.inputs[name].add(array)
+        seen.count += 1
+        seen.labels += [] if label is None else [label]
+        shape = tuple(array.shape for array in arrays.values())
+        if shapes.get(shape, 0) < 2 and (shape in shapes or len(shapes) < _KEPT_SHAPES):
+            shapes[shape] = shapes.get(shape, 0) + 1
+            seen.kept.append(arrays)
+        if index + 1 >= MOST_SAMPLES or time.monotonic() > until:
+            seen.complete = next(iterator, None) is None
+            break
+    seen.judged = seen.count - before
+    if seen.judged == 0:
+        raise DataError(f"{reference} gives no sample", hint="yield a dict of arrays by input name, one a sample")
+    if not seen.inputs:
+        raise DataError(f"{reference}: sample 0 is empty", hint="a sample is a dict of arrays by input name")
+    return seen
+
+
+def _arrays(feed: Mapping[str, Any], where: str, seen: Seen) -> Feed:
+    if seen.inputs and {*feed} != {*seen.inputs}:
+        odd = sorted(map(str, {*feed} ^ {*seen.inputs}))
+        raise DataError(
+            f"{where} has {', '.join(map(str, feed)) or 'nothing'}, the ones before {', '.join(seen.inputs)}",
+            hint=f"init needs samples that are whole: give all of them {', '.join(odd)}; what may be missing is said "
+            "in the recipe afterwards (docs/missing_modalities.md)",
+        )
+    arrays: Feed = {}
+    for name, value in feed.items():
+        arrays[str(name)] = array = _array(value, f"{where}, input {str(name)!r}")
+        known = seen.inputs.setdefault(
+            str(name), SeenInput(DTYPE_BY_NUMPY[array.dtype.name], array.shape, [[] for _ in array.shape])
+        )
+        if len(known.shape) != array.ndim or known.dtype != DTYPE_BY_NUMPY[array.dtype.name]:
+            raise DataError(
+                f"{where}, input {name!r} is {DTYPE_BY_NUMPY[array.dtype.name]} {list(array.shape)}, before it was "
+                f"{known.dtype} {list(known.shape)}",
+                hint="an input has one type, and as many axes in every sample",
+            )
+    return arrays
+
+
+def _array(value: object, where: str) -> Array:
+    numbers = isinstance(value, np.ndarray) and value.dtype.kind not in "OSU"
+    if not numbers and as_strings(value) is not None:
+        raise DataError(
+            f"{where} is {kind_of(value)}",
+            hint="init looks at the tensors that the model takes: give what your tokenizer or decoder makes of it; "
+            "files and text become inputs with `preprocess` in the recipe afterwards (docs/media.md)",
+        )
+    if not hasattr(value, "__array__"):
+        raise DataError(f"{where} is {kind_of(value)}", hint="give a NumPy array, such as np.asarray(value)")
+    array = np.asarray(value)
+    if array.dtype.name not in DTYPE_BY_NUMPY:
+        raise DataError(f"{where} is {array.dtype.name}", hint=f"accepted: {', '.join(DTYPE_BY_NUMPY)}")
+    if array.ndim == 0:
+        raise DataError(f"{where} is a single number without an axis", hint="give np.asarray([value]), shape [1]")
+    return array
+
+
+def batches(kept: Iterable[Feed]) -> Iterator[Feed]:
+    """Give batches of two samples that are alike, one for each shape; a sample without another is taken twice."""
+    groups: dict[tuple[tuple[int, ...], ...], list[Feed]] = {}
+    for feed in kept:
+        groups.setdefault(tuple(array.shape for array in feed.values()), []).append(feed)
+    for feeds in groups.values():
+        pair = (feeds[0], feeds[-1])
+        yield {name: np.stack([feed[name] for feed in pair]) for name in feeds[0]}

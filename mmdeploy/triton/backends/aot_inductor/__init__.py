@@ -1,0 +1,1 @@
+"""Folder of the ``aot_inductor`` backend; Triton loads ``model.py`` from it."""

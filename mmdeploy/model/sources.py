@@ -148,12 +148,16 @@ def _import_file(place: str, root: Path, error: type[StepError]) -> ModuleType:
     path = existing_file(place, root, error)
     inside = path.is_relative_to(root.resolve())
     name = ".".join((path.relative_to(root.resolve()) if inside else Path(path.name)).with_suffix("").parts)
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known
-    if known is not None:  # a library goes by this name already: leave it alone
-        name = f"_recipe_{name.replace('.', '_')}"
-    return load_file(name, path)
+    own = f"_recipe_{name.replace('.', '_')}"  # where a library goes by the name already, which is left alone
+    for free in (name, own):
+        known = sys.modules.get(free)
+        if known is not None and getattr(known, "__file__", None) == str(path):
+            return known
+        if known is None:
+            break
+    module = load_file(free, path)
+    _note_loaded(path.parent, [free])  # in the place of another recipe's, perhaps
+    return module
 
 
 def existing_file(place: str, root: Path, error: type[StepError]) -> Path:

@@ -36,6 +36,19 @@ def test_a_file_may_have_the_name_of_a_library(tmp_path):
     assert again is json and json.loads("1") == 1
 
 
+def test_a_file_with_the_name_of_a_library_is_loaded_once_until_it_changes(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    write(here, json="import sibling\ndef build(): return 'here', sibling.N", sibling="N = 1")
+    write(there, json="def build(): return 'there'")
+    first = resolve_callable("json.py:build", here, error=StepError)
+    assert resolve_callable("json.py:build", here, error=StepError) is first
+    assert resolve_callable("json.py:build", there, error=StepError)() == "there"
+    write(there, json="def build(): return 'there, edited'")
+    assert resolve_callable("json.py:build", there, error=StepError)() == "there, edited"
+    write(here, sibling="N = 22")
+    assert resolve_callable("json.py:build", here, error=StepError)() == ("here", 22)
+
+
 def test_bytecode_beside_the_source_is_not_believed(tmp_path):
     """An edit of the same size that keeps the modification time, as a restored cache does."""
     write(tmp_path, model="from layers import width\ndef build(): return SCALE, width\nSCALE = 4", layers="width = 1")

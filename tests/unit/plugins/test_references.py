@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mmdeploy import engines, gates, quantize
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import PluginError, StepError
 from mmdeploy.core.target import Target
+from mmdeploy.model import sources
 from mmdeploy.planning.fingerprints import take_fingerprints
 from mmdeploy.planning.planner import make_plan
 from mmdeploy.recipe.loader import load_recipe
@@ -171,6 +173,14 @@ def test_a_recipe_is_the_same_after_a_way_to_another_process(with_plugins):
     assert pickle.loads(pickle.dumps(recipe)) == recipe
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_limit_of, (recipe,)) == ("<= 0.5", "gates.py:lenient")
+
+
+def test_a_recipe_is_the_same_where_a_library_goes_by_the_name_of_a_plug_in(with_plugins, monkeypatch):
+    monkeypatch.setattr(sources, "_loaded", {})
+    for name in ("gates", "passes", "engines"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    recipe = load_recipe(with_plugins)
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
 
 
 def _limit_of(recipe):

@@ -12,6 +12,8 @@ from mmdeploy.cli.options import public_key_option
 from mmdeploy.cli.output import Output, output_options
 from mmdeploy.cli.text import printable, wrapped
 
+_FEWEST, _MOST = 2, 10
+
 
 @click.command()
 @click.argument("release", type=click.Path(path_type=Path), default=Path("model_repository"))
@@ -32,9 +34,15 @@ from mmdeploy.cli.text import printable, wrapped
     show_default=True,
     help="explicit: models can be unloaded and loaded while it runs, by who has the control key.",
 )
-@click.option("--min-replicas", default=2, show_default=True, help="Fewest pods.")
-@click.option("--max-replicas", default=10, show_default=True, help="Most pods.")
-@click.option("--gateway", is_flag=True, help="Let compose have a gateway for callers who cannot speak KServe.")
+@click.option(
+    "--capacity",
+    "plan",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Plan of mmdeploy capacity --json: the fewest pods, and the cores of each.",
+)
+@click.option("--min-replicas", type=int, help="Fewest pods; 2 where neither this nor a plan says.")
+@click.option("--max-replicas", type=int, help="Most pods; 10, or with a plan twice the fewest, at least 10.")
+@click.option("--gateway", is_flag=True, help="Add a gateway for callers who cannot speak KServe.")
 @public_key_option
 @output_options(quiet="the folder")
 def command(
@@ -44,8 +52,9 @@ def command(
     digest: str | None,
     image: str | None,
     model_control: Literal["none", "explicit"],
-    min_replicas: int,
-    max_replicas: int,
+    plan: Path | None,
+    min_replicas: int | None,
+    max_replicas: int | None,
     gateway: bool,
     public_key: Path | None,
     output: Output,
@@ -61,12 +70,19 @@ def command(
       mmdeploy package --output deploy
       mmdeploy package model_repository/spoken_digits --output deploy \\
         --container 26.08-py3 --public-key key.pub
+      mmdeploy capacity model_repository/spoken_digits --qps 500 --p99-ms 80 \\
+        --keep-instances --json > plan.json
+      mmdeploy package --output deploy --capacity plan.json --gateway
     """  # noqa: D301
     from mmdeploy.packaging import containers
     from mmdeploy.packaging.package import package
     from mmdeploy.packaging.settings import PackageSettings
+    from mmdeploy.packaging.sizing import read_sizing
 
-    settings = PackageSettings(image, digest, model_control, min_replicas, max_replicas, gateway)
+    sizing = None if plan is None else read_sizing(plan)
+    fewest = min_replicas if min_replicas is not None else _FEWEST if sizing is None else sizing.replicas
+    most = max_replicas if max_replicas is not None else _MOST if sizing is None else max(_MOST, 2 * fewest)
+    settings = PackageSettings(image, digest, model_control, fewest, most, gateway, sizing)
     base = containers.newest() if container is None else containers.container(container)
     packaged = package(release, folder, base, settings, public_key)
     subject = packaged.subject

@@ -48,6 +48,8 @@ class Upstream:
             "grpc.enable_http_proxy": 0,
             "grpc.enable_retries": 0,
             "grpc.max_reconnect_backoff_ms": 2000,
+            # A name with several addresses, as of a headless service, is several servers: each is asked in its turn.
+            "grpc.service_config": '{"loadBalancingConfig": [{"round_robin": {}}]}',
         }
         self._channel = grpc.aio.insecure_channel(grpc_url, options=list(options.items()))
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)

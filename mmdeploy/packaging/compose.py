@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmdeploy.core.version import __version__
-from mmdeploy.packaging.container_file import READY, STARTUP_S, USER_ID, Instruction
+from mmdeploy.packaging.container_file import READY, STARTUP_S, USER_ID
+from mmdeploy.packaging.gateway import GATEWAY_PORT, WHEELS, gateway_arguments
 from mmdeploy.packaging.plain import as_yaml
 from mmdeploy.packaging.pod import GRACE_S, SHARED_MEMORY_MIB
 from mmdeploy.packaging.server_options import GRPC_PORT, HTTP_PORT, METRICS_PORT
@@ -18,18 +18,6 @@ from mmdeploy.packaging.subject import Subject
 #: The user of Prometheus' image.
 _NOBODY = 65534
 _PROMETHEUS = "prom/prometheus:v3.5.0"
-GATEWAY_PORT = 8080
-#: A folder beside the package's, with the wheel of mmdeploy where no index has it; it may be empty.
-_WHEELS = "wheels"
-#: Of `mmdeploy gateway`: where it asks and listens. Beyond loopback it wants keys.
-GATEWAY_ARGUMENTS = (
-    "/release",
-    f"--url=http://triton:{HTTP_PORT}",
-    "--wait-s=120",
-    "--host=0.0.0.0",
-    f"--port={GATEWAY_PORT}",
-    "--drain-s=5",
-)
 
 
 def compose_file(subject: Subject, settings: PackageSettings) -> bytes:
@@ -82,14 +70,13 @@ def _gateway() -> dict[str, Any]:
         "build": {
             "context": "./gateway",
             "dockerfile": "Containerfile",
-            "additional_contexts": {_WHEELS: f"../{_WHEELS}"},
+            "additional_contexts": {WHEELS: f"../{WHEELS}"},
         },
         "user": f"{USER_ID}:{USER_ID}",
         **_hardened(),
         "tmpfs": [f"/tmp:uid={USER_ID},gid={USER_ID},mode=0700"],
-        "command": ["mmdeploy", "gateway", *GATEWAY_ARGUMENTS],
+        "command": ["mmdeploy", "gateway", *gateway_arguments("triton")],
         "environment": ["MMDEPLOY_GATEWAY_KEYS", "MMDEPLOY_GATEWAY_ADMIN_KEY"],
-        "volumes": ["./image/release:/release:ro"],
         "ports": [f"127.0.0.1:{GATEWAY_PORT}:{GATEWAY_PORT}"],
         "depends_on": {"triton": {"condition": "service_healthy"}},
         "restart": "unless-stopped",
@@ -107,21 +94,4 @@ def _prometheus() -> dict[str, Any]:
         "ports": ["127.0.0.1:9090:9090"],
         "depends_on": {"triton": {"condition": "service_healthy"}},
         "restart": "unless-stopped",
-    }
-
-
-def gateway_files() -> dict[str, bytes]:
-    """Return the context of the gateway's image, by name: this version of mmdeploy, from a wheel or an index."""
-    lines = (
-        Instruction("FROM", "python:3.12-slim"),
-        Instruction("COPY", f"--from={_WHEELS} . /{_WHEELS}/"),
-        Instruction("COPY", "requirements.txt /requirements.txt"),
-        Instruction("RUN", f"pip install --no-cache-dir --find-links /{_WHEELS} --requirement /requirements.txt"),
-        Instruction("USER", f"{USER_ID}:{USER_ID}"),
-        Instruction("EXPOSE", str(GATEWAY_PORT)),
-        Instruction("CMD", ("mmdeploy", "gateway", *GATEWAY_ARGUMENTS)),
-    )
-    return {
-        "Containerfile": "\n".join([*map(str, lines), ""]).encode(),
-        "requirements.txt": f"multimodal-deploy[gateway]=={__version__}\n".encode(),
     }

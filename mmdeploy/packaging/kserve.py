@@ -13,7 +13,7 @@ _CONTAINER = "kserve-container"
 
 def kserve_files(subject: Subject, settings: PackageSettings) -> dict[str, bytes]:
     """Return the files below ``kserve/``, by name."""
-    container = container_object(subject, _CONTAINER, settings.image_of(subject))
+    container = container_object(subject, _CONTAINER, settings.image_of(subject), settings.cores)
     container["ports"] = container["ports"][:1]  # KServe routes to one port
     service = {
         "apiVersion": "serving.kserve.io/v1beta1",

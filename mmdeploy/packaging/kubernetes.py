@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from mmdeploy.packaging.gateway import CLIENT, GATEWAY_IMAGE, gateway_objects
 from mmdeploy.packaging.plain import as_yaml
 from mmdeploy.packaging.pod import container_object, pod_fields
 from mmdeploy.packaging.server_options import GRPC_PORT, HTTP_PORT, METRICS_PORT
@@ -21,27 +22,30 @@ QUEUE_METRIC = "mmdeploy_queue_ms_per_request"
 _LATENCY_MS = 10.0
 #: Namespace that may read the metrics.
 _MONITORING = "monitoring"
-_CLIENT = {"mmdeploy-client": "true"}
 
 
 def kubernetes_files(subject: Subject, settings: PackageSettings) -> dict[str, bytes]:
     """Return the files below ``kubernetes/``, by name."""
     objects = {
         "serviceaccount": _service_account(subject),
-        "deployment": _deployment(subject),
+        "deployment": _deployment(subject, settings),
         "service": _service(subject),
         "horizontalpodautoscaler": _autoscaler(subject, settings),
         "poddisruptionbudget": _disruption_budget(subject),
         "networkpolicy": _network_policy(subject),
     }
+    images = {IMAGE: settings.image_of(subject)}
+    if settings.gateway:
+        objects |= {"service-pods": _pods_service(subject)}
+        objects |= gateway_objects(subject, settings, _pods_name(subject))
+        images[GATEWAY_IMAGE] = settings.gateway_image_of(subject)
     found = {f"base/{name}.yaml": as_yaml(content) for name, content in objects.items()}
-    image, _, tag = settings.image_of(subject).rpartition(":")
     found["base/kustomization.yaml"] = as_yaml(
         {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "resources": [f"{name}.yaml" for name in objects],
-            "images": [{"name": IMAGE, "newName": image, "newTag": tag}],
+            "images": [_image(name, image) for name, image in images.items()],
         }
     )
     overlay = "gpu" if subject.gpu else "cpu"
@@ -56,6 +60,11 @@ def kubernetes_files(subject: Subject, settings: PackageSettings) -> dict[str, b
     found[f"overlays/{overlay}/deployment.yaml"] = as_yaml(_patch(subject))
     found["prometheus-adapter.yaml"] = as_yaml(_adapter_rules(subject))
     return found
+
+
+def _image(name: str, image: str) -> Object:
+    new, _, tag = image.rpartition(":")
+    return {"name": name, "newName": new, "newTag": tag}
 
 
 def _selector(subject: Subject) -> dict[str, str]:
@@ -76,7 +85,7 @@ def _service_account(subject: Subject) -> Object:
     }
 
 
-def _deployment(subject: Subject) -> Object:
+def _deployment(subject: Subject, settings: PackageSettings) -> Object:
     release = {"app.kubernetes.io/version": subject.tag}
     memory = "measured" if subject.peak_bytes is not None else "guessed: no memory gate measured it"
     notes = {
@@ -85,6 +94,9 @@ def _deployment(subject: Subject) -> Object:
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(METRICS_PORT),
     }
+    if settings.sizing is not None:
+        plan = settings.sizing
+        notes["mmdeploy/capacity"] = f"{plan.replicas} pods for {plan.rate_per_s:g}/s, p99 {plan.p99_ms:g} ms"
     spread = {
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
@@ -106,7 +118,7 @@ def _deployment(subject: Subject) -> Object:
                 | {
                     "serviceAccountName": subject.slug,
                     "topologySpreadConstraints": [spread],
-                    "containers": [container_object(subject, "triton", IMAGE)],
+                    "containers": [container_object(subject, "triton", IMAGE, settings.cores)],
                 },
             },
         },
@@ -121,6 +133,25 @@ def _service(subject: Subject) -> Object:
         "metadata": _metadata(subject),
         "spec": {
             "type": "ClusterIP",
+            "selector": _selector(subject),
+            "ports": [{"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in ports],
+        },
+    }
+
+
+def _pods_name(subject: Subject) -> str:
+    return f"{subject.slug}-pods"
+
+
+def _pods_service(subject: Subject) -> Object:
+    """Give the pods' own addresses: a connection of gRPC to the service's one address would stay with one pod."""
+    ports = (("http", HTTP_PORT), ("grpc", GRPC_PORT))
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(subject) | {"name": _pods_name(subject)},
+        "spec": {
+            "clusterIP": "None",
             "selector": _selector(subject),
             "ports": [{"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in ports],
         },
@@ -177,7 +208,7 @@ def _network_policy(subject: Subject) -> Object:
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 {
-                    "from": [{"podSelector": {"matchLabels": dict(_CLIENT)}}],
+                    "from": [{"podSelector": {"matchLabels": CLIENT}}],
                     "ports": [{"protocol": "TCP", "port": "http"}, {"protocol": "TCP", "port": "grpc"}],
                 },
                 {

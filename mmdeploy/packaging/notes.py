@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmdeploy.packaging.containers import Container
+from mmdeploy.packaging.gateway import keys_name
 from mmdeploy.packaging.kubernetes import QUEUE_METRIC, queue_target_ms
 from mmdeploy.packaging.pod import secret_name
 from mmdeploy.packaging.server_options import NO_SHARED_MEMORY, knows
@@ -21,6 +22,11 @@ def notes(subject: Subject, container: Container, settings: PackageSettings) -> 
         told.append(
             f"memory was not measured, {subject.memory_request_mib} MiB are a guess: add a memory gate to the recipe"
         )
+    if settings.sizing is not None and settings.min_replicas < settings.sizing.replicas:
+        told.append(
+            f"--min-replicas {settings.min_replicas} is less than the {settings.sizing.replicas} of the plan: until "
+            "the autoscaler has added pods, the planned load is not answered in time"
+        )
     if subject.latency_ms is None:
         told.append(f"latency was not measured, a queue of {queue_target_ms(subject):g} ms to scale at is a guess")
     if not subject.has_sample:
@@ -37,8 +43,9 @@ def notes(subject: Subject, container: Container, settings: PackageSettings) -> 
         )
     if settings.gateway:
         told.append(
-            "the gateway wants keys, in MMDEPLOY_GATEWAY_KEYS of who starts compose, and a folder wheels beside this "
-            "one, with the wheel of multimodal-deploy where no index has it"
+            "the gateway wants keys, in MMDEPLOY_GATEWAY_KEYS of who starts compose, or in a cluster: kubectl create "
+            f"secret generic {keys_name(subject)} --from-literal='MMDEPLOY_GATEWAY_KEYS=NAME KEY'; and a folder wheels "
+            "beside this one, with the wheel of multimodal-deploy where no index has it"
         )
     told.append(f"the autoscaler needs Prometheus' adapter with kubernetes/prometheus-adapter.yaml: {QUEUE_METRIC}")
     return tuple(told)

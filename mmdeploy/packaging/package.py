@@ -6,23 +6,26 @@ bytes. Nothing secret is in it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmdeploy.core.errors import UsageError
 from mmdeploy.packaging import monitoring
-from mmdeploy.packaging.compose import GATEWAY_PORT, compose_file, gateway_files
+from mmdeploy.packaging.compose import compose_file
 from mmdeploy.packaging.container_file import container_file, image_files
 from mmdeploy.packaging.containers import Container
 from mmdeploy.packaging.fit import unfit
 from mmdeploy.packaging.folder import place
+from mmdeploy.packaging.gateway import GATEWAY_PORT, copy_described, gateway_files
 from mmdeploy.packaging.kserve import kserve_files
 from mmdeploy.packaging.kubernetes import kubernetes_files
 from mmdeploy.packaging.monitoring.options import MonitoringOptions
 from mmdeploy.packaging.notes import notes
 from mmdeploy.packaging.server_options import ServerSettings, server_options
 from mmdeploy.packaging.settings import PackageSettings
+from mmdeploy.packaging.sizing import require_for
 from mmdeploy.packaging.subject import Subject, read_subject
 from mmdeploy.triton.lint import Finding, Severity, lint
 from mmdeploy.triton.signing import require_signed
@@ -65,16 +68,22 @@ def package(
         public_key: Whose signature the release must have; not asked for where it is left out.
 
     Raises:
-        UsageError: If that is no release, the image does not serve it, or the folder holds something else.
+        UsageError: If that is no release, the image does not serve it, a plan of capacity is for another one, or the
+            folder holds something else.
         StoreError: If the release is damaged or not signed, or the folder cannot be written.
     """
     subject = read_subject(release)
     if public_key is not None:
         require_signed([subject.path], public_key)
+    if settings.sizing is not None:
+        require_for(settings.sizing, subject)
     doubts = _doubts(subject, container)
     told = notes(subject, container, settings)
     found = _files(subject, container, settings)
-    changed = place(output, found, {"image/release": _release_copier(subject)}, release_of=subject.manifest_sha256)
+    copied: dict[str, Callable[[Path], None]] = {"image/release": _release_copier(subject)}
+    if settings.gateway:
+        copied["gateway/release"] = functools.partial(copy_described, subject.path)
+    changed = place(output, found, copied, release_of=subject.manifest_sha256)
     return Packaged(output, subject, doubts, told, changed)
 
 

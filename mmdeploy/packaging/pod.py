@@ -17,6 +17,13 @@ SHARED_MEMORY_MIB = 256
 _SCRATCH_MIB = 256
 _PERIOD_S, _TIMEOUT_S = 10, 6
 GPU = "nvidia.com/gpu"
+#: The rights of a container.
+HARDENED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+}
 
 
 def secret_name(subject: Subject) -> str:
@@ -24,8 +31,15 @@ def secret_name(subject: Subject) -> str:
     return f"{subject.slug}-control-key"
 
 
-def container_object(subject: Subject, name: str, image: str) -> dict[str, Any]:
-    """Return the container."""
+def container_object(subject: Subject, name: str, image: str, cores: int | None = None) -> dict[str, Any]:
+    """Return the container.
+
+    Args:
+        subject: The release.
+        name: What it is called.
+        image: Its image.
+        cores: To ask for; the threads of the model that has most where it is left out.
+    """
     memory = {"memory": f"{subject.memory_limit_mib}Mi"}
     gpu = {GPU: "1"} if subject.gpu else {}
     return {
@@ -37,19 +51,14 @@ def container_object(subject: Subject, name: str, image: str) -> dict[str, Any]:
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
         ],
         "resources": {
-            "requests": {"cpu": str(subject.threads), "memory": f"{subject.memory_request_mib}Mi", **gpu},
+            "requests": {"cpu": str(cores or subject.threads), "memory": f"{subject.memory_request_mib}Mi", **gpu},
             "limits": memory | gpu,
         },
         "startupProbe": _probe(READY, STARTUP_S // _PERIOD_S),
         "readinessProbe": _probe(READY, 2),
         "livenessProbe": _probe(ALIVE, 6),
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(DRAIN_S)]}}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-        },
+        "securityContext": HARDENED,
         "volumeMounts": [
             {"name": "scratch", "mountPath": "/tmp"},
             {"name": "shared-memory", "mountPath": "/dev/shm"},
@@ -67,18 +76,23 @@ def _probe(command: Sequence[str], failures: int) -> dict[str, Any]:
     }
 
 
+def pod_security() -> dict[str, Any]:
+    """Return whose rights a pod has: those of the images' user."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 def pod_fields(subject: Subject) -> dict[str, Any]:
     """Return the fields of the pod beside its containers."""
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "terminationGracePeriodSeconds": GRACE_S,
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": f"{_SCRATCH_MIB}Mi"}},

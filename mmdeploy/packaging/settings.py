@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmdeploy.core.errors import UsageError
+from mmdeploy.packaging.sizing import Sizing
 from mmdeploy.packaging.subject import Subject
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -23,7 +24,8 @@ class PackageSettings:
         model_control: none, or explicit: models can be unloaded and loaded while the server runs.
         min_replicas: Fewest pods.
         max_replicas: Most pods.
-        gateway: Whether compose has a gateway before Triton.
+        gateway: Whether compose and Kubernetes have a gateway before Triton.
+        sizing: The plan of capacity that says how many replicas, where there is one.
     """
 
     image: str | None = None
@@ -32,6 +34,7 @@ class PackageSettings:
     min_replicas: int = 2
     max_replicas: int = 10
     gateway: bool = False
+    sizing: Sizing | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no registry or cluster takes.
@@ -55,6 +58,16 @@ class PackageSettings:
                 hint="at least 1, and no more than --max-replicas",
             )
 
+    @property
+    def cores(self) -> int | None:
+        """Cores of a replica, where a plan says how many."""
+        return None if self.sizing is None else self.sizing.cores
+
     def image_of(self, subject: Subject) -> str:
         """Return what the image of a release is called."""
         return self.image or subject.image
+
+    def gateway_image_of(self, subject: Subject) -> str:
+        """Return what the image of a release's gateway is called."""
+        name, _, tag = self.image_of(subject).rpartition(":")
+        return f"{name}-gateway:{tag}"

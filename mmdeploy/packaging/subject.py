@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ class Subject:
         signed: Whether a signature lies in it.
         models: Names of all models, the ensemble's own included.
         steps: Names of those that compute: no ensembles.
+        instances: How many of each of those run at once.
         batching_ms: How long a request may wait in all of them for others to join its batch.
         gpu: Whether something in it runs on a GPU.
         threads: Most threads that one model of it computes with.
@@ -59,6 +61,7 @@ class Subject:
     signed: bool
     models: tuple[str, ...]
     steps: tuple[str, ...]
+    instances: Mapping[str, int]
     batching_ms: float
     gpu: bool
     threads: int
@@ -134,6 +137,7 @@ def read_subject(path: Path) -> Subject:
         signed=(release / SIGNATURE).is_file(),
         models=tuple(sorted(configs)),
         steps=tuple(sorted(steps)),
+        instances={key: sum(group.count or 1 for group in one.instance_group) or 1 for key, one in steps.items()},
         batching_ms=sum(one.dynamic_batching.max_queue_delay_microseconds for one in steps.values()) / 1000,
         gpu=any(_on_gpu(config) for config in configs.values()),
         threads=max((_threads(config) for config in configs.values()), default=1),

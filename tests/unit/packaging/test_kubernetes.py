@@ -2,16 +2,20 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 from releases import release
 
+from mmdeploy.cli.gateway import command as gateway_command
+from mmdeploy.packaging.gateway import GATEWAY_IMAGE
 from mmdeploy.packaging.kserve import kserve_files
 from mmdeploy.packaging.kubernetes import IMAGE, QUEUE_METRIC, kubernetes_files
 from mmdeploy.packaging.server_options import EXIT_TIMEOUT_S
 from mmdeploy.packaging.settings import PackageSettings
+from mmdeploy.packaging.sizing import Sizing
 from mmdeploy.packaging.subject import read_subject
 
 VERSIONS = ("1.30", "1.35", "1.37")
@@ -33,6 +37,14 @@ def files(packaged):
 @pytest.fixture(scope="module")
 def base(files):
     return {one["kind"]: one for name, one in files.items() if name.startswith("base/")}
+
+
+@pytest.fixture(scope="module")
+def beside(packaged):
+    """What a gateway adds: its objects and the kustomization, by name of file."""
+    chosen = PackageSettings(image="registry.example/towers:7", gateway=True)
+    found = {name: yaml.safe_load(content) for name, content in kubernetes_files(packaged, chosen).items()}
+    return {name.removeprefix("base/"): one for name, one in found.items() if name.startswith("base/")}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -181,3 +193,66 @@ def test_kserve_s_pod_is_valid_as_a_pod(packaged):
     kubernetes_validate.validate(pod, VERSIONS[-1], strict=True)
     (container,) = predictor["containers"]
     assert container["name"] == "kserve-container" and len(container["ports"]) == 1
+
+
+GATEWAY = ("deployment", "service", "poddisruptionbudget", "networkpolicy")
+
+
+def test_a_gateway_s_objects_are_valid_and_kustomize_finds_them(beside, base):
+    for name in (*(f"gateway-{one}.yaml" for one in GATEWAY), "service-pods.yaml"):
+        for version in VERSIONS:
+            kubernetes_validate.validate(beside[name], version, strict=True)
+    kustomization = beside["kustomization.yaml"]
+    assert {*kustomization["resources"], "kustomization.yaml"} == beside.keys()
+    assert kustomization["images"][1] == {
+        "name": GATEWAY_IMAGE, "newName": "registry.example/towers-gateway", "newTag": "7"
+    }  # fmt: skip
+    assert {name for name in beside if "gateway" in name} == {f"gateway-{one}.yaml" for one in GATEWAY}
+    for one in base:  # and what was there without it is the same with it
+        if one not in ("Kustomization", "Service"):
+            assert beside[f"{one.lower()}.yaml"] == base[one]
+
+
+def test_a_gateway_may_ask_triton_and_names_and_is_asked_where_it_listens(beside, base):
+    deployment, service, budget, policy = (beside[f"gateway-{one}.yaml"] for one in GATEWAY)
+    template = deployment["spec"]["template"]
+    labels, (container,) = template["metadata"]["labels"], template["spec"]["containers"]
+    for selector in (
+        deployment["spec"]["selector"]["matchLabels"],
+        service["spec"]["selector"],
+        budget["spec"]["selector"]["matchLabels"],
+        policy["spec"]["podSelector"]["matchLabels"],
+    ):
+        assert selector and selector.items() <= labels.items()
+        assert not selector.items() <= base["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
+    (client,) = base["NetworkPolicy"]["spec"]["ingress"][0]["from"]
+    assert client["podSelector"]["matchLabels"].items() <= labels.items()
+    to_triton, to_names = policy["spec"]["egress"]
+    (target,) = to_triton["to"]
+    triton = base["Deployment"]["spec"]["template"]
+    assert target["podSelector"]["matchLabels"].items() <= triton["metadata"]["labels"].items()
+    assert {one["port"] for one in to_triton["ports"]} == {"http", "grpc"}
+    assert {one["port"] for one in to_names["ports"]} == {53}
+    assert container["image"] == GATEWAY_IMAGE
+    assert template["spec"]["serviceAccountName"] == base["ServiceAccount"]["metadata"]["name"]
+
+
+def test_a_gateway_asks_every_pod_of_triton(beside, base):
+    (container,) = beside["gateway-deployment.yaml"]["spec"]["template"]["spec"]["containers"]
+    program, verb, *arguments = container["command"]
+    parsed = gateway_command.make_context(verb, arguments).params
+    assert program == "mmdeploy"
+    pods = beside["service-pods.yaml"]
+    assert parsed["url"] == f"http://{pods['metadata']['name']}:8000" and pods["spec"]["clusterIP"] == "None"
+    assert pods["spec"]["selector"] == base["Service"]["spec"]["selector"]
+    assert [one["containerPort"] for one in container["ports"]] == [parsed["port"]]
+
+
+def test_a_plan_of_capacity_says_how_many_pods_and_how_many_cores(packaged):
+    plan = Sizing(Path("plan.json"), "two_towers", 7, 4, packaged.instances, 500.0, 80.0)
+    files = kubernetes_files(packaged, PackageSettings(min_replicas=7, max_replicas=14, sizing=plan))
+    scaled = yaml.safe_load(files["base/horizontalpodautoscaler.yaml"])["spec"]
+    assert (scaled["minReplicas"], scaled["maxReplicas"]) == (7, 14)
+    pod = yaml.safe_load(files["base/deployment.yaml"])["spec"]["template"]
+    assert pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "4"
+    assert pod["metadata"]["annotations"]["mmdeploy/capacity"] == "7 pods for 500/s, p99 80 ms"

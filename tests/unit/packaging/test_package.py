@@ -107,6 +107,56 @@ def test_other_choices_take_the_place_of_what_was_written(tmp_path: Path, capsys
     assert yaml.safe_load((deploy / "compose.yaml").read_text())["services"]["triton"]["image"].endswith("towers:7")
 
 
+def _plan(path: Path, **other: object) -> Path:
+    fields = {
+        "model": "two_towers", "replicas": 7, "cores_per_replica": 4, "instances": {"two_towers.encoder": 1},
+        "wanted": {"rate_per_s": 500.0, "p99_ms": 80.0},
+    }  # fmt: skip
+    path.write_text(json.dumps(fields | other))
+    return path
+
+
+def test_a_plan_of_capacity_sets_the_replicas_and_an_option_goes_before_it(tmp_path: Path, capsys) -> None:
+    live, deploy, plan = release(tmp_path / "built"), tmp_path / "deploy", _plan(tmp_path / "plan.json")
+
+    def scaled(*more: str) -> tuple[int, int]:
+        said(capsys, "package", live, "--output", deploy, "--capacity", plan, *more)
+        spec = yaml.safe_load((deploy / "kubernetes/base/horizontalpodautoscaler.yaml").read_text())["spec"]
+        return spec["minReplicas"], spec["maxReplicas"]
+
+    assert scaled() == (7, 14)
+    assert scaled("--max-replicas", "8") == (7, 8)
+    assert scaled("--min-replicas", "3") == (3, 10)
+    assert "less than the 7 of the plan" in said(
+        capsys, "package", live, "--output", deploy, "--capacity", plan, "--min-replicas", "3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"model": "pets"}, "a plan for pets, and the release is one of two_towers"),
+        ({"instances": {"two_towers.encoder": 3}}, "1 of two_towers.encoder and not 3"),
+        ({"replicas": 0}, "it has no replicas"),
+        ({"wanted": None}, "is no plan of mmdeploy capacity"),
+    ],
+)
+def test_a_plan_that_is_not_the_release_s_is_refused(tmp_path: Path, capsys, other, told: str) -> None:
+    live, plan = release(tmp_path / "built"), _plan(tmp_path / "plan.json", **other)
+    assert told in said(capsys, "package", live, "--output", tmp_path / "deploy", "--capacity", plan, code=2)
+    assert not (tmp_path / "deploy").exists()
+
+
+def test_a_gateway_s_image_has_what_describes_the_release_and_no_model(tmp_path: Path, capsys) -> None:
+    live = release(tmp_path / "built")
+    said(capsys, "package", live, "--output", tmp_path / "deploy", "--gateway")
+    copied = contents(tmp_path / "deploy/gateway/release")
+    whole = contents(live)
+    assert {"two_towers/config.pbtxt", "two_towers.encoder/config.pbtxt"} <= copied.keys()
+    assert all(whole[name] == content for name, content in copied.items())
+    assert not [name for name in copied if name.endswith((".onnx", ".json", "manifest.json"))]
+
+
 def _somebodys(deploy: Path) -> Path:
     (deploy / "mine.txt").write_text("mine")
     return deploy / "mine.txt"

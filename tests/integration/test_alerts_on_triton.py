@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.triton, pytest.mark.xdist_group("alerts")]
 
 #: What a slow model brings with it; on a busy machine a process that is stopped so often may answer nobody at all.
 BEHIND_A_SLOW_MODEL = {"MmdeployModelDead", "MmdeployQueueLong", "MmdeployLatencyHigh", "MmdeployLatencyVeryHigh"}
+#: More requests than it answers in time wait. That models compute longer then, too, is the machine's.
+OF_OVERLOAD = {"MmdeployQueueLong", "MmdeployLatencyHigh", "MmdeployLatencyVeryHigh", "MmdeployComponentSlow"}
 #: Of a GPU, and of a response cache.
 ELSEWHERE = re.compile("nv_gpu_|nv_cache_")
 
@@ -50,6 +52,10 @@ def test_what_the_rules_ask_of_triton_is_in_its_metrics(server: triton_server.Se
     assert len(asked) > 8 and asked <= exported
 
 
+def overloaded(fired: set[str]) -> bool:
+    return "MmdeployQueueLong" in fired and bool(fired & {"MmdeployLatencyHigh", "MmdeployLatencyVeryHigh"})
+
+
 def test_the_right_alert_fires_and_no_other(server: triton_server.Server, tmp_path: Path) -> None:
     with (
         watched.prometheus(tmp_path / "prometheus", watched.known(), options_for(server)) as prometheus,
@@ -77,3 +83,11 @@ def test_the_right_alert_fires_and_no_other(server: triton_server.Server, tmp_pa
         with watched.slowed(server, "pair.negated"):
             assert prometheus.wait_until(lambda: "MmdeployComponentSlow" in prometheus.firing(), 40)
         assert prometheus.fired(slow) - BEHIND_A_SLOW_MODEL == {"MmdeployComponentSlow"}
+        assert prometheus.wait_until(lambda: prometheus.firing() == set(), 30)
+
+        flooded = time.time()
+        with watched.flooded(server):
+            assert prometheus.wait_until(lambda: overloaded(prometheus.firing()), 40), prometheus.firing()
+        assert overloaded(prometheus.fired(flooded)) and prometheus.fired(flooded) <= OF_OVERLOAD
+        # Triton's percentiles are of the last minute; the queue is seen at once.
+        assert prometheus.wait_until(lambda: "MmdeployQueueLong" not in prometheus.firing(), 30)

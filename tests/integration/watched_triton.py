@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -22,6 +23,8 @@ from prometheus_binaries import binary
 from tritonclient.grpc import model_config_pb2
 
 from mmdeploy.core.errors import InferenceError
+from mmdeploy.gateway.problems import Refused
+from mmdeploy.gateway.upstream import Upstream
 from mmdeploy.packaging.monitoring.measured import Measured, Part
 from mmdeploy.packaging.monitoring.options import MonitoringOptions
 from mmdeploy.packaging.monitoring.rules import groups_of, prometheus_config, rule_file
@@ -136,6 +139,30 @@ def slowed(server: Server, model: str, *, stopped_s: float = 0.1, running_s: flo
         end.set()
         thread.join()
         process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def flooded(server: Server, in_flight: int = 500) -> Iterator[None]:
+    """Keep more requests under way than the server answers in time."""
+    end = threading.Event()
+
+    async def ask(upstream: Upstream) -> None:
+        while not end.is_set():
+            with contextlib.suppress(Refused):
+                await upstream.infer("pair", feeds())
+
+    async def flood() -> None:
+        upstream = Upstream(server.grpc_url, timeout_s=60)
+        await asyncio.gather(*(ask(upstream) for _ in range(in_flight)))
+        await upstream.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(flood()))
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 @dataclass(frozen=True)

@@ -15,29 +15,14 @@ from typing import Any
 import click
 from reference_schema import Reference, cell, prose
 
-from mmdeploy import engines, export, gates, prune, quantize, recover
 from mmdeploy.cli import VERBS, commands
+from mmdeploy.cli.list import SECTIONS
 from mmdeploy.preprocess import METHODS as STEPS
 from mmdeploy.recipe.json_schema import json_schema
+from mmdeploy.recipe.schema import REGISTRIES
 
 #: Where the methods of a section stand in a recipe.
-PLACES = {
-    "preprocess": "preprocess.NAME and postprocess.NAME: between what clients send and get, and the components",
-    "prune": "components.NAME.prune: fewer weights",
-    "recover": "components.NAME.recover: training after pruning",
-    "export": "components.NAME.export: from PyTorch to a graph",
-    "quantize": "components.NAME.quantize: to INT8",
-    "engines": "components.NAME.engine: what runs it",
-    "gates": "gates: what the served ensemble must prove",
-}
-REGISTRIES: Mapping[str, Mapping[str, Any]] = {
-    "prune": prune.METHODS,
-    "recover": recover.METHODS,
-    "export": export.METHODS,
-    "quantize": quantize.METHODS,
-    "engines": engines.METHODS,
-    "gates": gates.METHODS,
-}
+PLACES = {name: place.replace("<name>", "NAME") for name, place in SECTIONS.items() if name != "serving"}
 _MEASURED = (
     "Figures with the machine and the day that they are of; [benchmarks](../../benchmarks/README.md) says how each is",
     "measured again.",

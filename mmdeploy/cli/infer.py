@@ -14,6 +14,7 @@ from mmdeploy.core.errors import InferenceError, MmdeployError, ServerError, Usa
 
 if TYPE_CHECKING:
     from mmdeploy.core.contracts import FeedDict
+    from mmdeploy.triton.address import Address
 
 #: What begins a text that is given in place of a file.
 _TEXT = "text:"
@@ -57,32 +58,27 @@ def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, output: 
 
 
 def _runner(url: str, model: str) -> Any:
+    from mmdeploy.triton.address import Address
     from mmdeploy.triton.client import GrpcRunner, HttpRunner
 
-    scheme, _, address = url.rstrip("/").rpartition("://")
-    host, _, port = address.rpartition(":")
-    if scheme not in ("", "grpc", "http") or not host or not port.isdigit():
-        raise UsageError(
-            f"{url!r} is not the address of a server",
-            hint="accepted: host:port or grpc://host:port for gRPC, http://host:port for HTTP",
-        )
+    address = Address.parsed(url)
     try:
-        return HttpRunner(f"http://{address}", model) if scheme == "http" else GrpcRunner(address, model)
+        return HttpRunner(f"http://{address}", model) if address.is_http else GrpcRunner(str(address), model)
     except ServerError as error:
         error.hint = "start one with mmdeploy serve, or give the address that it printed with --url"
         raise
     except InferenceError as error:
-        error.hint = _served_instead(scheme, address, model)
+        error.hint = _served_instead(address, model)
         raise
 
 
-def _served_instead(scheme: str, address: str, model: str) -> str | None:
+def _served_instead(address: Address, model: str) -> str | None:
     """Say which models the server has, where it tells."""
     from mmdeploy.triton.client import served_models
     from mmdeploy.triton.probe import loaded_models
 
     try:
-        names = loaded_models(f"http://{address}") if scheme == "http" else served_models(address)
+        names = loaded_models(f"http://{address}") if address.is_http else served_models(str(address))
     except MmdeployError:
         return None
     return did_you_mean(model, names) if model not in names else None

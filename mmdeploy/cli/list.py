@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from mmdeploy.plugins.loading import Plugin
     from mmdeploy.plugins.registry import Registry
 
-_SECTIONS = {
+#: Where the methods of a section stand in a recipe.
+SECTIONS = {
     "preprocess": "preprocess, postprocess: between what clients send and get, and the components",
     "prune": "components.<name>.prune: fewer weights",
     "recover": "components.<name>.recover: training after pruning",
@@ -60,7 +61,7 @@ def command(name: str | None, output: Output) -> None:
     def text() -> str:
         if name is None:
             return _overview(found)
-        if name in _SECTIONS and name not in found:
+        if name in SECTIONS and name not in found:
             return _section(name, found)
         [(full, module)] = found.items()
         return _whole(full, module)
@@ -78,14 +79,14 @@ def _named(name: str | None) -> dict[str, Any]:
     """
     entries = _entries()
     if name is None:
-        return {full: one for section in _SECTIONS for full, one in entries.items() if _is_of(section, full)}
+        return {full: one for section in SECTIONS for full, one in entries.items() if _is_of(section, full)}
     if name in entries:
         return {name: entries[name]}
-    if name in _SECTIONS:
+    if name in SECTIONS:
         return {full: one for full, one in entries.items() if _is_of(name, full)}
     alone = [full for full in entries if full.partition(".")[2] == name]
     if len(alone) != 1:
-        raise UsageError(f"nothing is named {name!r}; {did_you_mean(name, [*_SECTIONS, *entries])}")
+        raise UsageError(f"nothing is named {name!r}; {did_you_mean(name, [*SECTIONS, *entries])}")
     return {alone[0]: entries[alone[0]]}
 
 
@@ -95,12 +96,13 @@ def _is_of(section: str, full: str) -> bool:
 
 def _entries() -> dict[str, Any]:
     """Return every module by ``section.method``, and the one section without methods by its name."""
+    from mmdeploy.recipe.schema import REGISTRIES
     from mmdeploy.triton import options
 
     serving = SimpleNamespace(__doc__=options.__doc__, Options=options.Serving)
     methods = {
         f"{section}.{method}": _loaded(registry, method)
-        for section, registry in _registries().items()
+        for section, registry in REGISTRIES.items()
         for method in registry
     }
     return {"serving": serving} | _media() | methods
@@ -109,7 +111,7 @@ def _entries() -> dict[str, Any]:
 def _media() -> dict[str, Any]:
     """Return the methods of ``preprocess`` and ``postprocess`` with their sections' options."""
     from mmdeploy.preprocess import METHODS
-    from mmdeploy.recipe.media_sections import SECTIONS
+    from mmdeploy.recipe import media_sections
 
     modules = {name: inspect.getmodule(method) for name, method in METHODS.items()}
     of_several = {module for module, times in Counter(modules.values()).items() if times > 1}
@@ -118,22 +120,9 @@ def _media() -> dict[str, Any]:
             __doc__="\n\n".join(
                 inspect.getdoc(one) or "" for one in (METHODS[name], module) if one is module or module in of_several
             ),
-            Options=SECTIONS[name],
+            Options=media_sections.SECTIONS[name],
         )
         for name, module in modules.items()
-    }
-
-
-def _registries() -> dict[str, Registry[Any]]:
-    from mmdeploy import engines, export, gates, prune, quantize, recover
-
-    return {
-        "prune": prune.METHODS,
-        "recover": recover.METHODS,
-        "export": export.METHODS,
-        "quantize": quantize.METHODS,
-        "engines": engines.METHODS,
-        "gates": gates.METHODS,
     }
 
 
@@ -152,8 +141,9 @@ def _referred(reference: str) -> Plugin:
         PluginError: If it cannot be loaded, or is neither a pass, nor an engine, nor a gate.
     """
     from mmdeploy.plugins.loading import Source, imported
+    from mmdeploy.recipe.schema import REGISTRIES
 
-    registries, here = _registries(), Path.cwd()
+    here = Path.cwd()
     found = imported(Source(reference, reference, here))
     if not any(hasattr(found, member) for member in ("check", "load", "run")):
         raise PluginError(f"{reference} is neither a pass, nor an engine, nor a gate: it has no run, load or check")
@@ -163,9 +153,9 @@ def _referred(reference: str) -> Plugin:
     elif hasattr(found, "BACKEND") or hasattr(found, "load"):
         section = "engines"
     else:
-        fitting = (name for name, registry in registries.items() if formats in registry.contract.formats)
+        fitting = (name for name, registry in REGISTRIES.items() if formats in registry.contract.formats)
         section = next(fitting, "quantize")
-    plugin: Plugin = registries[section].find(reference, here)
+    plugin: Plugin = REGISTRIES[section].find(reference, here)
     return plugin
 
 
@@ -183,7 +173,7 @@ def _overview(entries: Mapping[str, Any]) -> str:
     """Give a line each."""
     lines, short = [], {name: name.rpartition(".")[2] for name in entries}
     widest = max(map(len, short.values()))
-    for section, heading in _SECTIONS.items():
+    for section, heading in SECTIONS.items():
         lines += [heading]
         for name, module in entries.items():
             if _is_of(section, name):
@@ -195,7 +185,7 @@ def _overview(entries: Mapping[str, Any]) -> str:
 
 
 def _section(section: str, entries: Mapping[str, Any]) -> str:
-    lines = [_SECTIONS[section]]
+    lines = [SECTIONS[section]]
     for name, module in entries.items():
         lines += ["", f"  {name}", wrapped(f"{_summary(module)} {_origin(module)}", "    ")]
         lines += [wrapped(option.signature, "      ", hanging=4) for option in _options(module.Options)]
@@ -216,7 +206,7 @@ def _fields(name: str, module: Any) -> dict[str, Any]:
     """Return all that is known of an entry, for programs."""
     return {
         "name": name,
-        "section": name.partition(".")[0] if name.partition(".")[0] in _SECTIONS else None,
+        "section": name.partition(".")[0] if name.partition(".")[0] in SECTIONS else None,
         "summary": _summary(module),
         "text": inspect.cleandoc(module.__doc__ or ""),
         "brought_by": _distribution(module) or None,

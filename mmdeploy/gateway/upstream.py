@@ -12,6 +12,7 @@ from mmdeploy.core.artifact import DTYPE_BY_NUMPY, NUMPY_BY_DTYPE
 from mmdeploy.core.contracts import Array, FeedDict
 from mmdeploy.core.strings import BYTES, packed, unpacked
 from mmdeploy.gateway.problems import Refused
+from mmdeploy.triton.channel import CHANNEL_OPTIONS
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -41,17 +42,13 @@ class Upstream:
 
         self._url, self._timeout_s = grpc_url, timeout_s
         self._messages, self._rpc_error = service_pb2, grpc.aio.AioRpcError
-        options = {
-            "grpc.max_send_message_length": -1,
-            "grpc.max_receive_message_length": -1,
-            "grpc.use_local_subchannel_pool": 1,
-            "grpc.enable_http_proxy": 0,
-            "grpc.enable_retries": 0,
-            "grpc.max_reconnect_backoff_ms": 2000,
+        options = (
+            *CHANNEL_OPTIONS,
+            ("grpc.max_reconnect_backoff_ms", 2000),
             # A name with several addresses, as of a headless service, is several servers: each is asked in its turn.
-            "grpc.service_config": '{"loadBalancingConfig": [{"round_robin": {}}]}',
-        }
-        self._channel = grpc.aio.insecure_channel(grpc_url, options=list(options.items()))
+            ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+        )
+        self._channel = grpc.aio.insecure_channel(grpc_url, options=options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def configs(self) -> dict[str, ModelConfig]:

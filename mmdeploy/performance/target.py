@@ -16,6 +16,7 @@ from mmdeploy.core.errors import InferenceError, ServerError, UsageError, did_yo
 from mmdeploy.performance.grpc_wire import SERVICE, WireConnection
 from mmdeploy.performance.prepared import Prepared
 from mmdeploy.triton.address import START, Address
+from mmdeploy.triton.channel import CHANNEL_OPTIONS
 from mmdeploy.triton.client import GrpcRunner, HttpRunner, binary_request
 from mmdeploy.triton.http import Endpoint, ask_json
 
@@ -164,14 +165,7 @@ class GrpcTarget(Target):
     def _channel(self) -> Any:
         import grpc
 
-        options = {
-            "grpc.max_send_message_length": -1,
-            "grpc.max_receive_message_length": -1,
-            "grpc.use_local_subchannel_pool": 1,
-            "grpc.enable_http_proxy": 0,
-            "grpc.enable_retries": 0,
-        }
-        return grpc.insecure_channel(self.address, options=list(options.items()))
+        return grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
 
     def _ask(self, method: str, question: Any) -> dict[str, Any]:
         import grpc

@@ -37,7 +37,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         PluginError: If an installed plug-in has the name of another method: it would not be clear which is meant.
     """
     path = Path(path)
-    for registry in REGISTRIES:
+    for registry in REGISTRIES.values():
         registry.installed()
     content, tree, problems = tree_from_file(path)
     try:

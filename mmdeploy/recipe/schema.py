@@ -71,10 +71,15 @@ def _default(methods: Mapping[str, Any]) -> MethodOptions:
     return options
 
 
-#: Everything that a recipe may name by a method.
-REGISTRIES: tuple[Registry[Any], ...] = (
-    prune.METHODS, recover.METHODS, export.METHODS, quantize.METHODS, engines.METHODS, gates.METHODS,
-)  # fmt: skip
+#: Everything that a recipe may name by a method, by the room that has it.
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    "prune": prune.METHODS,
+    "recover": recover.METHODS,
+    "export": export.METHODS,
+    "quantize": quantize.METHODS,
+    "engines": engines.METHODS,
+    "gates": gates.METHODS,
+}
 
 
 if TYPE_CHECKING:

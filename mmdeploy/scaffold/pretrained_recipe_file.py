@@ -9,8 +9,8 @@ from mmdeploy.core.version import __version__
 from mmdeploy.model.weight_files import Prefix
 from mmdeploy.scaffold.pretrained_parts import Form, Part
 from mmdeploy.scaffold.pretrained_readers import SECONDS, AudioReader, Reader, TextReader
+from mmdeploy.scaffold.yaml_lines import block, flow
 
-_WIDTH = 100
 _BATCH = 8
 _SAMPLES = 64
 _SENT = {"image": "PNG, JPEG, WebP", "audio": "WAV, FLAC, OGG, MP3", "text": "UTF-8"}
@@ -40,24 +40,17 @@ def recipe_text(form: Form, told: Mapping[str, Any], prefix: Prefix | None) -> s
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _flow(value: Any) -> str:
-    import yaml
-
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6).strip()
-    return text.removesuffix("\n...")
-
-
 def _head(form: Form, told: Mapping[str, Any], prefix: Prefix | None) -> Iterator[str]:
     if told["schema"]:
         yield f"# yaml-language-server: $schema={told['schema']}"
     yield f"# Proposed by mmdeploy init {__version__} of {type(form.served).__name__}: a start, to be changed."
     yield from (f"# {note[0].upper()}{note[1:]}." for note in form.notes)
-    yield from ["schema_version: 1", f"name: {_flow(told['name'])}", f"target: {told['target']}", "model:"]
+    yield from ["schema_version: 1", f"name: {flow(told['name'])}", f"target: {told['target']}", "model:"]
     yield "  factory: model.py:build"
     if prefix is None:
         yield "  # No weights here: transformers renames the tensors of these files, so the factory loads them."
     else:
-        yield f"  weights: {_flow(told['checkpoint'])}"
+        yield f"  weights: {flow(told['checkpoint'])}"
         yield f"  prefix: {_prefix(prefix)}           # the folder's tensors are that part of the factory's"
     yield "data:                                # your own files: see the marked place in data.py"
     yield "  calibration: data.py:calibration"
@@ -66,7 +59,7 @@ def _head(form: Form, told: Mapping[str, Any], prefix: Prefix | None) -> Iterato
 
 def _prefix(prefix: Prefix) -> str:
     """Write a prefix; YAML would say ``? ''`` for an empty name."""
-    return "{" + ", ".join(f"{_flow(path) if path else _EMPTY}: {_flow(into)}" for path, into in prefix.items()) + "}"
+    return "{" + ", ".join(f"{flow(path) if path else _EMPTY}: {flow(into)}" for path, into in prefix.items()) + "}"
 
 
 def _readers(form: Form) -> list[tuple[Part, Reader]]:
@@ -99,7 +92,7 @@ def _inputs(form: Form) -> Iterator[str]:
                 declared["range"] = [0, 1]
             elif isinstance(reader, TextReader):
                 declared["range"] = [0, max(1, len(reader.tokenizer) - 1)]
-            yield f"  {name}: {_flow(declared)}"
+            yield f"  {name}: {flow(declared)}"
 
 
 def _declared(reader: Reader, name: str) -> dict[str, Any]:
@@ -122,10 +115,10 @@ def _preprocess(form: Form, told: Mapping[str, Any]) -> Iterator[str]:
         yield f"  read_{reader.kind}:"
         yield f"    method: {options.pop('method')}"
         yield f"    inputs: {{{_STEP_INPUTS[reader.kind]}: {reader.kind}}}"
-        yield f"    outputs: {_flow({_STEP_OUTPUTS[name]: name for name in part.reads})}"
+        yield f"    outputs: {flow({_STEP_OUTPUTS[name]: name for name in part.reads})}"
         if reader.kind == "text":
-            yield f"    tokenizer: {_flow(told['checkpoint'].rstrip('/') + '/tokenizer.json')}"
-        yield from (f"    {key}: {_flow(value)}" for key, value in options.items())
+            yield f"    tokenizer: {flow(told['checkpoint'].rstrip('/') + '/tokenizer.json')}"
+        yield from (f"    {key}: {flow(value)}" for key, value in options.items())
 
 
 def _components(form: Form) -> Iterator[str]:
@@ -133,20 +126,11 @@ def _components(form: Form) -> Iterator[str]:
     for part in form.parts:
         yield f"  {part.name}:  # {part.doc[0].lower()}{part.doc[1:].rstrip('.')}"
         yield f"    module: {part.name}"
-        yield from _block("inputs", {name: _read(part, name) for name in part.reads})
-        yield from _block("outputs", {name: _written(part, name) for name in part.writes})
+        yield from block("inputs", {name: _read(part, name) for name in part.reads})
+        yield from block("outputs", {name: _written(part, name) for name in part.writes})
         if part.reader is not None:
             yield f"    quantize: {{method: static, samples: {_SAMPLES}}}   # INT8; ships only where measured faster"
         yield f"    serving: {{max_batch_size: {_BATCH}}}"
-
-
-def _block(key: str, fields: Mapping[str, Any]) -> Iterator[str]:
-    line = f"    {key}: {_flow(dict(fields))}"
-    if len(line) <= _WIDTH:
-        yield line
-        return
-    yield f"    {key}:"
-    yield from (f"      {name}: {_flow(value)}" for name, value in fields.items())
 
 
 def _read(part: Part, name: str) -> Any:
@@ -166,7 +150,7 @@ def _written(part: Part, name: str) -> Any:
 
 def _ends(form: Form) -> Iterator[str]:
     outputs: dict[str, dict[str, str]] = {_tensor(part, name): {} for part in form.parts for name in part.writes}
-    yield f"outputs: {_flow(outputs)}"
+    yield f"outputs: {flow(outputs)}"
     yield "gates:                               # all must pass, or nothing is published"
     yield "  # Answers against transformers' own: the least cosine. Raise it to just below what a build reports."
     yield "  - {method: parity, min_cosine: 0.98}"

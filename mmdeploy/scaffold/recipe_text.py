@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmdeploy.core.version import __version__
 from mmdeploy.scaffold.proposal import MOST_CALIBRATION, Proposal, Tensor
 from mmdeploy.scaffold.wiring import Gap, Part
+from mmdeploy.scaffold.yaml_lines import WIDTH, block, flow
 
-_WIDTH = 100
 _COLUMN = 45
 #: What marks a place that init could not see; nothing writes a tensor of such a name, so no build runs over it.
 MARK = "TODO(init)"
@@ -33,15 +33,8 @@ def _told(line: str, comment: str) -> str:
     return f"{line:<{_COLUMN}} # {comment}"
 
 
-def _flow(value: Any) -> str:
-    import yaml
-
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6).strip()
-    return text.removesuffix("\n...")
-
-
 def _comment(text: str, indent: str = "") -> list[str]:
-    width = _WIDTH - len(indent) - 2
+    width = WIDTH - len(indent) - 2
     return [f"{indent}# {line}" for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)]
 
 
@@ -58,23 +51,23 @@ def _head(proposal: Proposal, notes: Sequence[str]) -> Iterator[str]:
         if not gap.component:
             yield from _marked(gap, "")
     yield "schema_version: 1"
-    yield f"name: {_flow(told.name)}"
+    yield f"name: {flow(told.name)}"
     yield f"target: {told.target}"
     if told.folder:
-        yield f"folder: {_flow(told.folder)}"
+        yield f"folder: {flow(told.folder)}"
 
 
 def _model(proposal: Proposal) -> Iterator[str]:
     told = proposal.told
     yield "model:"
-    yield f"  factory: {_flow(told.factory)}"
+    yield f"  factory: {flow(told.factory)}"
     if told.weights:
-        yield f"  weights: {_flow(told.weights)}"
+        yield f"  weights: {flow(told.weights)}"
     if told.prefix:
-        yield f"  prefix: {_flow(dict(told.prefix))}"
+        yield f"  prefix: {flow(dict(told.prefix))}"
     yield _told("data:", "each gives samples: a dict of arrays, or (dict, label)")
-    yield f"  calibration: {_flow(told.calibration)}"
-    yield f"  evaluation: {_flow(told.evaluation)}"
+    yield f"  calibration: {flow(told.calibration)}"
+    yield f"  evaluation: {flow(told.evaluation)}"
 
 
 def _sizes(proposal: Proposal) -> Iterator[str]:
@@ -86,7 +79,7 @@ def _sizes(proposal: Proposal) -> Iterator[str]:
         fields = {"min": size.min, "max": size.max}
         if size.multiple_of > 1:
             fields["multiple_of"] = size.multiple_of
-        yield f"  {size.name}: {_flow(fields)}"
+        yield f"  {size.name}: {flow(fields)}"
 
 
 def _inputs(proposal: Proposal) -> Iterator[str]:
@@ -95,7 +88,7 @@ def _inputs(proposal: Proposal) -> Iterator[str]:
         fields: dict[str, Any] = _declared(proposal.tensors[name])
         if name in proposal.ranges:
             fields["range"] = list(proposal.ranges[name])
-        line = f"  {_flow(name)}: {_flow(fields)}"
+        line = f"  {flow(name)}: {flow(fields)}"
         known = name in proposal.ranges or one.dtype == "BOOL"
         yield line if known else _told(line, f"seen: {one.low:.4g} to {one.high:.4g}")
 
@@ -116,21 +109,12 @@ def _component(proposal: Proposal, part: Part) -> Iterator[str]:
             yield from _marked(gap, "  ")
     weights = sum(parameter.numel() for parameter in part.module.parameters())
     yield _told(f"  {part.name}:", f"{type(part.module).__name__}, {_counted(weights)} parameters")
-    yield f"    module: {_flow(part.path)}"
+    yield f"    module: {flow(part.path)}"
     wired = {argument: tensor or f"{PLACEHOLDER}{argument}" for argument, tensor in part.inputs.items()}
-    yield f"    inputs: {_flow(wired or {f'{PLACEHOLDER}input': f'{PLACEHOLDER}tensor'})}"
-    yield from _block("outputs", {key: _wire(proposal, tensor) for key, tensor in part.outputs.items()})
+    yield f"    inputs: {flow(wired or {f'{PLACEHOLDER}input': f'{PLACEHOLDER}tensor'})}"
+    yield from block("outputs", {key: _wire(proposal, tensor) for key, tensor in part.outputs.items()})
     yield from _quantize(proposal, part)
-    yield f"    serving: {_flow({'max_batch_size': proposal.max_batch_size})}"
-
-
-def _block(key: str, fields: Mapping[str, Any]) -> Iterator[str]:
-    line = f"    {key}: {_flow(dict(fields))}"
-    if len(line) <= _WIDTH:
-        yield line
-        return
-    yield f"    {key}:"
-    yield from (f"      {_flow(name)}: {_flow(value)}" for name, value in fields.items())
+    yield f"    serving: {flow({'max_batch_size': proposal.max_batch_size})}"
 
 
 def _wire(proposal: Proposal, tensor: str) -> Any:
@@ -146,7 +130,7 @@ def _quantize(proposal: Proposal, part: Part) -> Iterator[str]:
         return
     samples = min(MOST_CALIBRATION, proposal.told.calibration_samples) or MOST_CALIBRATION
     yield _told(
-        f"    quantize: {_flow({'method': 'static', 'samples': samples})}", "INT8; ships only where measured faster"
+        f"    quantize: {flow({'method': 'static', 'samples': samples})}", "INT8; ships only where measured faster"
     )
 
 
@@ -154,7 +138,7 @@ def _outputs(proposal: Proposal) -> Iterator[str]:
     missing = any(not gap.component for gap in proposal.wiring.gaps) or not proposal.wiring.outputs
     names = [*([f"{PLACEHOLDER}output"] if missing else []), *proposal.wiring.outputs]
     outputs: dict[str, dict[str, str]] = {name: {} for name in names}
-    yield f"outputs: {_flow(outputs)}"
+    yield f"outputs: {flow(outputs)}"
 
 
 def _gates(proposal: Proposal) -> Iterator[str]:
@@ -178,7 +162,7 @@ def _accuracy(proposal: Proposal) -> Iterator[str]:
     drop = max(0.01, round(2 / count + 0.0005, 3)) if count else 0.01
     few = f"; {count} samples tell no finer" if drop > 0.01 else ""
     yield f"  # The share of right answers that may be lost against the PyTorch model{few}."
-    yield f"  - {_flow({'method': 'accuracy', 'metric': metric, 'max_drop': drop})}"
+    yield f"  - {flow({'method': 'accuracy', 'metric': metric, 'max_drop': drop})}"
 
 
 def _marked(gap: Gap, indent: str) -> Iterator[str]:

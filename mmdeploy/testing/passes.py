@@ -9,21 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mmdeploy import export, prune, quantize, recover
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Encoding
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.core.temporary import temporary_folder
-from mmdeploy.plugins.registry import Registry
+from mmdeploy.recipe.schema import REGISTRIES
 from mmdeploy.testing import steps
 from mmdeploy.testing.expectations import expect, expect_json, options_of, plugged
 
-_SECTIONS: Mapping[str, Registry[Any]] = {
-    "prune": prune.METHODS,
-    "recover": recover.METHODS,
-    "export": export.METHODS,
-    "quantize": quantize.METHODS,
-}
 _SPLITS = frozenset({"calibration", "training", "validation"})
 
 
@@ -44,7 +37,7 @@ def check_pass(found: object, section: str, options: Mapping[str, Any]) -> str |
     Raises:
         AssertionError: Saying what does not hold.
     """
-    registry = _SECTIONS[section]
+    registry = REGISTRIES[section]
     method = plugged(found, registry)
     given = options_of(method, options)
     expect_requirements(method.REQUIRES)

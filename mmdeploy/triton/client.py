@@ -17,6 +17,7 @@ from mmdeploy.core.artifact import DTYPE_BY_NUMPY, NUMPY_BY_DTYPE, TensorSpec
 from mmdeploy.core.contracts import Array, FeedDict
 from mmdeploy.core.errors import InferenceError, ServerError
 from mmdeploy.core.strings import BYTES, packed, unpacked
+from mmdeploy.triton.channel import CHANNEL_OPTIONS
 from mmdeploy.triton.http import Endpoint, ask_json
 
 # What gRPC says when the connection failed; Triton's own refusals (a full queue) are UNAVAILABLE too.
@@ -59,14 +60,7 @@ class GrpcRunner:
 
         self.model = model
         self._url, self._timeout_s, self._rpc_error = url.removeprefix("grpc://"), timeout_s, grpc.RpcError
-        options = {
-            "grpc.max_send_message_length": -1,
-            "grpc.max_receive_message_length": -1,
-            "grpc.use_local_subchannel_pool": 1,
-            "grpc.enable_http_proxy": 0,
-            "grpc.enable_retries": 0,
-        }
-        self._channel = grpc.insecure_channel(self._url, options=list(options.items()))
+        self._channel = grpc.insecure_channel(self._url, options=CHANNEL_OPTIONS)
         stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._model_infer = stub.ModelInfer
         question = service_pb2.ModelConfigRequest(name=model, version=model_version)

@@ -9,22 +9,15 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mmdeploy import engines, export, gates, quantize
+from mmdeploy import engines, export, gates
 from mmdeploy.choice.options import default_engine
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
 from mmdeploy.core.target import Target
 from mmdeploy.recipe.declared import Dtype, Wire
 from mmdeploy.recipe.json_schema import json_schema
 from mmdeploy.recipe.loader import load_recipe
-from mmdeploy.recipe.schema import Recipe, union_of
+from mmdeploy.recipe.schema import REGISTRIES, Recipe, union_of
 from mmdeploy.recipe.sections import described, members, models
-
-REGISTRIES = {
-    "export": export.METHODS,
-    "quantize": quantize.METHODS,
-    "engines": engines.METHODS,
-    "gates": gates.METHODS,
-}
 
 
 def test_dtypes_are_those_that_the_rest_of_mmdeploy_knows():

@@ -27,7 +27,7 @@ from mmdeploy.building.cache_notes import cache_notes
 from mmdeploy.building.endings import exit_code, exit_code_of, failure, may_publish, placed, unfinished
 from mmdeploy.building.environment import require_environment
 from mmdeploy.building.figures import costs, latencies, sizes, stages
-from mmdeploy.building.foreseen import foreseen_notes
+from mmdeploy.building.foreseen import foreseen_notes, told_again
 from mmdeploy.building.golden_requests import GoldenRequests
 from mmdeploy.building.judge import EvaluationRecord, Staged, judge, staged
 from mmdeploy.building.label_counts import require_label_counts
@@ -239,6 +239,8 @@ class _Run:
         self.state.judgement = self.baseline.added_to(self.state.judgement, self.report(None), self.observer)
         results = self.state.judgement.results
         warned = [(one.gate, one.details["warning"]) for one in results if "warning" in one.details]
+        told = told_again(recipe, results)
+        self.state.notes = [note for note in self.state.notes if note not in told]
         self.state.notes.extend(f"{gate}: {warning}." for gate, warning in warned)
         self.state.notes.extend(self.state.judgement.notes)
         for folder in ("reference", "substitute", BUCKETS, LAYOUT):  # measured; what would be published stays

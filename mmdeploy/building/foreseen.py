@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.contracts import GateResult
 from mmdeploy.core.facts import find
 from mmdeploy.data.contents import SetSize
 from mmdeploy.gates import accuracy
@@ -18,3 +21,11 @@ def foreseen_notes(recipe: Recipe, step: Step, artifact: Artifact) -> list[str]:
         return []
     found = (foreseen(gate, size.samples) for gate in recipe.gates if isinstance(gate, accuracy.Options))
     return [f"{told}." for told in found if told is not None]
+
+
+def told_again(recipe: Recipe, results: Iterable[GateResult]) -> set[str]:
+    """Return the sentences of `foreseen_notes` in whose place gates say what they measured."""
+    warned = {one.details.get("source"): one.details.get("samples") for one in results if "warning" in one.details}
+    gates = [gate for gate in recipe.gates if isinstance(gate, accuracy.Options)]
+    counted = [(gate, count) for gate in gates if isinstance(count := warned.get(gate.metric), int)]
+    return {f"{foreseen(gate, count)}." for gate, count in counted}

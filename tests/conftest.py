@@ -25,6 +25,16 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run the tests that share a fixture of their module: two would each make it."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo", None)
+        made = [found[-1].scope for found in fixtures.name2fixturedefs.values()] if fixtures else []
+        if "module" in made and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture
 def tiny_recipe(tmp_path: Path) -> Path:
     """A copy of the tiny recipe's folder, to be changed at will; returns its recipe.yaml."""

@@ -14,7 +14,7 @@ from mmdeploy.core.target import this_hardware
 from mmdeploy.engines.aot_package import ISA, built_with
 from mmdeploy.triton.config import parse
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 
 def for_another_processor(package: Path) -> None:

@@ -23,8 +23,10 @@ RETURN = "        return torch.relu(self.norm(self.project(values)))"
 def refused(mmdeploy_command: Command, tiny_recipe: Path, shared_workdir: Path) -> Callable[..., str]:
     """Builds the recipe, expects it to fail, and returns what standard error said."""
 
-    def run(*overrides: str, code: int = 3, gates: bool = False, **options: object) -> str:
+    def run(*overrides: str, code: int = 3, gates: bool = False, only: str = "", **options: object) -> str:
         settings = [word for override in overrides for word in ("--set", override)]
+        if only:  # what fails in any component is tried in one
+            settings += ["--only", only]
         if not gates:
             settings += ["--set", "gates=[]"]
         done = mmdeploy_command("build", tiny_recipe, "--workdir", shared_workdir, *settings, **options)
@@ -56,19 +58,19 @@ def test_everything_wrong_with_a_recipe_is_told_at_once(refused: Callable[..., s
 
 def test_a_factory_that_raises(refused: Callable[..., str], tiny_recipe: Path) -> None:
     replaced(tiny_recipe.with_name("model.py"), "    torch.manual_seed(7)", "    raise RuntimeError('no checkpoint')")
-    told = refused()
+    told = refused(only="left/export")
     assert "/export failed: the factory model.py:build failed: RuntimeError at model.py:41 (build): no ch" in told
 
 
 def test_a_factory_that_returns_no_module(refused: Callable[..., str], tiny_recipe: Path) -> None:
     replaced(tiny_recipe.with_name("model.py"), "    return TwoTowers()", "    return {'left': Tower()}")
-    told = refused()
+    told = refused(only="left/export")
     assert "the factory model.py:build returned builtins.dict, expected a torch.nn.Module" in told
     assert "hint: return the module itself" in told
 
 
 def test_a_model_that_lacks_the_named_submodule(refused: Callable[..., str]) -> None:
-    told = refused("components.fusion.module=fusoin")
+    told = refused("components.fusion.module=fusoin", only="fusion/export")
     assert "error: step fusion/export failed: submodule 'fusoin': TwoTowers.fusoin does not exist" in told
     assert "hint: did you mean 'fusion'? accepted: fusion, left, right" in told
 
@@ -79,7 +81,7 @@ def test_weights_that_do_not_fit(refused: Callable[..., str], tiny_recipe: Path)
 
     weights = {"left.project.weight": torch.zeros(16, 9), "left.projct.bias": torch.zeros(16)}
     save_file(weights, tiny_recipe.with_name("weights.safetensors"))
-    told = refused("model.weights=weights.safetensors")
+    told = refused("model.weights=weights.safetensors", only="left/export")
     assert "weights weights.safetensors do not fit TwoTowers:\n  11 missing: left.project.bias, " in told
     assert "\n  1 unexpected: left.projct.bias\n" in told
     assert "\n  1 of another shape: left.project.weight is [16, 9], the model has [16, 8]\n" in told
@@ -93,7 +95,7 @@ def test_calibration_data_that_would_ruin_the_ranges(refused: Callable[..., str]
         "    for index, feed in enumerate(_samples(1, 64)):\n"
         "        yield feed | {'b': np.zeros(8, np.float32)} if index == 5 else feed",
     )
-    told = refused()
+    told = refused(only="left/quantize")
     assert "step data/calibration failed: data.py:calibration: sample 5, input 'b' is all zero\nhint: silence, " in told
     assert told.rstrip().endswith("/logs/data.calibration.log")
 
@@ -111,7 +113,7 @@ def test_evaluation_without_labels_is_refused_before_anything_is_served(
 def test_an_operator_that_onnx_does_not_have(refused: Callable[..., str], tiny_recipe: Path) -> None:
     after = RETURN.replace("return ", "x = ") + "\n        return torch.linalg.eigvals(x[:, None] * x[..., None]).real"
     replaced(tiny_recipe.with_name("model.py"), RETURN, after)
-    told = refused()
+    told = refused(only="left/export")
     assert "torch.onnx has no ONNX form of the operator aten.linalg_eig.default, used at model.py:17" in told
     assert "hint: write it with operators that ONNX has" in told
 
@@ -119,7 +121,7 @@ def test_an_operator_that_onnx_does_not_have(refused: Callable[..., str], tiny_r
 def test_an_operator_that_tensorrt_refuses(refused: Callable[..., str], tiny_recipe: Path) -> None:
     after = RETURN.replace("return ", "x = ") + "\n        return x + torch.linalg.det(x.reshape(-1, 4, 4))[:, None]"
     replaced(tiny_recipe.with_name("model.py"), RETURN, after)
-    told = refused("target=tensorrt_rtx", "components.left.quantize=null", "components.right.quantize=null")
+    told = refused("target=tensorrt_rtx", "components.left.quantize=null", only="left/engine")
     assert "/engine failed: " in told
     assert "TensorRT cannot read the graph\n    operator Det (node " in told
     assert "hint: write it with other operators, or use engine.method: onnxruntime for this component" in told

@@ -14,7 +14,7 @@ from mmdeploy.caching.trace import Content, Request, write_trace
 from mmdeploy.caching.zipf import Popularity, zipf_trace
 from mmdeploy.triton.http import ask_json
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 WORDS = tuple("a photo of the small green cat and two old dogs near red water under trees".split())  # noqa: SIM905
 
 

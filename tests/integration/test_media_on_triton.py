@@ -25,7 +25,7 @@ from mmdeploy.triton.lint import lint
 from mmdeploy.triton.repository import resolve
 from mmdeploy.triton.server import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.triton, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.slow, pytest.mark.triton]
 
 RECIPE = Path(__file__).parents[1] / "media_recipe"
 ROWS = 3

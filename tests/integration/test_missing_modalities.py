@@ -16,7 +16,7 @@ from mmdeploy.triton.golden import GOLDEN, read_golden
 from mmdeploy.triton.lint import lint
 from mmdeploy.triton.server import Server
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 RECIPE = Path(__file__).parents[1] / "missing_recipe/recipe.yaml"
 ENCODERS = ("eye", "optic_nerve", "ear", "skin")

@@ -29,7 +29,7 @@ from mmdeploy.triton.repository import resolve
 from mmdeploy.triton.response_cache import settings_of
 from mmdeploy.triton.server import Server
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 FOLDER = Path(__file__).parents[1] / "media_recipe"
 PHOTO, CLIP = ("read_photo", "see"), ("read_clip", "hear")

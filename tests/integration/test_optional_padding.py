@@ -18,7 +18,7 @@ from mmdeploy.triton.lint import lint
 from mmdeploy.triton.repository import resolve
 from mmdeploy.triton.server import Server
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 FOLDER = Path(__file__).parents[1] / "padded_recipe"
 Feed = dict[str, np.ndarray]
 Asked = tuple[Server, dict[str, torch.Tensor]]

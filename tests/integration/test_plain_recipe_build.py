@@ -12,7 +12,7 @@ from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.observer import Silent
 from mmdeploy.triton.staging import KEEPER
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 #: left: a quantization that has to pay; on so small a layer it hardly will.
 #: right: a search that ships whatever it costs.

@@ -8,7 +8,7 @@ from whole_recipe import built, served
 from mmdeploy.scaffold.files import write_files
 from mmdeploy.scaffold.pretrained import Asked, propose
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 #: What this test is not about, and takes time.
 QUICK = ("components.encoder.quantize=null", "gates=[{method: parity, min_cosine: 0.9999}]")
 

@@ -9,7 +9,7 @@ from whole_recipe import built, served
 
 from mmdeploy.core.errors import InferenceError
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

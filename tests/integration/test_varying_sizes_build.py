@@ -17,7 +17,7 @@ from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.repository import resolve
 from mmdeploy.triton.server import Server
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 RECIPE = Path(__file__).parents[1] / "varying_recipe" / "recipe.yaml"
 
 

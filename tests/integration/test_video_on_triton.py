@@ -24,7 +24,7 @@ from mmdeploy.triton.repository import resolve
 from mmdeploy.triton.served_step import require_packages
 from mmdeploy.triton.server import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.triton, pytest.mark.xdist_group("builds")]
+pytestmark = [pytest.mark.slow, pytest.mark.triton]
 
 RECIPE = Path(__file__).parents[1] / "video_recipe"
 KINDS = ("gif", "mp4", "webm")

@@ -10,14 +10,18 @@ import pytest
 
 from mmdeploy.core.errors import EnvironmentUnfitError
 
+pytestmark = pytest.mark.xdist_group("debug")
+
 
 @pytest.fixture
-def recipe(tiny_recipe: Path) -> Path:
+def recipe(tiny_recipe: Path, shared_workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny recipe; what one test has built of it, the next reuses."""
+    monkeypatch.setenv("MMDEPLOY_WORKDIR", str(shared_workdir))
     return tiny_recipe
 
 
 def test_a_sound_component_keeps_every_tolerance(mmdeploy_command, recipe):
-    found = mmdeploy_command("debug", recipe, "left", "--workdir", "w")
+    found = mmdeploy_command("debug", recipe, "left")
     assert found.returncode == 0, found.stdout + found.stderr
     assert "left on 16 samples of data.calibration (data.py:calibration)" in found.stdout
     for stage, what in (
@@ -27,7 +31,7 @@ def test_a_sound_component_keeps_every_tolerance(mmdeploy_command, recipe):
     ):
         assert f"left/{stage}: {what}: " in found.stdout.replace("\n", " ")
 
-    again = mmdeploy_command("debug", recipe, "left", "--workdir", "w", "--json", "--samples", "3")
+    again = mmdeploy_command("debug", recipe, "left", "--json", "--samples", "3")
     assert again.returncode == 0 and "left/quantize: reused" in again.stderr
     report = json.loads(again.stdout)
     assert report["samples"] == 3
@@ -50,9 +54,7 @@ def test_more_samples_than_the_build_recorded_are_taken_as_far_as_there_are_any(
 def test_the_second_caller_of_a_module_is_compared_with_what_was_built_of_it_on_its_own_inputs(
     mmdeploy_command, recipe
 ):
-    found = mmdeploy_command(
-        "debug", recipe, "right", "--set", "components.right.module=left", "--workdir", "w", "--json"
-    )
+    found = mmdeploy_command("debug", recipe, "right", "--set", "components.right.module=left", "--json")
     assert found.returncode == 0, found.stdout + found.stderr
     stages = {one["stage"]: one for one in json.loads(found.stdout)["comparisons"]}
     assert set(stages) == {f"right/{kind}" for kind in ("export", "quantize", "reference", "engine")}
@@ -62,7 +64,7 @@ def test_the_second_caller_of_a_module_is_compared_with_what_was_built_of_it_on_
 def test_the_first_tensor_that_leaves_its_tolerance_is_reduced_and_its_command_shows_it(mmdeploy_command, recipe):
     """Ranges that leave most of the values out: the fault is planted by an option of the recipe."""
     clipped = "components.fusion.quantize={method: static, samples: 64, percentile: 55, exclude: ['hidden/*']}"
-    found = mmdeploy_command("debug", recipe, "fusion", "--set", clipped, "--output", "found it", "--workdir", "w")
+    found = mmdeploy_command("debug", recipe, "fusion", "--set", clipped, "--output", "found it")
     assert found.returncode == 1, found.stdout + found.stderr
     report = json.loads((recipe.parents[1] / "found it" / "debug.json").read_text())
     stage = next(one for one in report["comparisons"] if one["stage"] == "fusion/quantize")

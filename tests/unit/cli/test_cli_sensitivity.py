@@ -9,8 +9,13 @@ import pytest
 RECIPE = Path(__file__).parents[2] / "outlier_recipe"
 
 
+pytestmark = pytest.mark.xdist_group("debug")
+
+
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
+def recipe(tmp_path: Path, shared_workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recipe of its own; what one test has built of it, the next reuses."""
+    monkeypatch.setenv("MMDEPLOY_WORKDIR", str(shared_workdir))
     return Path(shutil.copytree(RECIPE, tmp_path / "recipe"))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ExportError, MmdeployError
 from mmdeploy.core.sizes import Size, padding_advised
-from mmdeploy.export import masked_rows, naming, recurrent, varying
+from mmdeploy.export import masked_rows, naming, recurrent, torchlib, varying
 from mmdeploy.model.sources import describe, user_location
 from mmdeploy.model.traced import WRAPPER, Axes, dynamic_shapes, in_order, quiet
 from mmdeploy.model.user_code import is_user_file
@@ -197,6 +197,7 @@ def _specializing_line(wrapper: nn.Module, values: tuple[Tensor, ...], request: 
 def _converted(program: Any, request: Request, translations: dict[Any, Any]) -> Any:
     import torch
 
+    torchlib.read_once()
     try:
         exported = torch.onnx.export(
             program,

@@ -85,6 +85,7 @@ class Examples:
         """Take the step; the set of samples and the model are opened when they are needed."""
         self._task = task
         self._chain: TorchChain | None = None
+        self._answered: list[tuple[dict[str, Array], dict[str, Array]]] = []
 
     def __call__(self, batch: int) -> dict[str, Array]:
         """Return a feed dict of the component with so many samples.
@@ -154,10 +155,20 @@ class Examples:
         before = upstream(recipe.components, self._task.step.component)
         tensors = tensors | self._presence(len(next(iter(tensors.values()))))
         if before and any(wire.tensor not in tensors for wire in component.inputs.values()):
-            with torch_threads(self._task.threads):  # more would spin beside the steps that run at the same time
-                self._chain = self._chain or torch_chain(self._task, before)
-                tensors = tensors | self._chain.run(tensors)
+            tensors = tensors | self._answers(tensors, before)
         return {name: tensors[wire.tensor] for name, wire in component.inputs.items()}
+
+    def _answers(self, tensors: dict[str, Array], before: Sequence[str]) -> dict[str, Array]:
+        """Run what lies upstream, unless it has answered a batch that begins with these samples."""
+        rows = len(next(iter(tensors.values())))
+        for given, answers in self._answered:
+            if all(np.array_equal(given[name][:rows], array, equal_nan=False) for name, array in tensors.items()):
+                return {name: array[:rows].copy() for name, array in answers.items()}
+        with torch_threads(self._task.threads):  # more would spin beside the steps that run at the same time
+            self._chain = self._chain or torch_chain(self._task, before)
+            answers = self._chain.run(tensors)
+        self._answered.append((tensors, answers))
+        return {name: array.copy() for name, array in answers.items()}
 
     def _presence(self, rows: int) -> dict[str, Array]:
         """Make presence tensors: all inputs of the first sample are there, and of each other one at most is missing."""

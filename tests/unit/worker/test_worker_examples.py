@@ -12,6 +12,7 @@ from recorded_sets import recorded_set, set_artifact
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE
 from mmdeploy.model.torch_component import load_component
+from mmdeploy.model.torch_model import TorchChain
 from mmdeploy.planning.steps import DATA_SETS, Step
 from mmdeploy.recipe.declared import InputSpec, SizeSpec
 from mmdeploy.recipe.loader import load_recipe
@@ -86,6 +87,21 @@ def test_a_head_is_fed_with_what_upstream_makes_of_the_samples(key: str, tmp_pat
         tower = load_component(recipe_module(Task(replace(step, component=name), recipe, tmp_path, {}, 1)))
         answers = tower(torch.from_numpy(np.array(samples[tensor]))).detach().numpy()
         np.testing.assert_allclose(fed[name], answers[[0, 1, 2, 3, 0, 1]], atol=1e-6)
+
+
+def test_what_lies_upstream_answers_each_sample_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, rows = load_recipe(RECIPE), []
+    run = TorchChain.run
+    monkeypatch.setattr(TorchChain, "run", lambda chain, feeds: rows.append(len(feeds["a"])) or run(chain, feeds))
+    artifacts = {DATA_SETS["calibration"]: set_artifact(recipe, "calibration", tmp_path, 4)}
+    task = Task(Step("fusion/export", "fusion", "export", "onnx", {}, (), {}), recipe, tmp_path, artifacts, 1)
+    examples = Examples(task)
+    fed = [examples(size) for size in (3, 2, 1, 5, 4, 3)]
+    assert rows == [3, 5]
+    fed[1]["left"][:] = 0  # nobody else's
+    for size, feed in zip((3, 1, 5, 4, 3), (fed[0], *fed[2:]), strict=True):
+        for name, array in Examples(task)(size).items():
+            np.testing.assert_allclose(feed[name], array, atol=1e-6)
 
 
 def sized(tiny_recipe: Path) -> Recipe:

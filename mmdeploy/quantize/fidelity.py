@@ -12,7 +12,7 @@ from mmdeploy.core.agreement import Expected, Noise, first_apart, power, sqnr_db
 from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.sessions import AS_WRITTEN
-from mmdeploy.quantize.held_out import HeldOut, answers, joined
+from mmdeploy.quantize.held_out import HeldOut, answers, count, joined
 from mmdeploy.quantize.ranges import Feeds
 
 #: Below it a graph has little to do with the one that it was made from: cosine 0.95.
@@ -36,13 +36,32 @@ class Likeness(Noise):
     @property
     def worst(self) -> tuple[str, float] | None:
         """The output with the most noise, and its SQNR in dB; None without noise."""
-        known = [(name, found) for name, found in self.sqnr_db.items() if found is not None]
-        return min(known, key=lambda one: one[1], default=None)
+        return worst_of(self.sqnr_db)
 
 
-def first(feeds: Feeds, count: int) -> list[dict[str, Array]]:
+def worst_of(noise: Mapping[str, float | None]) -> tuple[str, float] | None:
+    """Return the output with the most noise, and its SQNR in dB; None without noise."""
+    known = [(name, found) for name, found in noise.items() if found is not None]
+    return min(known, key=lambda one: one[1], default=None)
+
+
+def first(feeds: Feeds, most: int) -> list[dict[str, Array]]:
     """Return the first batches."""
-    return list(itertools.islice(feeds(), count))
+    return list(itertools.islice(feeds(), most))
+
+
+def noise_db(held: HeldOut, quantized: Path, model: Any) -> dict[str, float | None]:
+    """Return the SQNR in dB by output of a quantized graph, and remember what it answers.
+
+    Args:
+        held: The float graph, and the batches.
+        quantized: The other graph's file.
+        model: The same, read.
+
+    Raises:
+        QuantizeError: When the graph does not load or run, or is not finite.
+    """
+    return _noise_db(joined(held.wanted), joined(held.asked(quantized, model)))
 
 
 def compare(held: HeldOut, quantized: Path, model: Any = None) -> Likeness:
@@ -56,29 +75,30 @@ def compare(held: HeldOut, quantized: Path, model: Any = None) -> Likeness:
     Raises:
         QuantizeError: When the graph does not load or run, is not finite, or is changed by the optimizer.
     """
-    import numpy as np
-
     batches, parameters = held.batches, held.parameters
-    few = [{name: array[:count] for name, array in batches[0].items()} for count in (_WRITTEN_SAMPLES, 1)]
-    known = None if model is None else held.answered(model)
-    asked = answers(quantized, few if known else [*batches, *few], parameters)
-    optimized = asked[-len(few) :]
-    compared = known or asked[: -len(few)]
-    if model is not None:
-        held.remember(model, compared)
-    reference, given = joined(held.wanted), joined(compared)
-    for name, array in given.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all() and np.isfinite(reference[name]).all():
-            raise QuantizeError(f"the quantized graph answers NaN or Inf in output {name!r}")
-    floats = [name for name, array in reference.items() if array.dtype.kind == "f"]
-    noise = {name: sqnr_db(reference[name], given[name]) for name in floats}
-    expected = Expected(quantized=True, noise_db=noise, power={name: power(reference[name]) for name in floats})
+    few = [{name: array[:size] for name, array in batches[0].items()} for size in (_WRITTEN_SAMPLES, 1)]
+    answered = held.asked(quantized, model)
+    reference, given = joined(held.wanted), joined(answered)
+    noise = _noise_db(reference, given)
+    expected = Expected(quantized=True, noise_db=noise, power={name: power(reference[name]) for name in noise})
+    whole = count(batches[:1])
+    apart = iter(answers(quantized, [feed for feed in few if count([feed]) < whole], parameters))
+    optimized = [answered[0] if count([feed]) == whole else next(apart) for feed in few]
     written = answers(quantized, few, parameters, level=AS_WRITTEN)
     return Likeness(
         sqnr_db=noise,
         cosine={name: cosine(reference[name], given[name]) for name in given},
         optimizer_cosine=min(agreement(ours, plain, expected) for ours, plain in zip(optimized, written, strict=True)),
     )
+
+
+def _noise_db(reference: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, float | None]:
+    import numpy as np
+
+    for name, array in given.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all() and np.isfinite(reference[name]).all():
+            raise QuantizeError(f"the quantized graph answers NaN or Inf in output {name!r}")
+    return {name: sqnr_db(array, given[name]) for name, array in reference.items() if array.dtype.kind == "f"}
 
 
 def agreement(optimized: Mapping[str, Array], written: Mapping[str, Array], expected: Expected) -> float:

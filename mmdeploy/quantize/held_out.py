@@ -71,6 +71,17 @@ class HeldOut:
             found.append(noise if noise is not None else _EXACT_DB if (wanted == answered[name]).all() else 0.0)
         return float(np.mean(found))
 
+    def asked(self, path: Path, model: Any = None) -> list[dict[str, Array]]:
+        """Return what a graph answers to each batch; where its model is given too, it is asked once.
+
+        Raises:
+            QuantizeError: When it does not run.
+        """
+        given = (None if model is None else self.answered(model)) or answers(path, self.batches, self.parameters)
+        if model is not None:
+            self.remember(model, given)
+        return given
+
     def answered(self, quantized: Any) -> list[dict[str, Array]] | None:
         """Return what a graph answered to each batch; None where it has not been asked."""
         _, given = self._answered.get(id(quantized), (None, None))

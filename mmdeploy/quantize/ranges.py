@@ -74,6 +74,7 @@ class Calibration:
         threads: Threads for ONNX Runtime.
         total: Number of samples expected, for progress; None when unknown.
         progress: Where to report.
+        answers: Batches of which the graph's own outputs are kept, too.
     """
 
     calibrator: Calibrator
@@ -82,15 +83,24 @@ class Calibration:
     threads: int = 1
     total: int | None = None
     progress: Progress = no_progress
+    answers: int = 0
 
 
 @dataclass(frozen=True)
 class Found:
-    """Ranges, the number of samples that they were found on, and, of ``mse``, what they were found in."""
+    """What was found.
+
+    Attributes:
+        by_tensor: Ranges.
+        samples: Number of samples that they were found on.
+        histograms: Of ``mse``, what they were found in.
+        answers: What the graph answered to each of the first batches, as many as were asked for.
+    """
 
     by_tensor: Mapping[str, tuple[float, float]]
     samples: int
     histograms: Mapping[str, mse.Histogram] = field(default_factory=dict)
+    answers: Sequence[Mapping[str, Array]] = ()
 
 
 def first_samples(context: StepContext, samples: int, batch_size: int) -> Feeds:
@@ -124,25 +134,46 @@ def find(model: Any, tensors: Sequence[str], feeds: Feeds, how: Calibration) -> 
     Raises:
         QuantizeError: When there is no data, or an activation holds NaN or Inf.
     """
-    collector, kept = Collector(how), _Kept(how.calibrator != "minmax")
+    collector, kept, answers = Collector(how), _Kept(how.calibrator != "minmax"), _Answers(model, tensors, how.answers)
     samples = 0
-    with watching(model, tensors, how.threads) as watch:
+    with watching(model, [*tensors, *answers.apart], how.threads) as watch:
         for batch, feed in enumerate(feeds()):
-            for name, array in kept.noted(watch(feed)):
+            for name, array in kept.noted(answers.noted(watch(feed))):
                 collector.widen(name, array, f"{name!r} in calibration batch {batch}")
             samples += _size(feed)
             how.progress(samples, how.total, "calibration samples: smallest and largest values")
         if not samples:
             raise QuantizeError("the calibration set is empty")
         if how.calibrator == "minmax":
-            return Found(collector.ranges(), samples)
+            return Found(collector.ranges(), samples, answers=answers.batches)
         counted = 0
         for batch, feed in enumerate(feeds()):
-            for name, array in kept.batches[batch] if batch < len(kept.batches) else watch(feed):
+            for name, array in kept.batches[batch] if batch < len(kept.batches) else answers.noted(watch(feed)):
                 collector.count(name, array)
             counted += _size(feed)
             how.progress(counted, samples, "calibration samples: histograms")
-    return Found(collector.ranges(), samples, collector.histograms())
+    return Found(collector.ranges(), samples, collector.histograms(), answers.batches)
+
+
+class _Answers:
+    """The outputs of a graph to the first batches; they come with the activations, from the same run."""
+
+    def __init__(self, model: Any, tensors: Sequence[str], count: int) -> None:
+        self._outputs = [value.name for value in model.graph.output] if count else []
+        self._count = count
+        self.apart = [name for name in self._outputs if name not in tensors]
+        self.batches: list[dict[str, Array]] = []
+
+    def noted(self, arrays: Iterator[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
+        """Give the activations of a batch, without outputs that are none of them."""
+        answered: dict[str, Array] = {}
+        for name, array in arrays:
+            if name in self._outputs:
+                answered[name] = array
+            if name not in self.apart:
+                yield name, array
+        if len(self.batches) < self._count:
+            self.batches.append({name: answered[name] for name in self._outputs})
 
 
 class _Kept:

@@ -157,13 +157,13 @@ def _quantized(artifact: Artifact, found: Calibrated, options: Options, context:
     batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
     held = held_out.HeldOut(artifact.path, batches, threads=context.threads, wanted=found.kept.wanted)
     written = _Writing(held, found, options, context).write(path)
-    chosen, likeness = written.chosen, written.likeness
+    chosen = written.chosen
     worst = giving_back.worst_nodes(found.model, written.quantized, chosen.nodes, batches[0], threads=context.threads)
     quantized, tables = embeddings.settle(written.quantized, options, context, held.judge)
     if tables.int8_tables:
         graphs.save(quantized, path)
-        likeness = fidelity.compare(held, path, quantized)
-        fidelity.check_floor(likeness, context.component)
+    likeness = fidelity.compare(held, path, quantized)
+    fidelity.check_floor(likeness, context.component)
     replace(found.kept, wanted=held.wanted).save(context.workdir)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "static")
     metadata: dict[str, Any] = {
@@ -192,14 +192,14 @@ class _Written:
     Attributes:
         quantized: It.
         chosen: What is quantized in it.
-        likeness: How like it is to the float graph.
+        noise_db: How like its answers are to those of the float graph, by output.
         given_back: Why nodes that were to be quantized stay in float, by name.
         warnings: The same for people.
     """
 
     quantized: Any
     chosen: selection.Selection
-    likeness: fidelity.Likeness
+    noise_db: Mapping[str, float | None]
     given_back: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -215,9 +215,10 @@ class _Writing:
 
     def write(self, path: Path) -> _Written:
         everything = self._attempt(path, ())
-        worst = everything.likeness.worst
+        worst = fidelity.worst_of(everything.noise_db)
         if worst is None or worst[1] >= fidelity.FLOOR_DB:
             return everything
+        fidelity.compare(self.held, path, everything.quantized)  # is it the optimizer?
         alone = giving_back.own_noise_db(
             self.found.model,
             everything.quantized,
@@ -227,7 +228,7 @@ class _Writing:
         )
         for nodes in giving_back.portions(list(alone), len(everything.chosen.nodes)):
             written = self._attempt(path, nodes)
-            left = written.likeness.worst
+            left = fidelity.worst_of(written.noise_db)
             if left is None or left[1] >= fidelity.FLOOR_DB:
                 why = {node: f"{alone[node]:.1f} dB alone, and {worst[0]} came to {worst[1]:.1f} dB" for node in nodes}
                 told = f"left in float, since INT8 takes too much there: {', '.join(nodes)}"
@@ -245,8 +246,7 @@ class _Writing:
         limits = {name: found.ranges[name] for name in chosen.tensors}
         quantized = encode.write(found.model, chosen, limits, encoding=self.context.encoding, scheme=scheme)
         graphs.save(quantized, path)
-        likeness = fidelity.compare(self.held, path, quantized)
-        return _Written(quantized, chosen, likeness)
+        return _Written(quantized, chosen, fidelity.noise_db(self.held, path, quantized))
 
 
 def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> Calibrated:
@@ -268,9 +268,14 @@ def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> C
     model, equalized = settle.equalized(model, how.equalize, options, maxima)
     chosen = selection.choose(model, options)
     total = min(options.samples, context.calibration_batches * options.batch_size) or None
-    finding = replace(settle.calibration(how.calibrator, options, context), total=total, progress=context.progress)
+    finding = replace(
+        settle.calibration(how.calibrator, options, context),
+        total=total,
+        progress=context.progress,
+        answers=0 if equalized else _COMPARED_BATCHES,
+    )
     limits = ranges.find(model, chosen.tensors, feeds, finding)
-    kept = Found(maxima, limits.histograms)
+    kept = Found(maxima, limits.histograms, limits.answers)
     return Calibrated(model, chosen, limits.by_tensor, limits.samples, equalized, how, kept)
 
 

@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from mmdeploy.core.artifact import Artifact, TensorSpec
 from mmdeploy.core.contracts import Array, Encoding
 from mmdeploy.core.errors import QuantizeError
-from mmdeploy.quantize import ranges, static
+from mmdeploy.quantize import held_out, ranges, static
+from mmdeploy.quantize.found import Found
 
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
 
@@ -196,6 +197,18 @@ def test_ranges_depend_neither_on_the_encoding_nor_on_the_batches(tmp_path, cali
     ]  # fmt: skip
     for name, limits in found[0].items():
         np.testing.assert_allclose(limits, found[1][name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("calibrator", ["minmax", "percentile"])
+def test_what_the_float_graph_answers_comes_from_the_run_over_its_activations(tmp_path, monkeypatch, calibrator):
+    artifact, x = built(VIT, tmp_path / "float.onnx"), samples((9, 16), 12)
+    asked = []
+    ask = held_out.answers
+    monkeypatch.setattr(held_out, "answers", lambda path, *rest, **more: asked.append(path) or ask(path, *rest, **more))
+    made = quantized(artifact, tmp_path / "q", {"x": x}, batch=4, calibrator=calibrator, equalize=None, batch_size=4)
+    assert artifact.path not in asked
+    kept = Found.load(made.path.parent).wanted
+    np.testing.assert_allclose(np.concatenate([one["y"] for one in kept]), answers(artifact.path, x), atol=1e-5)
 
 
 @pytest.mark.parametrize("strength", [None, 0.5])

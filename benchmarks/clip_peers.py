@@ -1,7 +1,9 @@
 """What a user would pick instead of mmdeploy for the towers of `clip_towers.py`: each made by its own tool's calls.
 
-A tool that is not installed has no row, and the tables say so. ``torch.compile`` compiles in the process that answers,
-from a cache under ``--work``; what torchao quantizes is compiled ahead of time, by the same compiler.
+A tool that is not installed has no row, and the tables say so; one that does not go beside the rest can fill ``--work``
+from an environment of its own (``--prepare --only``), and be measured in this one. ``torch.compile`` compiles in the
+process that answers, from a cache under ``--work``; what torchao quantizes is compiled ahead of time, by the same
+compiler.
 """
 
 from __future__ import annotations
@@ -35,9 +37,19 @@ PEERS = (
 )
 
 
-def missing(variants: Sequence[Variant]) -> dict[str, str]:
-    """Return the peers whose tool is not here, by name, and what to do."""
-    return {one.name: NEEDS[one.graph][1] for one in variants if one.graph in NEEDS and not _is_here(one.graph)}
+def missing(variants: Sequence[Variant], made: Sequence[Path]) -> dict[str, str]:
+    """Return the peers whose tool is not here, by name, and what to do.
+
+    Args:
+        variants: Of all rows.
+        made: Folders of the towers; what lies in each of them was made before.
+    """
+
+    def is_made(graph: str) -> bool:
+        return bool(made) and all((folder / graph / "artifact.json").exists() for folder in made)
+
+    wanted = [one for one in variants if one.graph in NEEDS]
+    return {one.name: NEEDS[one.graph][1] for one in wanted if not (is_made(one.graph) or _is_here(one.graph))}
 
 
 def _is_here(graph: str) -> bool:

@@ -56,6 +56,7 @@ GRAPHS: dict[str, Recipe] = {
     "u8 mse": Recipe({"calibrator": "mse"}),
 }
 BF16 = openvino.Options(precision="bf16")
+FIXED = {"fixed_batches": (1,)}
 VARIANTS = (
     Variant(BASELINE, "onnxruntime", "fp32"),
     Variant("PyTorch eager", "torch", "fp32"),
@@ -83,6 +84,9 @@ VARIANTS = (
     Variant("OpenVINO INT8, INT32 bias", "openvino", "s8 int32 bias", openvino.Options()),
     Variant("OpenVINO INT8, first and last layer float", "openvino", "s8 ends float", openvino.Options()),
     Variant("OpenVINO INT8, equalized 0.5", "openvino", "s8 equalized", openvino.Options()),
+    Variant("OpenVINO BF16, batch 1 fixed", "openvino", "fp32", BF16.model_copy(update=FIXED)),
+    Variant("OpenVINO INT8 symmetric, batch 1 fixed", "openvino", "s8", openvino.Options(fixed_batches=(1,))),
+    Variant("OpenVINO INT8 symmetric + BF16, batch 1 fixed", "openvino", "s8", BF16.model_copy(update=FIXED)),
     Variant("aot_inductor FP32", "aot_inductor", "module", aot_inductor.Options()),
     Variant("aot_inductor BF16", "aot_inductor", "module", aot_inductor.Options(precision="bf16")),
     Variant("NNCF INT8 in OpenVINO (peer)", "openvino", "nncf", openvino.Options()),
@@ -129,6 +133,21 @@ SHARES = (
         "first and last layer left in float, OpenVINO",
         "OpenVINO INT8, first and last layer float",
         "OpenVINO INT8 symmetric",
+    ),
+    (
+        "a graph for batch 1 alone, OpenVINO BF16",
+        "OpenVINO BF16, batch 1 fixed",
+        "OpenVINO BF16",
+    ),
+    (
+        "a graph for batch 1 alone, OpenVINO INT8",
+        "OpenVINO INT8 symmetric, batch 1 fixed",
+        "OpenVINO INT8 symmetric",
+    ),
+    (
+        "a graph for batch 1 alone, OpenVINO INT8 + BF16",
+        "OpenVINO INT8 symmetric + BF16, batch 1 fixed",
+        "OpenVINO INT8 symmetric + BF16",
     ),
     ("equalization, ONNX Runtime", "ONNX Runtime UINT8, equalized 0.5", "ONNX Runtime UINT8 asymmetric"),
     ("equalization, OpenVINO", "OpenVINO INT8, equalized 0.5", "OpenVINO INT8 symmetric"),

@@ -9,7 +9,9 @@ rounds (`metrics.percentile_ratio_interval`), widened by what two loads of the s
 
 Data doubles from look to look. Look number k spends 1/2^k of the allowed error, divided among all comparisons, so that
 the looks and the number of candidates leave the confidence what it says. A candidate that is clearly slower than the
-one that would be chosen is not timed any further (a race, as in O. Maron and A. W. Moore, "Hoeffding Races", 1993).
+one that would be chosen is not timed any further (a race, as in O. Maron and A. W. Moore, "Hoeffding Races", 1993);
+nor is a reference that all others are far ahead of (`rules.FAR`). What is left shares the time of a round, in larger
+blocks: `benchmarks/choice_time.py` shows what that saves.
 
 Unlike those of the gates, these intervals do not allow for slow wander of one process. With the gates' a gain of 10 %
 would be told in 30 s where nothing wanders, but one of 5 % only in three races of five, and searches add up gains that
@@ -154,6 +156,8 @@ class Race:
         racing = list(contenders(self.timings)) if self._round else list(self.processes)
         if not self._block:
             self._warm_up()
+        elif racing:
+            self._block = self._fitting(racing)
         goal = max(self.min_rounds, 2 * self._round)
         while len(racing := [label for label in racing if label in self.processes]) > 1:
             while self._round < goal and self._spent < self.max_seconds:
@@ -164,14 +168,17 @@ class Race:
                 return
             if len(racing) > 1:
                 self.timings.looks += 1
+                self._block = self._fitting(racing)
             goal *= 2
 
     def _warm_up(self) -> None:
         """Ask each a few requests that are not counted, and learn how many make a block."""
         taken = {label: self._ask(label, 0, 2) for label in list(self.processes)}
-        total_ms = sum(min(times) for times in taken.values() if times)
-        wanted = ROUND_SECONDS * 1e3 / total_ms if total_ms > 0 else 1.0
-        self._block = max(1, min(MOST_REQUESTS, int(wanted)))
+        self._block = _block_of(sum(min(times) for times in taken.values() if times))
+
+    def _fitting(self, racing: Sequence[str]) -> int:
+        """Return how many requests to each of those that are left make a round."""
+        return _block_of(sum(self.timings.p50_ms(label) or 0.0 for label in racing))
 
     def _one_round(self, racing: Sequence[str]) -> None:
         import numpy as np
@@ -201,3 +208,8 @@ class Race:
         """Take a candidate that failed out of the race."""
         self.failed[label] = why
         self.processes.pop(label).close()
+
+
+def _block_of(total_ms: float) -> int:
+    """Return the requests of a block, where one to each candidate takes so long."""
+    return max(1, min(MOST_REQUESTS, int(ROUND_SECONDS * 1e3 / total_ms))) if total_ms > 0 else 1

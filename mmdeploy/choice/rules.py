@@ -2,8 +2,9 @@
 
 The *reference* is the simplest candidate that is not compressed. Another is *eligible* when it is surely faster than
 the reference (the whole interval of the ratio lies below 1) and keeps the accuracy budget. The fastest eligible one
-*leads*; every eligible one whose ratio to the leader has 1 in its interval is tied with it, and of those the simplest
-ships. So what ships is never slower than the reference, and complexity is only taken where it pays.
+*leads*, each pair compared over the rounds that both were timed in; every eligible one whose ratio to the leader has 1
+in its interval is tied with it, and of those the simplest ships. So what ships is never slower than the reference, and
+complexity is only taken where it pays.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from mmdeploy.scoring.metrics import SLACK, Interval
 
 #: A gain for which no more time is spent on timing.
 EQUAL_SHARE = 0.05
+#: A reference is not timed any further when everything that may ship takes surely less than this share of its time.
+FAR = 0.5
 
 
 class Comparisons(Protocol):
@@ -99,6 +102,9 @@ def choose(entrants: Sequence[Entrant], compared: Comparisons, max_drop: float |
     faster = [one for one in accurate if one is not reference and is_faster(one.label, reference.label, compared)]
     eligible = [reference, *faster]
     leader = min(eligible, key=lambda one: 1.0 if one is reference else compared.ratio(one.label, reference.label))
+    for one in faster:  # the reference may have been out of the race before they were
+        if one is not leader and compared.ratio(one.label, leader.label) < 1.0:
+            leader = one
     tied = [one for one in eligible if one is leader or compared.interval(one.label, leader.label)[0] <= 1.0]
     winner = min(tied, key=lambda entrant: entrant.rank)
     return Ruling(winner.label, reference.label, leader.label)
@@ -111,6 +117,8 @@ def is_faster(label: str, reference: str, compared: Comparisons) -> bool:
 
 def undecided(entrants: Sequence[Entrant], compared: Comparisons, max_drop: float | None) -> list[str]:
     """Return the candidates to go on timing: those that may yet be faster than the leader, it, and the reference.
+
+    The reference only while one of them may be less than twice as fast (`FAR`): it takes most of the time of a round.
 
     Returns:
         Nothing when the choice is clear.
@@ -127,7 +135,13 @@ def undecided(entrants: Sequence[Entrant], compared: Comparisons, max_drop: floa
         and not over_budget(one, max_drop)
         and not _settled(compared.interval(one.label, leader.label), simpler=one.rank < leader.rank)
     ]
-    return list(dict.fromkeys([choice.reference, choice.leader, *open_labels])) if open_labels else []
+    if not open_labels:
+        return []
+    racing = dict.fromkeys([choice.reference, choice.leader, *open_labels])
+    others = [label for label in racing if label != choice.reference]
+    needed = choice.reference in (choice.leader, *open_labels)
+    far = all(compared.interval(label, choice.reference)[1] < FAR for label in others)
+    return others if far and not needed else list(racing)
 
 
 def _settled(interval: Interval, *, simpler: bool) -> bool:

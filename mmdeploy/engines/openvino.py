@@ -11,14 +11,18 @@ refuse. Triton's native backend honours INFERENCE_NUM_THREADS, NUM_STREAMS and H
 and OpenVINO computes in BF16 by itself where the CPU can: so at fp32 every operation in the IR is marked
 ``precise``, which OpenVINO keeps to whatever it is asked. It compiles for exactly ``max_batch_size`` and pads smaller
 batches (ENABLE_BATCH_PADDING): its latency is that of the full batch, so set ``serving.max_batch_size`` to what you
-send, or to 0, which takes any batch and groups no requests. mmdeploy's embedded backend runs a batch as it comes.
+send, or to 0, which takes any batch and groups no requests. mmdeploy's embedded backend runs a batch as it comes, and
+one of ``fixed_batches`` on a graph that was compiled for just that size; the native one, which has a graph of one size
+in any case, passes over the parameter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 from xml.etree import ElementTree
 
@@ -57,7 +61,11 @@ _GRAPH = "model.onnx"
 _EXACT_DB = {"fp32": EXACT_DB, "bf16": LOW_PRECISION_DB}
 _BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
+#: The parameter that says which batch sizes have a graph of their own: their numbers, commas between.
+FIXED_BATCHES = "FIXED_BATCHES"
+
 Threads = Annotated[int, Field(ge=1, le=1024)]
+BatchSize = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Options(MethodOptions):
@@ -69,12 +77,16 @@ class Options(MethodOptions):
             answers one request at a time wants more: a number, or ``cores``, those of the machine that builds.
         encoding: How INT8 activations are written. On a CPU with AMX, one thread, INT8 symmetric was as fast as UINT8
             asymmetric for a ViT-B/32 image tower, and 1.1 to 1.3 times as fast for three models of under 1 ms.
+        fixed_batches: Batch sizes with a compiled graph of their own, beside the one that takes any: OpenVINO plans
+            ahead what it otherwise finds at each request. Each costs its time of compiling when the model is loaded,
+            and memory for another copy of what is packed for the CPU.
     """
 
     method: Literal["openvino"] = "openvino"
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: Threads | Literal["cores"] = 1
     encoding: Encoding = Encoding.INT8_SYMMETRIC
+    fixed_batches: Annotated[tuple[BatchSize, ...], Field(max_length=8)] = ()
 
 
 def encoding(options: Options) -> Encoding:
@@ -104,6 +116,8 @@ def serving(options: Options) -> Mapping[str, str]:
         "ENABLE_BATCH_PADDING": "YES",
         INSTANCE_KIND: "KIND_CPU",
     }
+    if options.fixed_batches:
+        parameters[FIXED_BATCHES] = ",".join(map(str, sorted(set(options.fixed_batches))))
     return parameters | ({"HINT_BF16": "YES"} if options.precision == "bf16" else {})
 
 
@@ -116,10 +130,17 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     """Convert the graph to an IR, and prove that it compiles and answers as the graph does (`own_graph`).
 
     Raises:
-        EngineError: If OpenVINO refuses the graph, its tensors are not the ones that the artifact names, or it answers
-            something else.
+        EngineError: If OpenVINO refuses the graph, its tensors are not the ones that the artifact names, it answers
+            something else, or a fixed batch is larger than any that is served.
         EnvironmentUnfitError: If OpenVINO is missing.
     """
+    largest = max(options.fixed_batches, default=0)
+    if largest > context.max_batch_size > 0:
+        raise EngineError(
+            f"{context.component}: engine.fixed_batches has {largest}, and no batch is larger than"
+            f" {context.max_batch_size}",
+            hint=f"name sizes of 1 to {context.max_batch_size}, or raise serving.max_batch_size",
+        )
     context.progress(0, 1, "converting to OpenVINO's IR")
     path = context.workdir / FILENAME
     copy_graph(artifact.path, context.workdir / _GRAPH)
@@ -171,23 +192,26 @@ def candidates(target: Target, *, threads: int = 1) -> tuple[Variant, ...]:
 
     Each precision for the graph in floating point, and beside INT8 in two encodings: symmetric, and the UINT8
     asymmetric one, whose ranges fit activations that are mostly of one sign. UINT8 symmetric is left out: the numbers
-    of INT8 symmetric.
+    of INT8 symmetric. Then BF16 and INT8 symmetric again with a graph for batch 1 alone, the size of most requests.
     """
     if target is not Target.CPU:
         return ()
-    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    encodings = (Encoding.INT8_SYMMETRIC, Encoding.UINT8_ASYMMETRIC)
+    bf16 = Options(precision="bf16")
+    plain = (
+        Variant(Options()),
+        Variant(bf16),
+        *(
+            Variant(options.model_copy(update={"encoding": encoding}), "quantized")
+            for options in (Options(), bf16)
+            for encoding in (Encoding.INT8_SYMMETRIC, Encoding.UINT8_ASYMMETRIC)
+        ),
+    )
+    fixed = (Variant(bf16), Variant(Options(), "quantized"), Variant(bf16, "quantized"))
     return tuple(
-        variant
+        replace(variant, options=variant.options.model_copy(update={"threads": count, "fixed_batches": batches}))
         for count in dict.fromkeys((1, threads))
-        for variant in (
-            *(Variant(Options(precision=precision, threads=count)) for precision in precisions),
-            *(
-                Variant(Options(precision=precision, threads=count, encoding=encoding), "quantized")
-                for precision in precisions
-                for encoding in encodings
-            ),
-        )
+        for batches, variants in (((), plain), ((1,), fixed))
+        for variant in variants
     )
 
 
@@ -215,18 +239,29 @@ def open_model(path: Path, parameters: Mapping[str, str]) -> OpenVINORunner:
         model = core.read_model(path)
         # Compiled, a tensor also answers to the names of what was fused into it, so the names are read before.
         inputs, outputs = _specs(model.inputs), _specs(model.outputs)
-        return OpenVINORunner(core.compile_model(model, "CPU", properties), inputs=inputs, outputs=outputs)
+        compiled = core.compile_model(model, "CPU", properties)
+        sizes = [int(size) for size in parameters.get(FIXED_BATCHES, "").split(",") if size]
+        fixed = {size: core.compile_model(_of_batch(core.read_model(path), size), "CPU", properties) for size in sizes}
+        return OpenVINORunner(compiled, inputs=inputs, outputs=outputs, fixed=fixed)
     except RuntimeError as error:
         raise EngineError(f"OpenVINO {openvino.__version__} cannot load {path}: {_reason(error)}") from error
 
 
 class OpenVINORunner:
-    """A `Runner` over a compiled model."""
+    """A `Runner` over a compiled model, and over others that are compiled for one batch size each."""
 
-    def __init__(self, compiled: Any, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(
+        self,
+        compiled: Any,
+        *,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        fixed: Mapping[int, Any] = MappingProxyType({}),
+    ) -> None:
         self._inputs, self._outputs = inputs, outputs
         self._precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         self._request: Any = compiled.create_infer_request()
+        self._fixed: dict[int, Any] = {size: one.create_infer_request() for size, one in fixed.items()}
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -254,8 +289,9 @@ class OpenVINORunner:
         # Asked first: OpenVINO casts another dtype, and takes the last request's tensor for one that is missing.
         if problem := misfit(self._inputs, feed_dict):
             raise InferenceError(problem)
+        request = self._fixed.get(len(next(iter(feed_dict.values()), ())), self._request)
         try:
-            answers = self._request.infer(dict(feed_dict), share_inputs=True)
+            answers = request.infer(dict(feed_dict), share_inputs=True)
         except RuntimeError as error:
             raise InferenceError(f"OpenVINO: {_reason(error)}") from error
         return {spec.name: answers[index] for index, spec in enumerate(self._outputs)}
@@ -263,6 +299,15 @@ class OpenVINORunner:
     def close(self) -> None:
         """Drop the model; calling it twice is fine."""
         self._request = None
+        self._fixed.clear()
+
+
+def _of_batch(model: Any, size: int) -> Any:
+    """Fix the batch of a model's inputs."""
+    openvino = _openvino()
+    shapes = {port: openvino.PartialShape([size, *list(port.partial_shape)[1:]]) for port in model.inputs}
+    model.reshape(shapes)
+    return model
 
 
 def _write_ir(graph: Path, path: Path, inputs: Sequence[TensorSpec]) -> None:

@@ -74,6 +74,26 @@ def test_who_left_the_race_is_not_timed_but_its_figures_stay():
     assert race.timings.ratio("c", "a") == 3.0
 
 
+def test_those_that_are_left_share_the_time_of_a_round():
+    """Two requests of each fit into 0.1 s while all are there (50 ms), ten when the slow one has left (10 ms)."""
+    sizes = []
+
+    class Counting(Scripted):
+        def time(self, first, count):
+            sizes.append(count)
+            return super().time(first, count)
+
+    fast = {name: Counting(lambda at: 5.0, []) for name in "ab"}
+    race = Race(
+        fast | {"slow": Scripted(lambda at: 40.0, [])}, 1e9, 20, Timings({name: {} for name in ("a", "b", "slow")}),
+        clock=lambda: 0.0,
+    )  # fmt: skip
+    race.run(lambda timings: ["a", "b"])
+    assert sizes[2:42] == [2] * 40
+    assert set(sizes[42:]) == {10}
+    assert race.timings.rounds("slow") == 20
+
+
 def test_time_is_kept():
     race, _, _ = scripted({"a": lambda at: 1.0, "b": lambda at: 1.0}, max_seconds=5, tick=1, contenders=lambda t: "ab")
     assert race.timings.rounds("a") == 5

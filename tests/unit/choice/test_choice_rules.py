@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdeploy.choice import explanation, rules
+from mmdeploy.choice.measure import Timings
 from mmdeploy.choice.rules import Entrant, Ruling
 
 
@@ -160,8 +161,25 @@ def test_timing_goes_on_only_with_those_that_may_win():
         {"fp32": 1.0, "bf16": 0.35, "int8": 0.3, "odd": 0.9},
         dict.fromkeys(["fp32", "odd"], 0.01) | {"bf16": 0.1, "int8": 0.1},
     )
-    assert set(rules.undecided([FP32, BF16, INT8, ODD], noisy, None)) == {"fp32", "bf16", "int8"}
+    assert set(rules.undecided([FP32, BF16, INT8, ODD], noisy, None)) == {"bf16", "int8"}
     assert rules.undecided([FP32, BF16, INT8, ODD], measured(fp32=1.0, bf16=0.35, int8=0.3, odd=0.9), None) == []
+
+
+def test_a_reference_is_timed_on_until_all_that_may_ship_are_surely_twice_as_fast():
+    doubt = {"fp32": 0.0, "bf16": 0.1, "int8": 0.1}
+    near = Latencies({"fp32": 1.0, "bf16": 0.48, "int8": 0.4}, doubt)  # of bf16 it is not sure
+    assert rules.undecided([FP32, BF16, INT8], near, None)[0] == "fp32"
+    far = Latencies({"fp32": 1.0, "bf16": 0.44, "int8": 0.4}, doubt)
+    assert set(rules.undecided([FP32, BF16, INT8], far, None)) == {"bf16", "int8"}
+
+
+def test_of_two_that_are_timed_on_without_the_reference_the_one_that_is_faster_then_leads():
+    """What both took beside the reference says the opposite: a few early rounds."""
+    early = {name: dict.fromkeys(range(20), ms) for name, ms in {"fp32": 10.0, "bf16": 3.0, "int8": 3.1}.items()}
+    late = {"fp32": {}, "bf16": dict.fromkeys(range(20, 200), 3.0), "int8": dict.fromkeys(range(20, 200), 2.0)}
+    timings = Timings({name: early[name] | late[name] for name in early})
+    assert timings.ratio("bf16", "fp32") < timings.ratio("int8", "fp32")
+    assert rules.choose([FP32, BF16, INT8], timings, None) == Ruling("int8", "fp32", "int8")
 
 
 def test_as_good_as_equal_is_decided():

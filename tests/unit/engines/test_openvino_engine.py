@@ -50,7 +50,9 @@ def test_the_encoding_is_the_one_that_was_chosen(chosen: Encoding) -> None:
     assert engine.encoding(engine.Options(encoding=chosen)) is chosen
 
 
-@pytest.mark.parametrize("bad", [{"threads": 0}, {"precision": "fp16"}, {"encoding": "int4"}, {"provider": "cpu"}])
+@pytest.mark.parametrize(
+    "bad", [{"threads": 0}, {"precision": "fp16"}, {"encoding": "int4"}, {"provider": "cpu"}, {"fixed_batches": [0]}]
+)
 def test_options_refuse(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         engine.Options.model_validate(bad)
@@ -211,3 +213,40 @@ def test_a_damaged_file_is_refused(make_onnx, make_context) -> None:
     built.path.write_text("<net")
     with pytest.raises(EngineError, match=r"cannot load .*model\.xml"):
         engine.load(built, engine.Options())
+
+
+def test_a_batch_of_a_fixed_size_and_any_other_are_answered_alike(make_onnx, make_context) -> None:
+    source = make_onnx(GRAPH, weights=WEIGHTS)
+    context, options = make_context(source), engine.Options(fixed_batches=(2, 1, 2))
+    assert engine.serving(options)["FIXED_BATCHES"] == "1,2"
+    runner = engine.load(engine.run(source, options, context), options)
+    asked = []
+    for size, request in runner._fixed.items():
+        runner._fixed[size] = Counted(request, size, asked)
+    for size in (1, 2, 3, 1):
+        feed = context.examples(size)
+        np.testing.assert_allclose(runner.infer(feed)["y"], by_numpy(feed["x"]), rtol=1e-5, atol=1e-5)
+    assert asked == [1, 2, 1]
+    runner.close()
+    with pytest.raises(InferenceError, match="closed"):
+        runner.infer(context.examples(1))
+
+
+class Counted:
+    """A request that notes for which size it was asked."""
+
+    def __init__(self, request, size, asked) -> None:
+        self.request, self.size, self.asked = request, size, asked
+
+    def infer(self, *given, **named):
+        self.asked.append(self.size)
+        return self.request.infer(*given, **named)
+
+
+def test_a_fixed_batch_that_is_never_served_is_refused(make_onnx, make_context) -> None:
+    source = make_onnx(GRAPH, weights=WEIGHTS)
+    context = make_context(source)
+    options = engine.Options(fixed_batches=(1, context.max_batch_size + 1))
+    with pytest.raises(EngineError, match=f"fixed_batches has {context.max_batch_size + 1}, and no batch is larger"):
+        engine.run(source, options, context)
+    assert not [*context.workdir.iterdir()]

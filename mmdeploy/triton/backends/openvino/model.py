@@ -2,9 +2,10 @@
 
 Triton loads this file for every model whose config.pbtxt says ``backend: "openvino"`` when it lies in
 ``<backend-directory>/openvino/model.py``. Of what the native backend reads it takes ``default_model_filename`` and
-the parameters INFERENCE_NUM_THREADS, NUM_STREAMS and HINT_BF16. Two differences: without HINT_BF16 it computes in
-FP32 (the native one in what OpenVINO finds fastest, held to FP32 by marks in the IR), and it runs each batch in its
-own size (the native one pads to max_batch_size). Batches and checks: `mmdeploy.triton.backends.batch`.
+the parameters INFERENCE_NUM_THREADS, NUM_STREAMS and HINT_BF16, and besides them FIXED_BATCHES. Two differences:
+without HINT_BF16 it computes in FP32 (the native one in what OpenVINO finds fastest, held to FP32 by marks in the IR),
+and it runs each batch in its own size (the native one pads to max_batch_size). Batches and checks:
+`mmdeploy.triton.backends.batch`.
 """
 
 from __future__ import annotations

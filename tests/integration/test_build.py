@@ -215,7 +215,7 @@ def test_two_builds_at_once_share_the_work(tiny_recipe: Path, tmp_path: Path) ->
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino (the extra cpu brings it)")
 def test_openvino_is_built_served_judged_and_published(tiny_recipe: Path, shared_workdir: Path) -> None:
-    outcome = build(tiny_recipe, shared_workdir, "components.left.engine={method: openvino}")
+    outcome = build(tiny_recipe, shared_workdir, "components.left.engine={method: openvino, fixed_batches: [1]}")
     raise_error(outcome)
     report = outcome.report
     assert (report.verdict, report.substitute) == (Verdict.PASS, None)
@@ -225,14 +225,18 @@ def test_openvino_is_built_served_judged_and_published(tiny_recipe: Path, shared
     config = (model / "config.pbtxt").read_text()
     assert 'backend: "openvino"' in config
     assert "ENABLE_BATCH_PADDING" in config
+    assert "FIXED_BATCHES" in config
     assert [finding for finding in lint(report.published) if finding.severity == "error"] == []
     feeds = {name: np.random.default_rng(0).standard_normal((3, 8), np.float32) for name in "ab"}
     entry = shared_workdir / "store" / "entries" / next(s.key for s in report.steps if s.id == "left/engine")
     artifact = Artifact.from_json((entry / "artifact.json").read_text(), entry)
-    in_process = openvino.load(artifact, openvino.Options()).infer({"values": feeds["a"]})
+    in_process = openvino.load(artifact, openvino.Options())
+    asked = [{"values": feeds["a"][:size]} for size in (1, 3)]
     with triton_server.start(resolve(report.published.parent), log=shared_workdir / "openvino.log") as server:
         runner = GrpcRunner(server.grpc_url, "two_towers.left")
-        np.testing.assert_array_equal(runner.infer({"values": feeds["a"]})["embedding"], in_process["embedding"])
+        for feed in asked:
+            there, here = (one.infer(feed)["embedding"] for one in (runner, in_process))
+            np.testing.assert_allclose(there, here, rtol=1e-6, atol=1e-6)
         with pytest.raises(InferenceError, match="NaN"):
             runner.infer({"values": np.full((1, 8), np.nan, np.float32)})
         runner.close()

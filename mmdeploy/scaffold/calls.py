@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import kind_of
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 Key = tuple[int, int]
 #: The name of what a module returns where it returns one tensor and says no name.
 ONLY = "output"
+#: Functions that make a Python value of a tensor: what follows from it is decided by the samples.
+_READING = {"__bool__", "__float__", "__index__", "__int__", "item", "tolist"}
 
 
 @dataclass(eq=False)
@@ -76,11 +80,13 @@ class Record:
         whole: The call of the model.
         operations: What was done between the modules that the model's forward calls.
         tensors: Every tensor that was seen, by key: held, so that no identity is used twice.
+        decisions: Lines of the user's code that read a tensor's values, and may go on in one way or another by them.
     """
 
     whole: Call
     operations: list[Operation] = field(default_factory=list)
     tensors: dict[Key, Tensor] = field(default_factory=dict)
+    decisions: list[str] = field(default_factory=list)
 
     def key(self, tensor: Tensor) -> Key:
         """Return what tells a tensor from all others, as it is now."""
@@ -196,6 +202,8 @@ def _between(kept: Record, now: list[Call]) -> Any:
 
     class Between(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(func, "__name__", "") in _READING and (line := _own_line()) not in ("", *kept.decisions):
+                kept.decisions.append(line)
             if len(now) > 1:
                 return func(*args, **(kwargs or {}))
             taken = [*_tensors_in((args, kwargs or {}))]
@@ -219,6 +227,15 @@ def _between(kept: Record, now: list[Call]) -> Any:
                 yield from _tensors_in(one)
 
     return Between()
+
+
+def _own_line() -> str:
+    """Return the line that calls a function of torch now, where it is the user's own: a library knows what it does."""
+    import torch
+
+    inside = (__file__, f"{Path(torch.__file__).parent}{os.sep}")
+    callers = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(inside)]
+    return _line() if callers and is_user_file(callers[-1].filename) else ""
 
 
 def _line() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,20 @@ def choose(
     Raises:
         ModelError: When a component is none, or the whole cannot be one.
     """
+    found = _chosen(looked, told, components, root=root, whole=whole)
+    return replace(found, notes=(*found.notes, *_decided(looked)))
+
+
+def _decided(looked: Looked) -> Iterator[str]:
+    for line in dict.fromkeys(line for kept in looked.records for line in kept.decisions):
+        place, _, text = line.partition(": ")
+        yield (
+            f"What a sample holds decides at {place} (`{text}`). Only what these samples led to was seen, and a graph "
+            "holds one way of it: compute both and take one with torch.where, or decide before the model."
+        )
+
+
+def _chosen(looked: Looked, told: Told, components: Sequence[str], *, root: Path, whole: bool | None) -> Choice:
     if whole:
         return _whole(looked, told, root, ())
     proposal = propose(looked, told, components)

@@ -28,7 +28,10 @@ def refuse_existing(paths: Mapping[Path, str | None], *, force: bool) -> None:
             raise UsageError(f"{path} is a folder", hint="name a file: --output recipe.yaml")
         if not force and os.path.lexists(path) and not _holds(path, text):
             raise UsageError(
-                f"{path} is there already", hint="--output OTHER.yaml writes beside it, --force writes over it"
+                f"{path} is there already",
+                hint="move it away, or --force writes over it"
+                if path.suffix == ".py"
+                else "--output OTHER.yaml writes beside it, --force writes over it",
             )
 
 

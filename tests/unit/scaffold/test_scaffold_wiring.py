@@ -335,3 +335,21 @@ def test_inputs_without_names_are_told(tmp_path: Path) -> None:
 def test_weights_that_nothing_calls_are_named(tmp_path: Path) -> None:
     choice = find(both(tmp_path, "return self.image_encoder(image) + 0 * text.sum()")).choose()
     assert {"text_encoder", "head"} <= {*choice.proposal.wiring.left_out}
+
+
+@pytest.mark.parametrize(
+    ("forward", "layers", "place"),
+    [
+        (f"image = image if image.sum() > 0 else -image\n        {PLAIN}", "", "image.sum() > 0 else -image`"),
+        (PLAIN, "values = values * float(values[0, 0])\n        ", "values * float(values[0, 0])`"),
+        (f"assert image.shape[1] == 6\n        {PLAIN}", "", ""),
+    ],
+    ids=["between", "inside", "of sizes alone"],
+)
+def test_what_follows_from_the_values_of_samples_is_told(tmp_path: Path, forward: str, layers: str, place: str) -> None:
+    model = TOWERS.replace("FORWARD", forward).replace("return self.layers", f"{layers}return self.layers")
+    found = find(written(tmp_path, model))
+    decided = [note for note in found.choose().notes if note.startswith("What a sample holds decides at model.py:")]
+    assert [place in note for note in decided] == [True] * bool(place)
+    text = " ".join(texts_of(found, found.choose())[found.sources.recipe].replace("# ", "").split())
+    assert (decided[0] in text) if decided else ("decides" not in text)

@@ -24,6 +24,7 @@ from mmdeploy.building.bucket_gain import STEP as BUCKETS
 from mmdeploy.building.bucket_gain import BucketGain
 from mmdeploy.building.bucket_lengths import require_cut_back
 from mmdeploy.building.cache_notes import cache_notes
+from mmdeploy.building.crew import crew_of
 from mmdeploy.building.endings import exit_code, exit_code_of, failure, may_publish, placed, unfinished
 from mmdeploy.building.environment import require_environment
 from mmdeploy.building.figures import costs, latencies, sizes, stages
@@ -39,19 +40,17 @@ from mmdeploy.building.revision import recipe_record
 from mmdeploy.building.run_folder import run_folder
 from mmdeploy.building.run_state import RunState
 from mmdeploy.building.sample_notes import sample_notes
-from mmdeploy.building.scheduler import Workers, log_of
 from mmdeploy.building.served_ensemble import candidate_ensemble, reference_ensemble, substitute_ensemble
 from mmdeploy.building.settings import Settings
-from mmdeploy.building.turns import admitted, startable
+from mmdeploy.building.turns import startable
 from mmdeploy.building.uploads import Uploads
 from mmdeploy.building.wired import noise_notes, wired
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Verdict, method_of
 from mmdeploy.core.room import require_room
 from mmdeploy.core.store import Store
-from mmdeploy.core.target import this_hardware, usable_cores
+from mmdeploy.core.target import this_hardware
 from mmdeploy.data.sample_sets import SampleSet
-from mmdeploy.planning.kinds import KINDS
 from mmdeploy.planning.recipe_inputs import unseen_notes
 from mmdeploy.planning.steps import DATA_SETS, ORIGINAL, Decision, Goal, Plan, Step, Wanted, explain
 from mmdeploy.recipe.plausible import doubts
@@ -61,6 +60,7 @@ from mmdeploy.record.observer import Observer
 from mmdeploy.triton.golden import GOLDEN
 from mmdeploy.triton.repository import publish
 from mmdeploy.triton.signing import check_key, sign
+from mmdeploy.worker.step_process import log_of
 from mmdeploy.worker.task import Task
 
 logger = logging.getLogger(__name__)
@@ -158,21 +158,21 @@ class _Run:
             check_key(self.settings.sign_key)
         if waiting or judged.gates:
             require_room()
-        jobs = min(self.settings.jobs or usable_cores(), len(self.recipe.components) + 1)
-        kinds = [kind for kind in KINDS.values() if any(one.step.sort is kind for one in waiting)]
         running: dict[str, Decision] = {}
         self.store.facts.save()
-        with Workers(kinds, self.folder / "logs", self.observer.progress) as workers:
-            while waiting or len(workers):
-                for decision in admitted(startable(waiting, self.state.artifacts, running), running, jobs):
+        with crew_of(
+            self.recipe, self.settings, self.store, self.live.fingerprints, [one.step for one in waiting],
+            logs=self.folder / "logs", progress=self.observer.progress, notes=self.state.notes,
+        ) as crew:  # fmt: skip
+            while waiting or len(crew):
+                for decision in crew.admitted(startable(waiting, self.state.artifacts, running), running):
                     waiting.remove(decision)
                     step = decision.step
                     running[step.key] = decision
                     self.state.started[step.id] = time.monotonic()
                     self.observer.step_started(step.id)
-                    alone = step.exclusive or jobs == 1
-                    workers.start(self._task(step, threads=usable_cores() if alone else max(1, usable_cores() // jobs)))
-                finished = workers.wait()
+                    crew.start(self._task(step, threads=crew.threads(step)))
+                finished = crew.wait()
                 del self.state.started[finished.step_id]
                 learned = self.live.learn(finished.step_id)
                 under_way = {one.step.id: replace(one, step=self.live.step(one.step.id)) for one in running.values()}
@@ -343,7 +343,7 @@ class _Run:
     def _record(self, step: Step, artifact: Artifact, *, made: bool, why: str, seconds: float = 0.0) -> None:
         self.state.artifacts[step.id] = artifact
         self.live.remember(step)
-        self.uploads.add(artifact.path.parent.name, replace=made and self.settings.fresh)
+        self.uploads.add(artifact.path.parent.name, replace=made and self.settings.fresh and self.settings.on is None)
         require_label_counts(self.recipe, step.component, artifact)
         require_cut_back(self.recipe, step.component, artifact)
         source = self.state.artifacts.get(step.source) if step.source else None

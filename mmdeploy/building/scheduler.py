@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -25,51 +23,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.errors import MmdeployError, StepError
 from mmdeploy.planning.kinds import StepKind
 from mmdeploy.worker.run_step import run_task
+from mmdeploy.worker.step_process import Finished, WorkerBugError, log_of, redirect, tell
 from mmdeploy.worker.task import Task
 
 _PR_SET_PDEATHSIG = 1
-_LESS_MEMORY = "use fewer samples or smaller batches, --jobs 1, or a machine with more memory"
 #: Where methods are: what forked steps share.
 _METHODS = tuple(
     f"mmdeploy.{room}." for room in ("choice", "engines", "export", "gates", "prune", "quantize", "recover", "recipe")
 )
-#: What PyTorch, ONNX Runtime and C++ say when they are refused memory; none of them raises a `MemoryError`.
-_NO_MEMORY = ("can't allocate memory", "Failed to allocate memory", "bad_alloc")
-
-
-class WorkerBugError(Exception):
-    """A step raised what is not an `MmdeployError`: a bug, with the worker's traceback as its note.
-
-    Attributes:
-        step: The step's id.
-        log: Path of its log.
-    """
-
-    def __init__(self, summary: str, *, step: str, log: Path, trace: str) -> None:
-        super().__init__(f"step {step}: {summary}")
-        self.step, self.log = step, str(log)
-        self.add_note(trace)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A step that ended well.
-
-    Attributes:
-        step_id: The step.
-        artifact: What it made.
-        made: False when another build had just made it.
-        seconds: From its start to its end.
-    """
-
-    step_id: str
-    artifact: Artifact
-    made: bool
-    seconds: float
 
 
 @dataclass
@@ -78,11 +42,6 @@ class _Running:
     connection: Connection
     started: float
     log: Path
-
-
-def log_of(logs: Path, step_id: str) -> Path:
-    """Return the file that what a step's tools print goes to."""
-    return logs / f"{step_id.replace('/', '.')}.log"
 
 
 def _named_methods() -> list[str]:
@@ -251,44 +210,4 @@ def _work(task: Task, sender: Any, log: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the scheduler ends us; Ctrl-C reaches the whole group
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     redirect(log)
-    last = 0.0
-
-    def progress(done: int, total: int | None, what: str) -> None:
-        nonlocal last
-        if done == total or time.monotonic() - last > 0.2:
-            last = time.monotonic()
-            sender.send(("progress", done, total, what))
-
-    try:
-        sender.send(("done", *run_task(task, progress)))
-    except MmdeployError as error:
-        logging.getLogger(__name__).exception("step %s failed", task.step.id)
-        if _wants_memory(error):
-            error.hint = _LESS_MEMORY
-        sender.send(("error", error))
-    except MemoryError:
-        logging.getLogger(__name__).exception("step %s failed", task.step.id)
-        sender.send(("error", StepError("out of memory", hint=_LESS_MEMORY, step=task.step.id)))
-    except Exception as error:
-        logging.getLogger(__name__).exception("step %s failed unexpectedly", task.step.id)
-        summary = traceback.format_exception_only(error)[-1].strip()
-        sender.send(("bug", summary, traceback.format_exc()))
-
-
-def _wants_memory(error: BaseException) -> bool:
-    """Return whether memory ran out somewhere below an error: what calls a library or a recipe translates all alike."""
-    below: BaseException | None = error
-    while below is not None:
-        if isinstance(below, MemoryError) or any(told in str(below) for told in _NO_MEMORY):
-            return True
-        below = below.__cause__
-    return False
-
-
-def redirect(log: Path) -> None:
-    """Send everything that libraries print to the step's log."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    logging.basicConfig(level=logging.INFO, force=True, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    tell(task, sender.send, run_task)

@@ -27,6 +27,8 @@ class Settings:
             study do not push out the runs of a person.
         shared: Where results are taken from that other machines made, and those of this one are sent to; None shares
             nothing.
+        on: Cluster that steps run on, as ``--on`` takes it: ``ray`` for one on this machine, or an address; None runs
+            them here.
     """
 
     workdir: Path = Path(".mmdeploy")
@@ -39,3 +41,4 @@ class Settings:
     publishes: bool = True
     runs_in: Path | None = None
     shared: SharedStore | None = None
+    on: str | None = None

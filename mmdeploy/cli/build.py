@@ -11,6 +11,7 @@ from mmdeploy.cli.options import (
     benchmark_option,
     destination_option,
     no_cache_option,
+    on_option,
     only_option,
     recipe_argument,
     set_option,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @set_option
 @workdir_option
 @store_option
+@on_option
 @destination_option
 @only_option
 @no_cache_option
@@ -60,6 +62,7 @@ def command(
     overrides: tuple[str, ...],
     workdir: Path,
     shared: SharedStore | None,
+    on: str | None,
     destination: Path,
     only: str | None,
     no_cache: bool,
@@ -83,6 +86,8 @@ def command(
         --output /srv/models
       mmdeploy build recipe.yaml --only fusion/quantize --no-cache
       mmdeploy build recipe.yaml --store s3://team-bucket/mmdeploy
+      mmdeploy build recipe.yaml --on ray://head:10001 \\
+        --store s3://team-bucket/mmdeploy
     """  # noqa: D301
     from mmdeploy.building.builder import run_build
     from mmdeploy.building.settings import Settings
@@ -100,6 +105,7 @@ def command(
         fresh=no_cache,
         sign_key=sign_key,
         shared=shared,
+        on=on,
     )
     with (
         github.group(f"build of {loaded.name}", output.step),

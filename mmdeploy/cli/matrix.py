@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.cli.options import destination_option, recipe_argument, set_option, store_option, workdir_option
+from mmdeploy.cli.options import (
+    destination_option,
+    on_option,
+    recipe_argument,
+    set_option,
+    store_option,
+    workdir_option,
+)
 from mmdeploy.cli.output import Output, output_options
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
 @destination_option
 @workdir_option
 @store_option
+@on_option
 @output_options(quiet="the path of each release that is published, one a line")
 def command(
     *,
@@ -45,6 +53,7 @@ def command(
     destination: Path,
     workdir: Path,
     shared: SharedStore | None,
+    on: str | None,
     output: Output,
 ) -> int:
     """Build one recipe for several classes of hardware, a repository each, and compare them.
@@ -60,16 +69,19 @@ def command(
         --output /srv/models
     """  # noqa: D301
     from mmdeploy.building.settings import Settings
+    from mmdeploy.cluster.connection import connected
     from mmdeploy.studies.classes import read_classes
     from mmdeploy.studies.matrix import run_matrix
     from mmdeploy.studies.matrix_page import write_matrix
 
     settings = Settings(
-        workdir=workdir, destination=destination, jobs=jobs, publish_unverified=publish_unverified, shared=shared
+        workdir=workdir, destination=destination, jobs=jobs, publish_unverified=publish_unverified, shared=shared, on=on
     )
-    matrix = run_matrix(
-        recipe, overrides, read_classes(targets), settings, lambda row: output.progress(f"{row.name}: {row.status}")
-    )
+    classes = read_classes(targets)
+    with connected(on):
+        matrix = run_matrix(
+            recipe, overrides, classes, settings, lambda row: output.progress(f"{row.name}: {row.status}")
+        )
     files = write_matrix(matrix)
     output.answer(
         text=lambda: _told(matrix, files["html"]),

@@ -97,6 +97,27 @@ def store_option(function: Function) -> Function:
     )(read_only(function))
 
 
+def on_option(function: Function) -> Function:
+    """Add ``--on``, the cluster that steps run on; given to the verb as ``on: str | None``."""
+
+    def checked(ctx: click.Context, parameter: click.Parameter, where: str | None) -> str | None:
+        from mmdeploy.cluster.connection import check_address, require_ray
+
+        if where:
+            check_address(where)
+            require_ray()
+        return where or None
+
+    return click.option(
+        "--on",
+        metavar="CLUSTER",
+        callback=checked,
+        envvar="MMDEPLOY_ON",
+        help="Run steps on a Ray cluster: ray for one on this machine, ray://HOST:10001 for one elsewhere, HOST:6379 "
+        "or auto on a node of it. Nodes on other machines need --store.",
+    )(function)
+
+
 def only_option(function: Function) -> Function:
     """Add ``--only``, the id of a step; the verb's ``only: str | None``."""
     return click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.cli.options import recipe_argument, store_option, workdir_option
+from mmdeploy.cli.options import on_option, recipe_argument, store_option, workdir_option
 from mmdeploy.cli.output import Output, output_options
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ _REASON = 60
 @click.option("--dry-run", is_flag=True, help="Check the space, say what it holds, and build nothing.")
 @workdir_option
 @store_option
+@on_option
 @output_options(quiet="the command that builds the chosen trial")
 def command(
     *,
@@ -71,6 +72,7 @@ def command(
     dry_run: bool,
     workdir: Path,
     shared: SharedStore | None,
+    on: str | None,
     output: Output,
 ) -> int | None:
     """Search over a recipe's settings; every trial is a build that shares the store.
@@ -105,7 +107,7 @@ def command(
         return None
     settings = SweepSettings(
         workdir, name=name, budget=budget, hours=hours, seed=seed, sampler=sampler, prefer=prefer, anew=anew, jobs=jobs,
-        shared=shared,
+        shared=shared, on=on,
     )  # fmt: skip
     found = run_sweep(
         loaded, space, names, settings, lambda trial, built: output.progress(_tried(trial, built, budget))

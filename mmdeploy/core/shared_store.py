@@ -152,6 +152,10 @@ class SharedStore:
         """Say whether there is an entry, without verifying it."""
         return self.seal(key) is not None
 
+    def look_again(self, key: str) -> None:
+        """Forget whether there is an entry: another machine may have sent it meanwhile."""
+        self._seals.pop(key, None)
+
     def take(self, key: str, folder: Path, names: Iterable[str] | None = None) -> bool:
         """Take an entry's files into an empty folder, verified.
 

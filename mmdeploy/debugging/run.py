@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy.building.builder import Outcome, run_build
-from mmdeploy.building.scheduler import WorkerBugError, interrupts_held, redirect
+from mmdeploy.building.scheduler import interrupts_held
 from mmdeploy.building.settings import Settings
 from mmdeploy.core.contracts import no_progress
 from mmdeploy.core.errors import EnvironmentUnfitError, MmdeployError, StepError, UsageError, did_you_mean
@@ -25,6 +25,7 @@ from mmdeploy.debugging.page import markdown
 from mmdeploy.debugging.work import DebugWork
 from mmdeploy.planning.kinds import SELECT
 from mmdeploy.recipe.sharing import callers
+from mmdeploy.worker.step_process import WorkerBugError, redirect
 
 if TYPE_CHECKING:
     from mmdeploy.planning.steps import Plan, Step

@@ -16,6 +16,7 @@ from typing import Any
 from mmdeploy.building import plain_recipe
 from mmdeploy.building.builder import Outcome, run_build
 from mmdeploy.building.settings import Settings
+from mmdeploy.cluster.connection import connected
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import MmdeployError, RecipeError, StoreError
 from mmdeploy.core.shared_store import SharedStore
@@ -59,6 +60,7 @@ class SweepSettings:
         anew: Whether an earlier study of the name is set aside.
         jobs: Steps of a build at once.
         shared: Where trials take results from that other machines made, and send theirs to; None shares nothing.
+        on: Cluster that the steps of trials run on, as of `Settings`.
     """
 
     workdir: Path
@@ -71,6 +73,7 @@ class SweepSettings:
     anew: bool = False
     jobs: int | None = None
     shared: SharedStore | None = None
+    on: str | None = None
 
 
 def run_sweep(
@@ -98,7 +101,7 @@ def run_sweep(
         MmdeployError: If every build breaks in the same way.
     """
     folder = (settings.workdir / "sweeps" / (settings.name or recipe.name)).absolute()
-    with locked(folder):
+    with locked(folder), connected(settings.on):
         search = _Search(recipe, space, tuple(objectives), settings, folder)
         search.run(progress)
         return search.found()
@@ -118,7 +121,7 @@ class _Search:
         self.interrupted = False
         self._builds = Settings(
             workdir=settings.workdir, jobs=settings.jobs, publishes=False, runs_in=folder,
-            shared=settings.shared,
+            shared=settings.shared, on=settings.on,
         )  # fmt: skip
 
     def run(self, progress: Callable[[Trial, int], None]) -> None:

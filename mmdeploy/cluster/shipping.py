@@ -1,0 +1,131 @@
+"""What travels between machines besides results: the recipe's folder, and what its callables were seen to read.
+
+The folder goes through the place that machines share as an entry like any other: content by content, each sent once
+and verified when it is taken. Ray's own way has a limit on size, and sends all of it for each build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmdeploy.core.errors import StoreError
+from mmdeploy.core.shared_store import SharedStore
+from mmdeploy.core.store import Store, translated
+from mmdeploy.core.temporary import temporary_folder
+from mmdeploy.model.reads import Reading, Readings, is_ours
+from mmdeploy.planning.recipe_inputs import codes_of, digest_of, source_of
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Recipe
+
+#: Folders of recipes that a node keeps.
+_KEPT = 8
+
+
+def send_folder(recipe: Recipe, store: Store) -> str:
+    """Send the recipe's folder to the place that machines share; return the key that it lies there under.
+
+    Raises:
+        StoreError: If it could not be sent.
+    """
+    assert store.shared is not None
+    root = recipe.root.resolve()
+    files = {path.relative_to(root).as_posix(): path for path in _files(root)}
+    digests = {name: store.facts.sha256(path) for name, path in sorted(files.items())}
+    key = hashlib.sha256(json.dumps(["recipe folder", digests]).encode()).hexdigest()
+    with temporary_folder("recipe") as folder:
+        for name, path in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(path)
+        store.shared.send(key, folder)
+    return key
+
+
+def take_folder(key: str, shared: SharedStore, cache: Path) -> Path:
+    """Return where a recipe's folder lies on this machine, taken from the place that machines share.
+
+    Raises:
+        StoreError: If it is not there, or not whole.
+    """
+    place = cache / "recipes" / key
+    if not place.is_dir():
+        staged = place.with_name(f".{key}-{os.getpid()}")
+        with translated(cache):
+            staged.mkdir(parents=True)
+            try:
+                if not shared.take(key, staged):
+                    raise StoreError(f"the recipe's folder is not at {shared}", hint="build again")
+                _placed(staged, place)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+        _drop_oldest(place)
+    os.utime(place)
+    return place
+
+
+def at(recipe: Recipe, root: Path) -> Recipe:
+    """Return a recipe as if it had been read in another folder."""
+    moved = recipe.model_copy(update={"folder": None})
+    moved._origin = replace(recipe.origin, path=root / recipe.origin.path.name)
+    return moved
+
+
+def readings_of(recipe: Recipe, store: Store) -> dict[str, Reading]:
+    """Return what the recipe's callables would read now, by reference, as far as it is known."""
+    known = Readings(store, recipe.root.resolve())
+    found = {
+        reference: known.now(reference, digest_of(source_of(code, store.facts)))
+        for reference, code in codes_of(recipe, store.facts).items()
+    }
+    return {reference: reading for reference, reading in found.items() if reading is not None}
+
+
+def keep_readings(recipe: Recipe, store: Store, readings: Mapping[str, Reading]) -> None:
+    """Keep what another machine knows of what the recipe's callables read."""
+    codes, known = codes_of(recipe, store.facts), Readings(store, recipe.root.resolve())
+    for reference, reading in readings.items():
+        source = digest_of(source_of(codes[reference], store.facts))
+        known.keep(reference, source, reading, whole=reference == recipe.model.factory)
+
+
+def variables_of(recipe: Recipe, store: Store) -> dict[str, str | None]:
+    """Return the environment variables that the recipe's code asks for by name; None for those that are not set."""
+    names = {name for code in codes_of(recipe, store.facts).values() for name in code.variables}
+    return {name: os.environ.get(name) for name in sorted(names)}
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Give the files of a folder, links followed: without what is hidden, environments, and what mmdeploy makes."""
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if _goes(f"{folder}/{name}", name)]
+        for name in names:
+            path = Path(folder, name)
+            if not name.startswith((".", "__pycache__")) and path.is_file():
+                yield path
+
+
+def _goes(path: str, name: str) -> bool:
+    if name.startswith((".", "__pycache__")) or is_ours(path, ""):
+        return False
+    return not os.path.isfile(f"{path}/pyvenv.cfg")  # noqa: PTH113 - as os.walk gives it
+
+
+def _placed(staged: Path, place: Path) -> None:
+    try:
+        staged.rename(place)
+    except OSError:
+        if not place.is_dir():  # another step of the build was faster
+            raise
+
+
+def _drop_oldest(place: Path) -> None:
+    kept = [one for one in place.parent.iterdir() if not one.name.startswith(".")]
+    for old in sorted(kept, key=lambda one: one.stat().st_mtime)[:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)

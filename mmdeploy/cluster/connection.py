@@ -24,6 +24,7 @@ _ATTEMPTS = 3
 #: Ray's own switches, as it reads them: no statistics are sent, it says nothing on our terminal, and it gives up soon.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "5",
     "RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S": "10",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

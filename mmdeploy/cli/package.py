@@ -112,4 +112,4 @@ def command(
 
 def _note(text: str) -> str:
     """Wrap a note, but for one with a command: that is to be copied."""
-    return f"  note: {text}" if " --" in text else wrapped(f"note: {text}", "  ")
+    return f"  note: {text}" if "kubectl " in text else wrapped(f"note: {text}", "  ")

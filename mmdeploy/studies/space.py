@@ -376,12 +376,16 @@ def _refuse_common(option: str, paths: Sequence[str]) -> None:
 def _check_corners(space: Space, path: Path) -> None:
     problems = []
     for one in space.dimensions:
+        wrong: dict[str, list[str]] = {}
         for text in one.domain.corners:
             try:
                 load_recipe(path, (*space.fixed, *one.overrides(text)))
             except RecipeError as error:
                 told = "; ".join(dict.fromkeys(_reason(str(problem.message)) for problem in error.problems))
-                problems.append(f"--set {one.option}={one.domain}: {text!r} cannot be: {told}")
+                wrong.setdefault(told, []).append(repr(text))
+        problems += [
+            f"--set {one.option}={one.domain}: {' and '.join(texts)} cannot be: {told}" for told, texts in wrong.items()
+        ]
     if problems:
         raise UsageError("\n".join(problems), hint="mmdeploy list shows what each method takes")
 

@@ -73,6 +73,14 @@ def test_the_release_lies_in_it_as_it_was_published(tmp_path: Path, capsys) -> N
     }
 
 
+def test_notes_fit_the_terminal_but_for_commands(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = said(capsys, "package", release(tmp_path / "built"), "--output", tmp_path / "deploy")
+    lines = told.partition("build: ")[0].splitlines()
+    assert "pin it with --digest" in " ".join(" ".join(lines).split())
+    assert [line for line in lines if len(line) > 80 and "kubectl " not in line and str(tmp_path) not in line] == []
+
+
 def test_twice_is_once_and_elsewhere_the_same_bytes(tmp_path: Path, capsys) -> None:
     live = release(tmp_path / "built")
     said(capsys, "package", live, "--output", tmp_path / "one")

@@ -44,6 +44,7 @@ def test_a_whole_section_can_be_varied() -> None:
     ("option", "said"),
     [
         ("quantize.calibrator=minmax,msee", "'msee' cannot be: 'msee' is not accepted; did you mean 'mse'?"),
+        ("nix=1,2", "--set nix=1,2: '1' and '2' cannot be: the recipe has no key 'nix'; accepted: "),
         ("quantize.samples=0..64", "--set quantize.samples=0..64: '0' cannot be: must be at least 1"),
         ("quantize.samples=1.5..64", "only whole numbers"),
         ("quantize.samples=64..8", "64 is not below 8"),

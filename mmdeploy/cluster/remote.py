@@ -5,7 +5,6 @@ The node's cache is a work folder like any other, in front of the place that mac
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 import tempfile
@@ -100,9 +99,10 @@ def run(job: Job, number: int, messages: Any) -> Answer:
 
 
 def cache_folder() -> Path:
-    """Return this node's work folder: what `CACHE` names, or one for this user below the folder of temporary files."""
+    """Return this node's work folder: what `CACHE` names, or one in the user's cache, where nobody else writes."""
     named = os.environ.get(CACHE)
-    return Path(named) if named else Path(tempfile.gettempdir()) / f"mmdeploy-cluster-{getpass.getuser()}"
+    caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(named or Path(caches) / "mmdeploy" / "cluster")
 
 
 def _run_here(job: Job, progress: Progress, readings: dict[str, Reading]) -> tuple[Any, ...]:

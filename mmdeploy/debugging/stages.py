@@ -25,6 +25,7 @@ from mmdeploy.debugging.torch_side import TorchSide
 from mmdeploy.debugging.unoptimized import Bounds, Reference, Unoptimized, compare, first_bad, grows_most
 from mmdeploy.debugging.work import DebugWork
 from mmdeploy.engines.graph_files import load_graph
+from mmdeploy.model.torch_component import in_folder
 from mmdeploy.planning.kinds import ENGINE, EXPORT, QUANTIZE, REFERENCE
 from mmdeploy.planning.steps import Step
 from mmdeploy.quantize.equalize import Equalization
@@ -98,7 +99,7 @@ class _Stages:
             return Comparison(stage=step.id, what=what, against=against, skipped=self._work.failed.get(step.id, ""))
         graph = self._graph(step.id, artifact.path)
         torch_made = self._work.artifacts[step.source] if step.source else recipe_module(self._work.task(step))
-        module = TorchSide(torch_made, self._work.component)
+        module = TorchSide(in_folder(torch_made, self._work.recipe.root), self._work.component)
         inside = dict(pairs.module_outputs(graph))
         known: dict[int, dict[str, Array]] = {}
 

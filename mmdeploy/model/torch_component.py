@@ -67,6 +67,23 @@ def component_facts(artifact: Artifact) -> ComponentFacts:
     return facts.read(ComponentFacts, artifact)
 
 
+def in_folder(artifact: Artifact, root: Path) -> Artifact:
+    """Return an artifact with the recipe's folder where it is now.
+
+    A store may be one for several folders that hold the same, of which this one is asked for: another may be gone, or
+    hold something else by now.
+
+    Args:
+        artifact: Of any format; one that is not ``torch`` is given back as it is.
+        root: The recipe's folder.
+    """
+    if artifact.format != FORMAT:
+        return artifact
+    return replace(
+        artifact, metadata=dict(artifact.metadata) | facts.as_metadata(replace(component_facts(artifact), root=root))
+    )
+
+
 def load_component(artifact: Artifact) -> nn.Module:
     """Build the module of a component as an artifact of format ``torch`` describes it.
 
@@ -152,6 +169,7 @@ def save_component(
         sha256=file_sha256(path),
         produced_by=produced_by,
         metadata={**before.metadata, **(metadata or {}), **now},
+        beside=(),  # the recipe's weights may have been several files
     )
 
 

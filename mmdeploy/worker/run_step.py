@@ -36,6 +36,7 @@ from mmdeploy.engines import own_graph
 from mmdeploy.engines.built_from import BuiltFrom
 from mmdeploy.engines.conformance import handed_over
 from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.model.torch_component import in_folder
 from mmdeploy.model.torch_model import FAILED
 from mmdeploy.planning.chains import lowers_precision
 from mmdeploy.planning.kinds import ENGINE, EXPORT, QUANTIZE, REFERENCE, StepKind
@@ -66,6 +67,8 @@ def run_task(task: Task, progress: Progress) -> tuple[Artifact, bool]:
         MmdeployError: With the step's id in ``step``.
     """
     store, step = Store(task.store), task.step
+    made_before = {step_id: in_folder(artifact, task.recipe.root) for step_id, artifact in task.artifacts.items()}
+    task = replace(task, artifacts=made_before)
     try:
         with store.claimed(step.key):
             found = None if task.fresh else store.get(digest(known_identity(task, store)))

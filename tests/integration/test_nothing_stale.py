@@ -54,6 +54,17 @@ def test_nothing_changed_nothing_runs_wherever_the_project_and_the_store_lie(pro
     assert ran == []
 
 
+def test_what_a_store_has_of_another_folder_is_loaded_with_the_code_of_this_one(project: Path, tmp_path: Path) -> None:
+    pruned = "components.tower.prune={method: magnitude, sparsity: 0.5}"
+    ran, _ = build(recipe(project), project / "store", pruned)
+    assert "tower/prune" in ran
+    clone = tmp_path / "clone"
+    shutil.copytree(project / "project", clone)
+    edit(project, "layers_of_stale.py", "def scaled(x):", "raise RuntimeError('of another folder')\n\ndef scaled(x):")
+    ran, _ = build(clone / "recipe" / "recipe.yaml", project / "store", pruned, "components.tower.export.opset=19")
+    assert "tower/prune" not in ran and "tower/export" in ran
+
+
 EXPORTS = ["tower/export", "head/export"]
 READS = {
     "a file": ("arch.json changed (read by model.py:build)", EXPORTS),

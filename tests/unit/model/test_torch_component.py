@@ -1,5 +1,7 @@
 """A component's module survives being resized, saved and loaded again from the recipe's own code."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,14 @@ import torch
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.errors import ModelError
 from mmdeploy.core.facts import as_metadata
-from mmdeploy.model.torch_component import ComponentFacts, load_component, original_component, save_component
+from mmdeploy.model.torch_component import (
+    ComponentFacts,
+    component_facts,
+    in_folder,
+    load_component,
+    original_component,
+    save_component,
+)
 
 SOURCE = """
 import torch
@@ -109,3 +118,21 @@ def test_code_that_changed_since_is_told(artifact: Artifact, tmp_path: Path) -> 
     (tmp_path / "model.py").write_text(SOURCE.replace("self.tied.weight = self.first.weight", ""))
     with pytest.raises(ModelError, match=r"differ in 'tied\.weight'"):
         load_component(saved)
+
+
+def test_what_a_pass_made_is_one_file_though_the_weights_were_several(artifact: Artifact, tmp_path: Path) -> None:
+    sharded = replace(artifact, beside=("model-00002-of-00002.safetensors",))
+    folder = tmp_path / "made"
+    folder.mkdir()
+    saved = save_component(load_component(artifact), before=sharded, folder=folder, produced_by="magnitude")
+    assert saved.files == (saved.path,) and saved.size_bytes > 0
+
+
+def test_code_of_the_folder_that_is_asked_for_is_taken(artifact: Artifact, tmp_path: Path) -> None:
+    here = tmp_path / "elsewhere"
+    shutil.copytree(component_facts(artifact).root, here, ignore=shutil.ignore_patterns("elsewhere"))
+    for file in component_facts(artifact).root.glob("*.py"):
+        file.write_text("raise RuntimeError('of another folder')")
+    assert load_component(in_folder(artifact, here)) is not None
+    graph = replace(artifact, format="onnx", metadata={})
+    assert in_folder(graph, here) is graph

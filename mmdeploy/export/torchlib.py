@@ -16,6 +16,9 @@ from mmdeploy.model.traced import quiet
 
 logger = logging.getLogger(__name__)
 
+#: Namespaces of operators that torchlib writes and a plain PyTorch may lack.
+_OUTSIDE = {"quantized_decomposed", "torchvision"}
+
 
 def read_once() -> None:
     """Have the exporter keep what it reads of torchlib, by opset; each export is given a copy that it may add to."""
@@ -45,14 +48,27 @@ def warm(opset: int) -> None:
 
 
 class _Kept:
-    """Stands for the function that reads the registry."""
+    """Stands for the function that reads the registry.
+
+    Of operators that other libraries bring, it knows those that are there when it is read: so it is read again when
+    more of them have come.
+    """
 
     def __init__(self, read: Callable[..., Any]) -> None:
-        self._read: Any = functools.cache(read)
+        self.read = read
+        self._read: Any = functools.cache(lambda _, *given, **named: read(*given, **named))
 
     def __call__(self, registry: type[Any], *given: Any, **named: Any) -> Any:
-        made = self._read(registry, *given, **named)
+        made = self._read(_brought(), registry, *given, **named)
         copied = registry()
         vars(copied).update(vars(made))
         copied.functions = {target: list(forms) for target, forms in made.functions.items()}
         return copied
+
+
+def _brought() -> frozenset[str]:
+    """Return which of the libraries whose operators torchlib writes, beside PyTorch's own, have brought them."""
+    import torch
+
+    known = {name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names()}
+    return frozenset(known & _OUTSIDE)

@@ -23,8 +23,22 @@ def test_the_registry_that_is_kept_is_the_librarys_and_is_given_as_copies(monkey
 
     first = ONNXRegistry().from_torchlib(opset_version=OPSET)
     assert first.opset_version == OPSET
-    assert forms(first) == forms(kept._read.__wrapped__(ONNXRegistry, opset_version=OPSET))
+    assert forms(first) == forms(kept.read(ONNXRegistry, opset_version=OPSET))
     first.register_op(torch.ops.aten.relu.default, lambda x: x)
     second = ONNXRegistry().from_torchlib(opset_version=OPSET)
     assert len(first.functions["aten::relu"]) == len(second.functions["aten::relu"]) + 1
     assert kept._read.cache_info().misses == reads
+
+
+def test_operators_that_a_library_brings_later_are_known(monkeypatch):
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", ONNXRegistry.__dict__["from_torchlib"])
+    torchlib.read_once()
+    kept = ONNXRegistry.from_torchlib.__func__
+    brought = [frozenset(), frozenset(), frozenset({"torchvision"})]
+    monkeypatch.setattr(torchlib, "_brought", lambda: brought[0])
+    misses = []
+    while brought:
+        ONNXRegistry.from_torchlib(opset_version=OPSET)
+        misses.append(kept._read.cache_info().misses)
+        brought.pop(0)
+    assert misses[0] == misses[1] == misses[2] - 1

@@ -6,17 +6,15 @@ The image holds what the gateway reads of a release, and none of its weights.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from mmdeploy.core.version import __version__
 from mmdeploy.packaging.container_file import USER_ID, Instruction
+from mmdeploy.packaging.objects import Object, disruption_budget, metadata, selector
 from mmdeploy.packaging.pod import HARDENED, pod_security
 from mmdeploy.packaging.server_options import HTTP_PORT
 from mmdeploy.packaging.settings import PackageSettings
 from mmdeploy.packaging.subject import Subject
 from mmdeploy.triton.staging import copy_file
-
-Object = dict[str, Any]
 
 GATEWAY_PORT = 8080
 #: Name of the image in Kubernetes' base; the kustomization says which one it is.
@@ -82,11 +80,6 @@ def copy_described(release: Path, target: Path) -> None:
             copy_file(source, target / inside)
 
 
-def gateway_name(subject: Subject) -> str:
-    """Return the name of its objects."""
-    return f"{subject.slug}-gateway"
-
-
 def keys_name(subject: Subject) -> str:
     """Return the name of the Secret that holds its keys."""
     return f"{subject.slug}-gateway-keys"
@@ -103,17 +96,9 @@ def gateway_objects(subject: Subject, settings: PackageSettings, triton: str) ->
     return {
         "gateway-deployment": _deployment(subject, settings, triton),
         "gateway-service": _service(subject),
-        "gateway-poddisruptionbudget": _disruption_budget(subject),
+        "gateway-poddisruptionbudget": disruption_budget(subject, "gateway"),
         "gateway-networkpolicy": _network_policy(subject),
     }
-
-
-def _selector(subject: Subject) -> dict[str, str]:
-    return {"app.kubernetes.io/name": subject.slug, "app.kubernetes.io/component": "gateway"}
-
-
-def _metadata(subject: Subject) -> Object:
-    return {"name": gateway_name(subject), "labels": _selector(subject) | {"app.kubernetes.io/part-of": "mmdeploy"}}
 
 
 def _deployment(subject: Subject, settings: PackageSettings, triton: str) -> Object:
@@ -122,15 +107,15 @@ def _deployment(subject: Subject, settings: PackageSettings, triton: str) -> Obj
         "prometheus.io/port": str(GATEWAY_PORT),
         "mmdeploy/manifest-sha256": subject.manifest_sha256,
     }
-    labels = _selector(subject) | CLIENT | {"app.kubernetes.io/version": subject.tag}
+    labels = selector(subject, "gateway") | CLIENT | {"app.kubernetes.io/version": subject.tag}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _metadata(subject),
+        "metadata": metadata(subject, "gateway"),
         "spec": {
             "replicas": min(2, settings.max_replicas),
             "revisionHistoryLimit": 5,
-            "selector": {"matchLabels": _selector(subject)},
+            "selector": {"matchLabels": selector(subject, "gateway")},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {
                 "metadata": {"labels": labels, "annotations": notes},
@@ -155,7 +140,7 @@ def _container(subject: Subject, triton: str) -> Object:
         "command": ["mmdeploy", "gateway", *gateway_arguments(triton)],
         "envFrom": [{"secretRef": {"name": keys_name(subject)}}],
         "ports": [{"name": "http", "containerPort": GATEWAY_PORT, "protocol": "TCP"}],
-        # Two of the largest bodies that it takes, and as much that it reads of them: see --max-mib.
+        # A guess, not measured: bodies take --max-mib each, and no more than 256 MiB of them are held at once.
         "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}},
         "startupProbe": _probe("/health", 30),
         "readinessProbe": _probe("/ready", 2),
@@ -178,39 +163,29 @@ def _service(subject: Subject) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(subject),
+        "metadata": metadata(subject, "gateway"),
         "spec": {
             "type": "ClusterIP",
-            "selector": _selector(subject),
+            "selector": selector(subject, "gateway"),
             "ports": [{"name": "http", "port": GATEWAY_PORT, "targetPort": "http", "protocol": "TCP"}],
         },
     }
 
 
-def _disruption_budget(subject: Subject) -> Object:
-    return {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": _metadata(subject),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": _selector(subject)}},
-    }
-
-
 def _network_policy(subject: Subject) -> Object:
     """Let everybody reach it, for it asks for keys, and it reach Triton and the names of services."""
-    triton = {"app.kubernetes.io/name": subject.slug, "app.kubernetes.io/component": "triton"}
     names = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": _metadata(subject),
+        "metadata": metadata(subject, "gateway"),
         "spec": {
-            "podSelector": {"matchLabels": _selector(subject)},
+            "podSelector": {"matchLabels": selector(subject, "gateway")},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{"ports": [{"protocol": "TCP", "port": "http"}]}],
             "egress": [
                 {
-                    "to": [{"podSelector": {"matchLabels": triton}}],
+                    "to": [{"podSelector": {"matchLabels": selector(subject, "triton")}}],
                     "ports": [{"protocol": "TCP", "port": "http"}, {"protocol": "TCP", "port": "grpc"}],
                 },
                 {"to": [{"namespaceSelector": {}}], "ports": names},

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from mmdeploy.packaging.gateway import CLIENT, GATEWAY_IMAGE, gateway_objects
+from mmdeploy.packaging.objects import Object, disruption_budget, metadata, selector
 from mmdeploy.packaging.plain import as_yaml
 from mmdeploy.packaging.pod import container_object, pod_fields
 from mmdeploy.packaging.server_options import GRPC_PORT, HTTP_PORT, METRICS_PORT
 from mmdeploy.packaging.settings import PackageSettings
 from mmdeploy.packaging.subject import Subject
-
-Object = dict[str, Any]
 
 #: Name of the image in the base; the kustomization says which one it is.
 IMAGE = "release"
@@ -31,7 +29,7 @@ def kubernetes_files(subject: Subject, settings: PackageSettings) -> dict[str, b
         "deployment": _deployment(subject, settings),
         "service": _service(subject),
         "horizontalpodautoscaler": _autoscaler(subject, settings),
-        "poddisruptionbudget": _disruption_budget(subject),
+        "poddisruptionbudget": disruption_budget(subject, "triton"),
         "networkpolicy": _network_policy(subject),
     }
     images = {IMAGE: settings.image_of(subject)}
@@ -67,20 +65,11 @@ def _image(name: str, image: str) -> Object:
     return {"name": name, "newName": new, "newTag": tag}
 
 
-def _selector(subject: Subject) -> dict[str, str]:
-    """Return the labels that a pod of this ensemble has through all its releases."""
-    return {"app.kubernetes.io/name": subject.slug, "app.kubernetes.io/component": "triton"}
-
-
-def _metadata(subject: Subject) -> Object:
-    return {"name": subject.slug, "labels": _selector(subject) | {"app.kubernetes.io/part-of": "mmdeploy"}}
-
-
 def _service_account(subject: Subject) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": _metadata(subject),
+        "metadata": metadata(subject, "triton"),
         "automountServiceAccountToken": False,
     }
 
@@ -101,19 +90,19 @@ def _deployment(subject: Subject, settings: PackageSettings) -> Object:
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
         "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": _selector(subject)},
+        "labelSelector": {"matchLabels": selector(subject, "triton")},
     }
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _metadata(subject),
+        "metadata": metadata(subject, "triton"),
         "spec": {
             # No number of replicas: it is the autoscaler's.
             "revisionHistoryLimit": 5,
-            "selector": {"matchLabels": _selector(subject)},
+            "selector": {"matchLabels": selector(subject, "triton")},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {
-                "metadata": {"labels": _selector(subject) | release, "annotations": notes},
+                "metadata": {"labels": selector(subject, "triton") | release, "annotations": notes},
                 "spec": pod_fields(subject)
                 | {
                     "serviceAccountName": subject.slug,
@@ -130,10 +119,10 @@ def _service(subject: Subject) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(subject),
+        "metadata": metadata(subject, "triton"),
         "spec": {
             "type": "ClusterIP",
-            "selector": _selector(subject),
+            "selector": selector(subject, "triton"),
             "ports": [{"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in ports],
         },
     }
@@ -149,10 +138,10 @@ def _pods_service(subject: Subject) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(subject) | {"name": _pods_name(subject)},
+        "metadata": metadata(subject, "triton") | {"name": _pods_name(subject)},
         "spec": {
             "clusterIP": "None",
-            "selector": _selector(subject),
+            "selector": selector(subject, "triton"),
             "ports": [{"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in ports],
         },
     }
@@ -168,7 +157,7 @@ def _autoscaler(subject: Subject, settings: PackageSettings) -> Object:
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
-        "metadata": _metadata(subject),
+        "metadata": metadata(subject, "triton"),
         "spec": {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": subject.slug},
             "minReplicas": settings.min_replicas,
@@ -187,24 +176,15 @@ def _autoscaler(subject: Subject, settings: PackageSettings) -> Object:
     }
 
 
-def _disruption_budget(subject: Subject) -> Object:
-    return {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": _metadata(subject),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": _selector(subject)}},
-    }
-
-
 def _network_policy(subject: Subject) -> Object:
     """Let clients that are labelled so reach the model, monitoring the metrics, and the server nobody."""
     monitoring = {"matchLabels": {"kubernetes.io/metadata.name": _MONITORING}}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": _metadata(subject),
+        "metadata": metadata(subject, "triton"),
         "spec": {
-            "podSelector": {"matchLabels": _selector(subject)},
+            "podSelector": {"matchLabels": selector(subject, "triton")},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 {

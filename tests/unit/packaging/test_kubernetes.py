@@ -1,12 +1,12 @@
 """Kubernetes and KServe: valid without a cluster, and everything that names something names what is there."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
+from prometheus_binaries import binary
 from releases import release
 
 from mmdeploy.cli.gateway import command as gateway_command
@@ -131,14 +131,13 @@ def test_the_autoscaler_s_metric_is_the_one_that_the_adapter_makes(files, base, 
     assert 'model=~"two_towers[.]encoder"' in rule["metricsQuery"]  # the ensemble's own queue is none of a step
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_prometheus_understands_what_the_adapter_asks(files, tmp_path):
     (rule,) = files["prometheus-adapter.yaml"]["rules"]["custom"]
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'pod=~"a|b"').replace("<<.GroupBy>>", "pod")
     rules = {"groups": [{"name": "adapter", "rules": [{"record": "queue", "expr": query}]}]}
     (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
     ended = subprocess.run(
-        ["promtool", "check", "rules", tmp_path / "rules.yml"], capture_output=True, text=True, check=False
+        [binary("promtool"), "check", "rules", tmp_path / "rules.yml"], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
 

@@ -75,9 +75,9 @@ def require_no_memory(subject: Subject, examples: Callable[[int], Mapping[str, A
     made = examples(_BATCH)
     feed = {name: torch.from_numpy(np.array(made[name])) for name in subject.inputs}
     with torch.no_grad():
-        before = _state(subject.module)
+        before = state_of(subject.module)
         first = FirstCall(feed, _answers(subject, subject.module, feed))
-        changed = _changed(before, _state(subject.module))
+        changed = changed_state(before, state_of(subject.module))
         if changed is None:
             return first
         others = _rows(feed, [*range(1, _BATCH), 1])  # without the first, in other numbers
@@ -165,7 +165,7 @@ def _differing(subject: Subject, expected: Mapping[str, Tensor], answered: Mappi
     return None
 
 
-def _state(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+def state_of(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Return what a module holds besides its submodules: each thing, and what tells whether it was written to."""
     from torch import nn
 
@@ -199,7 +199,7 @@ def _marks(label: str, value: Any, depth: int) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _changed(before: Mapping[str, tuple[Any, Any]], after: Mapping[str, tuple[Any, Any]]) -> str | None:
+def changed_state(before: Mapping[str, tuple[Any, Any]], after: Mapping[str, tuple[Any, Any]]) -> str | None:
     """Return the label of something that is new, another object, or was written to; None where nothing was."""
     for label, (value, mark) in after.items():
         if label not in before:

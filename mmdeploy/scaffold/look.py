@@ -61,21 +61,21 @@ def look(model: nn.Module, seen: Seen, *, root: Path, call: Callable[..., object
     feeds: list[Mapping[str, Tensor]] = []
     for batch in batches(seen.kept):
         feed: Mapping[str, Tensor] = {name: torch.from_numpy(array) for name, array in batch.items()}
-        answer = _answered(model, feed, given, call)
+        answer = answered(model, feed, given, call)
         try:
             with importing_from(root):
                 kept = record(model, answer, feed)
         except Exception as cause:
             raise ModelError(
-                f"the model failed on a batch of 2 samples ({_shapes(batch)}): {describe(cause, root)}",
-                hint=_failing_hint(model, batch, lambda one: _answered(model, one, given, call)()),
+                f"the model failed on a batch of 2 samples ({shapes_text(batch)}): {describe(cause, root)}",
+                hint=_failing_hint(model, batch, lambda one: answered(model, one, given, call)()),
             ) from cause
         _check_rows(kept, batch)
         records.append(kept)
         feeds.append(feed)
     for kept, feed in zip(records[1:], feeds[1:], strict=True):
         if _parts(kept) != _parts(records[0]):
-            first, other = (_shapes({name: one.numpy() for name, one in each.items()}) for each in (feeds[0], feed))
+            first, other = (shapes_text({name: one.numpy() for name, one in each.items()}) for each in (feeds[0], feed))
             raise ModelError(
                 f"the model calls other modules for {other} than for {first}: its parts depend on the sample",
                 hint="an ensemble runs the same steps for every request: choose inside of a module",
@@ -138,18 +138,20 @@ def _variadic(parameters: Iterable[inspect.Parameter]) -> str:
     return next(one.name for one in parameters if one.kind is one.VAR_POSITIONAL)
 
 
-def _answered(
+def answered(
     model: nn.Module,
     feed: Mapping[str, Tensor],
     given: Mapping[str, str],
     call: Callable[..., object] | None,
 ) -> Callable[[], object]:
+    """Return what calls a model with samples, by its own forward or by the user's function."""
     if call is not None:
         return lambda: call(model, **feed)
     return lambda: model(**{given.get(name, name): tensor for name, tensor in feed.items()})
 
 
-def _shapes(batch: Mapping[str, Array]) -> str:
+def shapes_text(batch: Mapping[str, Array]) -> str:
+    """Say what a batch is of: names, types and shapes."""
     return ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in batch.items())
 
 
@@ -186,7 +188,7 @@ def _check_rows(kept: Record, batch: Mapping[str, Array]) -> None:
         shape = list(kept.tensors[key].shape)
         if shape[:1] != [2]:
             raise ModelError(
-                f"the model's output {name!r} is {shape} for a batch of 2 samples ({_shapes(batch)}): it has no row a "
-                "sample",
+                f"the model's output {name!r} is {shape} for a batch of 2 samples ({shapes_text(batch)}): it has no "
+                "row a sample",
                 hint="return what each sample has of its own, batch first; a mean over the batch is for training",
             )

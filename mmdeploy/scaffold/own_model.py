@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmdeploy.core.errors import DataError, ModelError, UsageError
 from mmdeploy.data.samples import unchecked
@@ -14,11 +15,17 @@ from mmdeploy.model.sources import resolve_callable, split_reference
 from mmdeploy.model.torch_model import load_model
 from mmdeploy.scaffold import files, parting, splitting
 from mmdeploy.scaffold.choosing import Choice, choose
+from mmdeploy.scaffold.forms import forms_of
 from mmdeploy.scaffold.look import Looked, look
 from mmdeploy.scaffold.naming import identifier
 from mmdeploy.scaffold.proposal import MOST_CALIBRATION, Told
 from mmdeploy.scaffold.recipe_text import recipe_text
 from mmdeploy.scaffold.seen import Seen, look_at
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mmdeploy.building.diagnosis import Finding
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,27 @@ def find(sources: Sources) -> Found:
         ModelError: When the model cannot be looked at.
         DataError: When the samples cannot.
     """
+    model, seen, counted, call = _loaded(sources)
+    root, data = sources.root, sources.inside(sources.data)
+    looked = look(model, seen, root=root, call=call)
+    split = None if sources.evaluation or counted < 2 else splitting.split_text(data)
+    return Found(sources, looked, _told(sources, seen, counted, split), split)
+
+
+def examined(sources: Sources) -> tuple[Finding, ...]:
+    """Load the model, take samples, and name the forms in it that will not deploy.
+
+    Raises:
+        UsageError: When a reference is none.
+        ModelError: When the model cannot be looked at.
+        DataError: When the samples cannot.
+    """
+    model, seen, _, call = _loaded(sources)
+    return forms_of(model, seen, root=sources.root, call=call)
+
+
+def _loaded(sources: Sources) -> tuple[nn.Module, Seen, int, Callable[..., object] | None]:
+    """Return the model, what was seen of all samples, how many were of ``data``, and what calls the model."""
     _check_references(sources)
     root = sources.root
     factory, data = sources.inside(sources.factory), sources.inside(sources.data)
@@ -111,9 +139,7 @@ def find(sources: Sources) -> Found:
     call = None
     if sources.call is not None:
         call = resolve_callable(sources.inside(sources.call), root, error=ModelError)
-    looked = look(model, seen, root=root, call=call)
-    split = None if sources.evaluation or counted < 2 else splitting.split_text(data)
-    return Found(sources, looked, _told(sources, seen, counted, split), split)
+    return model, seen, counted, call
 
 
 def _told(sources: Sources, seen: Seen, counted: int, split: str | None) -> Told:

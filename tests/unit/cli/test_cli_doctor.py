@@ -58,3 +58,76 @@ def test_a_recipe_that_builds_and_one_that_is_wrong(
     assert found(capsys, str(sample), code=4)["spoken"]["remedy"] == "pip install openvino"
     sample.write_text("name: spoken\n")
     assert run(commands, ["doctor", str(sample)]) == 2
+
+
+MODEL = """import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def forward(self, x):
+        return x * torch.rand(4)
+
+
+def build():
+    return Model()
+
+
+def fine():
+    return nn.Identity()
+"""
+DATA = """import numpy as np
+
+
+def samples():
+    for _ in range(4):
+        yield {"input": np.ones(4, np.float32)}, 0
+
+
+def xs():
+    for _ in range(4):
+        yield {"x": np.ones(4, np.float32)}, 0
+"""
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "model.py").write_text(MODEL)
+    (tmp_path / "data.py").write_text(DATA)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("model_folder")
+def test_a_model_that_will_not_deploy_is_told_by_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    told = found(capsys, "model.py:build", "--data", "data.py:xs", code=3)
+    assert told["chance"]["what"].startswith("model.py:7: return x * torch.rand(4)\n")
+    assert told["chance"]["remedy"].startswith("instead: draw once in __init__")
+    assert run(commands, ["doctor", "model.py:build", "--data", "data.py:xs", "--quiet"]) == 3
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("model_folder")
+def test_a_model_that_deploys_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(commands, ["doctor", "model.py:fine", "--data", "data.py:samples"]) == 0
+    assert capsys.readouterr().out == "model.py:fine answered its samples: no form in it is known not to deploy\n"
+
+
+def test_samples_and_weights_come_from_the_recipe_beside_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    factory = f"{Path(__file__).parents[3] / 'recipes' / 'spoken_digits' / 'model.py'}:build"
+    assert run(commands, ["doctor", factory]) == 0
+    assert f"{factory} answered its samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["model.py:build"], "model.py:build is to answer samples, and none are given"),
+        (["model.py:none", "--data", "data.py:xs"], "none"),
+        (["--data", "data.py:xs"], "--data goes with a model"),
+    ],
+)
+@pytest.mark.usefixtures("model_folder")
+def test_what_cannot_be_asked_is_told(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(commands, ["doctor", *argv]) in (2, 3)
+    assert told in capsys.readouterr().err

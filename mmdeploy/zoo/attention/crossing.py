@@ -79,7 +79,14 @@ class ThreeWayAttention(nn.Module):
         )
 
     def forward(
-        self, first: Tensor, second: Tensor, third: Tensor, first_mask: Tensor, second_mask: Tensor, third_mask: Tensor
+        self,
+        first: Tensor,
+        second: Tensor,
+        third: Tensor,
+        *,
+        first_mask: Tensor,
+        second_mask: Tensor,
+        third_mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Let all three ask.
 

@@ -198,8 +198,9 @@ def test_each_of_three_modalities_asks_the_two_others():
     for count, lengths in ((1, (3, 5, 2)), (2, (4, 1, 6))):
         given_ = [drawn((count, length, index), dims[index]) for index, length in enumerate(lengths)]
         tokens, masks = zip(*given_, strict=True)
+        names = ("first_mask", "second_mask", "third_mask")
         normed = [norm(one) for norm, one in zip(made.norms, tokens, strict=True)]
-        for asking, found in enumerate(made(*tokens, *masks)):
+        for asking, found in enumerate(made(*tokens, **dict(zip(names, masks, strict=True)))):
             wanted = tokens[asking]
             for asked in {0, 1, 2} - {asking}:
                 other = of_torch(made.asks[f"{asking}_{asked}"])

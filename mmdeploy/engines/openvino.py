@@ -47,6 +47,7 @@ from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.engines.built_from import BuiltFrom, check_tensors
 from mmdeploy.engines.graph_files import copy_graph
 from mmdeploy.engines.own_graph import settle
+from mmdeploy.engines.own_scalars import own_scalars
 
 CONSUMES = "onnx"
 PRODUCES = "openvino"
@@ -318,6 +319,7 @@ def _write_ir(graph: Path, path: Path, inputs: Sequence[TensorSpec]) -> None:
         model = openvino.Core().read_model(graph)
         if bounds := _bounds(openvino, inputs):
             model.reshape(bounds)
+        own_scalars(model)
         openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:
         raise EngineError(

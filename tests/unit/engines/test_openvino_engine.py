@@ -161,6 +161,27 @@ def test_outputs_keep_their_names_where_openvino_makes_one_tensor_of_two(graph, 
         np.testing.assert_array_equal(answer, feed["x"])
 
 
+def test_masked_attention_whose_zeros_are_one_constant_compiles(make_onnx, make_context) -> None:
+    """The plugin cannot fuse it: it says that consumers of a scalar are expected to have the same loops."""
+    source = make_onnx(
+        """g (float[N,2,L,8] q, float[N,2,8,L] k, float[N,2,L,8] v, bool[N,1,1,L] mask) => (float[N,2,L,8] y) {
+        bias = Where(mask, zero, low)\n raw = MatMul(q, k)\n scores = Add(raw, bias)\n p = Softmax(scores)
+        mixed = MatMul(p, v)\n number = Cast<to = 7>(mask)\n most = ReduceMax<keepdims = 1>(number, last)
+        seen = Cast<to = 9>(most)\n y = Where(seen, mixed, zero) }""",
+        weights={"zero": np.float32(0), "low": np.float32(-3e38), "last": np.array([-1])},
+    )
+    built = engine.run(source, engine.Options(), make_context(source))
+    generator = np.random.default_rng(0)
+    sides = {"q": (3, 8), "k": (8, 3), "v": (3, 8)}
+    feed = {name: generator.normal(size=(2, 2, *axes)).astype(np.float32) for name, axes in sides.items()}
+    feed["mask"] = np.array([[True, True, False], [False] * 3])[:, None, None]
+    scores = np.exp(feed["q"][0] @ feed["k"][0]) * feed["mask"][0]
+    wanted = scores / scores.sum(axis=-1, keepdims=True) @ feed["v"][0]
+    answer = engine.load(built, engine.Options()).infer(feed)["y"]
+    np.testing.assert_allclose(answer[0], wanted, rtol=1e-4, atol=1e-5)
+    assert not answer[1].any()
+
+
 def test_an_answer_is_not_overwritten_by_the_next(make_onnx, make_context) -> None:
     source = make_onnx(GRAPH, weights=WEIGHTS)
     context = make_context(source)

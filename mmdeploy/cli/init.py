@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from mmdeploy.scaffold.proposal import Proposal
 
 _TARGETS = [target.value for target in Target]
+
+
+def _checked_name(text: str) -> str:
+    import re
+
+    from mmdeploy.recipe.schema import NAME_PATTERN, PATTERN_MEANINGS
+
+    if not re.fullmatch(NAME_PATTERN, text):
+        raise click.BadParameter(f"{printable(text)!r} is not {PATTERN_MEANINGS[NAME_PATTERN]}")
+    return text
 
 
 @click.command()
@@ -55,7 +65,11 @@ _TARGETS = [target.value for target in Target]
     metavar="FOLDER",
     help="With --pretrained: your pictures, sounds or texts; samples/ beside the recipe where left out.",
 )
-@click.option("--name", help="Name of the ensemble; after the folder where left out.")
+@click.option(
+    "--name",
+    callback=lambda ctx, parameter, given: given and _checked_name(given),
+    help="Name of the ensemble; after the folder where left out.",
+)
 @click.option("--target", type=click.Choice(_TARGETS), help="What it is compiled for; cpu where left out.")
 @click.option(
     "--output",
@@ -127,13 +141,22 @@ def command(
     files.refuse_existing({sources.recipe: None}, force=force)
     found = find(sources)
     asks = not (yes or output.as_json or output.quiet) and sys.stdin.isatty() and sys.stdout.isatty()
-    choice = found.choose(components, name=name, target=target, whole=whole or None)
+    choice = _chosen(found, components, name=name, target=target, whole=whole or None)
     output.tell(_shown(found, choice))
     if asks:
         choice = _asked(found, choice, name=name, target=target, components=None if whole else components)
     written = [str(path) for path in files.write_files(texts_of(found, choice), force=force)]
     _tell_written(choice.proposal, sources.recipe, written, output)
     return _ended(choice.proposal, sources.recipe, output)
+
+
+def _chosen(found: Found, components: Sequence[str], **told: Any) -> Choice:
+    try:
+        return found.choose(components, **told)
+    except ModelError as error:
+        if not (components or told["whole"]):
+            raise
+        raise UsageError(error.message, hint=error.hint) from error
 
 
 def _shown(found: Found, choice: Choice) -> str:
@@ -172,7 +195,7 @@ def _asked(
         proposed = " ".join(part.path for part in choice.proposal.wiring.parts)
         choice = _other_components(found, choice, proposed)
     told = choice.proposal.told
-    name = name or click.prompt("name of the ensemble", default=told.name)
+    name = name or click.prompt("name of the ensemble", default=told.name, value_proc=_checked_name)
     target = target or click.prompt("target", default=told.target, type=click.Choice(_TARGETS))
     proposal = replace(choice.proposal, told=replace(told, name=name, target=target))
     return replace(choice, proposal=proposal)

@@ -161,7 +161,10 @@ class Parting:
         takes = [node for node in takes if self.inputs[node]]
         if not all(_is_tensor(self.values[node]) for node in (*takes, *gives)):
             raise CannotPart("something else than a tensor passes between parts")
-        copies = {node: graph.placeholder(self._argument(node)) for node in takes}
+        arguments = list[str]()
+        for node in takes:  # an input and a component may have one name
+            arguments.append(unused(self._argument(node), arguments))
+        copies = {node: graph.placeholder(name) for node, name in zip(takes, arguments, strict=True)}
         attributes: dict[str, str] = {}
 
         def copied(node: fx.Node) -> fx.Node:

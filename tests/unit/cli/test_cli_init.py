@@ -96,7 +96,8 @@ def test_what_is_there_stays_unless_it_is_said_otherwise(inside: Path, capsys: p
         (["init", "model.py", "--data", "data.py:samples"], 2, "MODEL: 'model.py' is not a reference to a callable"),
         (["init", "model.py:biuld", "--data", "data.py:samples"], 3, "did you mean 'build'"),
         (["init", "model.py:fails", "--data", "data.py:samples"], 3, "no checkpoint"),
-        ([*COMMAND, "--component", "lefd"], 3, "did you mean 'left'"),
+        ([*COMMAND, "--component", "lefd"], 2, "did you mean 'left'"),
+        ([*COMMAND, "--name", "bad name"], 2, "'bad name' is not a name of letters, digits"),
         ([*COMMAND, "--weights", "none.safetensors"], 3, "none.safetensors"),
     ],
 )
@@ -129,7 +130,7 @@ def test_on_a_terminal_it_asks_and_a_wrong_answer_is_asked_for_again(inside: Pat
             [sys.executable, "-c", "from mmdeploy.cli import main; main()", *COMMAND],
             os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
         )
-    shown, answers = b"", [b"lefd\n", b"\n", b"mine\n", b"cuda\n"]
+    shown, answers = b"", [b"lefd\n", b"\n", b"not mine\n", b"mine\n", b"cuda\n"]
     while select.select([terminal], [], [], 120)[0]:
         try:
             shown += os.read(terminal, 4096)

@@ -218,6 +218,26 @@ def test_what_lies_between_modules_is_written_out_as_a_module(tmp_path: Path, fo
     compile((tmp_path / "init_model.py").read_text(), "init_model.py", "exec")
 
 
+def test_a_part_that_takes_an_input_and_what_a_component_of_its_name_gives(tmp_path: Path) -> None:
+    model = """
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared, self.left, self.right = (nn.Sequential(nn.Linear(6, 8), nn.ReLU()) for _ in range(3))
+            self.out = nn.Linear(24, 2)
+
+        def forward(self, left, right):
+            both = self.shared(left) - self.shared(right)
+            return self.out(torch.cat([both, self.left(left), self.right(right)], 1)) + left.mean(1, keepdim=True)
+
+    def build():
+        return Both()
+    """
+    fields = recipe_of(find(written(tmp_path, model, LEFT_AND_RIGHT)))
+    assert "TODO" not in (tmp_path / "recipe.yaml").read_text()
+    assert fields["components"]["head"]["module"] == "head"
+
+
 def test_what_cannot_be_written_out_is_marked_with_the_lines_that_do_it_and_no_build_runs_over_it(
     tmp_path: Path,
 ) -> None:

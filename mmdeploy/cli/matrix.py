@@ -59,17 +59,19 @@ def command(
     """Build one recipe for several classes of hardware, a repository each, and compare them.
 
     A class that this machine is of is built, judged and published to OUTPUT/CLASS/NAME. What can be built ahead of time
-    for another class is built, and is inconclusive; the rest is named. The same command on a machine of such a class,
-    with the same --workdir and --output, fills its row in and keeps the others. Exit code 5 while a row is open.
+    for another class is built, and is inconclusive; the rest is named. With --on each class goes to a node of the
+    cluster that is of it. The same command on a machine of such a class, with the same --workdir and --output, fills
+    its row in, too, and keeps the others. Exit code 5 while a row is open.
 
     \b
     Example:
       mmdeploy matrix recipe.yaml --targets cpu-avx512,cpu-amx,sm80,sm89
       mmdeploy matrix recipe.yaml --targets cpu-avx512,sm89:tensorrt \\
         --output /srv/models
+      mmdeploy matrix recipe.yaml --targets cpu-amx,sm80,sm89 \\
+        --on ray://head:10001 --store s3://team-bucket/mmdeploy
     """  # noqa: D301
     from mmdeploy.building.settings import Settings
-    from mmdeploy.cluster.connection import connected
     from mmdeploy.studies.classes import read_classes
     from mmdeploy.studies.matrix import run_matrix
     from mmdeploy.studies.matrix_page import write_matrix
@@ -78,10 +80,7 @@ def command(
         workdir=workdir, destination=destination, jobs=jobs, publish_unverified=publish_unverified, shared=shared, on=on
     )
     classes = read_classes(targets)
-    with connected(on):
-        matrix = run_matrix(
-            recipe, overrides, classes, settings, lambda row: output.progress(f"{row.name}: {row.status}")
-        )
+    matrix = run_matrix(recipe, overrides, classes, settings, lambda row: output.progress(f"{row.name}: {row.status}"))
     files = write_matrix(matrix)
     output.answer(
         text=lambda: _told(matrix, files["html"]),

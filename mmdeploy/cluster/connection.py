@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -103,6 +104,8 @@ def _begin(ray: Any, where: str) -> None:
             ray.init(**asked, namespace="mmdeploy", logging_level=logging.CRITICAL)
         except (Exception, SystemExit) as error:
             ray.shutdown()
+            if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # Ray's handler: we are asked to end
+                raise
             if where != LOCAL or attempt == _ATTEMPTS:  # on a machine that is busy, half a minute may be too short
                 raise _unreachable(where, error) from error
         else:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mmdeploy.cluster.nodes import Facts, Node, facts_here, wanted_of
-from mmdeploy.planning.steps import Fingerprints
+from mmdeploy.cluster.nodes import Facts, Node, facts_here
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +27,14 @@ class KnownNodes:
         here: The machine that the build was started on.
     """
 
-    def __init__(self, fingerprints: Fingerprints, *, own: bool) -> None:
+    def __init__(self, wanted: tuple[tuple[str, ...], tuple[str, ...]], *, own: bool) -> None:
         """Take what keys are made of.
 
         Args:
-            fingerprints: Of the plan.
+            wanted: What is compared: see `mmdeploy.cluster.nodes.wanted_of`.
             own: Whether the cluster is this very machine, which need not be asked.
         """
-        self._wanted, self._own = wanted_of(fingerprints), own
+        self._wanted, self._own = wanted, own
         self.here = facts_here(*self._wanted)
         self._known: dict[str, Node] = {}
 

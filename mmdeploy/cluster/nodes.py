@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmdeploy.core.target import Hardware
+
 if TYPE_CHECKING:
     from mmdeploy.planning.steps import Fingerprints
 
@@ -34,6 +36,7 @@ class Facts:
         capabilities: Their classes, such as ``sm89``.
         versions: Version of each distribution that matters, by name.
         code: Digest of each file of mmdeploy that matters, by its name.
+        hardware: It, as reports say it; None where it could not be asked.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Facts:
     capabilities: tuple[str, ...]
     versions: Mapping[str, str]
     code: Mapping[str, str]
+    hardware: Hardware | None = None
 
     def unlike(self, other: Facts) -> str:
         """Say what of libraries and code differs on another machine; empty where nothing does."""
@@ -109,6 +113,7 @@ def facts_here(distributions: Iterable[str], files: Iterable[str]) -> Facts:
         capabilities=tuple(one.lower() for one in compute_capabilities()),
         versions={"python": platform.python_version(), **versions},
         code=code,
+        hardware=hardware,
     )
 
 

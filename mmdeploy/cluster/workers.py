@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy.cluster.demands import Demand, demand_of, fitting
 from mmdeploy.cluster.known_nodes import KnownNodes, on_node
 from mmdeploy.cluster.messages import Messages
+from mmdeploy.cluster.nodes import wanted_of
 from mmdeploy.cluster.remote import Answer, Job, run
 from mmdeploy.cluster.shipping import keep_readings, readings_of, send_folder, variables_of
 from mmdeploy.core.artifact import Artifact
@@ -84,7 +85,7 @@ class RayWorkers:
         """
         self._recipe, self._store, self._logs, self._progress = recipe, store, logs, progress
         self._shared = None if own else store.shared
-        self.nodes = KnownNodes(fingerprints, own=own)
+        self.nodes = KnownNodes(wanted_of(fingerprints), own=own)
         if self._shared is None and (others := self.nodes.elsewhere()):
             raise UsageError(
                 f"the cluster has nodes on other machines ({', '.join(others)}): they need a place for results",

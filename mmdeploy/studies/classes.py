@@ -117,8 +117,13 @@ def read_classes(text: str) -> tuple[HardwareClass, ...]:
 
 
 def classes_here(hardware: Hardware) -> tuple[str, ...]:
-    """Return the classes that a machine is of, its GPUs' first."""
-    gpus = tuple(capability.lower() for capability in dict.fromkeys(compute_capabilities()))
+    """Return the classes that this machine is of, its GPUs' first."""
+    return classes_of(hardware, compute_capabilities())
+
+
+def classes_of(hardware: Hardware, capabilities: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes that a machine is of, its GPUs' first; see `HardwareClass.is_here`."""
+    gpus = tuple(capability.lower() for capability in dict.fromkeys(capabilities))
     return (*gpus, *(name for name, one in CPUS.items() if one.is_here(hardware, ())))
 
 

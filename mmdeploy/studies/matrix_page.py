@@ -8,7 +8,8 @@ from pathlib import Path
 from mmdeploy.core.version import __version__
 from mmdeploy.report import write_file
 from mmdeploy.studies.found import figure_text
-from mmdeploy.studies.matrix import COMPARED, Matrix, Row
+from mmdeploy.studies.matrix import Matrix
+from mmdeploy.studies.matrix_cell import COMPARED, Row
 from mmdeploy.studies.objectives import OBJECTIVES
 from mmdeploy.studies.page import Page, Part
 

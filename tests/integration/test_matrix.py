@@ -10,7 +10,8 @@ from mmdeploy.building.settings import Settings
 from mmdeploy.core.errors import EXIT_INCONCLUSIVE
 from mmdeploy.core.target import this_hardware
 from mmdeploy.studies.classes import CPUS, read_classes
-from mmdeploy.studies.matrix import ROW, run_matrix
+from mmdeploy.studies.matrix import run_matrix
+from mmdeploy.studies.matrix_cell import ROW
 from mmdeploy.studies.matrix_page import write_matrix
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("builds")]

@@ -1,5 +1,6 @@
 """Clusters that are not there: one clear error, soon."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,23 @@ def test_a_cluster_that_cannot_be_reached(where: str) -> None:
     assert caught.value.hint is not None
     assert "ray start --head" in caught.value.hint
     assert time.monotonic() - started < 60, "Ray itself was asked, which waits"
+
+
+def test_a_cluster_of_this_machine_is_not_started_again_when_we_are_asked_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    starts: list[int] = []
+
+    def asked_to_end(**_: object) -> None:
+        starts.append(1)
+        sys.exit(signal.SIGTERM)  # as Ray's own handler does
+
+    monkeypatch.setattr(ray, "init", asked_to_end)
+    with pytest.raises(SystemExit), connection.connected("ray"):
+        pass
+    assert len(starts) == 1
 
 
 def test_without_ray_the_extra_is_named(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import click
 
 from mmdeploy.cli.options import public_key_option, workdir_option
 from mmdeploy.cli.output import Output, output_options
-from mmdeploy.cli.text import counted
+from mmdeploy.cli.text import counted, wrapped
 from mmdeploy.core.errors import EXIT_INTERRUPTED, EXIT_PASS, ServerError, UsageError
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _announce(server: Server, listening: tuple[Any, ...], settings: Settings, ou
     url, log = f"http://{shown}:{port}", str(server.log) if server.log else None
     asks = counted(len(settings.keys.clients), "key") if settings.keys.clients else "everybody who reaches it"
     lines = [
-        f"the gateway listens on {url} (a page to try it, /openapi.json, /metrics)",
+        wrapped(f"the gateway listens on {url} (a page to try it, /openapi.json, /metrics)"),
         f"  Triton   {server.grpc_url}, {server.http_url}",
         *([f"  log      {log}"] if log else []),
         f"  asked by {asks}; controlled by {'the admin key' if settings.keys.admins else 'nobody'}",

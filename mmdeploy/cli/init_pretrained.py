@@ -94,7 +94,8 @@ def _reads(part: Part) -> str:
 def _next(proposed: Proposed, recipe: Path) -> list[str]:
     quoted = shlex.quote(str(recipe))
     there = sum(path.is_file() for path in proposed.samples.rglob("*")) if proposed.samples.is_dir() else 0
-    files = [f"put your files into {shlex.quote(str(proposed.samples))}/ (which: {recipe.parent / 'data.py'} says)"]
+    files = f"put your files into {shlex.quote(str(proposed.samples))}/ (which: {recipe.parent / 'data.py'} says)"
     held = [f"samples: {counted(there, 'file')} in {proposed.samples}", ""] if there else []
     steps = [f"mmdeploy validate {quoted}", f"mmdeploy build {quoted}", "mmdeploy serve model_repository"]
-    return [*held, "next:", *(f"  {line}" for line in ([] if there else files) + steps)]
+    asked = [] if there else [wrapped(files, "  ", hanging=2)]
+    return [*held, "next:", *asked, *(f"  {line}" for line in steps)]

@@ -108,7 +108,8 @@ def output_options(*, quiet: str) -> Callable[[Callable[..., Result]], Callable[
         def called(*args: Any, **given: Any) -> Result:
             return function(*args, output=click.get_current_context().ensure_object(Output), **given)
 
-        for option in reversed(_options(f"Print only {quiet}; no progress, no warnings.")):
+        left = quiet if quiet.startswith("nothing") else f"only {quiet}"
+        for option in reversed(_options(f"Print {left}; no progress, no warnings.")):
             called = option(called)
         return called
 

@@ -14,7 +14,7 @@ import click
 
 from mmdeploy.cli.options import control_key_option, public_key_option, workdir_option
 from mmdeploy.cli.output import Output, output_options
-from mmdeploy.cli.text import counted, printable, promotion_text
+from mmdeploy.cli.text import counted, printable, promotion_text, wrapped
 from mmdeploy.core.errors import EXIT_INTERRUPTED, EXIT_PASS, UsageError
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _released(path: Path) -> list[Path]:
 
 def _announce(server: Server, output: Output) -> None:
     models = [*server.probe()]
-    lines = [f"Triton {server.server_version} is ready: {', '.join(models)}"]
+    lines = [wrapped(f"Triton {server.server_version} is ready: {', '.join(models)}")]
     lines += [f"  gRPC     {server.grpc_url}", f"  HTTP     {server.http_url}"]
     lines += [f"  metrics  {server.metrics_url}"] if server.metrics_url else []
     lines += [f"  log      {server.log}", "Ctrl-C stops it."] if server.log else []

@@ -102,3 +102,29 @@ def test_a_mask_is_looked_at_once_and_only_where_it_may_leave_nothing(tmp_path, 
     assert operators["Softmax"] == 2
     assert operators["ReduceMax"] == rules
     assert operators["Where"] == 1 + 2 * rules  # the mask itself, and each attention behind it
+
+
+ONE_LAYER = HEAD + textwrap.dedent("""
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.three, self.last = nn.Embedding(30, 16), nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, ids):
+        q, k, v = self.three(self.table(ids)).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4)
+        found = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=(ids != 0)[:, None, None, :])
+        return self.last(found.transpose(1, 2).flatten(2))
+
+def build():
+    torch.manual_seed(0)
+    return nn.ModuleDict({"words": Words()})
+""")
+
+
+def test_openvino_loads_one_layer_of_attention_with_a_mask(tmp_path):
+    """It could not while the mask and the rule for masked rows had one zero."""
+    openvino = pytest.importorskip("openvino")
+    exported, feed = export(tmp_path, ONE_LAYER, words, module="words"), words(3)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(exported.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(compiled(feed)[0], answered(exported.path, feed), atol=1e-4)

@@ -95,8 +95,9 @@ class ActionQuality(nn.Module):
 
     The score is the mean of a distribution over levels (Tang et al., 2020, arXiv:2006.07665), which is trained against
     one around the judges' score (`levels`); the rank is trained by pairs (Doughty, Damen and Mayol-Cuevas, 2018,
-    arXiv:1703.09913): the sigmoid of a difference is the probability that the first is better. Deployable: frames are weighed
-    by a softmax with a mask, levels are a buffer; any batch and length in one graph, and padding changes nothing.
+    arXiv:1703.09913): the sigmoid of a difference is the probability that the first is better. Deployable: frames are
+    weighed by a softmax with a mask, levels are a buffer; any batch and length in one graph, and padding changes
+    nothing.
     """
 
     steps: Tensor
@@ -120,7 +121,7 @@ class ActionQuality(nn.Module):
         if levels < 2 or highest <= lowest:
             raise ValueError(f"{levels} levels from {lowest} to {highest}: at least 2, the greatest above the least")
         self.features = features
-        self.inner = nn.Sequential(nn.Linear(features, hidden), nn.ReLU())
+        self.inner = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
         self.weight = nn.Linear(hidden, 1)
         self.distribution, self.rank = nn.Linear(hidden, levels), nn.Linear(hidden, 1)
         self.register_buffer("steps", torch.linspace(lowest, highest, levels)[:, None], persistent=False)
@@ -136,7 +137,8 @@ class ActionQuality(nn.Module):
         frames = self.inner(features)
         real = (mask != 0)[:, :, None]
         weights = self.weight(frames).masked_fill(~real, _NEVER).softmax(dim=1)
-        return (frames * zero_padding(weights, mask)).sum(dim=1)
+        found: Tensor = (zero_padding(weights, mask).transpose(1, 2) @ frames)[:, 0]
+        return found
 
     def levels(self, features: Tensor, mask: Tensor) -> Tensor:
         """Return the logits of the levels [N, levels], which training wants; the arguments are those of `forward`."""

@@ -53,11 +53,8 @@ class ConvNet(nn.Module):
         if not widths:
             raise ValueError("widths is empty: one number of channels a block, at least one")
         self.channels = channels
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
-        )
-        pairs = zip((widths[0], *widths), widths, strict=False)
-        self.blocks = nn.ModuleList(ResidualBlock(before, width, stride=2) for before, width in pairs)
+        self.stem = stem(channels, widths[0])
+        self.blocks = nn.ModuleList(residual_blocks(widths))
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn images FP32 [N, channels, H, W] into an embedding [N, last of widths].
@@ -70,3 +67,14 @@ class ConvNet(nn.Module):
         for block in self.blocks:
             found = block(found)
         return found.mean(dim=(2, 3))
+
+
+def stem(channels: int, width: int) -> nn.Sequential:
+    """Make the convolution before the blocks."""
+    return nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+
+
+def residual_blocks(widths: Sequence[int]) -> list[ResidualBlock]:
+    """Make a block a width, each of which halves height and width."""
+    pairs = zip((widths[0], *widths), widths, strict=False)
+    return [ResidualBlock(before, width, stride=2) for before, width in pairs]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmdeploy.zoo.encoders.conv_net import ConvNet, ResidualBlock
+from mmdeploy.zoo.encoders.conv_net import ConvNet, ResidualBlock, residual_blocks, stem
 from mmdeploy.zoo.encoders.shapes import mean_of_real, require, zero_padding
 
 
@@ -41,8 +41,8 @@ class ShiftedBlock(nn.Module):
         """Turn frames [N, T, channels, H, W] and their mask [N, T] into [N, T, width, H / stride, W / stride]."""
         count, number = frames.shape[:2]
         moved = shifted(zero_padding(frames, mask), self.share)
-        found = self.block.convolutions(moved.flatten(0, 1)) + self.block.shortcut(frames.flatten(0, 1))
-        return nn.functional.relu(found).unflatten(0, (count, number))
+        found: Tensor = self.block.convolutions(moved.flatten(0, 1)) + self.block.shortcut(frames.flatten(0, 1))
+        return nn.functional.relu(found).reshape(count, number, *found.shape[1:])
 
 
 class TemporalShift(nn.Module):
@@ -65,11 +65,12 @@ class TemporalShift(nn.Module):
             ValueError: If there is no width, or one is below ``share``.
         """
         super().__init__()
-        if share < 2 or min(widths, default=share) < share:
-            raise ValueError(f"widths {list(widths)} and share {share}: share is 2 or more, and no width is below it")
-        network = ConvNet(widths, channels)
-        self.channels, self.stem = channels, network.stem
-        self.blocks = nn.ModuleList(ShiftedBlock(block, share) for block in network.blocks)
+        if share < 2 or min(widths, default=0) < share:
+            raise ValueError(
+                f"widths {list(widths)} and share {share}: one width or more, none below share, and share is 2 or more"
+            )
+        self.channels, self.stem = channels, stem(channels, widths[0])
+        self.blocks = nn.ModuleList(ShiftedBlock(block, share) for block in residual_blocks(widths))
 
     def forward(self, video: Tensor, mask: Tensor) -> Tensor:
         """Embed videos.
@@ -86,7 +87,8 @@ class TemporalShift(nn.Module):
         """
         require(video, "video", "N", "T", self.channels, "H", "W")
         require(mask, "mask", "N", "T", integer=True)
-        found = self.stem(video.flatten(0, 1)).unflatten(0, (video.shape[0], video.shape[1]))
+        found = self.stem(video.flatten(0, 1))
+        found = found.reshape(*video.shape[:2], *found.shape[1:])
         for block in self.blocks:
             found = block(found, mask)
         return mean_of_real(found.mean(dim=(3, 4)), mask)
@@ -131,4 +133,5 @@ class TwoStream(nn.Module):
         """
         require(frame, "frame", "N", self.channels, "H", "W")
         require(flow, "flow", "N", self.flow_channels, "H", "W")
-        return (self.space(frame).softmax(dim=-1) + self.time(flow).softmax(dim=-1)) / 2
+        found: Tensor = (self.space(frame).softmax(dim=-1) + self.time(flow).softmax(dim=-1)) / 2
+        return found

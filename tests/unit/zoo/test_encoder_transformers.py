@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from transformers import ASTConfig, ASTModel, TimesformerConfig, TimesformerModel, ViTConfig, ViTModel
@@ -68,6 +68,7 @@ def test_the_transformer_is_torchs_own():
 
 
 @given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=4), longer=st.integers(0, 2))
+@settings(max_examples=20, deadline=None)
 def test_texts_are_read_as_if_there_were_no_padding(lengths, longer):
     encoder = randomised(TextTransformer(50, 12, width=WIDTH, depth=1, heads=HEADS))
     longest = max(*lengths, 1) + longer

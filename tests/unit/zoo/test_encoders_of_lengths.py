@@ -66,7 +66,7 @@ ANY_LENGTH = {
 
 @pytest.mark.parametrize("block", ANY_LENGTH)
 @given(lengths=LENGTHS)
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 def test_padding_changes_nothing(block, lengths):
     make, values = ANY_LENGTH[block]
     module = randomised(make())
@@ -94,6 +94,7 @@ def test_a_sequence_of_nothing_but_padding_has_finite_answers(block):
 
 
 @given(lengths=LENGTHS)
+@settings(max_examples=20, deadline=None)
 def test_both_ways_are_those_of_torchs_gru(lengths):
     ours = randomised(TwoWayGru(4, 3))
     theirs = nn.GRU(4, 3, batch_first=True, bidirectional=True)
@@ -161,6 +162,7 @@ def test_time_frequency_attention_weighs_each_place_by_both():
 
 
 @given(count=st.integers(1, 3), frames=st.integers(1, 5), channels=st.integers(2, 9), share=st.integers(2, 8))
+@settings(max_examples=50, deadline=None)
 def test_channels_are_shifted_as_a_loop_does(count, frames, channels, share):
     video = torch.randn(count, frames, channels, 2, 2)
     wanted = torch.zeros_like(video)

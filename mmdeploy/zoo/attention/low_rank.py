@@ -33,8 +33,9 @@ class LowRankAttention(Attention):
         super().__init__(dim, heads)
         if not 1 <= rank <= length:
             raise ValueError(f"a rank of {rank} for {length} tokens: from 1 to {length}")
-        self.mix_of_keys = nn.Linear(length, rank, bias=False)
-        self.mix_of_values = nn.Linear(length, rank, bias=False)
+        # E and F of the paper.
+        self.mix_e = nn.Linear(length, rank, bias=False)
+        self.mix_f = nn.Linear(length, rank, bias=False)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         """Attend.
@@ -50,11 +51,11 @@ class LowRankAttention(Attention):
             ValueError: If the width is another one, or there are more tokens.
         """
         check_width("tokens", tokens, self.query.in_features)
-        most, length = self.mix_of_keys.in_features, tokens.shape[1]
+        most, length = self.mix_e.in_features, tokens.shape[1]
         if length > most:
             raise ValueError(f"{length} tokens: made for at most {most}")
         real = torch.where(mask.bool()[..., None], tokens, 0.0)
         mixed = functional.pad(real, (0, 0, 0, most - length)).transpose(1, 2)
-        key = self.key(self.mix_of_keys(mixed).transpose(1, 2))
-        value = self.value(self.mix_of_values(mixed).transpose(1, 2))
+        key = self.key(self.mix_e(mixed).transpose(1, 2))
+        value = self.value(self.mix_f(mixed).transpose(1, 2))
         return self.join(attend(self.split(self.query(tokens)), self.split(key), self.split(value)))

@@ -147,8 +147,8 @@ def test_low_rank_is_the_formula_of_linformer(shape, rank):
     wanted = []
     for sample, real in zip(tokens, mask, strict=True):
         query = made.query(sample)
-        key = made.mix_of_keys.weight[:, : shape[1]][:, real] @ (sample[real] @ made.key.weight.T) + made.key.bias
-        value = made.mix_of_values.weight[:, : shape[1]][:, real] @ (sample[real] @ made.value.weight.T)
+        key = made.mix_e.weight[:, : shape[1]][:, real] @ (sample[real] @ made.key.weight.T) + made.key.bias
+        value = made.mix_f.weight[:, : shape[1]][:, real] @ (sample[real] @ made.value.weight.T)
         value = value + made.value.bias
         parts = zip(*(wide.chunk(HEADS, dim=1) for wide in (query, key, value)), strict=True)
         heads = [torch.softmax(q @ k.T / math.sqrt(DIM // HEADS), dim=1) @ v for q, k, v in parts]

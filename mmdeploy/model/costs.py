@@ -78,6 +78,7 @@ def count_flops(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[int, t
     try:
         with (
             torch.no_grad(),
+            _frozen(module),
             sdpa_kernel(SDPBackend.MATH),
             _without_onednn(),
             names,
@@ -87,6 +88,19 @@ def count_flops(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[int, t
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return int(counter.get_total_flops()), tuple(sorted(names.found))
+
+
+@contextlib.contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Let nothing ask for a gradient: a view of a parameter does so even without any, which the counter fails on."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 @contextlib.contextmanager

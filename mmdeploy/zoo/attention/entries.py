@@ -258,6 +258,7 @@ GROWING_REUSE = Block(
     samples=_growing,
     outputs=("found", "keys", "values"),
     varies=_GROWING,
+    not_pruned="keys and values go out, and outputs keep their widths",
 )
 
 FIXED_REUSE = Block(
@@ -268,6 +269,7 @@ FIXED_REUSE = Block(
     make=seeded(lambda: FixedReuse(_DIM, _HEADS, 6)),
     samples=_fixed,
     outputs=("found", "keys", "values"),
+    not_pruned="keys and values go out, and outputs keep their widths",
 )
 
 PERCEIVER_RESAMPLER = Block(

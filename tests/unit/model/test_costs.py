@@ -95,3 +95,20 @@ def test_a_product_with_a_vector_counts():
             return matrix[0] @ torch.ones(8)
 
     assert costs.count_flops(Product(), {"matrix": torch.randn(1, 5, 8)})[0] == 2 * 5 * 8
+
+
+def test_learned_queries_that_only_part_of_a_module_gets_are_counted():
+    """A view of a parameter asks for a gradient even where there is none."""
+
+    class Queries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.queries, self.layer = nn.Parameter(torch.randn(3, 4)), nn.Linear(4, 4, bias=False)
+
+        def forward(self, input):
+            return self.layer(self.queries.expand(input.shape[0], -1, -1)) + input
+
+    module = Queries()
+    found = costs.measure(module, {"input": torch.randn(1, 3, 4)})
+    assert found.flops == 2 * 3 * 4 * 4
+    assert module.queries.requires_grad

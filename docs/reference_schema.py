@@ -160,7 +160,7 @@ class Reference:
         if name in self._methods:
             return f"[{self._methods[name]}](../methods/{self._methods[name]}.md)"
         if name in self._places:
-            return f"[{self._places[name]}](#{self._anchor(name)})"
+            return f"[{self._places[name].removeprefix(f'{self._page}.')}](#{self._anchor(name)})"
         if name.startswith("Variant.") or not schema.get("properties"):
             return self._kind(schema) if "$ref" not in schema else "any value"
         return f"`{schema.get('title', name)}`"

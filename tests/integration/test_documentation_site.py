@@ -54,6 +54,8 @@ def test_pages_say_what_the_program_says(site: Path) -> None:
     assert "SmoothQuant" in static and "exclude_op_types" in static
     data = (reference / "recipe" / "data.html").read_text()
     assert "max_gib" in data and "8.0" in data
+    serving = (reference / "recipe" / "components.NAME.serving.html").read_text()
+    assert '#section-components-name-serving-dynamicbatching">dynamic_batching</a>' in serving, "columns stay narrow"
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:

@@ -47,8 +47,7 @@ class WindowAttention(Attention):
             ValueError: If the width is another one.
         """
         check_width("tokens", tokens, self.query.in_features)
-        near = self._near(torch.cat([self.key(tokens), self.value(tokens)], dim=-1))
-        key, value = near.chunk(2, dim=-1)
+        key, value = self._near(self.key(tokens)), self._near(self.value(tokens))
         real = self._near(mask.bool().to(tokens.dtype)[..., None]).flatten(2) > 0
         found: Tensor = self.out(attend_each(self.query(tokens), key, value, real, self.heads))
         return found

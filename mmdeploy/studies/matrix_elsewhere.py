@@ -180,9 +180,10 @@ class Elsewhere:
         return replace(row, staged=staged, report=report, identity={**row.identity, **identity})
 
     def _missing(self, one: HardwareClass) -> str:
-        refused = [f"{node.facts.name} takes none: {node.refused}" for node in self._nodes if _is_of(node, one)]
-        if refused:
-            return f"on the cluster {'; '.join(refused)}"
+        unknown = [node for node in self._nodes if node.facts.hardware is None or _is_of(node, one)]
+        told = [f"{node.facts.name} takes none: {node.refused or 'Ray gives no GPU or core away'}" for node in unknown]
+        if told:
+            return f"on the cluster {'; '.join(dict.fromkeys(told))}"
         found = dict.fromkeys(name for node in self._nodes for name in _classes(node))
         return f"no node of the cluster is of this class (there are: {', '.join(found) or 'none that has a name'})"
 

@@ -46,6 +46,7 @@ from mmdeploy.core.sessions import misfit
 from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.engines.built_from import BuiltFrom, check_tensors
 from mmdeploy.engines.graph_files import copy_graph
+from mmdeploy.engines.openvino_forms import read_keys_transposed
 from mmdeploy.engines.own_graph import settle
 from mmdeploy.engines.own_scalars import own_scalars
 
@@ -319,6 +320,7 @@ def _write_ir(graph: Path, path: Path, inputs: Sequence[TensorSpec]) -> None:
         model = openvino.Core().read_model(graph)
         if bounds := _bounds(openvino, inputs):
             model.reshape(bounds)
+        read_keys_transposed(model)
         own_scalars(model)
         openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:

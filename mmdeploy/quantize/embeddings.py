@@ -66,7 +66,12 @@ def _looks_up(node: Any, table: str, options: NodeChoice) -> bool:
 
 
 def settle(
-    model: Any, options: NodeChoice, context: StepContext, judge: Callable[[Any], float] | None
+    model: Any,
+    options: NodeChoice,
+    context: StepContext,
+    judge: Callable[[Any], float] | None,
+    *,
+    least_db: float = 0.0,
 ) -> tuple[Any, Embeddings]:
     """Write tables as INT8 where the options say so, or where it costs next to nothing at the outputs.
 
@@ -75,6 +80,7 @@ def settle(
         options: Of the pass.
         context: Of the step.
         judge: Gives the SQNR of a graph's answers in dB; None where there is nothing to judge on.
+        least_db: What must be left with tables in INT8.
 
     Returns:
         The graph that ships, and what was done.
@@ -91,7 +97,7 @@ def settle(
         return model, Embeddings(tables_because="there is nothing to judge them on")
     left = judge(written)
     lost = judge(model) - left
-    if lost > _MOST_LOST_DB and left < _QUIET_DB:
+    if (lost > _MOST_LOST_DB and left < _QUIET_DB) or left < least_db:
         return model, Embeddings((), f"in INT8 they cost {lost:.1f} dB at the component's outputs", lost)
     return written, Embeddings(tuple(tables), f"they cost {max(lost, 0.0):.1f} dB at the component's outputs", lost)
 

@@ -121,27 +121,30 @@ def agreement(optimized: Mapping[str, Array], written: Mapping[str, Array], expe
     return min((cosine(array, optimized[name]) for name, array in written.items()), default=1.0)
 
 
-def check_floor(likeness: Likeness, component: str) -> None:
-    """Refuse a graph of which INT8 leaves too little.
+def check_floor(likeness: Likeness, component: str, least: float = FLOOR_DB) -> None:
+    """Refuse a graph of which INT8 leaves too little, in dB of SQNR.
 
     Raises:
         QuantizeError: Naming the output.
     """
-    if likeness.worst is not None and likeness.worst[1] < FLOOR_DB:
-        raise too_little_left(likeness.worst, component)
+    if likeness.worst is not None and likeness.worst[1] < least:
+        raise too_little_left(likeness.worst, component, least=least)
 
 
-def too_little_left(worst: tuple[str, float], component: str, nodes: Sequence[tuple[str, float]] = ()) -> QuantizeError:
+def too_little_left(
+    worst: tuple[str, float], component: str, nodes: Sequence[tuple[str, float]] = (), *, least: float = FLOOR_DB
+) -> QuantizeError:
     """Return the refusal of a quantized graph.
 
     Args:
         worst: The output with the most noise, and its SQNR in dB.
         component: Name of the component.
         nodes: The worst nodes with the SQNR that each has alone.
+        least: What is asked for.
     """
     named = ", ".join(f"{node} ({found:.1f} dB alone)" for node, found in nodes)
     return QuantizeError(
-        f"{component}: INT8 leaves too little of output {worst[0]!r}: {worst[1]:.1f} dB, the least is {FLOOR_DB:g} dB"
+        f"{component}: INT8 leaves too little of output {worst[0]!r}: {worst[1]:.1f} dB, the least is {least:g} dB"
         f"{f'; the worst nodes are {named}' if named else ''}",
         hint="leave layers in float (quantize.exclude), try another calibrator or quantize.equalize; `mmdeploy debug`"
         " shows where the noise comes from",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,18 @@ def own_noise_db(
     answers = _apart(quantized, given, list(dict.fromkeys(outputs.values())), {**feed, **exact}, threads)
     found = {node: sqnr_db(exact[name], answers[name]) for node, name in outputs.items()}
     return dict(sorted(((node, db) for node, db in found.items() if db is not None), key=lambda one: one[1]))
+
+
+def for_their_size(alone: Mapping[str, float], model: Any) -> list[str]:
+    """Return nodes in another order: the most noise for the numbers in their weights first.
+
+    Args:
+        alone: SQNR of each alone, in dB.
+        model: The float graph.
+    """
+    sizes = {weight.name: math.prod(weight.dims) for weight in model.graph.initializer}
+    numbers = {node.name: max(sizes.get(name, 1) for name in node.input) for node in model.graph.node if node.input}
+    return sorted(alone, key=lambda node: alone[node] + 10 * math.log10(numbers[node]))
 
 
 def portions(ranked: Sequence[str], total: int) -> list[list[str]]:

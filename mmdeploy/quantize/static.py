@@ -41,7 +41,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
@@ -86,9 +88,18 @@ class Options(Settings):
 
     Attributes:
         method: ``static``.
+        min_sqnr_db: What the component's outputs keep, as SQNR in dB (30 is a cosine of 0.9995, 27 one of 0.999). Where
+            INT8 leaves less, layers go back to float, those first that have the most noise of their own for their size;
+            null: none but those that leave less than 10 dB.
     """
 
     method: Literal["static"] = "static"
+    min_sqnr_db: Annotated[float, Field(ge=fidelity.FLOOR_DB, le=60)] | None = None
+
+    @property
+    def least_db(self) -> float:
+        """The SQNR that is asked for, or the one that any graph must have."""
+        return fidelity.FLOOR_DB if self.min_sqnr_db is None else self.min_sqnr_db
 
 
 def data_needs(options: Options) -> frozenset[str]:
@@ -159,11 +170,11 @@ def _quantized(artifact: Artifact, found: Calibrated, options: Options, context:
     written = _Writing(held, found, options, context).write(path)
     chosen = written.chosen
     worst = giving_back.worst_nodes(found.model, written.quantized, chosen.nodes, batches[0], threads=context.threads)
-    quantized, tables = embeddings.settle(written.quantized, options, context, held.judge)
+    quantized, tables = embeddings.settle(written.quantized, options, context, held.judge, least_db=options.least_db)
     if tables.int8_tables:
         graphs.save(quantized, path)
     likeness = fidelity.compare(held, path, quantized)
-    fidelity.check_floor(likeness, context.component)
+    fidelity.check_floor(likeness, context.component, options.least_db)
     replace(found.kept, wanted=held.wanted).save(context.workdir)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "static")
     metadata: dict[str, Any] = {
@@ -216,7 +227,8 @@ class _Writing:
     def write(self, path: Path) -> _Written:
         everything = self._attempt(path, ())
         worst = fidelity.worst_of(everything.noise_db)
-        if worst is None or worst[1] >= fidelity.FLOOR_DB:
+        least = self.options.least_db
+        if worst is None or worst[1] >= least:
             return everything
         fidelity.compare(self.held, path, everything.quantized)  # is it the optimizer?
         alone = giving_back.own_noise_db(
@@ -226,15 +238,21 @@ class _Writing:
             self.held.batches[0],
             threads=self.context.threads,
         )
-        for nodes in giving_back.portions(list(alone), len(everything.chosen.nodes)):
+        ranked = (
+            list(alone) if self.options.min_sqnr_db is None else giving_back.for_their_size(alone, self.found.model)
+        )
+        for nodes in giving_back.portions(ranked, len(everything.chosen.nodes)):
             written = self._attempt(path, nodes)
             left = fidelity.worst_of(written.noise_db)
-            if left is None or left[1] >= fidelity.FLOOR_DB:
+            if left is None or left[1] >= least:
                 why = {node: f"{alone[node]:.1f} dB alone, and {worst[0]} came to {worst[1]:.1f} dB" for node in nodes}
                 told = f"left in float, since INT8 takes too much there: {', '.join(nodes)}"
+                if self.options.min_sqnr_db is not None:
+                    logger.info("%s: left in float for %g dB: %s", self.context.component, least, ", ".join(nodes))
+                    return replace(written, given_back=why)
                 logger.warning("%s: %s", self.context.component, told)
                 return replace(written, given_back=why, warnings=(told,))
-        raise fidelity.too_little_left(worst, self.context.component, list(alone.items())[:3])
+        raise fidelity.too_little_left(worst, self.context.component, list(alone.items())[:3], least=least)
 
     def _attempt(self, path: Path, without: Sequence[str]) -> _Written:
         """Write the graph without some nodes, and compare it."""

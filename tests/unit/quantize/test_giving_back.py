@@ -81,3 +81,29 @@ def test_nodes_that_cannot_be_run_alone_are_not_told(tmp_path):
     model = onnx.load(artifact.path)
     graph.graph.node[0].domain = "nobody.knows"
     assert giving_back.worst_nodes(model, graph, ["first"], {"x": x}, threads=1).worst_nodes == {}
+
+
+def test_what_the_recipe_asks_for_in_db_is_left_at_the_outputs(tmp_path):
+    artifact, x = built(MLP, tmp_path / "float.onnx"), samples((16,))
+    plain = quantized(artifact, tmp_path / "plain", {"x": x}).metadata
+    asked = plain["sqnr_db"]["y"] + 1
+    result = quantized(artifact, tmp_path / "asked", {"x": x}, min_sqnr_db=asked)
+    assert result.metadata["sqnr_db"]["y"] >= asked
+    assert len(result.metadata["quantized_nodes"]) == 1
+    assert result.metadata["warnings"] == [], "what was asked for is no reason to warn"
+
+
+def test_db_that_no_quantization_leaves_are_refused(tmp_path):
+    artifact, x = built(MLP, tmp_path / "float.onnx"), samples((16,))
+    with pytest.raises(
+        QuantizeError, match=r"too little of output 'y': .* dB, the least is 60 dB; the worst nodes are"
+    ):
+        quantized(artifact, tmp_path / "q", {"x": x}, min_sqnr_db=60)
+
+
+def test_of_nodes_with_equal_noise_the_small_one_goes_first():
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 20]>
+        g (float[1,8] x) => (float[1,4] y) <float[8,64] big = {0}, float[64,4] small = {0}> {
+        [wide] h = MatMul(x, big) [narrow] y = MatMul(h, small) }""")
+    assert giving_back.for_their_size({"wide": 30.0, "narrow": 31.0}, model) == ["narrow", "wide"]
+    assert giving_back.for_their_size({"wide": 30.0, "narrow": 36.0}, model) == ["wide", "narrow"]

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import clip_peers
 import clip_standing
@@ -132,8 +132,8 @@ def kept(folder: Path, make: Callable[[], Artifact]) -> Artifact:
 
 def graph(key: str, tower: str, work: Path) -> Artifact:
     """Return a graph of a tower by its key, made by mmdeploy's passes."""
-    if key in ("fp32", "exporter"):
-        return kept(work / key, lambda: exported(tower, work / key, as_exported=key == "exporter"))
+    if key in ("fp32", "whole", "exporter"):
+        return kept(work / key, lambda: exported(tower, work / key, as_exported=key == "exporter", whole=key != "fp32"))
     if key in clip_peers.NEEDS:
         return kept(work / key, lambda: by_peer(key, tower, work))
     if key == "dynamic":
@@ -154,7 +154,7 @@ def graph(key: str, tower: str, work: Path) -> Artifact:
 
 def by_peer(key: str, tower: str, work: Path) -> Artifact:
     """Let a peer quantize a tower, on the samples that mmdeploy's passes have."""
-    source, samples = graph("fp32", tower, work), context_for(work / key, tower, U8).examples(SAMPLES)
+    source, samples = graph("whole", tower, work), context_for(work / key, tower, U8).examples(SAMPLES)
     if key == "nncf":
         return clip_peers.by_nncf(work / key, source, samples)
     if key == "torchao":
@@ -162,9 +162,10 @@ def by_peer(key: str, tower: str, work: Path) -> Artifact:
     return (clip_peers.by_olive if key == "olive" else clip_peers.by_optimum)(work / key, source)
 
 
-def exported(tower: str, work: Path, *, as_exported: bool) -> Artifact:
-    """Export a tower; ``as_exported`` leaves attention as torch.onnx writes it."""
-    options = onnx_dynamo.Options(parity_batch_sizes=(1, 2), atol=1e-3)
+def exported(tower: str, work: Path, *, as_exported: bool, whole: bool = False) -> Artifact:
+    """Export a tower; ``as_exported`` leaves attention as torch.onnx writes it, ``whole`` the last layer."""
+    positions: Literal["all", "needed"] = "all" if whole else "needed"
+    options = onnx_dynamo.Options(parity_batch_sizes=(1, 2), atol=1e-3, positions=positions)
     written = simplify.simplify
     if as_exported:
         onnx_dynamo.simplify.simplify = lambda proto: None  # type: ignore[assignment]

@@ -8,6 +8,7 @@ from typing import Any
 from mmdeploy.core.contracts import Encoding
 from mmdeploy.engines import aot_inductor, openvino
 
+#: On the graph with every position of the last layer, as any exporter writes it; peers start from the same one.
 BASELINE = "ONNX Runtime FP32"
 S8, U8, U8S = Encoding.INT8_SYMMETRIC, Encoding.UINT8_ASYMMETRIC, Encoding.UINT8_SYMMETRIC
 
@@ -44,6 +45,7 @@ GRAPHS: dict[str, Recipe] = {
     "s8": Recipe({}, S8),
     "u8 exporter": Recipe({}, source="exporter"),
     "s8 exporter": Recipe({}, S8, "exporter"),
+    "s8 whole": Recipe({}, S8, "whole"),
     "u8 tensor": Recipe({"per_channel": False}),
     "s8 tensor": Recipe({"per_channel": False}, S8),
     "s8 attention": Recipe({"quantize_attention": True}, S8),
@@ -54,11 +56,13 @@ GRAPHS: dict[str, Recipe] = {
     "u8 equalized": Recipe({"equalize": 0.5}),
     "s8 equalized": Recipe({"equalize": 0.5}, S8),
     "u8 mse": Recipe({"calibrator": "mse"}),
+    "s8 31 dB": Recipe({"min_sqnr_db": 31}, S8),
 }
 BF16 = openvino.Options(precision="bf16")
 FIXED = {"fixed_batches": (1,)}
 VARIANTS = (
-    Variant(BASELINE, "onnxruntime", "fp32"),
+    Variant(BASELINE, "onnxruntime", "whole"),
+    Variant("ONNX Runtime FP32, needed positions alone", "onnxruntime", "fp32"),
     Variant("PyTorch eager", "torch", "fp32"),
     Variant("ONNX Runtime FP32, as exported", "onnxruntime", "exporter"),
     Variant("ONNX Runtime UINT8 asymmetric", "onnxruntime", "u8"),
@@ -84,8 +88,11 @@ VARIANTS = (
     Variant("OpenVINO INT8, INT32 bias", "openvino", "s8 int32 bias", openvino.Options()),
     Variant("OpenVINO INT8, first and last layer float", "openvino", "s8 ends float", openvino.Options()),
     Variant("OpenVINO INT8, equalized 0.5", "openvino", "s8 equalized", openvino.Options()),
+    Variant("OpenVINO INT8, all positions, batch 1 fixed", "openvino", "s8 whole", openvino.Options(**FIXED)),
+    Variant("OpenVINO INT8, 31 dB, batch 1 fixed", "openvino", "s8 31 dB", openvino.Options(**FIXED)),
+    Variant("OpenVINO INT8, 31 dB + BF16, batch 1 fixed", "openvino", "s8 31 dB", BF16.model_copy(update=FIXED)),
     Variant("OpenVINO BF16, batch 1 fixed", "openvino", "fp32", BF16.model_copy(update=FIXED)),
-    Variant("OpenVINO INT8 symmetric, batch 1 fixed", "openvino", "s8", openvino.Options(fixed_batches=(1,))),
+    Variant("OpenVINO INT8 symmetric, batch 1 fixed", "openvino", "s8", openvino.Options(**FIXED)),
     Variant("OpenVINO INT8 symmetric + BF16, batch 1 fixed", "openvino", "s8", BF16.model_copy(update=FIXED)),
     Variant("aot_inductor FP32", "aot_inductor", "module", aot_inductor.Options()),
     Variant("aot_inductor BF16", "aot_inductor", "module", aot_inductor.Options(precision="bf16")),
@@ -104,6 +111,16 @@ SHARES = (
         "engine: OpenVINO, not ONNX Runtime, each at its best encoding",
         "OpenVINO INT8 symmetric",
         "ONNX Runtime UINT8 asymmetric",
+    ),
+    (
+        "the last layer for the position that is read alone, OpenVINO INT8",
+        "OpenVINO INT8 symmetric, batch 1 fixed",
+        "OpenVINO INT8, all positions, batch 1 fixed",
+    ),
+    (
+        "the last layer for the position that is read alone, ONNX Runtime FP32",
+        "ONNX Runtime FP32, needed positions alone",
+        BASELINE,
     ),
     ("attention without detours, ONNX Runtime", "ONNX Runtime UINT8 asymmetric", "ONNX Runtime UINT8, as exported"),
     ("attention without detours, OpenVINO", "OpenVINO INT8 symmetric", "OpenVINO INT8, as exported"),
@@ -151,5 +168,10 @@ SHARES = (
     ),
     ("equalization, ONNX Runtime", "ONNX Runtime UINT8, equalized 0.5", "ONNX Runtime UINT8 asymmetric"),
     ("equalization, OpenVINO", "OpenVINO INT8, equalized 0.5", "OpenVINO INT8 symmetric"),
+    (
+        "31 dB at the outputs, OpenVINO INT8 + BF16",
+        "OpenVINO INT8, 31 dB + BF16, batch 1 fixed",
+        "OpenVINO INT8 symmetric + BF16, batch 1 fixed",
+    ),
     ("calibrator mse, not percentile, ONNX Runtime", "ONNX Runtime UINT8, mse", "ONNX Runtime UINT8 asymmetric"),
 )

@@ -12,7 +12,7 @@ from mmdeploy.core.sizes import Size
 
 @dataclass(frozen=True)
 class Block:
-    """A block, and all that the contract test needs to take it through every form.
+    """A block, and all that `mmdeploy.testing.check_block` needs to take it through every form.
 
     Attributes:
         name: The class, or what tells two entries of one class apart: ``Experts (dense mask)``.
@@ -24,11 +24,13 @@ class Block:
             that vary come as keywords and have defaults: ``samples(2, 0, frames=7)``.
         outputs: Names of what ``forward`` returns, in its order.
         varies: Sizes that vary beside the batch, by input and axis: ``{"sound": {1: Size("samples", 400, 1600)}}``.
-        not_pruned: Why structured pruning does not apply; empty where it does.
+        not_pruned: Why structured pruning does not apply, such as that nothing is trained; empty where it is tried.
+            That it finds nothing to cut is a refusal.
         not_quantized: Why INT8 does not apply, such as having no weights; empty where it does.
         float_nodes: Globs on nodes of the graph, ``<attribute path>/<operator>``, that stay out of INT8.
         int8_cosine: Least cosine, over each output of a batch, between an INT8 form and FP32.
-        refusals: What an engine is known to say, in part, by form: ``{"tensorrt_rtx": "no importer registered"}``.
+        refusals: What an engine is known to say, in part, by form: ``{"tensorrt_rtx": "no importer"}``;
+            forms are those of `mmdeploy.testing.blocks.FORMS`.
     """
 
     name: str

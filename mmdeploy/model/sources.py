@@ -20,6 +20,8 @@ from mmdeploy.core.digests import State, file_state
 from mmdeploy.core.errors import StepError, did_you_mean, kind_of
 from mmdeploy.model.user_code import imported_from_source, is_user_file, load_file
 
+#: What a reference looks like.
+REFERENCE_PATTERN = r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_.]*$"
 #: Modules that came from a recipe's folder, with the state of their file when they were loaded.
 _loaded: dict[str, tuple[Path, State]] = {}
 _import_lock = threading.RLock()

@@ -3,7 +3,8 @@
 An artifact of format ``torch`` is the recipe's factory and weights, and what passes changed since: a state dict
 as safetensors, and the integer attributes, and tuples of integers, that differ from the factory's module
 (``out_features``, ``num_heads``, ``normalized_shape``).
-Loading it builds the original, resizes it and loads the state: code is only ever the recipe's own.
+Loading it builds the original, or the student that took its place, resizes it and loads the state: code is only ever
+the recipe's own.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class ComponentFacts:
         apart: Other components and their modules' paths, which compression would make differ from this one: see
             `mmdeploy.model.sharing.common_part`.
         retrained: Those of ``apart`` where pruning or training changes weights, on either side.
+        student: ``path:callable`` that builds the module in its place; None where it is the model's own.
     """
 
     factory: str
@@ -60,6 +62,7 @@ class ComponentFacts:
     sparse_parameters: tuple[str, ...] = ()
     apart: tuple[tuple[str, str], ...] = ()
     retrained: tuple[str, ...] = ()
+    student: str | None = None
 
 
 def component_facts(artifact: Artifact) -> ComponentFacts:
@@ -94,13 +97,21 @@ def load_component(artifact: Artifact) -> nn.Module:
         ModelError: When the recipe's model cannot be built, or does not fit what passes made of it.
     """
     resized = component_facts(artifact).resized
-    module = original_component(artifact)
+    module = _unchanged_component(artifact)
     if resized is None:
         return module
     from safetensors.torch import load_file
 
     _resize(module, resized, load_file(artifact.path))
     return module.eval()
+
+
+def _unchanged_component(artifact: Artifact) -> nn.Module:
+    """Build what the attributes that passes changed are told from: the original, or the student in its place."""
+    of = component_facts(artifact)
+    if of.student is None:
+        return original_component(artifact)
+    return load_model(of.student, root=of.root, weights=None)
 
 
 def original_component(artifact: Artifact) -> nn.Module:
@@ -136,17 +147,19 @@ def save_component(
     produced_by: str,
     zeroed: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
+    student: str | None = None,
 ) -> Artifact:
-    """Write a module that a pass changed.
+    """Write a module that a pass changed, or put in the place of another.
 
     Args:
-        module: The component's module; of the same classes as the factory's, whose tensors and integer attributes
-            may have changed.
+        module: The component's module; of the same classes as the factory's (or the student's), whose tensors and
+            integer attributes may have changed.
         before: The artifact that the pass took.
         folder: Where to write; the step's ``workdir``.
         produced_by: Name of the pass.
         zeroed: Names of parameters whose zeros later training must keep, besides those of ``before``.
         metadata: Facts to add to, or to replace in, those of ``before``.
+        student: ``path:callable`` that built the module, where it takes the place of that of ``before``.
 
     Raises:
         ModelError: If submodules were added or removed: that cannot be told from the factory's code again; or if
@@ -156,11 +169,13 @@ def save_component(
 
     if taken := sorted({one.name for one in fields(ComponentFacts)} & set(metadata or {})):
         raise ModelError(f"metadata {taken[0]!r} of {produced_by} would hide what the module is loaded by: rename it")
-    original = original_component(before)
-    resized = _changed_attributes(original, module)
+    known = component_facts(before)
+    if student is not None:
+        known = replace(known, student=student, sparse_parameters=())
+        before = replace(before, metadata={**before.metadata, **facts.as_metadata(known)})
+    resized = _changed_attributes(_unchanged_component(before), module)
     path = folder / FILENAME
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in _state(module).items()}, path)
-    known = component_facts(before)
     kept = tuple(sorted({*known.sparse_parameters, *zeroed}))
     now = facts.as_metadata(replace(known, resized=resized, sparse_parameters=kept))
     return replace(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mmdeploy import engines, export, gates
 from mmdeploy.model.tensors import OTHERS
 from mmdeploy.planning.chains import yardstick
-from mmdeploy.planning.recipe_inputs import Labels, flat
+from mmdeploy.planning.recipe_inputs import Labels, flat, students
 from mmdeploy.planning.steps import Fingerprints, digest, options_json
 from mmdeploy.plugins.loading import Plugin
 from mmdeploy.recipe.modalities import optional_inputs, subsets
@@ -73,6 +73,13 @@ class Identities:
         prefix = self._recipe.model.prefix
         placed = {"prefix of the weights": digest(prefix)} if prefix else {}
         return self._flat(inputs.model | labels) | {"factory": self._recipe.model.factory, **placed, **self.inputs()}
+
+    def students(self, *names: str) -> dict[str, str]:
+        """Name the code that builds other modules in the place of some components."""
+        found = dict[str, str]()
+        for reference in (one for name, one in students(self._recipe).items() if name in names):
+            found |= self._flat(self._fingerprints.inputs.data.get(reference, {}))
+        return found
 
     def data(self, key: str) -> dict[str, str]:
         """Name one of the recipe's callables under ``data`` and what it reads."""

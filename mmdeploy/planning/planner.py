@@ -225,6 +225,7 @@ class _Planner:
         around = tuple(self.recipe.components) if wanted else callers(self.recipe.components, name)
         identity = {
             **self.identities.model(*around),
+            **self.identities.students(*around),
             "wiring": self.identities.wiring(*around),
             "seed": str(self.recipe.seed),
             **(self.identities.data("training") | self.identities.data("loss") if "training" in wanted else {}),
@@ -247,6 +248,7 @@ class _Planner:
         options, needs = component.export, (*before, *self.sets.read())
         identity = {
             **self.identities.model(*around),
+            **(self.identities.students(*around) if before else {}),
             "wiring": self.identities.wiring(*around),
             "max_batch_size": str(component.serving.max_batch_size),
             "seed": str(self.recipe.seed),
@@ -291,6 +293,7 @@ class _Planner:
             needs, uses = (*([last] if last else []), graph), {"graph": {name: graph}}
         needs = (*needs, *self.sets.read())
         identity = {
+            **(self.identities.students(name) if uses and graph != original_graph(self.recipe, name) else {}),
             "target": str(self.recipe.target),
             "max_batch_size": str(self.recipe.components[name].serving.max_batch_size),
             **options_identity(options),

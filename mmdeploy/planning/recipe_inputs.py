@@ -56,7 +56,8 @@ class RecipeInputs:
 
     Attributes:
         model: What the factory is made of.
-        data: The same of each of the recipe's data callables, by key, and of each metric of its own, by reference.
+        data: The same of each of the recipe's data callables, by key, and of each metric of its own and each student,
+            by reference.
             Without those that the recipe does not name.
         weights: Digests of the tensors of each component in the weights file; under `OTHERS` those of no component, or
             that of the whole file. Empty without such a file.
@@ -103,7 +104,8 @@ def share_readings(recipe: Recipe, store: Store) -> None:
 
 def codes_of(recipe: Recipe, facts: FileFacts) -> dict[str, Code]:
     """Return the code behind each of a recipe's callables, by its reference."""
-    references = [recipe.model.factory, *(getattr(recipe.data, key) for key in DATA), *own_metrics(recipe)]
+    data = (getattr(recipe.data, key) for key in DATA)
+    references = [recipe.model.factory, *data, *own_metrics(recipe), *students(recipe).values()]
     return {name: code_behind(name, recipe.root, facts) for name in references if name is not None}
 
 
@@ -112,6 +114,12 @@ def own_metrics(recipe: Recipe) -> list[str]:
     outputs = tuple(recipe.outputs)
     specs = [gate.spec(outputs) for gate in recipe.gates if isinstance(gate, accuracy.Options)]
     return list(dict.fromkeys(spec.metric for spec in specs if spec.is_own))
+
+
+def students(recipe: Recipe) -> dict[str, str]:
+    """Return the references of what builds another module in a component's place, by component."""
+    found = {name: getattr(one.recover, "student", None) for name, one in recipe.components.items()}
+    return {name: reference for name, reference in found.items() if reference is not None}
 
 
 def source_of(code: Code, facts: FileFacts) -> dict[str, str]:
@@ -218,7 +226,8 @@ class _Inputs:
         )
         readers = {key: reference for key in DATA if (reference := getattr(data, key)) is not None}
         of_data = {key: self._reader(reference, beside) | named for key, reference in readers.items()}
-        of_data |= {reference: self._reader(reference, beside) for reference in own_metrics(self.recipe)}
+        others = (*own_metrics(self.recipe), *students(self.recipe).values())
+        of_data |= {reference: self._reader(reference, beside) for reference in others}
         return RecipeInputs(of_model, of_data, self._weights(), self.unseen, str(model.weights or ""))
 
     def _reader(self, reference: str, beside: Callable[[], Iterable[Path]]) -> Labels:

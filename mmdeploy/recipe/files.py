@@ -67,6 +67,10 @@ def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Fin
     references: dict[Keys, str | None] = {
         ("model", "factory"): recipe.model.factory,
         **{("data", key): getattr(recipe.data, key) for key in _DATA},
+        **{
+            ("components", name, "recover", "student"): getattr(component.recover, "student", None)
+            for name, component in recipe.components.items()
+        },
         **{("gates", index, "metric"): spec.metric for index, spec in _metrics(recipe).items() if not spec.is_built_in},
     }
     if (weights := recipe.model.weights) is not None and (problem := _weights_problem(weights, folder_at)):

@@ -20,6 +20,7 @@ from mmdeploy.choice.options import AutoEngine, default_engine
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import MethodOptions
 from mmdeploy.core.target import Target
+from mmdeploy.model.sources import REFERENCE_PATTERN
 from mmdeploy.plugins.registry import Registry
 from mmdeploy.recipe.baseline import Baseline
 from mmdeploy.recipe.declared import (
@@ -41,7 +42,6 @@ from mmdeploy.recipe.missing import Subset
 from mmdeploy.recipe.origin import Origin, folder_of_paths
 from mmdeploy.triton.options import ResponseCache, Serving
 
-REFERENCE_PATTERN = r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_.]*$"
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 MODULE_PATTERN = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$"
 

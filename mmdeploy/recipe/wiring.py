@@ -63,6 +63,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_judged_outputs(recipe),
         *_graphless_engines(recipe),
         *_shared_modules(recipe),
+        *_replaced(recipe),
         *layout.findings(recipe),
     ]
 
@@ -363,6 +364,14 @@ def _shared_modules(recipe: Recipe) -> Iterator[Finding]:
             " the factory (copy.deepcopy)"
         )
         yield Finding(("components", second, "module"), message, involves=(("components", first, "module"),))
+
+
+def _replaced(recipe: Recipe) -> Iterator[Finding]:
+    """Find components that are pruned and then replaced by another module."""
+    for name, component in recipe.components.items():
+        if component.prune is not None and getattr(component.recover, "student", None) is not None:
+            message = "the student takes the place of the module that this prunes: take prune, or recover, out"
+            yield Finding(("components", name, "prune"), message, involves=(("components", name, "recover"),))
 
 
 _DATA_USES = {

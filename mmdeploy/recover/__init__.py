@@ -1,4 +1,4 @@
-"""Recovery: passes that give a changed component its accuracy back."""
+"""Recovery: passes that give a changed component its accuracy back, or train a smaller one in its place."""
 
 from typing import TYPE_CHECKING
 
@@ -7,8 +7,8 @@ from mmdeploy.plugins.contract import RECOVER
 from mmdeploy.plugins.registry import Registry
 
 if TYPE_CHECKING:  # the type checker holds each against the contract; who runs one imports no other
-    from mmdeploy.recover import finetune
+    from mmdeploy.recover import distill, finetune
 
-    PASSES: tuple[Pass, ...] = (finetune,)
+    PASSES: tuple[Pass, ...] = (distill, finetune)
 
-METHODS: Registry[Pass] = Registry(__name__, RECOVER, {"finetune": "finetune"})
+METHODS: Registry[Pass] = Registry(__name__, RECOVER, {"finetune": "finetune", "distill": "distill"})

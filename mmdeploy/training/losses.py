@@ -3,7 +3,9 @@
 Distillation compares class scores by the Kullback-Leibler divergence of their softmax at a temperature (Hinton,
 Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, whose factor T² keeps the gradient's size),
 and everything else (embeddings, tokens, regression outputs) by the squared error of a sample as a share of the
-original's square. All are means over samples, so that the loss of a batch is the weighted mean of its parts' losses.
+original's square. These are means over samples, so that the loss of a batch is the weighted mean of its parts' losses.
+How samples lie to each other (Tung and Mori, "Similarity-Preserving Knowledge Distillation", 2019) is of a batch's
+share, as contrastive losses are.
 """
 
 from __future__ import annotations
@@ -76,6 +78,19 @@ def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
     return (error / (teacher.float().reshape(samples, -1).square().sum(dim=1) + _TINY)).mean()
 
 
+def relation_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean over pairs of samples (axis 0) of the squared difference of their cosines, student and teacher.
+
+    The two may differ in size: only how samples lie to each other is compared. Of one sample it is 0.
+    """
+    from torch.nn import functional
+
+    given, wanted = (
+        functional.normalize(one.float().reshape(len(one), -1), dim=1, eps=_TINY) for one in (student, teacher)
+    )
+    return (given @ given.T - wanted @ wanted.T).square().mean()
+
+
 def _distillation(
     outputs: Mapping[str, Tensor], teacher: Mapping[str, Tensor], setup: TrainingSetup, options: TrainingOptions
 ) -> Tensor:
@@ -92,6 +107,10 @@ def _distillation(
             relative_error(*_pair(name, outputs, teacher)) for name in embeddings if outputs[name].is_floating_point()
         ]
         parts += [options.embedding_weight * error / len(errors) for error in errors]
+    if options.relation_weight:
+        related = [name for name in setup.component_outputs if outputs[name].is_floating_point()]
+        errors = [relation_error(outputs[name], teacher[name]) for name in related]
+        parts += [options.relation_weight * error / len(errors) for error in errors]
     if not parts:
         raise TrainingError(
             "distillation has nothing to compare: the component puts out no floating-point tensor",

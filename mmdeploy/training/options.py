@@ -64,6 +64,15 @@ class TrainingOptions(MethodOptions):
     embedding_weight: Annotated[
         float, Field(ge=0, le=1e6, description="Of distillation: weight of what the component itself puts out.")
     ] = 1.0
+    relation_weight: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1e6,
+            description="Of distillation: weight of how the samples of a batch lie to each other, by the cosines "
+            "between what the component puts out for them; needs batches of two and more.",
+        ),
+    ] = 0.0
     modality_dropout: Annotated[
         float,
         Field(
@@ -97,7 +106,7 @@ class TrainingOptions(MethodOptions):
     def _make_sense(self) -> Self:
         if self.momentum is not None and self.optimizer == "adamw":
             raise ValueError("adamw takes no momentum: leave it out, or use optimizer sgd")
-        if self.uses_teacher and not self.logits_weight and not self.embedding_weight:
+        if self.uses_teacher and not (self.logits_weight or self.embedding_weight or self.relation_weight):
             raise ValueError(
                 f"loss {self.loss} with logits_weight 0 and embedding_weight 0 compares nothing with the original: "
                 "give one of them, or use loss task"

@@ -16,6 +16,7 @@ PASSES = {
 #: Options with which a pass can be run on a small component, by name; where it needs none, nothing.
 GIVEN: dict[str, dict[str, Any]] = {
     "magnitude": {"sparsity": 0.5}, "structured": {"ratio": 0.5}, "static": {"batch_size": 16},
+    "distill": {"student": "model.py:small"},
 }  # fmt: skip
 SPLITS = {"calibration", "training", "validation"}
 
@@ -56,6 +57,7 @@ def test_it_says_what_it_does_and_what_it_needs(declared: Any) -> None:
 
 def test_data_that_it_reads_is_of_a_known_split(declared: Any) -> None:
     fields = declared.Options.model_fields
-    required = {name: 0.5 for name, field in fields.items() if field.is_required()}
-    options = declared.Options.model_validate(required | {"method": fields["method"].default})
+    method = fields["method"].default
+    required = {name: 0.5 for name, field in fields.items() if field.is_required()} | GIVEN.get(method, {})
+    options = declared.Options.model_validate(required | {"method": method})
     assert declared.data_needs(options) <= SPLITS

@@ -22,6 +22,29 @@ PRUNED = (
     "components.fusion.keep=always",
     "gates=[{method: accuracy, metric: top1, min: 0.6}, {method: size, max_ratio_to_reference: 1.0}]",
 )
+DISTILLED = (
+    "components.fusion.recover={method: distill, student: students.py:small, epochs: 12, learning_rate: 1.0e-2}",
+    "components.fusion.quantize={method: static, samples: 64}",
+    "components.fusion.keep=always",
+    "gates=[{method: accuracy, metric: top1, min: 0.6}, {method: size, max_ratio_to_reference: 1.0}]",
+)
+STUDENT = """
+import torch
+from torch import nn
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.classify = nn.Linear(32, 8), nn.Linear(8, 4)
+
+    def forward(self, left, right):
+        return self.classify(self.hidden(torch.cat([left, right], 1)).relu())
+
+
+def small():
+    return Small()
+"""
 SPARSE = (
     "components.fusion.prune={method: n_m, n: 2, m: 4}",
     "components.fusion.quantize={method: qat, epochs: 1, samples: 64, learning_rate: 1.0e-3}",
@@ -31,7 +54,8 @@ SPARSE = (
 
 
 def built(recipe: Path, workdir: Path, *overrides: str) -> Outcome:
-    with_splits(recipe)
+    if "training" not in recipe.read_text():
+        with_splits(recipe)
     outcome = run_build(
         mmdeploy.load_recipe(recipe, overrides),
         Settings(workdir=workdir, destination=recipe.parents[1] / "published"),
@@ -64,6 +88,20 @@ def test_structured_pruning_recovery_and_static_int8(tiny_recipe: Path, shared_w
     assert costs.after.flops == 2 * (32 * 16 + 16 * 4)
     training = facts(outcome, "fusion/recover")["training"]
     assert len(training["epochs"]) == 2  # type: ignore[index]
+
+
+def test_a_student_takes_the_place_of_a_component_up_to_triton(tiny_recipe: Path, shared_workdir: Path) -> None:
+    tiny_recipe.with_name("students.py").write_text(STUDENT)
+    outcome = built(tiny_recipe, shared_workdir, *DISTILLED)
+    assert outcome.report.verdict is Verdict.PASS
+    weights = sorted(tuple(one.dims) for one in served_graph(outcome, "fusion").graph.initializer if len(one.dims) == 2)
+    assert {tuple(sorted(shape)) for shape in weights} == {(8, 32), (4, 8)}
+    assert facts(outcome, "fusion/recover")["parameters"] == [32 * 32 + 32 + 32 * 4 + 4, 32 * 8 + 8 + 8 * 4 + 4]
+    costs = next(one for one in outcome.report.costs if one.component == "fusion")
+    assert costs.after is not None
+    assert (costs.before.flops, costs.after.flops) == (2 * (32 * 32 + 32 * 4), 2 * (32 * 8 + 8 * 4))
+    again = built(tiny_recipe, shared_workdir, *DISTILLED)  # by the student's code as it is
+    assert {step.status for step in again.report.steps if step.kind == "recover"} == {"reused"}
 
 
 def test_zeros_of_sparsity_are_zeros_in_the_int8_graph_that_is_served(tiny_recipe: Path, shared_workdir: Path) -> None:

@@ -30,22 +30,6 @@ UNPROVEN: frozenset[str] = frozenset(
         "encoders/audio_tower",
         "encoders/action_localizer",
         "encoders/action_quality",
-        "attention/three_way",
-        "attention/window",
-        "attention/block",
-        "attention/random",
-        "attention/low_rank",
-        "attention/hierarchical",
-        "attention/token_merging",
-        "attention/token_merging_product",
-        "attention/rotary",
-        "attention/rotary_complex",
-        "attention/growing_reuse",
-        "attention/fixed_reuse",
-        "attention/perceiver_resampler",
-        "attention/q_former",
-        "attention/gated_decoder",
-        "alignment/captions",
     }
 )
 TITLES = {

@@ -1,9 +1,9 @@
 """Rotary embeddings over the two axes of an image: attention sees how far apart patches are, not where they are.
 
 Su et al., 2021, "RoFormer", arXiv:2104.09864; on two axes Heo et al., 2024, "Rotary Position Embedding for Vision
-Transformer", arXiv:2403.13298, its axial form. Deployable: angles depend on the grid alone, so their cosines and sines
-are tables of the graph; numbers are rotated as two real halves, because engines know no complex ones. The complex form
-is the reference: same numbers.
+Transformer", arXiv:2403.13298, its axial form. Deployable: angles depend on the grid alone, so their cosines and
+sines are tables of the graph; numbers are rotated as two real halves. The complex form is the reference: same numbers,
+and torch.onnx writes it as halves, too.
 """
 
 from __future__ import annotations

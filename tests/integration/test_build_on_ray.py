@@ -1,4 +1,4 @@
-"""Builds whose steps run on Ray: real clusters on loopback, a real S3 server between their nodes."""
+"""Builds whose steps run on Ray, by its client or from a node: clusters on loopback, a real S3 server between nodes."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_ctrl_c_leaves_no_task(nodes: TwoNodes, tiny_recipe: Path, tmp_path: Pat
     model.write_text(model.read_text() + HANGS.format(mark=str(mark)))
     build = subprocess.Popen(
         [sys.executable, "-c", "from mmdeploy.cli import main; main()", "build", str(tiny_recipe),
-         "--only", "fusion/export", "--workdir", str(tmp_path / "work"), "--store", URL, "--on", nodes.cluster.address],
+         "--only", "fusion/export", "--workdir", str(tmp_path / "work"), "--store", URL, "--on", nodes.client_address],
         env=os.environ | nodes.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:

@@ -14,24 +14,7 @@ GOLDEN, PAGE = ROOT / "tests" / "golden" / "zoo.json", ROOT / "docs" / "zoo.md"
 Rows = Mapping[str, Mapping[str, str]]
 
 #: Blocks whose forms are not held to the contract: their own tests compare them with references, and no more is known.
-UNPROVEN: frozenset[str] = frozenset(
-    {
-        "encoders/vision_transformer",
-        "encoders/conv_net",
-        "encoders/text_transformer",
-        "encoders/spectrogram_transformer",
-        "encoders/time_frequency",
-        "encoders/space_time",
-        "encoders/temporal_shift",
-        "encoders/two_stream",
-        "encoders/long_video",
-        "encoders/speech_encoder",
-        "encoders/event_detector",
-        "encoders/audio_tower",
-        "encoders/action_localizer",
-        "encoders/action_quality",
-    }
-)
+UNPROVEN: frozenset[str] = frozenset()
 TITLES = {
     "front_ends": "Front ends",
     "encoders": "Encoders",

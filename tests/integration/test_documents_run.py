@@ -33,8 +33,8 @@ QUICK = {
     "validate": {0}, "plan": {0}, "list": {0}, "schema": {0}, "lint": {0, 1}, "releases": {0}, "verify": {0},
     "report": {0}, "compare": {0}, "baseline": {0}, "gate": {0, 1, 5}, "doctor": {0, 4}, "gc": {0},
 }  # fmt: skip
-#: What these ask for is not in the folder: a plug-in, another machine's folder, a key, a second release.
-ELSEWHERE = ("torchscript", "s3://", "gates.py:", "/srv/", " models ", "--public-key", "--measure")
+#: What these ask for is not in the folder: a plug-in, another machine's folder, a key, a second release, a forward.
+ELSEWHERE = ("model.py:build", "torchscript", "s3://", "gates.py:", "/srv/", " models ", "--public-key", "--measure")
 STANDS_FOR = {
     "RUN": f".mmdeploy/runs/{NAME}/latest",
     "RUN_OR_RELEASE": f"model_repository/{NAME}",
@@ -100,6 +100,20 @@ def _meant(argument: str) -> str:
     for pattern, value in STANDS_FOR.items():
         argument = value if re.fullmatch(pattern, argument) else argument
     return argument
+
+
+def test_the_model_of_the_first_build_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in pythons("docs/begin.md"):
+        if file := re.match(r"# (\w+\.py)\n", block.text):
+            (tmp_path / file[1]).write_text(block.text)
+    (command,) = [
+        call for block in blocks("sh") if block.page == "docs/begin.md" for call in calls(block) if call[1] == "doctor"
+    ]
+    assert run(commands, command[1:]) == 0, capsys.readouterr().err
+    assert "no form in it is known not to deploy" in capsys.readouterr().out
 
 
 def test_the_commands_of_a_day_are_among_them() -> None:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,8 @@ import pytest
 from mmdeploy import api
 from mmdeploy.building.builder import Outcome
 from mmdeploy.building.settings import Settings
-from mmdeploy.core.errors import UsageError
 from mmdeploy.core.shared_store import SharedStore
-from mmdeploy.core.target import this_hardware
 from mmdeploy.recipe.loader import load_recipe
-from mmdeploy.studies.classes import CPUS, read_classes
-from mmdeploy.studies.matrix import run_matrix
-from mmdeploy.triton.staging import verify
 from tests.integration.ray_nodes import TwoNodes, two_nodes
 from tests.integration.s3_server import s3_server
 
@@ -87,37 +81,6 @@ def test_ctrl_c_leaves_no_task(nodes: TwoNodes, tiny_recipe: Path, tmp_path: Pat
     assert within(30, lambda: not Path(f"/proc/{mark.read_text()}").exists()), "the step still runs"
     report = json.loads(next((tmp_path / "work" / "runs").rglob("report.json")).read_text())
     assert "interrupted" in report["failure"]["message"]
-
-
-def test_a_class_of_hardware_is_built_on_a_node_of_it_and_published_here(
-    nodes: TwoNodes, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine = this_hardware()
-    there = next((name for name, one in CPUS.items() if one.is_here(machine, ())), None)
-    if there is None:
-        pytest.skip("this machine's CPU is of no class that has a name")
-    here = replace(machine, cpu="another", isa=("i8mm",) if there != "cpu-i8mm" else ("amx_int8",))
-    monkeypatch.setattr("mmdeploy.studies.matrix.this_hardware", lambda: here)
-    overrides = ("gates=[]", "components.right.quantize=null", "name=rows")
-    settings = Settings(workdir=tmp_path / "work", destination=tmp_path / "models", on=nodes.cluster.address)
-    classes = read_classes(f"{there},sm80")
-    with pytest.raises(UsageError, match=f"{there}: to be built on other nodes of the cluster, which need a place"):
-        run_matrix(tiny_recipe, overrides, classes, settings)
-    settings = replace(settings, shared=SharedStore("s3://team/classes"))  # the next test makes all of its steps itself
-    matrix = run_matrix(tiny_recipe, overrides, classes, settings)
-    built, missing = matrix.rows
-    assert (built.status, built.machine) == ("pass", str(machine)), built.reason
-    assert verify(Path(built.published)) == () and (Path(built.published) / "rows.left" / "1" / "model.onnx").is_file()
-    assert Path(built.published) == settings.destination / there / "rows"
-    assert (Path(built.staged) / "rows.left" / "1" / "model.onnx").is_file()
-    assert (Path(built.report) / "report.html").is_file()
-    assert not (settings.workdir / "store" / "entries").exists() or not any(
-        one.suffix == ".onnx" for one in (settings.workdir / "store").rglob("*")
-    ), "it was built there"
-    assert missing.status == "absent"
-    assert missing.reason.endswith(f"no node of the cluster is of this class (there are: {there})")
-    again = run_matrix(tiny_recipe, overrides, classes, settings)
-    assert (again.rows[0].at, again.rows[0].published) == (built.at, built.published), "it was judged there already"
 
 
 def test_the_same_bytes_as_a_local_build_though_a_node_dies(nodes: TwoNodes, tiny_recipe: Path, tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ def passes(recipe: Any, component: str) -> list[str]:
     [
         ("qat", ["qat"]),
         ("pruned", ["structured", "finetune", "static"]),
-        ("distilled", ["distill", "static"]),
         ("sparse", ["n_m", "qat"]),
         ("auto", ["auto"]),
         ("missing", ["static"]),

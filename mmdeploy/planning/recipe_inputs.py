@@ -57,8 +57,7 @@ class RecipeInputs:
     Attributes:
         model: What the factory is made of.
         data: The same of each of the recipe's data callables, by key, and of each metric of its own and each student,
-            by reference.
-            Without those that the recipe does not name.
+            by reference. Without those that the recipe does not name.
         weights: Digests of the tensors of each component in the weights file; under `OTHERS` those of no component, or
             that of the whole file. Empty without such a file.
         unseen: What a callable reads that cannot be followed, by its reference.

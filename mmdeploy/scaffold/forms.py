@@ -4,8 +4,8 @@ The model answers batches of two and of four samples, and each of its samples al
 called meanwhile is looked at, with the line of the user's code that calls it; what the answers say (rows, chance,
 batches) is asked of the answers.
 
-What each form does was tried: of PyTorch's exporter, ONNX Runtime, OpenVINO and TensorRT's parser
-(``tests/unit/scaffold/test_forms.py`` asks the exporter again).
+What PyTorch's exporter does with a form is asked again by ``tests/unit/scaffold/test_forms.py``; that TensorRT's parser
+takes no NonZero is a row of docs/zoo.md.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def forms_of(
     with importing_from(root):
         for batch in batches(seen.kept):
             pair = _Asked(answer, batch, root)
-            lengths.append(pair.watched(1))
-            for form, line, more in pair.forms(model):
+            lengths.append(pair.watched(1, model))  # the first call of all: it may leave what others find
+            for form, line, more in pair.forms(lengths[-1]):
                 found.setdefault((form, line), more)
     for line in _uneven(lengths):
         found.setdefault(("length loop", line), "")
@@ -196,9 +196,13 @@ class _Asked:
                 hint="it must take batches of any number of samples, given by --data without a batch dimension",
             ) from cause
 
-    def forms(self, model: nn.Module) -> Iterator[tuple[str, str, str]]:
-        """Give what was found: form, line, and where there is no line what it is."""
-        first, again, more, alone = self.watched(1, model), self.watched(1), self.watched(2), self.alone()
+    def forms(self, first: Watched) -> Iterator[tuple[str, str, str]]:
+        """Give what was found: form, line, and where there is no line what it is.
+
+        Args:
+            first: What the pair was answered before.
+        """
+        again, more, alone = self.watched(1), self.watched(2), self.alone()
         for form, line in first.events:
             yield form, line, ""
         yield from (("row loop", line, "") for line in _uneven([first, more]))

@@ -30,13 +30,13 @@ class Watched:
 
     Attributes:
         outputs: Its tensors, by name or place.
-        events: Forms and their lines, each once, in order.
+        events: How often each form was seen, by form and line.
         kept: What it keeps of the call, by line: the line, and the attribute.
         calls: How often each line of the user's code called a function of torch.
     """
 
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    events: dict[tuple[str, str], None] = field(default_factory=dict)
+    events: Counter[tuple[str, str]] = field(default_factory=Counter)
     kept: dict[tuple[str, str], None] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
 
@@ -57,7 +57,7 @@ def watched(answer: Callable[[], object], model: nn.Module | None = None) -> Wat
     with torch.no_grad(), _setting(seen), _operators(seen, model), _functions(seen):
         returned = answer()
     seen.outputs = {name: tensor.detach().clone() for name, tensor in _named(returned)}
-    _joined(seen)
+    seen.events = _joined(seen.events)
     if model is not None and not seen.kept and (label := changed_state(before, state_of(model))) is not None:
         seen.kept[_mention(model, label), label] = None
     return seen
@@ -74,8 +74,7 @@ def _functions(seen: Watched) -> Any:
             if place is not None:
                 seen.calls[line := _line(*place)] += 1
                 if (form := _form(name, args, kwargs, line)) is not None:
-                    seen.events[form, line] = None
-                    seen.calls[f"{form}: {line}"] += 1
+                    seen.events[form, line] += 1
             return func(*args, **kwargs)
 
     return Functions()
@@ -88,9 +87,9 @@ def _form(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], line: str
         return None if text.startswith("assert ") else "decision"  # the exporter leaves assertions out
     if name in _NUMBERS:
         return "value"
-    if name in _BY_VALUE or _picks_rows(name, args):
+    if name in _BY_VALUE or _picks_rows(name, args, kwargs):
         return "rows by value"
-    if name == "scaled_dot_product_attention" and args and args[0].ndim == 3:
+    if name == "scaled_dot_product_attention" and (args[0] if args else kwargs["query"]).ndim == 3:
         return "three-axis attention"
     if name in _SCATTERS and "mean" in (*args, *kwargs.values()):
         return "mean by scatter"
@@ -99,25 +98,27 @@ def _form(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], line: str
     return "Fourier transform" if name.removeprefix("fft_") in _FOURIER else None
 
 
-def _picks_rows(name: str, args: tuple[Any, ...]) -> bool:
+def _picks_rows(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     import torch
 
     if name == "where":
-        return len(args) == 1
+        return len(args) + len(kwargs) == 1
     if name == "repeat_interleave":
-        return len(args) > 1 and isinstance(args[1], torch.Tensor)
+        return any(isinstance(one, torch.Tensor) for one in (*args[1:], kwargs.get("repeats")))
     if name not in {"__getitem__", "__setitem__"}:
         return False
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
     return any(isinstance(one, torch.Tensor) and one.dtype == torch.bool for one in index)
 
 
-def _joined(seen: Watched) -> None:
+def _joined(events: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]:
     """Make an expert loop of rows that one line picks again and again."""
-    for form, line in list(seen.events):
-        if form == "rows by value" and seen.calls[f"{form}: {line}"] > 1:
-            seen.events = {("expert loop" if one == (form, line) else one[0], one[1]): None for one in seen.events}
-    seen.calls = Counter({line: count for line, count in seen.calls.items() if not line.startswith("rows by value: ")})
+    return Counter(
+        {
+            ("expert loop" if form == "rows by value" and count > 1 else form, line): count
+            for (form, line), count in events.items()
+        }
+    )
 
 
 def _operators(seen: Watched, model: nn.Module | None) -> Any:
@@ -132,7 +133,7 @@ def _operators(seen: Watched, model: nn.Module | None) -> Any:
     class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if torch.Tag.nondeterministic_seeded in func.tags and not _idle(func, args):
-                seen.events["chance", _here()] = None
+                seen.events["chance", _here()] += 1
             if func._schema.is_mutable and args and isinstance(args[0], torch.Tensor):
                 name = own.get(args[0].untyped_storage().data_ptr())
                 if name is not None and args[0].numel():

@@ -78,7 +78,7 @@ class _Proof:
         found = {
             "onnxruntime": self._form("onnxruntime", lambda: self._exact("onnxruntime", graph)),
             "openvino": self._form("openvino", lambda: self._exact("openvino", graph)),
-            "tensorrt_rtx": self._form("tensorrt_rtx", lambda: self._built("tensorrt_rtx", graph)),
+            "tensorrt_rtx": self._form("tensorrt_rtx", lambda: self._built(graph)),
         }
         if self.block.not_quantized:
             found |= {form: Figure(None, "-", self.block.not_quantized) for form in _INT8}
@@ -144,9 +144,7 @@ class _Proof:
             return found | dict.fromkeys(("static_openvino", "static_tensorrt_rtx"), found["static"])
         return found | {
             "static_openvino": self._form("static_openvino", lambda: self._alike("openvino", symmetric())),
-            "static_tensorrt_rtx": self._form(
-                "static_tensorrt_rtx", lambda: self._built("tensorrt_rtx", symmetric(), "static")
-            ),
+            "static_tensorrt_rtx": self._form("static_tensorrt_rtx", lambda: self._built(symmetric(), "static")),
         }
 
     def _pruned(self) -> tuple[Artifact, Figure]:
@@ -213,13 +211,15 @@ class _Proof:
         expect(worst >= least, f"{self.block.name} in {form} has a cosine of {worst:.4f}, and must have {least:g}")
         return alike(worst)
 
-    def _built(self, engine: str, graph: Artifact, of: str = "float") -> Figure:
+    def _built(self, graph: Artifact, of: str = "float") -> Figure:
         from mmdeploy.engines import tensorrt_rtx
 
         options = tensorrt_rtx.Options(compute_capabilities=("SM86",))
-        context = self.subject.context(f"{engine}_{of}", encoding=Encoding.INT8_SYMMETRIC, target=Target.TENSORRT_RTX)
+        context = self.subject.context(
+            f"tensorrt_rtx_{of}", encoding=Encoding.INT8_SYMMETRIC, target=Target.TENSORRT_RTX
+        )
         built = tensorrt_rtx.run(graph, options, context)
-        expect(built.size_bytes > 0, f"{self.block.name}: {engine} built an empty engine")
+        expect(built.size_bytes > 0, f"{self.block.name}: tensorrt_rtx built an empty engine")
         return Figure(None, "built")
 
     def _context_of(self, engine: str, graph: Artifact) -> StepContext:

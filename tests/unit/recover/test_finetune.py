@@ -15,7 +15,7 @@ from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Target
 from mmdeploy.model.torch_component import ComponentFacts, component_facts, load_component, save_component
 from mmdeploy.recipe.loader import load_recipe
-from mmdeploy.recover import finetune
+from mmdeploy.recover import distill, finetune
 
 DATA = """
 
@@ -96,5 +96,5 @@ def test_without_training_data_it_says_what_the_recipe_lacks(pruned, context):
 
 
 def test_the_plan_is_told_what_data_it_reads():
-    assert recover.METHODS["finetune"] is finetune
+    assert {"finetune": finetune, "distill": distill} == recover.METHODS
     assert finetune.data_needs(finetune.Options()) == {"training", "validation"}

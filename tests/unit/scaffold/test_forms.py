@@ -63,6 +63,19 @@ OTHERS = {
     "a count that answers follow from": ("self.seen.append(1)\nreturn y * len(self.seen)", "state", 0),
     "one item": ("return y * (y.max().item() * 0 + 1)", "value", 0),
     "while": ("while y.abs().max() > 1e3:\n    y = y / 2\nreturn y", "decision", 0),
+    "a while whose rounds depend on the batch": (
+        "z = y\nwhile len(z) < 4 and z.sum() < 1e9:\n    z = torch.cat([z, z])\nreturn y", "decision", 1,
+    ),
+    "attention by keywords": (
+        "z = y.reshape(-1, 2, 4)\nreturn F.scaled_dot_product_attention(query=z, key=z, value=z).flatten(1)",
+        "three-axis attention", 1,
+    ),
+    "repeats by keyword": (
+        "return y.repeat_interleave(repeats=(y[:, 0] > -1e9).long(), dim=0)", "rows by value", 0,
+    ),
+    "what only the first call leaves": (
+        "if not self.seen:\n    self.seen.append(y[:1] * 0)\nreturn y + self.seen[0]", "kept", 0,
+    ),
     "noise": ("return y + torch.randn(8)", "chance", 0),
     "rows by nonzero": ("z = y.clone()\nz[(y[:, 0] > 0).nonzero()[:, 0]] = 0\nreturn z", "rows by value", 1),
     "a short-time transform": (

@@ -176,6 +176,7 @@ def _shown(found: Found, choice: Choice) -> str:
         "",
         table(("component", "reads", "writes"), rows),
         *(f"\n{wrapped(note)}" for note in choice.notes),
+        *(f"\n{wrapped(one.told_of(name))}" for name, one in proposal.optional.items()),
         *(f"\nleft out: {name} has weights, and no component calls it" for name in proposal.wiring.left_out),
     ]
     return printable("\n".join(lines))

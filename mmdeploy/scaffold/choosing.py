@@ -11,7 +11,8 @@ from typing import Any
 from mmdeploy.core.errors import ModelError
 from mmdeploy.model.sources import importing_from
 from mmdeploy.scaffold import parting
-from mmdeploy.scaffold.look import Looked, look
+from mmdeploy.scaffold.look import Looked, look, rows_of_each_sample
+from mmdeploy.scaffold.optional_inputs import optional_inputs
 from mmdeploy.scaffold.proposal import Proposal, Told, propose
 from mmdeploy.scaffold.wiring import is_layers, is_plain
 
@@ -52,7 +53,8 @@ def choose(
         ModelError: When a component is none, or the whole cannot be one.
     """
     found = _chosen(looked, told, components, root=root, whole=whole)
-    return replace(found, notes=(*found.notes, *_decided(looked)))
+    proposal = replace(found.proposal, optional=optional_inputs(looked, found.proposal))
+    return replace(found, proposal=proposal, notes=(*found.notes, *_decided(looked), *_batched(looked)))
 
 
 def _decided(looked: Looked) -> Iterator[str]:
@@ -61,6 +63,14 @@ def _decided(looked: Looked) -> Iterator[str]:
         yield (
             f"What a sample holds decides at {place} (`{text}`). Only what these samples led to was seen, and a graph "
             "holds one way of it: compute both and take one with torch.where, or decide before the model."
+        )
+
+
+def _batched(looked: Looked) -> Iterator[str]:
+    if rows := rows_of_each_sample(looked):
+        yield (
+            f"Samples may be batches already: their arrays begin with an axis of {rows}, and so do the answers, row by "
+            "row. A sample has no batch dimension: give array[0], or each row as a sample."
         )
 
 

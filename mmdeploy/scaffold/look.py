@@ -126,6 +126,31 @@ def called_with(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
     )
 
 
+def rows_of_each_sample(looked: Looked) -> int | None:
+    """Return how many rows each sample has, where it looks like a batch: each row is answered alone as with the others.
+
+    None where arrays have no such axis, where it varies, or where rows answer together.
+    """
+    import torch
+
+    lengths = {tensor.shape[1] if tensor.dim() > 2 else 0 for feed in looked.feeds for tensor in feed.values()}
+    kept, feed = looked.records[0], looked.feeds[0]
+    answers = [kept.tensors[key] for key in kept.whole.outputs.values()]
+    if len(lengths) != 1 or lengths == {0} or not all({*one.shape[1:2]} == lengths for one in answers):
+        return None
+    first = {name: tensor[:, 0] for name, tensor in feed.items()}
+    try:
+        again = record(looked.model, answered(looked.model, first, looked.given, looked.call), first)
+    except Exception:  # noqa: BLE001 - the user's code: it needs the axis, so it is none of a batch
+        return None
+    alone = [again.tensors[key] for key in again.whole.outputs.values()]
+    same = len(alone) == len(answers) and all(
+        one.shape == other[:, 0].shape and torch.allclose(one.double(), other[:, 0].double(), rtol=1e-3, atol=1e-5)
+        for one, other in zip(alone, answers, strict=True)
+    )
+    return lengths.pop() if same else None
+
+
 def _parts(kept: Record) -> list[str]:
     return [below.path for below in kept.whole.below]
 
@@ -191,4 +216,9 @@ def _check_rows(kept: Record, batch: Mapping[str, Array]) -> None:
                 f"the model's output {name!r} is {shape} for a batch of 2 samples ({shapes_text(batch)}): it has no "
                 "row a sample",
                 hint="return what each sample has of its own, batch first; a mean over the batch is for training",
+            )
+        if kept.tensors[key].is_floating_point() and kept.tensors[key].isnan().any():
+            raise ModelError(
+                f"the model's output {name!r} is NaN for a batch of 2 samples ({shapes_text(batch)})",
+                hint="give samples that it can answer, and the weights that it was trained to (--weights)",
             )

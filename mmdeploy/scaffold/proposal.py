@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY
@@ -68,6 +68,37 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class MayLack:
+    """An input that may be left out.
+
+    Attributes:
+        strategy: What takes the embedding's place, as `missing` of a recipe says it.
+        parameter: The model's, where the strategy is ``learned``.
+        tried: Whether the model answers so; otherwise ``mean`` is what to start with.
+        lacking: How many evaluation samples lack it.
+    """
+
+    strategy: str
+    parameter: str | None = None
+    tried: bool = False
+    lacking: int = 0
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Return it as the recipe says it."""
+        named = {"parameter": self.parameter} if self.parameter else {}
+        return {"strategy": self.strategy, **named}
+
+    def told_of(self, name: str) -> str:
+        """Say that requests may leave out an input, why, and what is known of what stands in for it."""
+        lack = "evaluation sample lacks" if self.lacking == 1 else "evaluation samples lack"
+        why = f"{self.lacking} {lack} {name}" if self.lacking else f"The model takes {name}=None"
+        how = "so requests may leave it out" if self.lacking else "with `optional: true` requests may leave it out"
+        known = "as the model answers without it" if self.tried else "to start with; how the model answers is not seen"
+        return f"{why}: {how}; `{self.strategy}` stands in, {known}. See docs/missing_modalities.md."
+
+
+@dataclass(frozen=True)
 class Proposal:
     """Everything of a recipe.
 
@@ -78,6 +109,7 @@ class Proposal:
         sizes: Sizes that vary.
         tensors: What is known of the ensemble's tensors, by name.
         ranges: Values that inputs may have, where the model says it.
+        optional: Inputs that may be left out, and what stands in for them.
     """
 
     told: Told
@@ -86,6 +118,7 @@ class Proposal:
     sizes: tuple[SeenSize, ...]
     tensors: Mapping[str, Tensor]
     ranges: Mapping[str, tuple[int, int]]
+    optional: Mapping[str, MayLack] = field(default_factory=dict)
 
     @property
     def max_batch_size(self) -> int:

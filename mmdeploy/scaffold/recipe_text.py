@@ -88,6 +88,14 @@ def _inputs(proposal: Proposal) -> Iterator[str]:
         fields: dict[str, Any] = _declared(proposal.tensors[name])
         if name in proposal.ranges:
             fields["range"] = list(proposal.ranges[name])
+        optional = proposal.optional.get(name)
+        if optional is not None:
+            yield from _comment(optional.told_of(name), "  ")
+            left_out = f"  {flow(name)}: {flow({**fields, 'optional': True, 'missing': optional.missing})}"
+            if optional.lacking:
+                yield left_out
+                continue
+            yield f"  #{left_out[1:]}"
         line = f"  {flow(name)}: {flow(fields)}"
         known = name in proposal.ranges or one.dtype == "BOOL"
         yield line if known else _told(line, f"seen: {one.low:.4g} to {one.high:.4g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ _KEPT_SHAPES = 4
 #: So many different lengths must have a divisor in common before it is taken for more than chance.
 _ENOUGH_LENGTHS = 6
 
+#: Stands for the length of what a sample lacks.
+_LACKING = -1
+
 Feed = dict[str, "Array"]
 
 
@@ -36,7 +40,7 @@ class SeenInput:
     Attributes:
         dtype: Triton's name of the type.
         shape: Of the first sample, without a batch.
-        lengths: Of each axis, one a sample.
+        lengths: Of each axis, one a sample; -1 where a sample lacks it.
         low: Smallest value.
         high: Largest value.
     """
@@ -47,11 +51,11 @@ class SeenInput:
     low: float = math.inf
     high: float = -math.inf
 
-    def add(self, array: Array) -> None:
-        """Take another sample into account."""
-        for lengths, length in zip(self.lengths, array.shape, strict=True):
-            lengths.append(length)
-        if array.size:
+    def add(self, array: Array | None) -> None:
+        """Take another sample into account; None for one that lacks it."""
+        for axis, lengths in enumerate(self.lengths):
+            lengths.append(_LACKING if array is None else array.shape[axis])
+        if array is not None and array.size:
             self.low, self.high = min(self.low, float(array.min())), max(self.high, float(array.max()))
 
 
@@ -85,6 +89,7 @@ class Seen:
         complete: Whether that was all of them.
         judged: How many of these were of the last callable: those that the gates judge on.
         labels: Labels of these, as far as there are any.
+        lacking: How many samples lack an input.
     """
 
     inputs: dict[str, SeenInput] = field(default_factory=dict)
@@ -93,6 +98,7 @@ class Seen:
     complete: bool = True
     judged: int = 0
     labels: list[Any] = field(default_factory=list)
+    lacking: Counter[str] = field(default_factory=Counter)
 
     @property
     def labelled(self) -> bool:
@@ -104,13 +110,14 @@ class Seen:
         groups: dict[tuple[int, ...], list[tuple[str, int]]] = {}
         for name, one in self.inputs.items():
             for axis, column in enumerate(one.lengths):
-                if len({*column}) > 1:
+                if len({*column} - {_LACKING}) > 1:
                     groups.setdefault((*column,), []).append((name, axis))
         found = list[SeenSize]()
         for lengths, axes in groups.items():
             name = unused(self._size_name(axes), {size.name for size in found} | {"batch"})
-            step = math.gcd(*lengths) if len({*lengths}) >= _ENOUGH_LENGTHS else 1
-            found.append(SeenSize(name, tuple(axes), min(lengths), max(lengths), step))
+            there = {*lengths} - {_LACKING}
+            step = math.gcd(*there) if len(there) >= _ENOUGH_LENGTHS else 1
+            found.append(SeenSize(name, tuple(axes), min(there), max(there), step))
         return tuple(found)
 
     def _size_name(self, axes: list[tuple[str, int]]) -> str:
@@ -127,7 +134,7 @@ def look_at(samples: Iterable[tuple[Mapping[str, Any], Any]], reference: str, in
     Args:
         samples: What it gives.
         reference: Its name, for messages.
-        into: What was seen of another callable of the same model.
+        into: What was seen of another callable of the same model, of whole samples; these may then lack some inputs.
 
     Raises:
         DataError: When there is none, or one that no model could be fed with.
@@ -138,13 +145,18 @@ def look_at(samples: Iterable[tuple[Mapping[str, Any], Any]], reference: str, in
     shapes: dict[tuple[tuple[int, ...], ...], int] = {}
     iterator = iter(samples)
     for index, (feed, label) in enumerate(iterator):
-        arrays = _arrays(feed, f"{reference}: sample {index}", seen)
-        for name, array in arrays.items():
-            seen.inputs[name].add(array)
+        arrays = _arrays(feed, f"{reference}: sample {index}", seen, may_lack=into is not None)
+        for name, one in seen.inputs.items():
+            one.add(arrays.get(name))
+        seen.lacking.update({*seen.inputs} - {*arrays})
         seen.count += 1
         seen.labels += [] if label is None else [label]
         shape = tuple(array.shape for array in arrays.values())
-        if shapes.get(shape, 0) < 2 and (shape in shapes or len(shapes) < _KEPT_SHAPES):
+        if (
+            len(arrays) == len(seen.inputs)
+            and shapes.get(shape, 0) < 2
+            and (shape in shapes or len(shapes) < _KEPT_SHAPES)
+        ):
             shapes[shape] = shapes.get(shape, 0) + 1
             seen.kept.append(arrays)
         if index + 1 >= MOST_SAMPLES or time.monotonic() > until:
@@ -158,13 +170,14 @@ def look_at(samples: Iterable[tuple[Mapping[str, Any], Any]], reference: str, in
     return seen
 
 
-def _arrays(feed: Mapping[str, Any], where: str, seen: Seen) -> Feed:
-    if seen.inputs and {*feed} != {*seen.inputs}:
+def _arrays(feed: Mapping[str, Any], where: str, seen: Seen, *, may_lack: bool) -> Feed:
+    lacks = may_lack and feed and {*feed} < {*seen.inputs}
+    if seen.inputs and {*feed} != {*seen.inputs} and not lacks:
         odd = sorted(map(str, {*feed} ^ {*seen.inputs}))
         raise DataError(
             f"{where} has {', '.join(map(str, feed)) or 'nothing'}, the ones before {', '.join(seen.inputs)}",
-            hint=f"init needs samples that are whole: give all of them {', '.join(odd)}; what may be missing is said "
-            "in the recipe afterwards (docs/missing_modalities.md)",
+            hint=f"--data gives samples that are whole: all of them with {', '.join(odd)}, or none; samples that lack "
+            "an input may come from --evaluation (docs/missing_modalities.md)",
         )
     arrays: Feed = {}
     for name, value in feed.items():
@@ -194,6 +207,12 @@ def _array(value: object, where: str) -> Array:
     array = np.asarray(value)
     if array.dtype.name not in DTYPE_BY_NUMPY:
         raise DataError(f"{where} is {array.dtype.name}", hint=f"accepted: {', '.join(DTYPE_BY_NUMPY)}")
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise DataError(
+            f"{where} holds NaN",
+            hint="every answer to it would be NaN: leave such samples out; what may be missing is no key of the sample "
+            "at all (docs/missing_modalities.md)",
+        )
     if array.ndim == 0:
         raise DataError(f"{where} is a single number without an axis", hint="give np.asarray([value]), shape [1]")
     return array

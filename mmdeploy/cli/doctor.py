@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from mmdeploy.core.errors import EXIT_ENVIRONMENT, EXIT_PASS, EXIT_STEP_FAILED, 
 
 if TYPE_CHECKING:
     from mmdeploy.building.diagnosis import Finding
-    from mmdeploy.scaffold.own_model import Sources
 
 #: What nothing works without.
 _NEEDED = ("machine", "build", "serve", "recipe")
@@ -67,39 +65,17 @@ def _machine(recipe: Path | None, workdir: Path, output: Output) -> int:
 
 
 def _model(model: str, data: str | None, weights: Path | None, call: str | None, output: Output) -> int:
-    from mmdeploy.scaffold.own_model import Sources, examined
+    from mmdeploy.scaffold.own_model import Sources, examined, with_samples_of_recipe
 
     sources = Sources(model, data or "", weights=weights, call=call)
     if data is None:
-        sources = _from_recipe(sources)
+        sources = with_samples_of_recipe(sources)
     found = examined(sources)
     if found or output.as_json or output.quiet:
         _tell(found, output)
     else:
         output.tell(f"{model} answered its samples: no form in it is known not to deploy")
     return EXIT_STEP_FAILED if any(one.state == "missing" for one in found) else EXIT_PASS
-
-
-def _from_recipe(sources: Sources) -> Sources:
-    """Take samples and weights from the recipe beside a model.
-
-    Raises:
-        UsageError: Where no recipe there is of this model.
-    """
-    from mmdeploy.recipe.loader import load_recipe
-
-    place = sources.root / "recipe.yaml"
-    recipe = load_recipe(place) if place.is_file() else None
-    data = None if recipe is None else recipe.data.calibration or recipe.data.evaluation
-    if recipe is None or data is None or recipe.model.factory != sources.inside(sources.factory):
-        raise UsageError(
-            f"{sources.factory} is to answer samples, and none are given",
-            hint="mmdeploy doctor model.py:build --data data.py:samples",
-        )
-    of = recipe.model.weights
-    inside = of if of is None or of.is_absolute() or sources.weights is not None else sources.root / of
-    outside = str(sources.root / data) if data.partition(":")[0].endswith(".py") else data
-    return replace(sources, data=outside, weights=sources.weights or inside)
 
 
 def _tell(found: Sequence[Finding], output: Output) -> None:

@@ -38,7 +38,6 @@ def simplify(proto: Any) -> None:
             _drop_guard(graph, node)
             _drop_row_rule(graph, node)
     graph_passes.drop_unused(proto)
-    _part_numbers(proto.graph)
 
 
 class _Graph:
@@ -67,24 +66,6 @@ class _Graph:
         if name not in self._shapes:
             return None
         return [size.dim_value if size.HasField("dim_value") else None for size in self._shapes[name]]
-
-
-def _part_numbers(graph: Any) -> None:
-    """Give each Where that takes a number which another one takes a constant of its own."""
-    from onnx import TensorProto
-
-    numbers = {weight.name: weight for weight in graph.initializer if not weight.dims}
-    taken: dict[str, int] = {}
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            if node.op_type != "Where" or name not in numbers:
-                continue
-            taken[name] = taken.get(name, 0) + 1
-            if taken[name] > 1:
-                own = TensorProto()
-                own.CopyFrom(numbers[name])
-                own.name = node.input[place] = f"{name}_of_{node.output[0]}"
-                graph.initializer.append(own)
 
 
 def _swap_directly(graph: _Graph, last: Any) -> None:

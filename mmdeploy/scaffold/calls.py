@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import kind_of
-from mmdeploy.model.user_code import is_user_file
+from mmdeploy.scaffold.lines import line_above, line_of_call
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -202,7 +199,7 @@ def _between(kept: Record, now: list[Call]) -> Any:
 
     class Between(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if getattr(func, "__name__", "") in _READING and (line := _own_line()) not in ("", *kept.decisions):
+            if getattr(func, "__name__", "") in _READING and (line := line_of_call()) not in ("", *kept.decisions):
                 kept.decisions.append(line)
             if len(now) > 1:
                 return func(*args, **(kwargs or {}))
@@ -213,7 +210,7 @@ def _between(kept: Record, now: list[Call]) -> Any:
             made = tuple(key for key in dict.fromkeys(given) if key not in before)
             if made:
                 name = getattr(func, "__name__", str(func))
-                kept.operations.append(Operation(name, before, made, _line()))
+                kept.operations.append(Operation(name, before, made, line_above()))
             return result
 
     def _tensors_in(value: object) -> Iterator[Tensor]:
@@ -227,17 +224,3 @@ def _between(kept: Record, now: list[Call]) -> Any:
                 yield from _tensors_in(one)
 
     return Between()
-
-
-def _own_line() -> str:
-    """Return the line that calls a function of torch now, where it is the user's own: a library knows what it does."""
-    import torch
-
-    inside = (__file__, f"{Path(torch.__file__).parent}{os.sep}")
-    callers = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(inside)]
-    return _line() if callers and is_user_file(callers[-1].filename) else ""
-
-
-def _line() -> str:
-    own = [frame for frame in traceback.extract_stack() if is_user_file(frame.filename)]
-    return f"{own[-1].filename.rpartition('/')[2]}:{own[-1].lineno}: {own[-1].line}" if own else ""

@@ -13,6 +13,7 @@ from mmdeploy.core.errors import DataError, ModelError, UsageError
 from mmdeploy.data.samples import unchecked
 from mmdeploy.model.sources import resolve_callable, split_reference
 from mmdeploy.model.torch_model import load_model
+from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.scaffold import files, parting, splitting
 from mmdeploy.scaffold.choosing import Choice, choose
 from mmdeploy.scaffold.forms import forms_of
@@ -122,6 +123,26 @@ def examined(sources: Sources) -> tuple[Finding, ...]:
     """
     model, seen, _, call = _loaded(sources)
     return forms_of(model, seen, root=sources.root, call=call)
+
+
+def with_samples_of_recipe(sources: Sources) -> Sources:
+    """Take samples and weights from the recipe beside a model.
+
+    Raises:
+        UsageError: Where no recipe there is of this model.
+    """
+    place = sources.root / "recipe.yaml"
+    recipe = load_recipe(place) if place.is_file() else None
+    data = None if recipe is None else recipe.data.calibration or recipe.data.evaluation
+    if recipe is None or data is None or recipe.model.factory != sources.inside(sources.factory):
+        raise UsageError(
+            f"{sources.factory} is to answer samples, and none are given",
+            hint="mmdeploy doctor model.py:build --data data.py:samples",
+        )
+    of = recipe.model.weights
+    inside = of if of is None or of.is_absolute() or sources.weights is not None else sources.root / of
+    outside = str(sources.root / data) if data.partition(":")[0].endswith(".py") else data
+    return replace(sources, data=outside, weights=sources.weights or inside)
 
 
 def _loaded(sources: Sources) -> tuple[nn.Module, Seen, int, Callable[..., object] | None]:

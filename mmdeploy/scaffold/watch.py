@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import linecache
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from mmdeploy.model.user_code import is_user_file
+from mmdeploy.scaffold.lines import line_above, line_at, line_of_call
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,9 +66,9 @@ def _functions(seen: Watched) -> Any:
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             name = getattr(func, "__name__", "")
-            place = _place() if name != "__get__" else None
-            if place is not None:
-                seen.calls[line := _line(*place)] += 1
+            line = line_of_call() if name != "__get__" else ""
+            if line:
+                seen.calls[line] += 1
                 if (form := _form(name, args, kwargs, line)) is not None:
                     seen.events[form, line] += 1
             return func(*args, **kwargs)
@@ -133,11 +129,11 @@ def _operators(seen: Watched, model: nn.Module | None) -> Any:
     class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if torch.Tag.nondeterministic_seeded in func.tags and not _idle(func, args):
-                seen.events["chance", _here()] += 1
+                seen.events["chance", line_above()] += 1
             if func._schema.is_mutable and args and isinstance(args[0], torch.Tensor):
                 name = own.get(args[0].untyped_storage().data_ptr())
                 if name is not None and args[0].numel():
-                    seen.kept[_here(), name] = None
+                    seen.kept[line_above(), name] = None
             return func(*args, **(kwargs or {}))
 
     return Operators()  # type: ignore[no-untyped-call]
@@ -159,8 +155,8 @@ def _setting(seen: Watched) -> Any:
     original = nn.Module.__setattr__
 
     def setting(module: nn.Module, name: str, value: Any) -> None:
-        if (place := _place()) is not None:
-            seen.kept[_line(*place), name] = None
+        if line := line_of_call():
+            seen.kept[line, name] = None
         original(module, name, value)
 
     return mock.patch.object(nn.Module, "__setattr__", setting)
@@ -192,42 +188,4 @@ def _mention(model: nn.Module, label: str) -> str:
         return ""
     named = (start + index for index, line in enumerate(lines) if f".{name}" in line)
     number = next(named, start)
-    return _line(inspect.getfile(forward), number) if is_user_file(inspect.getfile(forward)) else ""
-
-
-def _here() -> str:
-    place = _place(within=True)
-    return "" if place is None else _line(*place)
-
-
-def _place(*, within: bool = False) -> tuple[str, int] | None:
-    """Return the file and number of the user's line that calls a function now.
-
-    Args:
-        within: Whether it also counts where a library that the user's code called does it.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        filename = frame.f_code.co_filename
-        if _is_user(filename):
-            return filename, frame.f_lineno
-        if not within and not _is_torch(filename):
-            return None
-        frame = frame.f_back
-    return None
-
-
-@cache
-def _is_user(filename: str) -> bool:
-    return is_user_file(filename)
-
-
-@cache
-def _is_torch(filename: str) -> bool:
-    import torch
-
-    return filename == __file__ or Path(filename).is_relative_to(Path(torch.__file__).parent)
-
-
-def _line(filename: str, number: int) -> str:
-    return f"{filename.rpartition('/')[2]}:{number}: {linecache.getline(filename, number).strip()}"
+    return line_at(inspect.getfile(forward), number) if is_user_file(inspect.getfile(forward)) else ""

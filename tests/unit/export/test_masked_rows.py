@@ -122,9 +122,13 @@ def build():
 
 
 def test_openvino_loads_one_layer_of_attention_with_a_mask(tmp_path):
-    """It could not while the mask and the rule for masked rows had one zero."""
+    """As its engine does: the zero of the mask and that of masked rows are one constant, which the plugin cannot fuse."""
     openvino = pytest.importorskip("openvino")
+    from mmdeploy.engines.own_scalars import own_scalars
+
     exported, feed = export(tmp_path, ONE_LAYER, words, module="words"), words(3)
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(exported.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = core.read_model(exported.path)
+    own_scalars(model)
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_allclose(compiled(feed)[0], answered(exported.path, feed), atol=1e-4)

@@ -122,7 +122,7 @@ def build():
 
 
 def test_openvino_loads_one_layer_of_attention_with_a_mask(tmp_path):
-    """As its engine does: the zero of the mask and that of masked rows are one constant, which the plugin cannot fuse."""
+    """As its engine does: where the zeros of mask and masked rows are one constant, the plugin cannot fuse them."""
     openvino = pytest.importorskip("openvino")
     from mmdeploy.engines.own_scalars import own_scalars
 

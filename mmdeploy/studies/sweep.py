@@ -182,9 +182,10 @@ class _Search:
             trial = self._judged(number, point, recipe, outcome)
         except BaseException as error:
             self.interrupted = True
-            self.study.close(asked, Trial(-1, point, "stopped", f"{type(error).__name__}"))
+            by_hand = isinstance(error, KeyboardInterrupt)
+            self.study.close(asked, Trial(-1, point, "stopped", "interrupted" if by_hand else type(error).__name__))
             self.study.optuna.enqueue_trial(self.proposals.params(point))
-            if not isinstance(error, KeyboardInterrupt):
+            if not by_hand:
                 raise
             return self.study.trials[-1]
         self.study.close(asked, trial)

@@ -39,8 +39,8 @@ def test_a_search_that_ctrl_c_ends_goes_on_and_its_points_are_recipes(
         assert line or process.poll() is None, "it ended before its first trial"
     time.sleep(0.5)  # into the second
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "stopped, interrupted" in told
     study = shared_workdir / "sweeps" / "ends"
     before = json.loads((study / "sweep.json").read_text())
     assert before["interrupted"] and [one["number"] for one in before["trials"]] == [0]

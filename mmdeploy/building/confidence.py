@@ -23,7 +23,7 @@ from mmdeploy.scoring.confidence import BUCKETS, Kind, are_shares, confidence, c
 FILENAME = "confidence.json"
 #: More tell little more: at 2000 the share of a bucket is known to 2 points.
 _MOST_SAMPLES = 2000
-_OF_CLASSES = frozenset({"top1", "accuracy", "top5", "f1_macro", "auroc", "worst_class_recall"})
+_OF_CLASSES = frozenset({"top1", "accuracy", "top5", "f1_macro", "auroc", "worst_class_recall", "ece"})
 
 
 def served_confidence(evidence: Evidence, results: Sequence[GateResult]) -> dict[str, Any]:

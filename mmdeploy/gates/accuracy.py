@@ -15,7 +15,8 @@ off, and the limits must still be kept; a check says so where they are not.
 When to choose it: always, where labels exist. Metrics:
 for class scores [samples, classes] ``top1`` (also called ``accuracy``), ``top5``, ``f1_macro``, ``auroc`` (one against
 the rest, mean over the classes that occur), ``worst_class_recall`` (the worst class gates), ``map`` (a sample may be
-of several classes), ``vqa_accuracy`` (min(n / 3, 1), labels are the annotators' answers);
+of several classes), ``vqa_accuracy`` (min(n / 3, 1), labels are the annotators' answers), ``ece`` (the expected
+calibration error: smaller is better); ``top1``, ``f1_macro``, ``worst_class_recall`` also of decided class ids;
 for values ``mse``, ``mae``; for detected boxes ``box_map``;
 for a retrieval ``recall_at_k``: over two embeddings, the first of ``outputs`` asks and the second is searched, so that
 a gate each judges image to text and text to image; or over one output of similarities, in either ``direction``;
@@ -23,7 +24,8 @@ for token ids, or scores of tokens, ``wer``, ``bleu``, ``rouge``; for dense outp
 of your own ``metrics.py:wer`` (a file beside the recipe) or ``package.module:name``; any class of torchmetrics with its
 ``arguments``: ``metric: torchmetrics.retrieval:RetrievalRecall, arguments: {top_k: 5}``.
 What it needs: labels, and at least one limit. ``outputs`` names what the metric sees: by default the first output of
-the ensemble, and for a metric of your own all of them.
+the ensemble, and for a metric of your own all of them. Where labels are mappings, a built-in metric scores the label
+that is called like its output, or as ``arguments: {label: intent}`` says.
 Intervals: for right and wrong answers Wilson's (score) and Bonett and Price's (paired drop), and McNemar's exact
 p-value; for other means over samples the wider of Student's t and the bootstrap-t, widened for heavy tails; for what
 is no such mean the percentile bootstrap, up to 1000 resamples in a minute. The interval of a relative drop takes the
@@ -196,7 +198,7 @@ def check(options: Options, evidence: Evidence) -> GateResult:
             again = _again(asked, sizes, options, evidence)
             checks += [check for check in again if check.verdict is not Verdict.PASS]
     shown = {name: evidence.original[name] for name in metric.outputs}
-    tables = differences.tables(labels, shown, answered, comparison)
+    tables = differences.tables(metric.scored_labels(labels), shown, answered, comparison)
     checks = limits.resting_on(checks, len(labels))
     return GateResult("accuracy", answers.of_whom(checks, evidence), details, tables=tables)
 

@@ -9,9 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Arguments(BaseModel):
-    """A metric that takes none."""
+    """What every built-in metric takes.
+
+    Attributes:
+        label: Where labels are mappings, the name of the one that is scored; by default that of the scored output.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    label: str | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -103,6 +109,16 @@ class Iou(Arguments):
     classes: int | None = Field(default=None, ge=2)
     ignore: int | None = None
     threshold: float | None = None
+
+
+class CalibrationError(Arguments):
+    """Arguments of the expected calibration error.
+
+    Attributes:
+        bins: How many bins of equal width confidences are sorted into.
+    """
+
+    bins: int = Field(default=15, ge=2, le=1000)
 
 
 class BoxMap(Arguments):

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.errors import DataError
 from mmdeploy.core.labels import Labels
-from mmdeploy.scoring import boxes, class_scores, dense, regression, retrieval, text, vqa
-from mmdeploy.scoring.arguments import Arguments, Bleu, BoxMap, Decoding, Iou, RecallAtK, Rouge, Vqa
+from mmdeploy.scoring import boxes, calibration, class_scores, dense, regression, retrieval, text, vqa
+from mmdeploy.scoring.arguments import Arguments, Bleu, BoxMap, CalibrationError, Decoding, Iou, RecallAtK, Rouge, Vqa
 from mmdeploy.scoring.scored import Scored
 
 #: Takes the outputs that are scored, the labels, the arguments, and the recipe's folder.
@@ -30,6 +30,7 @@ class BuiltIn:
         most_outputs: How many outputs it may take.
         compares: What its outputs are to distillation: class scores, or values such as embeddings.
         ragged: Whether outputs may differ in shape from sample to sample.
+        several_labels: Whether it takes labels that are mappings as a whole, instead of one of theirs.
     """
 
     score: Score
@@ -39,6 +40,7 @@ class BuiltIn:
     most_outputs: int = 1
     compares: Literal["scores", "values"] = "scores"
     ragged: bool = False
+    several_labels: bool = False
 
 
 def _recall(outputs: Sequence[Array], labels: Labels, arguments: RecallAtK, root: Path) -> Scored:
@@ -73,6 +75,11 @@ METRICS: Mapping[str, BuiltIn] = {
         lambda outputs, labels, _, root: class_scores.worst_class_recall(outputs[0], labels),
         "recall of the class that has the lowest",
     ),
+    "ece": BuiltIn(
+        lambda outputs, labels, arguments, root: calibration.expected_error(outputs[0], labels, arguments.bins),
+        "expected calibration error: how far confidence is from accuracy", larger_is_better=False,
+        arguments=CalibrationError,
+    ),
     "map": BuiltIn(
         lambda outputs, labels, _, root: class_scores.mean_average_precision(outputs[0], labels),
         "mean over classes of average precision; a sample may be of several classes",
@@ -80,7 +87,7 @@ METRICS: Mapping[str, BuiltIn] = {
     "box_map": BuiltIn(
         lambda outputs, labels, arguments, root: boxes.mean_average_precision(outputs, labels, arguments),
         "mean average precision of detected boxes, as COCO counts it", arguments=BoxMap, most_outputs=3,
-        compares="values",
+        compares="values", several_labels=True,
     ),
     "mse": BuiltIn(_error("mse"), "mean squared error", larger_is_better=False, compares="values", ragged=True),
     "mae": BuiltIn(_error("mae"), "mean absolute error", larger_is_better=False, compares="values", ragged=True),

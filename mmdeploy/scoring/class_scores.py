@@ -1,4 +1,8 @@
-"""Metrics of class scores, shape [samples, classes]: top1, top5, f1_macro, auroc, worst_class_recall, map."""
+"""Metrics of class scores, shape [samples, classes]: top1, top5, f1_macro, auroc, worst_class_recall, map.
+
+top1, f1_macro and worst_class_recall also take classes that something has decided on, integers of shape [samples] or
+[samples, 1], such as a step of postprocess gives.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ def top_k(metric: str, outputs: Array, labels: Labels, guesses: int) -> Scored:
     import torch
     from torchmetrics.functional.classification import multiclass_accuracy
 
+    outputs = decided(outputs, labels) if guesses == 1 else outputs
     ids = class_ids(metric, outputs, labels)
     if outputs.shape[1] < guesses:
         raise DataError(f"{metric} needs at least {guesses} classes, the model has {outputs.shape[1]}: use top1")
@@ -39,6 +44,7 @@ def f1_macro(outputs: Array, labels: Labels) -> Scored:
     import torch
     from torchmetrics.functional.classification import multiclass_f1_score
 
+    outputs = decided(outputs, labels)
     predictions, target = _tensor(outputs), torch.from_numpy(class_ids("f1_macro", outputs, labels))
     classes = outputs.shape[1]
 
@@ -80,6 +86,7 @@ def worst_class_recall(outputs: Array, labels: Labels) -> Scored:
     """Score the recall of the class that has the lowest, of those that occur; labels are class ids."""
     import numpy as np
 
+    outputs = decided(outputs, labels)
     ids, classes = class_ids("worst_class_recall", outputs, labels), outputs.shape[1]
     of_class = np.eye(classes)[ids]
     right = (outputs.argmax(axis=1) == ids)[:, None] * of_class
@@ -125,6 +132,24 @@ def mean_average_precision(outputs: Array, labels: Labels) -> Scored:
         return float(np.mean(areas)) if areas else float("nan")
 
     return one_by_one(score, len(scores))
+
+
+def decided(outputs: Array, labels: Labels) -> Array:
+    """Return class scores as they are, and classes that were decided on as scores: 1 for the class, 0 for the others.
+
+    Raises:
+        DataError: If a class that was decided on is below 0.
+    """
+    import numpy as np
+
+    if outputs.dtype.kind not in "iu" or outputs.ndim not in (1, 2) or outputs.size != len(outputs):
+        return outputs
+    ids = outputs.reshape(-1).astype(np.int64)
+    wrong = np.flatnonzero(ids < 0)
+    if len(wrong):
+        raise DataError(f"sample {wrong[0]} is answered {ids[wrong[0]]}, and classes are numbered from 0")
+    known = labels.max() if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.size else 0
+    return np.asarray(np.eye(max(2, int(ids.max(initial=0)) + 1, int(known) + 1))[ids])
 
 
 def class_ids(metric: str, outputs: Array, labels: Labels) -> Ids:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.errors import DataError, MetricError, MmdeployError
-from mmdeploy.core.labels import Labels, plain
+from mmdeploy.core.labels import Labels, Table, kind, plain
 from mmdeploy.core.samples import is_ragged
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.watching import reading
@@ -50,6 +50,7 @@ class TaskMetric:
         range: Lowest and highest score that there is; None where there is none.
         compares: What its first output is to distillation; see `MetricSpec`.
         score: Scores the outputs that it sees.
+        scored_labels: Takes the labels of the data and returns those that it scores: one of several by name, or all.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TaskMetric:
     range: Range
     compares: str
     score: Callable[[Mapping[str, Array], Labels], Scored]
+    scored_labels: Callable[[Labels], Labels] = lambda labels: labels
 
     def scored(self, answers: Mapping[str, Array], labels: Labels) -> Scored:
         """Score finite answers.
@@ -72,7 +74,7 @@ class TaskMetric:
         """
         seen = {name: answers[name] for name in self.outputs}
         check_count(len(next(iter(seen.values()))), len(labels))
-        found = self.score(seen, labels)
+        found = self.score(seen, self.scored_labels(labels))
         self._check(found.score, "")
         return found
 
@@ -142,6 +144,22 @@ def _built_in(spec: MetricSpec, called: str, root: Path) -> TaskMetric:
         (0.0, 1.0 if metric.larger_is_better else None),
         metric.compares,
         lambda answers, labels: metric.score(_alike(spec.metric, answers), labels, arguments, root),
+        lambda labels: labels if metric.several_labels else _of_name(spec, labels, arguments.label),
+    )
+
+
+def _of_name(spec: MetricSpec, labels: Labels, name: str | None) -> Labels:
+    """Return the labels that a built-in metric scores: where they are mappings, those of one name."""
+    if not isinstance(labels, Table):
+        if name is not None:
+            raise DataError(f"{spec.metric} is to score the label {name!r}, but labels have no names: {kind(labels)}")
+        return labels
+    wanted = name or spec.outputs[0]
+    if wanted in labels.columns:
+        return labels.columns[wanted]
+    raise DataError(
+        f"{spec.metric} scores one label, and none is called {wanted!r}: found {kind(labels)}",
+        hint=f"name it: `arguments: {{label: {next(iter(labels.columns))}}}`",
     )
 
 

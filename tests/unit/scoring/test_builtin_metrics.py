@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
+from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.functional.segmentation import mean_iou as torch_iou
 from torchmetrics.text import BLEUScore, WordErrorRate
 
@@ -46,6 +48,59 @@ def test_the_worst_class_is_found_and_named():
         present = np.unique(labels[rows])
         recalls = sk.recall_score(labels[rows], outputs[rows].argmax(1), labels=present, average=None, zero_division=0)
         assert value == pytest.approx(recalls.min())
+
+
+@pytest.mark.parametrize("bins", [10, 15])
+def test_ece_is_that_of_scikit_learns_calibration_curve_and_of_torchmetrics(bins):
+    outputs, labels = classes(samples=200)
+    probabilities = torch.tensor(outputs).double().softmax(dim=1).numpy()
+    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    accuracy, confidence = calibration_curve(right, sure, n_bins=bins)
+    counts = np.histogram(sure, np.linspace(0, 1, bins + 1))[0]
+    wanted = np.sum(np.abs(accuracy - confidence) * counts[counts > 0]) / len(labels)
+    found = scored("ece", outputs, labels, bins=bins)
+    assert found.score == pytest.approx(wanted)
+    peer = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(labels), 5, n_bins=bins)
+    assert found.score == pytest.approx(float(peer), abs=1e-6)
+    assert scored("ece", probabilities, labels, bins=bins).score == pytest.approx(wanted)
+    assert found.note == f"mean confidence {sure.mean():.3f}, accuracy {right.mean():.3f}"
+    rows = draws(found)[0]
+    assert found.of(rows[None])[0] == pytest.approx(scored("ece", outputs[rows], labels[rows], bins=bins).score)
+
+
+def test_ece_is_small_where_confidence_is_accuracy_and_large_where_it_is_not():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 3)) * 2
+    drawn = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)  # classes by their probabilities
+    assert scored("ece", logits, drawn).score < 0.02
+    assert scored("ece", 3 * logits, drawn).score > 0.1
+
+
+@pytest.mark.parametrize("metric", ["top1", "f1_macro", "worst_class_recall"])
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_classes_that_were_decided_on_are_scored_like_the_scores_behind_them(metric, shape):
+    outputs, labels = classes()
+    chosen = outputs.argmax(axis=1).astype(np.int32).reshape(shape)
+    assert scored(metric, chosen, labels).score == pytest.approx(scored(metric, outputs, labels).score)
+
+
+def test_a_class_below_zero_was_not_decided_on():
+    with pytest.raises(DataError, match="sample 1 is answered -1, and classes are numbered from 0"):
+        scored("top1", np.array([0, -1]), np.array([0, 1]))
+
+
+def test_of_labels_with_names_the_one_of_the_output_is_scored_or_the_one_that_is_named():
+    outputs, labels = classes()
+    several = stacked_labels([{"intent": int(one), "urgency": 0} for one in labels], "f")
+    wanted = scored("top1", outputs, labels).score
+    assert scored("top1", {"intent": outputs}, several).score == pytest.approx(wanted)
+    assert scored("top1", outputs, several, label="intent").score == pytest.approx(wanted)
+    assert scored("top1", {"urgency": outputs}, several).score != pytest.approx(wanted)
+    with pytest.raises(DataError, match="none is called 'out': found mappings with 'intent', 'urgency'") as told:
+        scored("top1", outputs, several)
+    assert told.value.hint == "name it: `arguments: {label: intent}`"
+    with pytest.raises(DataError, match="is to score the label 'intent', but labels have no names"):
+        scored("top1", outputs, labels, label="intent")
 
 
 def test_map_is_scikit_learns_with_ties_and_several_classes_a_sample():
@@ -256,7 +311,13 @@ LOGITS, CLASS_IDS = classes(8, 3)
     ("metric", "outputs", "labels", "arguments", "message"),
     [
         ("top1", LOGITS, stacked_labels(["a"] * 8, "f"), {}, "one integer class id a sample, found strings"),
-        ("mse", LOGITS, stacked_labels([{"a": 1}] * 8, "f"), {}, "labels of the output's shape .*mappings with 'a'"),
+        (
+            "mse",
+            LOGITS,
+            stacked_labels([{"a": 1}] * 8, "f"),
+            {},
+            "scores one label, and none is called .out.: found mappings with .a.",
+        ),
         ("map", LOGITS, np.zeros((8, 2)), {}, "map takes the classes of each sample"),
         ("map", LOGITS, stacked_labels([[9], *[[0, 1]] * 7], "f"), {}, "sample 0 has label 9"),
         ("wer", LOGITS, CLASS_IDS, {}, r"wer takes token ids .* found \[8, 3\] of type float32"),
@@ -286,7 +347,7 @@ def test_a_vocabulary_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("metric", "arguments", "message"),
     [
-        ("top1", {"k": 3}, "top1 has no argument 'k'; accepted: nothing"),
+        ("top1", {"k": 3}, "top1 has no argument 'k'; accepted: label"),
         ("recall_at_k", {"kk": 3}, "recall_at_k has no argument 'kk'; did you mean 'k'"),
         ("recall_at_k", {"k": 0}, "argument k of recall_at_k: .*greater than or equal to 1, got 0"),
         ("rouge", {"form": "rougeW"}, "argument form of rouge"),

@@ -37,8 +37,13 @@ class Candidate:
     simplicity: int
 
 
-def label(variant: Variant, *, pruned: bool = False) -> str:
-    """Return a short name that tells variants apart, such as ``openvino INT8 int8_symmetric, BF16, pruned``."""
+def label(variant: Variant, made: str | None = None) -> str:
+    """Return a short name that tells variants apart, such as ``openvino INT8 int8_symmetric, BF16``.
+
+    Args:
+        variant: The variant.
+        made: What its float graph is where that is not the original: ``pruned``, ``trained`` or ``student``.
+    """
     options = variant.options
     fields = options.model_dump(mode="json")
     precision = str(fields.get("precision", "fp32"))
@@ -50,7 +55,7 @@ def label(variant: Variant, *, pruned: bool = False) -> str:
     plain = options.model_dump(mode="json", exclude_defaults=True)
     changed = {name: value for name, value in plain.items() if name not in _SAID_OTHERWISE}
     parts += [f"{value} threads" if name in _THREADS else f"{name} {value}" for name, value in changed.items()]
-    return f"{method_of(options)} {', '.join([*parts, *(['pruned'] if pruned else [])])}"
+    return f"{method_of(options)} {', '.join([*parts, *([made] if made else [])])}"
 
 
 def slug(text: str) -> str:

@@ -76,6 +76,13 @@ def float_graphs(recipe: Recipe, component: str) -> tuple[str, ...]:
     return (original, f"{component}/{EXPORT.name}") if kinds and TRAIN not in kinds else (original,)
 
 
+def made_by(component: Component) -> str:
+    """Return what a component's float graph is called that is not the original."""
+    if component.prune is not None:
+        return "pruned"
+    return "student" if getattr(component.recover, "student", None) is not None else "trained"
+
+
 def encoding_of(engine: MethodOptions) -> Encoding:
     """Return how an engine wants INT8 written."""
     return engines.METHODS.of(engine).encoding(engine)

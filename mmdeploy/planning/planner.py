@@ -31,6 +31,7 @@ from mmdeploy.planning.chains import (
     full_precision,
     left_out,
     lowers_precision,
+    made_by,
     original_graph,
     torch_sections,
     trained_encoding,
@@ -360,7 +361,7 @@ class _Planner:
             compressed = graph != original
             if kept and not compressed:
                 continue
-            called = label(variant, pruned=compressed and variant.graph == "float")
+            called = label(variant, made_by(component) if compressed and variant.graph == "float" else None)
             step_id = f"{name}/candidate.{slug(called)}"
             self._add_engine(step_id, name, variant.options, graph)
             self._add(replace(self.steps[step_id], optional=self.recipe.automatic_engine(name) is not None))

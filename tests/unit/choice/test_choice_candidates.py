@@ -26,7 +26,7 @@ from mmdeploy.engines import METHODS, onnxruntime, openvino
 )
 def test_labels(variant: Variant, words: str):
     assert label(variant) == words
-    assert label(variant, pruned=True) == f"{words}, pruned"
+    assert label(variant, "pruned") == f"{words}, pruned"
 
 
 def test_labels_and_slugs_tell_all_candidates_apart():

@@ -91,6 +91,19 @@ def test_a_pruned_and_quantized_component_may_ship_pruned_only() -> None:
     assert graphs == [("float", False), ("float", True), ("quantized", True)]
 
 
+@pytest.mark.parametrize(
+    ("made", "called"),
+    [
+        ((PRUNE, RECOVER), "pruned"),
+        ((RECOVER,), "trained"),
+        (("components.left.recover={method: distill, student: model.py:build}",), "student"),
+    ],
+)
+def test_a_float_graph_that_may_ship_is_called_what_it_is(made: tuple[str, ...], called: str) -> None:
+    found = [one for one in ids(plan_of(*made, MEASURED, *SPLITS)) if one.startswith("candidate.")]
+    assert f"candidate.onnxruntime-fp32-{called}" in found
+
+
 def test_a_head_is_calibrated_on_what_was_chosen_upstream() -> None:
     plan = plan_of(MEASURED, "components.fusion.quantize={method: static}")
     assert step(plan, "fusion/quantize").uses["shipped"] == {"left": "left/engine", "right": "right/quantize"}

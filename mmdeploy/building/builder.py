@@ -165,6 +165,7 @@ class _Run:
             logs=self.folder / "logs", progress=self.observer.progress, notes=self.state.notes,
         ) as crew:  # fmt: skip
             while waiting or len(crew):
+                crew.foresee(one.step for one in waiting)
                 for decision in crew.admitted(startable(waiting, self.state.artifacts, running), running):
                     waiting.remove(decision)
                     step = decision.step

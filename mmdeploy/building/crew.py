@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +25,8 @@ class _Runs(Protocol):
     def __len__(self) -> int: ...
 
     def start(self, task: Task) -> None: ...
+
+    def foresee(self, steps: Iterable[Step]) -> None: ...
 
     def wait(self) -> Finished: ...
 
@@ -54,6 +56,10 @@ class Crew:
     def threads(self, step: Step) -> int:
         """Return the threads that a step may use: the same number wherever it runs."""
         return usable_cores() if step.exclusive or self._jobs == 1 else max(1, usable_cores() // self._jobs)
+
+    def foresee(self, steps: Iterable[Step]) -> None:
+        """Take note of which steps are left to be started."""
+        self._workers.foresee(steps)
 
     def start(self, task: Task) -> None:
         """Start a step."""

@@ -1,8 +1,9 @@
 """Run the steps of a plan side by side, each in a process forked from one that has the libraries loaded.
 
 The fork server imports torch, ONNX and the like once; each step is forked from it in milliseconds with those
-pages shared. One step is one process: its memory goes back when it ends, a crash in native code is one failed
-step, and Ctrl-C leaves nothing behind. The scheduling process itself imports none of these libraries.
+pages shared; those that work with the recipe's model from one that has loaded it besides
+(`mmdeploy.building.model_keeper`). One step is one process: its memory goes back when it ends, a crash in native code
+is one failed step, and Ctrl-C leaves nothing behind. The scheduling process itself imports none of these libraries.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -23,8 +24,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from mmdeploy.building.model_keeper import ForkedStep, ModelKeeper
 from mmdeploy.core.errors import MmdeployError, StepError
 from mmdeploy.planning.kinds import StepKind
+from mmdeploy.planning.steps import Step
 from mmdeploy.worker.run_step import run_task
 from mmdeploy.worker.step_process import Finished, WorkerBugError, log_of, redirect, tell
 from mmdeploy.worker.task import Task
@@ -38,7 +41,7 @@ _METHODS = tuple(
 
 @dataclass
 class _Running:
-    process: BaseProcess
+    process: BaseProcess | ForkedStep
     connection: Connection
     started: float
     log: Path
@@ -74,6 +77,7 @@ class Workers:
         )
         self._logs = logs
         self._progress = progress
+        self._keeper = ModelKeeper(self._context, logs, _work)
         self._running: dict[str, _Running] = {}
 
     def __enter__(self) -> Workers:
@@ -85,13 +89,21 @@ class Workers:
     def __len__(self) -> int:
         return len(self._running)
 
+    def foresee(self, steps: Iterable[Step]) -> None:
+        """Take note of which steps are left to be started."""
+        self._keeper.foresee(steps)
+
     def start(self, task: Task) -> None:
         """Start a step."""
         log = log_of(self._logs, task.step.id)
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_work, args=(task, sender, log), name=task.step.id, daemon=True)
         with interrupts_held():
-            process.start()
+            process: BaseProcess | ForkedStep
+            if self._keeper.wanted(task):
+                process = self._keeper.start(task, sender, log)
+            else:
+                process = self._context.Process(target=_work, args=(task, sender, log), name=task.step.id, daemon=True)
+                process.start()
             sender.close()
             self._running[task.step.id] = _Running(process, receiver, time.monotonic(), log)
 
@@ -112,6 +124,7 @@ class Workers:
 
     def stop(self) -> None:
         """End every running step now."""
+        self._keeper.stop()
         for running in self._running.values():
             running.process.terminate()
         for running in self._running.values():

@@ -122,6 +122,9 @@ class RayWorkers:
         refused = sorted({(one.facts.name, one.refused) for one in self.nodes.alive() if one.refused})
         return [f"Node {name} took no steps: {why}." for name, why in refused]
 
+    def foresee(self, steps: Iterable[Step]) -> None:
+        """Take note of nothing: here each step loads the model."""
+
     def start(self, task: Task) -> None:
         """Send a step, and what it needs, to the cluster.
 

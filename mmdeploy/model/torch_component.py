@@ -121,7 +121,9 @@ def original_component(artifact: Artifact) -> nn.Module:
         ModelError: Also when it shares with another component what compression would make differ.
     """
     of = component_facts(artifact)
-    model = load_model(of.factory, root=of.root, weights=of.weights, prefix=of.prefix, allow_pickle=of.allow_pickle)
+    model = load_model(
+        of.factory, root=of.root, weights=of.weights, prefix=of.prefix, allow_pickle=of.allow_pickle, parts=[of.module]
+    )
     module = submodule(model, of.module)
     for name, path in of.apart:
         try:

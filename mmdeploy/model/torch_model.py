@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ModelError, did_you_mean, kind_of
+from mmdeploy.model import held_model
 from mmdeploy.model.sharing import shared_names
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.state_dicts import read_state_dict
@@ -56,8 +57,9 @@ def load_model(
     weights: Path | None,
     prefix: Prefix = MappingProxyType({}),
     allow_pickle: bool = False,
+    parts: Sequence[str] | None = None,
 ) -> nn.Module:
-    """Build the model of a recipe and load its weights.
+    """Build the model of a recipe and load its weights; where this process was forked with it, take that.
 
     Args:
         factory: ``path.py:callable`` relative to ``root``, or ``package.module:callable``; takes no arguments
@@ -68,6 +70,7 @@ def load_model(
         prefix: Where in the model the checkpoint's tensors belong: attribute path there by attribute path in the file;
             None leaves them out.
         allow_pickle: Whether a ``.pt`` file may hold arbitrary pickled objects, which runs code when read.
+        parts: Attribute paths of what of it will be called or changed; None stands for all of it.
 
     Returns:
         The model in eval mode, on the CPU. What a checkpoint holds in BF16 or FP16 is computed in FP32: precision is
@@ -76,6 +79,26 @@ def load_model(
     Raises:
         ModelError: When any of it is missing, fails, or does not fit.
     """
+    known = held_model.held()
+    if known is not None and known.loaded_by == identity(factory, root, weights, prefix, allow_pickle=allow_pickle):
+        used = [known.model] if parts is None else [submodule(known.model, path) for path in parts]
+        if known.give(used):
+            with reading(factory, lasts=True):
+                return known.model
+    model = _built(factory, root)
+    if weights is not None:
+        with importing_from(root):  # an allowed pickle may name the recipe's classes
+            state = read_state_dict(root / weights, allow_pickle=allow_pickle)
+        _load_state(model, placed(state, prefix), weights, prefix)
+    return _in_full_precision(model).eval()
+
+
+def identity(factory: str, root: Path, weights: Path | None, prefix: Prefix, *, allow_pickle: bool) -> Hashable:
+    """Return what tells the model of one recipe from that of another, in one process."""
+    return factory, root.resolve(), weights, tuple(sorted(prefix.items())), allow_pickle
+
+
+def _built(factory: str, root: Path) -> nn.Module:
     from torch import nn
 
     with reading(factory, lasts=True):
@@ -93,11 +116,7 @@ def load_model(
             )
         if is_watching():
             note("shared", shared_names(model))
-    if weights is not None:
-        with importing_from(root):  # an allowed pickle may name the recipe's classes
-            state = read_state_dict(root / weights, allow_pickle=allow_pickle)
-        _load_state(model, placed(state, prefix), weights, prefix)
-    return _in_full_precision(model).eval()
+    return model
 
 
 def _in_full_precision(model: nn.Module) -> nn.Module:

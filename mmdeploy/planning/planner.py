@@ -292,7 +292,9 @@ class _Planner:
         if module.CONSUMES == "torch":
             last = self._last_torch(name) if graph != original_graph(self.recipe, name) else None
             needs, uses = (*([last] if last else []), graph), {"graph": {name: graph}}
-        needs = (*needs, *self.sets.read())
+        if above(self.recipe.components, name) and self.steps[graph].sort is not EXPORT:
+            uses["examples"] = {name: f"{name}/{EXPORT.name}"}
+        needs = (*dict.fromkeys((*needs, *used_by(uses))), *self.sets.read())
         identity = {
             **(self.identities.students(name) if uses and graph != original_graph(self.recipe, name) else {}),
             "target": str(self.recipe.target),

@@ -94,7 +94,8 @@ class Step:
         uses: What the other artifacts are to it: role, then component, to step id. ``shipped``: what upstream
             components ship; ``original``: FP32 graphs of all; ``torch``: upstream components as their torch passes
             left them; ``made``: the step of the same component whose numbers it writes; ``graph``: the export that
-            goes with an engine which is made of the PyTorch module.
+            goes with an engine which is made of the PyTorch module; ``examples``: the export of the same component,
+            which has what upstream answered to examples.
         encoding: How INT8 is written.
         exclusive: Whether it measures time, so that nothing may run beside it.
         optional: Whether it is one of several to choose from, so that an engine's refusal of the graph is a result.
@@ -125,7 +126,8 @@ class Step:
     @property
     def source(self) -> str | None:
         """Id of the step whose artifact it transforms: of the same component. None where it starts from the recipe."""
-        beside = {*self.uses.get("graph", {}).values(), *DATA_SETS.values()}  # a component may be called "data"
+        exports = {step_id for role in ("graph", "examples") for step_id in self.uses.get(role, {}).values()}
+        beside = {*exports, *DATA_SETS.values()}  # a component may be called "data"
         first = next((need for need in self.needs if need not in beside), "")
         return first if first.startswith(f"{self.component}/") else None
 

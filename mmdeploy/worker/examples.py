@@ -20,6 +20,7 @@ from mmdeploy.core.errors import ModelError
 from mmdeploy.core.sizes import Lengths
 from mmdeploy.data.padding import padded
 from mmdeploy.model.torch_model import torch_threads
+from mmdeploy.planning.kinds import EXPORT
 from mmdeploy.planning.steps import EXAMPLES, examples_from
 from mmdeploy.recipe.modalities import presence_tensors
 from mmdeploy.recipe.wiring import upstream
@@ -34,6 +35,7 @@ from mmdeploy.worker.lengths import (
     typical,
     unlike,
 )
+from mmdeploy.worker.upstream_answers import FILENAME, UpstreamAnswers
 
 if TYPE_CHECKING:
     from mmdeploy.data.sample_sets import SampleSet
@@ -46,6 +48,8 @@ _EXAMPLE = "example.npz"
 _MADE_UP_SIZE = 16
 #: Least size of an axis that varies, in a batch: torch.export takes a size of 1 as fixed.
 _LEAST_SIZE = 2
+#: Rows that upstream answers at once, where fewer are asked for: an export asks for that many, a few at a time.
+_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Examples:
         """Take the step; the set of samples and the model are opened when they are needed."""
         self._task = task
         self._chain: TorchChain | None = None
-        self._answered: list[tuple[dict[str, Array], dict[str, Array]]] = []
+        self.answered = _kept_answers(task)
 
     def __call__(self, batch: int) -> dict[str, Array]:
         """Return a feed dict of the component with so many samples.
@@ -93,7 +97,12 @@ class Examples:
         Raises:
             ModelError: If what lies upstream cannot be run.
         """
-        return self._given(ensemble_examples(self._task.recipe, self._samples(), batch))
+        recipe, samples = self._task.recipe, self._samples()
+        sent = ensemble_examples(recipe, samples, batch)
+        rows = min(_ROWS, recipe.components[self._task.step.component].serving.max_batch_size or _ROWS)
+        if 1 < batch < rows and self._is_new(sent):
+            self._given(ensemble_examples(recipe, samples, rows))
+        return self._given(sent)
 
     def at_lengths(self, batch: int) -> Iterator[tuple[Lengths, dict[str, Array]]]:
         """Give a feed dict at each of several lengths of the sizes that vary, and say which lengths; none without any.
@@ -151,23 +160,28 @@ class Examples:
 
     def _given(self, tensors: dict[str, Array]) -> dict[str, Array]:
         """Return what the component is given where clients send some tensors."""
-        recipe, component = self._task.recipe, self._task.recipe.components[self._task.step.component]
-        before = upstream(recipe.components, self._task.step.component)
         tensors = tensors | self._presence(len(next(iter(tensors.values()))))
-        if before and any(wire.tensor not in tensors for wire in component.inputs.values()):
-            tensors = tensors | self._answers(tensors, before)
-        return {name: tensors[wire.tensor] for name, wire in component.inputs.items()}
+        wired = self._task.recipe.components[self._task.step.component].inputs
+        if any(wire.tensor not in tensors for wire in wired.values()):
+            tensors = tensors | self._answers(tensors)
+        return {name: tensors[wire.tensor] for name, wire in wired.items()}
 
-    def _answers(self, tensors: dict[str, Array], before: Sequence[str]) -> dict[str, Array]:
+    def _is_new(self, sent: dict[str, Array]) -> bool:
+        """Say whether upstream must be run on what clients send."""
+        tensors = sent | self._presence(len(next(iter(sent.values()))))
+        wired = self._task.recipe.components[self._task.step.component].inputs
+        return any(wire.tensor not in tensors for wire in wired.values()) and self.answered.find(tensors) is None
+
+    def _answers(self, tensors: dict[str, Array]) -> dict[str, Array]:
         """Run what lies upstream, unless it has answered a batch that begins with these samples."""
-        rows = len(next(iter(tensors.values())))
-        for given, answers in self._answered:
-            if all(np.array_equal(given[name][:rows], array, equal_nan=False) for name, array in tensors.items()):
-                return {name: array[:rows].copy() for name, array in answers.items()}
+        found = self.answered.find(tensors)
+        if found is not None:
+            return found
+        before = upstream(self._task.recipe.components, self._task.step.component)
         with torch_threads(self._task.threads):  # more would spin beside the steps that run at the same time
             self._chain = self._chain or torch_chain(self._task, before)
             answers = self._chain.run(tensors)
-        self._answered.append((tensors, answers))
+        self.answered.add(tensors, answers)
         return {name: array.copy() for name, array in answers.items()}
 
     def _presence(self, rows: int) -> dict[str, Array]:
@@ -180,6 +194,15 @@ class Examples:
         key = examples_from(self._task.recipe.data)
         samples = None if key is None else sample_set(self._task, key)
         return None if samples is None else samples.first(EXAMPLES)
+
+
+def _kept_answers(task: Task) -> UpstreamAnswers:
+    """Return what upstream answered when the component was exported, as it is or as it was before its passes."""
+    for name in (EXPORT.name, "original"):
+        exported = task.artifacts.get(f"{task.step.component}/{name}")
+        if exported is not None:
+            return UpstreamAnswers.load(exported.path.with_name(FILENAME))
+    return UpstreamAnswers()
 
 
 def ensemble_examples(

@@ -37,9 +37,11 @@ def torch_chain(
     """Load the model, wired up to the named components, some of them replaced."""
     recipe, model = task.recipe, task.recipe.model
     parts = [torch_model.WiredModule(name, recipe.components[name].module, *wires(recipe, name)) for name in components]
+    own = [part.module for part in parts if part.name not in (replaced or {})]
     module = torch_model.load_model(
-        model.factory, root=recipe.root, weights=model.weights, prefix=model.prefix, allow_pickle=model.allow_pickle
-    )
+        model.factory, root=recipe.root, weights=model.weights, prefix=model.prefix,
+        allow_pickle=model.allow_pickle, parts=own,
+    )  # fmt: skip
     return torch_model.TorchChain(module, parts, replaced or {})
 
 

@@ -47,6 +47,7 @@ from mmdeploy.worker.examples import Examples, keep_example
 from mmdeploy.worker.lengths import named_sizes
 from mmdeploy.worker.refusal import reason, refusal
 from mmdeploy.worker.task import Task
+from mmdeploy.worker.upstream_answers import FILENAME
 from mmdeploy.worker.watched_inputs import known_identity, learned_identity, watched_recipe
 
 #: What is raised for a graph that a step should not have left.
@@ -171,13 +172,15 @@ def run_method(task: Task, workdir: Path, progress: Progress) -> Artifact:
 def run_export(task: Task, workdir: Path, progress: Progress) -> Artifact:
     """Run an export, compare what it gives with what the recipe declares, and keep an example beside it.
 
-    Where the recipe's samples differ in size, so may those of what upstream makes of them, declared or not.
+    What upstream answered to examples is kept too, for later steps on the component. Where the recipe's samples differ
+    in size, so may those of what upstream makes of them, declared or not.
     """
     source, examples = _source(task), Examples(task)
     source = replace(source, inputs=_with_sizes(task, source.inputs, examples.computed_inputs()))
     graph = _done(task, source, workdir, progress, examples)
     _check_declared(task, source, graph)
     feed = examples(1)
+    examples.answered.save(graph.path.with_name(FILENAME))
     return keep_example(graph, {spec.name: feed[spec.name] for spec in graph.inputs})
 
 

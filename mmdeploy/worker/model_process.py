@@ -20,6 +20,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -41,6 +42,8 @@ Work = Callable[[Task, Connection, Path], None]
 NUMBER = struct.Struct("q")
 #: Descriptors that come with a request: the pickled task and log, where the step's results go, and those numbers.
 DESCRIPTORS = 3
+#: What a pool of threads that was shut down may take to end.
+_MOMENT_S = 2.0
 #: Exit status of a process that cannot be forked from.
 _UNFIT = 3
 
@@ -114,13 +117,26 @@ def _watched_model(task: Task) -> held_model.HeldModel:
 
 def _unfit(files: set[str]) -> str | None:
     """Say what keeps this process from being forked; None for nothing."""
-    if len(os.listdir("/proc/self/task")) > 1 or threading.active_count() > 1:  # noqa: PTH208 - one name a thread
+    if not _alone():
         return "threads behind"
     if Path(f"/proc/self/task/{os.getpid()}/children").read_text().strip():
         return "processes behind"
     if more := _open_files() - files:
         return f"{sorted(more)[0]} open"
     return None
+
+
+def _alone() -> bool:
+    """Say whether this process is down to one thread; those that loaded weights get a moment to end."""
+    deadline = time.monotonic() + _MOMENT_S
+    while len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - one name a thread
+        if time.monotonic() > deadline:
+            return False
+        for thread in threading.enumerate():
+            if type(thread).__name__ == "TMonitor":  # of tqdm's bars, which starts it again
+                thread.exit()  # type: ignore[attr-defined]
+        time.sleep(0.01)
+    return True
 
 
 def _open_files() -> set[str]:

@@ -146,6 +146,13 @@ def test_a_file_that_changes_after_the_model_was_loaded_stops_the_steps(tasks: T
         workers.wait()
 
 
+def test_threads_that_end_by_themselves_and_those_of_progress_bars_are_waited_for(
+    tasks: Tasks, workers: Workers, calls: Path
+) -> None:
+    ran(workers, tasks(does="import tqdm; [*tqdm.tqdm([1])]; threading.Thread(target=time.sleep, args=(0.3,)).start()"))
+    assert calls.read_text().splitlines() == ["called"]
+
+
 @pytest.mark.parametrize(
     "does",
     [

@@ -19,6 +19,7 @@ from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.target import Target
 from mmdeploy.quantize import graphs
 from mmdeploy.quantize.scheme import NodeChoice
+from mmdeploy.quantize.set_aside import compact
 
 #: Smaller tables are not worth two nodes more.
 _FEWEST_NUMBERS = 10_000
@@ -104,12 +105,9 @@ def settle(
 
 def with_int8(model: Any, tables: list[str]) -> Any:
     """Return a copy of a graph in which tables are INT8."""
-    import onnx
-
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    copied = compact(model, without=tables)
     graph = copied.graph
-    weights = {weight.name: weight for weight in graph.initializer}
     replaced = {name: _quantized(weights[name]) for name in tables}
     graph.initializer.extend(tensor for pair in replaced.values() for tensor in pair)
     nodes = []
@@ -127,8 +125,10 @@ def _quantized(weight: Any) -> tuple[Any, Any]:
     from onnx import numpy_helper
 
     table = numpy_helper.to_array(weight)
-    scale = np.abs(table).max(axis=1, keepdims=True) / np.float32(_LARGEST_CODE)
-    codes = np.rint(table / np.where(scale > 0, scale, 1)).astype(np.int8)
+    largest = np.maximum(table.max(axis=1, keepdims=True), -table.min(axis=1, keepdims=True))
+    scale = largest / np.float32(_LARGEST_CODE)
+    rounded = table / np.where(scale > 0, scale, 1)
+    codes = np.rint(rounded, out=rounded).astype(np.int8)
     return (
         numpy_helper.from_array(codes, f"{weight.name}_int8"),
         numpy_helper.from_array(scale.astype(np.float32), f"{weight.name}_int8_scale"),

@@ -25,6 +25,7 @@ from mmdeploy.quantize import bias_limits, graphs, onnxruntime_forms, weight_cod
 from mmdeploy.quantize import weight_scales as given_scales
 from mmdeploy.quantize.scheme import Scheme
 from mmdeploy.quantize.selection import Selection
+from mmdeploy.quantize.set_aside import compact, whole
 
 
 def write(
@@ -39,7 +40,7 @@ def write(
     """Return the quantized graph; ``model`` is left as it is.
 
     Args:
-        model: The float graph.
+        model: The float graph, set aside or whole.
         selection: Nodes to quantize.
         ranges: Smallest and largest value by tensor, for every tensor of the selection.
         encoding: How activations are written.
@@ -51,10 +52,7 @@ def write(
     Raises:
         QuantizeError: When ONNX Runtime's quantizer refuses the graph, or scales do not fit their weight.
     """
-    import onnx
-
-    source = onnx.ModelProto()
-    source.CopyFrom(model)
+    source = whole(model)
     int32_bias = _is_int32(scheme.bias, encoding)
     if int32_bias:
         onnxruntime_forms.join_biases(source, selection.nodes)
@@ -78,7 +76,7 @@ def write(
         raise QuantizeError("a zero point of the symmetric INT8 graph is not zero")
     if int32_bias:
         onnxruntime_forms.shield_clips(quantized, selection.nodes)
-    return quantized
+    return compact(quantized)
 
 
 def _quantizer(

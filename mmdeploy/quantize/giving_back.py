@@ -18,9 +18,9 @@ from mmdeploy.core import graph_passes
 from mmdeploy.core.agreement import sqnr_db
 from mmdeploy.core.artifact import Array
 from mmdeploy.core.errors import QuantizeError
-from mmdeploy.core.sessions import AS_WRITTEN, open_session
-from mmdeploy.core.temporary import temporary_folder
-from mmdeploy.quantize import graphs, ranges
+from mmdeploy.core.sessions import AS_WRITTEN
+from mmdeploy.quantize import ranges
+from mmdeploy.quantize.set_aside import SetAside
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def own_noise_db(
     """Return the SQNR of what each node gives from exact inputs, the worst first.
 
     Args:
-        model: The float graph.
+        model: The float graph, set aside or whole.
         quantized: The same with Q/DQ pairs.
         nodes: Names of its quantized nodes; those whose output the float graph does not have are left out.
         feed: A batch of inputs.
@@ -108,11 +108,9 @@ def _apart(
     model: Any, given: Sequence[str], outputs: Sequence[str], tensors: Mapping[str, Array], threads: int
 ) -> dict[str, Array]:
     """Run a graph as it is written with the given tensors in place of what it computes there."""
-    import onnx
     from onnx import TensorProto, helper
 
-    cut = onnx.ModelProto()
-    cut.CopyFrom(model)
+    cut = SetAside(model)
     graph, replaced = cut.graph, set(given)
     for node in graph.node:
         for index, name in enumerate(node.output):
@@ -122,14 +120,11 @@ def _apart(
     called = {f"{_OWN}{name}" if name in replaced else name: name for name in outputs}
     del graph.output[:], graph.value_info[:]
     graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in called)
-    graph_passes.drop_unused(cut)
-    with temporary_folder("own-noise") as folder:
-        path = folder / "cut.onnx"
-        graphs.save(cut, path)
-        try:
-            session = open_session(path, {"intra_op_thread_count": str(threads)}, graph_level=AS_WRITTEN)
-            wanted = {value.name for value in session.get_inputs()}
-            answers = session.run(list(called), {name: tensors[name] for name in wanted})
-        except Exception as cause:
-            raise QuantizeError(f"ONNX Runtime cannot run the quantized nodes alone: {cause}") from cause
+    graph_passes.drop_unused(cut.model)
+    try:
+        session = cut.session(threads, level=AS_WRITTEN)
+        wanted = {value.name for value in session.get_inputs()}
+        answers = session.run(list(called), {name: tensors[name] for name in wanted})
+    except Exception as cause:
+        raise QuantizeError(f"ONNX Runtime cannot run the quantized nodes alone: {cause}") from cause
     return dict(zip(called.values(), answers, strict=True))

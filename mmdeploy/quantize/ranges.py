@@ -21,15 +21,13 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mmdeploy.core.contracts import Array, Progress, StepContext, no_progress
 from mmdeploy.core.errors import QuantizeError
-from mmdeploy.core.sessions import open_session
-from mmdeploy.core.temporary import temporary_folder
-from mmdeploy.quantize import graphs, kl, mse
+from mmdeploy.quantize import kl, mse
 from mmdeploy.quantize.scheme import Calibrator
+from mmdeploy.quantize.set_aside import SetAside, set_aside
 
 Feeds = Callable[[], Iterator[dict[str, Array]]]
 BINS = 2048
@@ -126,7 +124,7 @@ def find(model: Any, tensors: Sequence[str], feeds: Feeds, how: Calibration) -> 
     """Find the range of each tensor.
 
     Args:
-        model: The float graph.
+        model: The float graph, set aside or whole.
         tensors: Tensors of it, activations or inputs.
         feeds: Gives the batches; called once for ``minmax``, twice otherwise.
         how: The method.
@@ -344,35 +342,25 @@ def watching(
     given = {value.name for value in model.graph.input}
     computed = [name for name in tensors if name not in given]
     direct = [name for name in tensors if name in given]
-    with temporary_folder("calibration") as folder:
-        session = _session(model, computed, folder, threads) if computed else None
+    session = _session(set_aside(model), computed, threads) if computed else None
 
-        def watch(feed: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-            for name in direct:
-                yield name, feed[name]
-            if session is not None:
-                outputs = session.run(computed, dict(feed))
-                while outputs:  # give each back as soon as it is counted
-                    yield computed[len(outputs) - 1], outputs.pop()
+    def watch(feed: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        for name in direct:
+            yield name, feed[name]
+        if session is not None:
+            outputs = session.run(computed, dict(feed))
+            while outputs:  # give each back as soon as it is counted
+                yield computed[len(outputs) - 1], outputs.pop()
 
-        yield watch
+    yield watch
 
 
-def _session(model: Any, computed: Sequence[str], folder: Path, threads: int) -> Any:
+def _session(aside: SetAside, computed: Sequence[str], threads: int) -> Any:
     import onnx
 
-    graph = model.graph
-    values = {value.name: value for value in (*graph.value_info, *graph.output)}
+    values = {value.name: value for value in (*aside.graph.value_info, *aside.graph.output)}
     unknown = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in computed}
-    own, path = list(graph.output), folder / "watched.onnx"
-    try:  # in place, and back: a copy would have all the weights
-        del graph.output[:]
-        graph.output.extend(values.get(name, unknown[name]) for name in computed)
-        graphs.save(model, path)
-    finally:
-        del graph.output[:]
-        graph.output.extend(own)
     try:
-        return open_session(path, {"intra_op_thread_count": str(threads)})
+        return aside.session(threads, [values.get(name, unknown[name]) for name in computed])
     except Exception as cause:
         raise QuantizeError(f"ONNX Runtime cannot load the float graph: {cause}") from cause

@@ -66,6 +66,7 @@ from mmdeploy.quantize import (
 )
 from mmdeploy.quantize.coverage import COVERAGE
 from mmdeploy.quantize.found import Found
+from mmdeploy.quantize.set_aside import SetAside, set_aside
 from mmdeploy.scoring.findings import PlainSection
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class Calibrated:
     """A float graph with all that its quantization needs.
 
     Attributes:
-        model: The float graph, equalized where that was asked for.
+        model: The float graph, equalized where that was asked for, set aside.
         chosen: What is quantized in it.
         ranges: Smallest and largest value by tensor.
         samples: Number of samples that the ranges were found on.
@@ -121,7 +122,7 @@ class Calibrated:
         kept: What is kept for other encodings.
     """
 
-    model: Any
+    model: SetAside
     chosen: selection.Selection
     ranges: Mapping[str, tuple[float, float]]
     samples: int
@@ -283,7 +284,9 @@ def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> C
     how = settle.settle(artifact.path, model, options, context)
     feeds = ranges.first_samples(context, options.samples, options.batch_size)
     maxima = settle.maxima(model, how.equalize, options, feeds, threads=context.threads)
-    model, equalized = settle.equalized(model, how.equalize, options, maxima)
+    whole, equalized = settle.equalized(model, how.equalize, options, maxima)
+    model = set_aside(whole)  # from here on nobody holds its weights
+    del whole
     chosen = selection.choose(model, options)
     total = min(options.samples, context.calibration_batches * options.batch_size) or None
     finding = replace(
@@ -304,7 +307,9 @@ def _recalled(artifact: Artifact, made: Artifact, options: Options, context: Ste
     plainly = section.plain if section else None
     strength = plainly["equalize"] if plainly else options.equalize
     how = settle.Choice(None if strength == "auto" else strength, before.calibrator, tried.trials if tried else ())
-    model, equalized = settle.equalized(graphs.load(artifact.path), how.equalize, options, kept.maxima)
+    whole, equalized = settle.equalized(graphs.load(artifact.path), how.equalize, options, kept.maxima)
+    model = set_aside(whole)
+    del whole
     chosen = selection.choose(model, options)
     symmetric = settle.calibration(how.calibrator, options, context).symmetric
     limits = before.ranges | {name: one.limits(symmetric=symmetric) for name, one in kept.histograms.items()}

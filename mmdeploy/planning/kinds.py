@@ -36,12 +36,14 @@ _GIVING: Mapping[str, str] = {
 _TIMING = ("mmdeploy.choice.graphs",)
 #: What the first export in a process would import lazily, 0.8 s a step, lies below ``torch`` and ``onnxscript``.
 _EXPORTING = (
-    "torch", "torch._dynamo", "torch._functorch.aot_autograd", "torch._functorch.partitioners",
+    "torch", "scipy.linalg", "torch._dynamo", "torch._functorch.aot_autograd", "torch._functorch.partitioners",
     "torch.onnx._internal.exporter._core", "torch.onnx._internal.exporter._torchlib.ops", "onnx",
     "onnxscript.function_libs.torch_lib.ops", "onnxscript.rewriter.onnx_fusions", "onnxruntime",
     "safetensors.torch",
 )  # fmt: skip
-_TRAINING = ("torch", "safetensors.torch")
+#: Of a BLAS that is loaded before a fork the fork has no threads; models import it, through ``transformers`` for one.
+_WITH_MODEL = ("torch", "scipy.linalg")
+_TRAINING = (*_WITH_MODEL, "safetensors.torch")
 _RUNNING = ("onnx", "onnx.reference", "onnxruntime")
 _QUANTIZING = (*_RUNNING, "onnxruntime.quantization")
 
@@ -111,7 +113,7 @@ SAMPLES = StepKind(
 )  # fmt: skip
 #: What stands in for the embeddings of inputs that may be missing.
 STAND_IN = StepKind(
-    "stand_ins", preload=("torch",), runs="mmdeploy.worker.stand_ins:record_stand_ins",
+    "stand_ins", preload=_WITH_MODEL, runs="mmdeploy.worker.stand_ins:record_stand_ins",
     code="mmdeploy.model.torch_model", requires=("torch", "numpy"),
 )  # fmt: skip
 PRUNE = StepKind("prune", prune.METHODS, _TRAINING, on_module=True)
@@ -125,7 +127,7 @@ SENSITIVITY = StepKind(
 )
 #: What the PyTorch model answers on the evaluation data.
 OUTPUTS = StepKind(
-    "outputs", preload=("torch",), runs="mmdeploy.worker.original_outputs:record_original",
+    "outputs", preload=_WITH_MODEL, runs="mmdeploy.worker.original_outputs:record_original",
     code="mmdeploy.model.torch_model", requires=("torch", "numpy"),
 )  # fmt: skip
 ENGINE = StepKind("engine", engines.METHODS)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
-import select
 import signal
 import socket
 import time
 from collections.abc import Iterable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mmdeploy.planning.kinds import EXPORT, OUTPUTS, STAND_IN
+from mmdeploy.planning.recipe_inputs import RecipeInputs, same_model
 from mmdeploy.planning.steps import Step
 from mmdeploy.recipe.sharing import above
 from mmdeploy.worker.model_process import NUMBER, Work, keep
@@ -53,7 +54,7 @@ class ForkedStep:
         end = None if timeout is None else time.monotonic() + timeout
         while self._code is None:
             left = None if end is None else max(0.0, end - time.monotonic())
-            if not select.select([self._told], [], [], left)[0]:
+            if not wait([self._told], left):
                 return
             said = os.read(self._told, NUMBER.size)
             if not said:  # whoever forked it died, and it with that
@@ -76,7 +77,8 @@ class ForkedStep:
 
     def _signal(self, number: int) -> None:
         if self.is_alive() and self._pid is not None:
-            os.kill(self._pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it, or what forked it, has ended meanwhile
+                os.kill(self._pid, number)
 
 
 class ModelKeeper:
@@ -93,7 +95,8 @@ class ModelKeeper:
         self._context, self._logs, self._work = context, logs, work
         self._left: frozenset[str] = frozenset()
         self._channel: socket.socket | None = None
-        self._process: BaseProcess | None = None
+        self._processes: list[BaseProcess] = []  # the last one is asked; those before it end with their steps
+        self._inputs: RecipeInputs | None = None
 
     def foresee(self, steps: Iterable[Step]) -> None:
         """Take note of which steps are left to be started; where none of them works with the model, it is let go."""
@@ -112,17 +115,25 @@ class ModelKeeper:
         return asks_upstream and self._channel is not None
 
     def start(self, task: Task, sender: Connection, log: Path) -> ForkedStep:
-        """Fork a step."""
-        if self._channel is None or not self._is_alive():
+        """Fork a step, from a process with the model as it was when the step was planned.
+
+        Raises:
+            OSError: If that process was ended just now, for want of memory perhaps.
+        """
+        if self._channel is None or not self._is_alive() or not self._is_as_planned(task):
             self._open(task)
-        assert self._channel is not None
         told, telling = os.pipe()
         given = os.memfd_create("task", os.MFD_CLOEXEC)
         try:
             with open(given, "wb", closefd=False) as file:
                 pickle.dump((task, log), file)
             os.lseek(given, 0, os.SEEK_SET)
-            socket.send_fds(self._channel, [b"s"], [given, sender.fileno(), telling])
+            assert self._channel is not None
+            descriptors = [given, sender.fileno(), telling]
+            socket.send_fds(self._channel, [b"s"], descriptors, socket.MSG_NOSIGNAL)
+        except OSError:
+            os.close(told)
+            raise
         finally:
             os.close(given)
             os.close(telling)
@@ -130,20 +141,25 @@ class ModelKeeper:
 
     def stop(self) -> None:
         """End it, and with it every step that it forked."""
-        if self._process is not None and self._process.is_alive():
-            self._process.kill()
+        for process in self._processes:
+            process.kill()
+        self._processes.clear()
         self._close()
 
+    def _is_as_planned(self, task: Task) -> bool:
+        return self._inputs is None or task.inputs is None or same_model(self._inputs, task.inputs)
+
     def _is_alive(self) -> bool:
-        return self._process is not None and self._process.is_alive()
+        return bool(self._processes) and self._processes[-1].is_alive()
 
     def _open(self, task: Task) -> None:
         self._close()
+        self._inputs = task.inputs
         ours, theirs = self._context.Pipe(duplex=True)
-        self._process = self._context.Process(
-            target=keep, args=(task, theirs, self._logs / "model.log", self._work), name="model"
-        )
-        self._process.start()
+        log = self._logs / "model.log"
+        process = self._context.Process(target=keep, args=(task, theirs, log, self._work), name="model")
+        process.start()
+        self._processes = [*(one for one in self._processes if one.is_alive()), process]
         theirs.close()
         self._channel = socket.socket(fileno=os.dup(ours.fileno()))
         ours.close()

@@ -98,10 +98,11 @@ class Workers:
         log = log_of(self._logs, task.step.id)
         receiver, sender = self._context.Pipe(duplex=False)
         with interrupts_held():
-            process: BaseProcess | ForkedStep
+            process: BaseProcess | ForkedStep | None = None
             if self._keeper.wanted(task):
-                process = self._keeper.start(task, sender, log)
-            else:
+                with contextlib.suppress(OSError):
+                    process = self._keeper.start(task, sender, log)
+            if process is None:
                 process = self._context.Process(target=_work, args=(task, sender, log), name=task.step.id, daemon=True)
                 process.start()
             sender.close()

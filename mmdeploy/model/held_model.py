@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import pickle
 import random
+import weakref
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -137,6 +138,8 @@ def _behind(one: Any) -> list[Any]:
         return [*(one.__closure__ or ()), *(one.__defaults__ or ()), *kept.values()]
     if isinstance(one, np.ndarray):
         return [one.tolist()] if one.dtype.hasobject else []
+    if isinstance(one, weakref.ref):
+        return [one()]
     known = gc.get_referents(one)
     if isinstance(one, nn.Module):  # a compiled one keeps them where Python does not see them
         known += [*one.parameters(recurse=False), *one.buffers(recurse=False), *one.children()]

@@ -191,12 +191,31 @@ def changed_inputs(identity: Mapping[str, str], before: RecipeInputs, after: Rec
             if old[label] != new.get(label):
                 told = [part for part in (old[label], new.get(label)) if isinstance(part, Mapping)]
                 return changes(*told)[0] if len(told) == 2 else f"{label} changed"
-    tensors = [
-        {name: digest for part in one.weights.values() for name, digest in part.items()} for one in (before, after)
-    ]
-    if tensors[0] != tensors[1] and any(label in identity for label in before.weight_labels.values()):
+    if _by_tensor(before) != _by_tensor(after) and any(label in identity for label in before.weight_labels.values()):
         return f"{before.weights_file} changed"
     return ""
+
+
+def same_model(before: RecipeInputs, after: RecipeInputs) -> bool:
+    """Say whether a model that was loaded at one time is what would be loaded at another.
+
+    That more is known of what the factory reads is no difference.
+    """
+    if _by_tensor(before) != _by_tensor(after):
+        return False
+    for label in before.model.keys() & after.model.keys():
+        old, new = before.model[label], after.model[label]
+        if not label.startswith(_READ):
+            if old != new:
+                return False
+        elif isinstance(old, Mapping) and isinstance(new, Mapping):
+            if any(old[name] != new[name] for name in old.keys() & new.keys()):
+                return False
+    return True
+
+
+def _by_tensor(inputs: RecipeInputs) -> dict[str, str]:
+    return {name: digest for part in inputs.weights.values() for name, digest in part.items()}
 
 
 def differs_in_reads_only(before: Mapping[str, str], after: Mapping[str, str]) -> bool:

@@ -3,7 +3,7 @@
 It stands between the fork server, whose libraries it shares, and those steps. What loading reads is watched here once,
 and belongs to each step that is forked. A model that cannot be shared so is loaded by each step, as everywhere else:
 one that does not load (the step says why), or whose factory started threads or processes, opened files that it keeps,
-or a GPU, none of which a fork copies.
+a GPU or shared memory, none of which a fork copies.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ NUMBER = struct.Struct("q")
 DESCRIPTORS = 3
 #: What a pool of threads that was shut down may take to end.
 _MOMENT_S = 2.0
-#: Exit status of a process that cannot be forked from.
-_UNFIT = 3
+#: Exit status of a process that cannot be forked from, and of one that forked all that it was asked to.
+_UNFIT, _SERVED = 3, 4
+
+#: Where glibc has semaphores.
+_SEMAPHORE = "/dev/shm/sem."
 
 
 def keep(task: Task, requests: Connection, log: Path, work: Work) -> None:
@@ -65,7 +68,7 @@ def keep(task: Task, requests: Connection, log: Path, work: Work) -> None:
         loaded = multiprocessing.get_context("fork").Process(target=_loaded, args=(task, channel, work))
         loaded.start()
         loaded.join()
-        if loaded.exitcode != 0:
+        if loaded.exitcode != _SERVED:  # whatever the factory did to it
             _serve(channel, work, None)
 
 
@@ -82,14 +85,14 @@ def _loaded(task: Task, channel: socket.socket, work: Work) -> None:
 
     _end_with_parent()
     before = _Before(held_model.RandomStates.now(), torch.get_num_threads())
-    files = _open_files()
+    files, shared = _open_files(), _shared_memory()
     torch.set_num_threads(1)  # threads that have worked are not there in a fork, where others wait for them
     try:
         model = _watched_model(task)
     except Exception:
         logger.info("the model is loaded by each step", exc_info=True)
         sys.exit(_UNFIT)
-    if told := _unfit(files):
+    if told := _unfit(files, shared):
         logger.info("the model is loaded by each step, since its factory left %s", told)
         sys.exit(_UNFIT)
     held_model.hold(model)
@@ -98,6 +101,7 @@ def _loaded(task: Task, channel: socket.socket, work: Work) -> None:
     if torch.get_num_threads() != 1:  # as the factory wants it
         before = _Before(before.random, torch.get_num_threads())
     _serve(channel, work, before)
+    sys.exit(_SERVED)
 
 
 def _watched_model(task: Task) -> held_model.HeldModel:
@@ -115,7 +119,7 @@ def _watched_model(task: Task) -> held_model.HeldModel:
     return held_model.HeldModel(known, model, after.only(after.moved_since(before)), reads)
 
 
-def _unfit(files: set[str]) -> str | None:
+def _unfit(files: set[str], shared: set[str]) -> str | None:
     """Say what keeps this process from being forked; None for nothing."""
     if not _alone():
         return "threads behind"
@@ -123,6 +127,8 @@ def _unfit(files: set[str]) -> str | None:
         return "processes behind"
     if more := _open_files() - files:
         return f"{sorted(more)[0]} open"
+    if _shared_memory() - shared:
+        return "memory that a fork would write to as well"
     return None
 
 
@@ -145,6 +151,16 @@ def _open_files() -> set[str]:
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         with contextlib.suppress(OSError):
             found.add(f"{os.readlink(f'/proc/self/fd/{name}')} ({name})")  # noqa: PTH115
+    return found
+
+
+def _shared_memory() -> set[str]:
+    """Return the mappings in which every process that has them sees what one writes; locks are for that."""
+    found = set()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        _, access, *place = line.split(maxsplit=5)
+        if access.startswith("rw") and access.endswith("s") and not place[-1].startswith(_SEMAPHORE):
+            found.add(line)
     return found
 
 

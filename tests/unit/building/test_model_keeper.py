@@ -18,6 +18,7 @@ from mmdeploy.planning.planner import make_plan
 from mmdeploy.planning.recipe_inputs import take_inputs
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.worker.run_step import Task
+from mmdeploy.worker.step_process import Finished
 
 MODEL = """
 import os, random, threading, time
@@ -100,13 +101,18 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
         yield running
 
 
-def ran(workers: Workers, tasks: list[Task]) -> list[str]:
-    """Run steps one after the other as a build does; return the digests of what they made."""
+def answers(finished: Finished) -> bytes:
+    """Return what the model answered in a step."""
+    return b"".join(file.read_bytes() for file in sorted(finished.artifact.path.parent.glob("*.npy")))
+
+
+def ran(workers: Workers, tasks: list[Task]) -> list[bytes]:
+    """Run steps one after the other as a build does; return what the model answered in each."""
     made = []
     for index, task in enumerate(tasks):
         workers.foresee(one.step for one in tasks[index:])
         workers.start(task)
-        made.append(workers.wait().artifact.sha256)
+        made.append(answers(workers.wait()))
     return made
 
 
@@ -146,6 +152,38 @@ def test_a_file_that_changes_after_the_model_was_loaded_stops_the_steps(tasks: T
         workers.wait()
 
 
+def test_a_step_that_was_planned_after_code_or_weights_changed_has_the_new_model(
+    tasks: Tasks, workers: Workers, calls: Path, tmp_path: Path
+) -> None:
+    first, store = tasks()[0], Store(tmp_path / "store")
+    waiting = [replace(first, inputs=take_inputs(first.recipe, store)), *tasks()]
+    workers.foresee(one.step for one in waiting)
+    workers.start(waiting[0])
+    old = answers(workers.wait())
+    code = first.recipe.root / "model.py"
+    code.write_text(code.read_text().replace("manual_seed(3)", "manual_seed(4)"))
+    planned = [replace(one, inputs=take_inputs(first.recipe, store), fresh=True) for one in waiting[:2]]
+    made = set()
+    for task in planned:
+        workers.start(task)
+        made.add(answers(workers.wait()))
+    assert len(made) == 1 and old not in made
+    assert len(calls.read_text().splitlines()) == 2
+
+
+def test_a_process_that_was_killed_between_steps_is_made_again(tasks: Tasks, workers: Workers, calls: Path) -> None:
+    both = tasks()
+    workers.foresee(one.step for one in both)
+    workers.start(both[0])
+    made = answers(workers.wait())
+    (keeper,) = workers._keeper._processes
+    keeper.kill()
+    keeper.join()
+    workers.start(both[1])
+    assert answers(workers.wait()) == made
+    assert len(calls.read_text().splitlines()) == 2
+
+
 def test_threads_that_end_by_themselves_and_those_of_progress_bars_are_waited_for(
     tasks: Tasks, workers: Workers, calls: Path
 ) -> None:
@@ -160,6 +198,8 @@ def test_threads_that_end_by_themselves_and_those_of_progress_bars_are_waited_fo
         "global kept; kept = open(__file__)",
         "import subprocess; subprocess.Popen(['sleep', '10'])",
         "if len(open('{calls}').readlines()) == 1: os.kill(os.getpid(), 9)",
+        "if len(open('{calls}').readlines()) == 1: os._exit(0)",
+        "import mmap; global kept; kept = mmap.mmap(-1, 4096)",
     ],
 )
 def test_a_process_that_no_fork_copies_is_not_shared(tasks: Tasks, workers: Workers, calls: Path, does: str) -> None:

@@ -25,6 +25,7 @@ from mmdeploy.planning.recipe_inputs import (
     differs_in_reads_only,
     digest_of,
     flat,
+    same_model,
     source_of,
     take_inputs,
 )
@@ -284,6 +285,11 @@ def test_a_step_s_identity_is_completed_by_what_it_read(tiny_recipe: Path, store
     assert differs_in_reads_only(identity(before), identity(after))
     assert not differs_in_reads_only(identity(before), {**identity(after), "seed": "1"})
     assert changed_inputs(identity(before), before, after) == ""
+    assert same_model(before, after)
+    seen_to_read(tiny_recipe, store, "model.py:build", "data.py")
+    assert same_model(after, take_inputs(recipe, store))
+    (tiny_recipe.parent / "arch.json").write_text("y")
+    assert not same_model(after, take_inputs(recipe, store))
 
 
 @pytest.mark.parametrize(
@@ -302,4 +308,6 @@ def test_what_changes_while_a_step_runs_is_told(tiny_recipe: Path, store: Store,
     before = take_inputs(recipe, store)
     step = make_plan(recipe, fixed_fingerprints(inputs=before)).step("left/export")
     append(tiny_recipe.parent / name)()
-    assert changed_inputs(step.identity, before, take_inputs(recipe, store)) == told
+    after = take_inputs(recipe, store)
+    assert changed_inputs(step.identity, before, after) == told
+    assert same_model(before, after) is (told == "")

@@ -203,15 +203,18 @@ def same_model(before: RecipeInputs, after: RecipeInputs) -> bool:
     """
     if _by_tensor(before) != _by_tensor(after):
         return False
-    for label in before.model.keys() & after.model.keys():
-        old, new = before.model[label], after.model[label]
-        if not label.startswith(_READ):
-            if old != new:
-                return False
-        elif isinstance(old, Mapping) and isinstance(new, Mapping):
-            if any(old[name] != new[name] for name in old.keys() & new.keys()):
-                return False
-    return True
+    return all(
+        _agree(before.model[label], after.model[label], in_part=label.startswith(_READ))
+        for label in before.model.keys() & after.model.keys()
+    )
+
+
+def _agree(old: str | Mapping[str, str], new: str | Mapping[str, str], *, in_part: bool) -> bool:
+    if not in_part:
+        return old == new
+    if isinstance(old, str) or isinstance(new, str):  # nothing was known yet
+        return True
+    return all(old[name] == new[name] for name in old.keys() & new.keys())
 
 
 def _by_tensor(inputs: RecipeInputs) -> dict[str, str]:

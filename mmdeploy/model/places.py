@@ -15,6 +15,7 @@ _SYSTEM = ("/lib", "/lib64", "/bin", "/sbin", "/usr/lib", "/usr/lib64", "/usr/bi
 _OF_PREFIX = ("lib", "lib64", "bin", "include", "pyvenv.cfg")
 _CODE = (".py", ".pyi", ".so")
 _INSTALLED = "site-packages:"
+_OF_PACKAGES = ("/site-packages", "/dist-packages")
 _SITES = tuple(
     dict.fromkeys(
         os.path.normpath(place)
@@ -22,6 +23,7 @@ _SITES = tuple(
             *(sysconfig.get_path(name) for name in ("purelib", "platlib")),
             *site.getsitepackages(),
             site.getusersitepackages(),
+            *(place for place in sys.path if place.endswith(_OF_PACKAGES)),  # of another environment, below this one
         )
     )
 )

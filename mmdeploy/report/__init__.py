@@ -1,8 +1,8 @@
 """Renders a `mmdeploy.record.build_report.BuildReport`: terminal, JSON, Markdown, JUnit XML, HTML.
 
-Renderers are pure functions of the report. `write_all` writes the files: ``report.json`` first, each to a
-temporary name that is then renamed, so that a reader never meets half a file and an older file survives a
-failure.
+Renderers are pure functions of the report, and of an earlier page that may have the same plots. `write_all` writes the
+files: ``report.json`` first, each to a temporary name that is then renamed, so that a reader never meets half a file,
+and an older file survives a failure.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mmdeploy.core.errors import StoreError
@@ -25,13 +26,14 @@ def write_all(report: BuildReport, folder: Path) -> dict[str, Path]:
     Raises:
         StoreError: If the folder cannot be written.
     """
-    from mmdeploy.report import html, junit, markdown
+    from mmdeploy.report import drawn, html, junit, markdown
 
+    page = "report.html"
     renderers: dict[str, tuple[str, Callable[[BuildReport], str]]] = {
         "json": (FILENAME, BuildReport.to_json),
         "md": ("report.md", markdown.render),
         "junit": ("junit.xml", junit.render),
-        "html": ("report.html", html.render),
+        "html": (page, partial(html.render, earlier=drawn.page_before(folder, page))),
     }
     written = {}
     for kind, (name, render) in renderers.items():

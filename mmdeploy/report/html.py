@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from mmdeploy.record.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
-from mmdeploy.report import choices, costs, coverage, plots, power, sensitivities, subsets, trainings
+from mmdeploy.report import choices, costs, coverage, drawn, plots, power, sensitivities, subsets, trainings
 from mmdeploy.report.units import (
     basis_text,
     bytes_text,
@@ -54,12 +54,16 @@ _TAG = re.compile(r"<[^>]+>")
 _MOST_FACTS = 60
 
 
-def render(report: BuildReport) -> str:
+def render(report: BuildReport, earlier: str = "") -> str:
     """Render the report as a self-contained page; a plot that cannot be drawn is replaced by the reason.
 
     Links lead to files of the run beside the page, so that they work wherever a copy of the run's folder is.
+
+    Args:
+        report: What is shown.
+        earlier: An earlier page: what it has drawn of the same figures is taken over.
     """
-    sizes = sizes_and_total(report)
+    sizes, panel = sizes_and_total(report), functools.partial(_panel, earlier=earlier)
     return _labelled(
         _environment()
         .get_template("report.html.j2")
@@ -79,7 +83,7 @@ def render(report: BuildReport) -> str:
                 (component, choices.rows(choice), choices.told(choice)) for component, choice in choices.choices(report)
             ],
             choice_head=choices.HEAD,
-            **_measured(report),
+            **_measured(report, panel),
             coverage=[row.cells for row in coverage.rows(report)],
             coverage_head=coverage.HEAD,
             subsets=subsets.matrix(report),
@@ -87,11 +91,11 @@ def render(report: BuildReport) -> str:
             costs=costs.rows(report),
             cost_head=costs.HEAD,
             cost_notes=costs.notes(report),
-            trainings=_trainings(report),
+            trainings=_trainings(report, panel),
             training_head=trainings.HEAD,
-            stage_panels=[_panel(plots.stage_panel, *group) for group in _stage_groups(report)],
-            size_panels=[_panel(plots.size_panel, "Bytes on disk", sizes)] if sizes else [],
-            latency_panels=[_panel(plots.latency_panel, *group) for group in _latency_groups(report)],
+            stage_panels=[panel(plots.stage_panel, *group) for group in _stage_groups(report)],
+            size_panels=[panel(plots.size_panel, "Bytes on disk", sizes)] if sizes else [],
+            latency_panels=[panel(plots.latency_panel, *group) for group in _latency_groups(report)],
         )
     )
 
@@ -99,10 +103,10 @@ def render(report: BuildReport) -> str:
 def render_sensitivity(report: BuildReport) -> str:
     """Render what was measured of layer groups as a self-contained page."""
     template = _environment().get_template("sensitivity.html.j2")
-    return _labelled(template.render(report=report, version=report.mmdeploy_version, **_measured(report)))
+    return _labelled(template.render(report=report, version=report.mmdeploy_version, **_measured(report, _panel)))
 
 
-def _measured(report: BuildReport) -> dict[str, Any]:
+def _measured(report: BuildReport, panel: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Return what the section on layer groups shows."""
     return {
         "sensitivities": [
@@ -110,8 +114,8 @@ def _measured(report: BuildReport) -> dict[str, Any]:
                 "component": component,
                 "rows": sensitivities.rows(measured),
                 "panels": [
-                    _panel(plots.drop_panel, f"{component}: drop of {measured.metric}", measured),
-                    _panel(plots.noise_panel, f"{component}: SQNR", measured),
+                    panel(plots.drop_panel, f"{component}: drop of {measured.metric}", measured),
+                    panel(plots.noise_panel, f"{component}: SQNR", measured),
                 ],
             }
             for component, measured in sensitivities.sensitivities(report)
@@ -125,7 +129,7 @@ def _measured(report: BuildReport) -> dict[str, Any]:
     }
 
 
-def _trainings(report: BuildReport) -> list[dict[str, Any]]:
+def _trainings(report: BuildReport, panel: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what the section on training shows."""
     return [
         {
@@ -134,8 +138,8 @@ def _trainings(report: BuildReport) -> list[dict[str, Any]]:
             "improved": course.improved,
             "rows": trainings.rows(course),
             "panels": [
-                _panel(plots.loss_panel, f"{step}: loss", course),
-                _panel(plots.metric_panel, f"{step}: {course.metric} in validation", course),
+                panel(plots.loss_panel, f"{step}: loss", course),
+                panel(plots.metric_panel, f"{step}: {course.metric} in validation", course),
             ],
         }
         for step, course in trainings.trainings(report)
@@ -197,12 +201,12 @@ def _with_labels(table: re.Match[str]) -> str:
     return _ROW.sub(row, table[0])
 
 
-def _panel(draw: Callable[[str, Any], str], title: str, records: Any) -> dict[str, Any]:
+def _panel(draw: Callable[[str, Any], str], title: str, records: Any, *, earlier: str = "") -> dict[str, Any]:
     """Draw a panel, or say why it is missing: its figures are in the table, no plot may cost a report."""
     from markupsafe import Markup
 
     try:
-        return {"title": title, "svg": Markup(draw(title, records)), "problem": ""}
+        return {"title": title, "svg": Markup(drawn.drawn(draw, title, records, earlier)), "problem": ""}
     except Exception as problem:  # noqa: BLE001 - whatever Matplotlib raises
         _LOG.warning("the plot %r of the report could not be drawn: %s", title, problem)
         return {"title": title, "svg": "", "problem": f"{type(problem).__name__}: {problem}"}

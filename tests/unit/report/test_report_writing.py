@@ -29,7 +29,7 @@ def test_all_formats_are_written_and_nothing_else(tmp_path):
 
 
 def test_a_page_that_cannot_be_rendered_leaves_the_data(tmp_path, monkeypatch):
-    def broken(_):
+    def broken(report, earlier):
         raise RuntimeError("template")
 
     monkeypatch.setattr(html, "render", broken)

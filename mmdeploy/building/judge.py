@@ -22,7 +22,7 @@ from mmdeploy.building.confidence import served_confidence
 from mmdeploy.building.judged_modalities import evidence_subsets, mixed_rows, samples_asked
 from mmdeploy.building.served_ensemble import model_name, stand_ins
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Array, Evidence, GateResult, Samples, Verdict, WiredComponent
+from mmdeploy.core.contracts import Array, Evidence, EvidenceCascade, GateResult, Samples, Verdict, WiredComponent
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.data.columns import load_column
 from mmdeploy.data.sample_sets import SampleSet
@@ -33,7 +33,7 @@ from mmdeploy.triton.config import ServedEnsemble
 from mmdeploy.triton.repository import StagedRepository, stage
 from mmdeploy.triton.scalars import ScalarRunner
 from mmdeploy.triton.several import start_all
-from mmdeploy.worker.original_outputs import BOUNDS, SUBSETS
+from mmdeploy.worker.original_outputs import BOUNDS, EARLY, EARLY_AT_BOUNDS, SUBSETS
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
@@ -91,6 +91,20 @@ class EvaluationRecord:
             for side in ("feeds", "original")
         )
         return Samples(feeds), original
+
+    def cascade(self, left_early: str) -> EvidenceCascade:
+        """Open what the PyTorch model answered early.
+
+        Args:
+            left_early: The output that says which samples left early.
+        """
+        folder = self.original.path.parent
+        index = json.loads((folder / EARLY).read_text(encoding="utf-8"))
+        bounds = folder / BOUNDS
+        at_bounds = json.loads(bounds.read_text(encoding="utf-8"))[EARLY_AT_BOUNDS] if bounds.is_file() else {}
+        early, made = ({name: load_column(folder, one) for name, one in side.items()} for side in (index, at_bounds))
+        made.pop(left_early, None)
+        return EvidenceCascade(left_early, early.pop(left_early)[:, 0], early, made)
 
 
 class ServedDeployment:
@@ -267,6 +281,7 @@ def _evidence(
         bounds=record.bounds(),
         subsets=subsets,
         mixed=mixed_rows(recipe, feeds, answers, subsets),
+        cascade=None if recipe.cascade is None else record.cascade(recipe.cascade.left_early),
     )
 
 

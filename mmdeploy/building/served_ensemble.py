@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmdeploy import engines
 from mmdeploy.building.media_steps import first_sample, served_steps
+from mmdeploy.building.served_cascade import with_cascade, without_cascade
 from mmdeploy.building.served_modalities import with_modalities
 from mmdeploy.building.single_model import as_single
 from mmdeploy.choice.options import default_engine
@@ -46,7 +47,7 @@ def candidate_ensemble(recipe: Recipe, artifacts: Mapping[str, Artifact], *, sin
     ensemble = _ensemble(recipe, built, samples, lambda name: shipped_engine(recipe, name, built[name]))
     if single:
         return as_single(recipe, ensemble, artifacts[SINGLE_ENGINE])
-    return _with_modalities(recipe, ensemble, artifacts)
+    return with_cascade(recipe, _with_modalities(recipe, ensemble, artifacts))
 
 
 def reference_ensemble(
@@ -54,7 +55,8 @@ def reference_ensemble(
 ) -> ServedEnsemble:
     """Describe the FP32 reference: the same kind of engine, or the FP32 graph where that cannot run here.
 
-    It is ``single`` as the candidate is: what is compared is what was done to components, not how they are joined.
+    It is ``single`` as the candidate is: what is compared is what was done to components, not how they are joined. A
+    cascade is something that was done: the reference asks the whole model for every row.
     """
     built = {
         name: artifacts[original_graph(recipe, name) if name in unrunnable else f"{name}/reference"]
@@ -64,7 +66,7 @@ def reference_ensemble(
     ensemble = _ensemble(recipe, built, samples, _engine_or_substitute(recipe, unrunnable), substituted=unrunnable)
     if single and SINGLE_REFERENCE in artifacts:
         return as_single(recipe, ensemble, artifacts[SINGLE_REFERENCE])
-    return _with_modalities(recipe, ensemble, artifacts)
+    return _with_modalities(recipe, without_cascade(recipe, ensemble), artifacts)
 
 
 def substitute_ensemble(
@@ -83,7 +85,7 @@ def substitute_ensemble(
         lambda name: onnxruntime if name in unrunnable else shipped_engine(recipe, name, built[name]),
         substituted=unrunnable,
     )
-    return _with_modalities(recipe, ensemble, artifacts)
+    return with_cascade(recipe, _with_modalities(recipe, ensemble, artifacts))
 
 
 def _with_modalities(recipe: Recipe, ensemble: ServedEnsemble, artifacts: Mapping[str, Artifact]) -> ServedEnsemble:

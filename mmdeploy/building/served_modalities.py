@@ -65,7 +65,7 @@ def _asked(
     """Return how the step asks for a branch, and the models that it asks."""
     components, detected = tuple(parts[name] for name in branch.components), detection(recipe, branch)
     steps, padding = tuple(around[name] for name in branch.steps), _padding(branch, around)
-    specs, spec = _written(components), recipe.inputs[branch.input]
+    specs, spec = written(components), recipe.inputs[branch.input]
     sent = recipe.tensor(branch.input, spec.dtype, spec.shape)
     gives = tuple(specs[tensor] for tensor in branch.embeddings)
     if padding and (varying := next((one.name for one in gives if -1 in one.shape), None)):
@@ -76,26 +76,26 @@ def _asked(
         )
     name = f"{recipe.name}.{branch.input}"
     options = {
-        "joins": _join(components),
+        "joins": joins(components),
         "presence": presence_tensors(recipe).get(branch.input),
         "detect": dict(detected.sent),
     }
     if not detected.by_steps:
         whole = ServedEnsemble(f"{name}_branch", (sent,), gives, components, steps=(*steps, *padding))
-        asked, model = _model(whole)
+        asked, model = asked_as(whole)
         # All that is read is the input.
         return {**options, **asked, "inputs": [*asked["inputs"]]}, (model,)
-    made = _made(steps)
+    known = made(steps)
     first = ServedEnsemble(
         f"{name}_steps",
         (sent,),
-        tuple(made[tensor] for tensor in branch.made if tensor in {*branch.sources, detected.tensor}),
+        tuple(known[tensor] for tensor in branch.made if tensor in {*branch.sources, detected.tensor}),
         (),
         steps=steps,
     )
-    read = tuple(sent if tensor == branch.input else made[tensor] for tensor in branch.sources)
+    read = tuple(sent if tensor == branch.input else known[tensor] for tensor in branch.sources)
     (steps_asked, steps_model), (asked, model) = (
-        _model(first), _model(ServedEnsemble(f"{name}_branch", read, gives, components, steps=padding))
+        asked_as(first), asked_as(ServedEnsemble(f"{name}_branch", read, gives, components, steps=padding))
     )  # fmt: skip
     steps_asked |= {"tensor": detected.tensor, "detect": dict(detected.made), "invalid": detected.invalid}
     return {**options, **asked, "steps": steps_asked}, (steps_model, model)
@@ -107,7 +107,7 @@ def _padding(branch: Branch, around: Mapping[str, ServedStep]) -> tuple[ServedSt
     return tuple(step for step in others if {*step.inputs.values()} <= {*branch.sources})
 
 
-def _model(whole: ServedEnsemble) -> tuple[dict[str, Any], _Model]:
+def asked_as(whole: ServedEnsemble) -> tuple[dict[str, Any], _Model]:
     """Return how some parts are asked as one model, and that model: their ensemble, or the only part."""
     model: _Model = whole if len(whole.parts) > 1 else whole.parts[0]
     given, wanted = {spec.name for spec in whole.inputs}, [spec.name for spec in whole.outputs]
@@ -125,7 +125,7 @@ def _model(whole: ServedEnsemble) -> tuple[dict[str, Any], _Model]:
     }, model
 
 
-def _join(components: tuple[ServedComponent, ...]) -> bool:
+def joins(components: tuple[ServedComponent, ...]) -> bool:
     """Say whether rows of several requests are asked for as one: not where answers are kept, by whole requests."""
     servings = [part.serving for part in components]
     return all(one.dynamic_batching is not None and not one.response_cache for one in servings)
@@ -138,7 +138,7 @@ def _step(recipe: Recipe, ensemble: ServedEnsemble, asked: Mapping[str, Mapping[
     anchor = sorted(always, key=lambda name: (given[name].dtype == BYTES, math.prod(map(abs, given[name].shape))))[:1]
     marks = [TensorSpec(modalities.marker(name), "BOOL", (1,)) for name in asked]
     takes = (*(given[name] for name in asked), *marks, *(given[name] for name in anchor))
-    specs, found = _written(ensemble.components), branches(recipe)
+    specs, found = written(ensemble.components), branches(recipe)
     gives = [specs[tensor] for name in asked for tensor in found[name].embeddings]
     gives += [TensorSpec(tensor, "BOOL", (1,)) for tensor in presence_tensors(recipe).values()]
     largest = ensemble.max_batch_size
@@ -160,7 +160,7 @@ def _step(recipe: Recipe, ensemble: ServedEnsemble, asked: Mapping[str, Mapping[
     )
 
 
-def _written(components: tuple[ServedComponent, ...]) -> dict[str, TensorSpec]:
+def written(components: tuple[ServedComponent, ...]) -> dict[str, TensorSpec]:
     """Return the specs of what components write, by ensemble tensor."""
     return {
         part.outputs[spec.name]: replace(spec, name=part.outputs[spec.name])
@@ -169,7 +169,7 @@ def _written(components: tuple[ServedComponent, ...]) -> dict[str, TensorSpec]:
     }
 
 
-def _made(steps: tuple[ServedStep, ...]) -> dict[str, TensorSpec]:
+def made(steps: tuple[ServedStep, ...]) -> dict[str, TensorSpec]:
     """Return the specs of what steps write, by ensemble tensor."""
     return {
         step.outputs[spec.name]: replace(spec, name=step.outputs[spec.name])

@@ -124,6 +124,8 @@ def _summary(recipe: Recipe) -> str:
         ends.insert(-3, ("postprocess", _steps(recipe.postprocess)))
     if recipe.preprocess:
         ends.insert(1, ("preprocess", _steps(recipe.preprocess)))
+    if recipe.cascade is not None:
+        ends.insert(-2, ("cascade", _cascade(recipe)))
     if recipe.baseline is not None:
         ends.append(("baseline", str(recipe.baseline)))
     over = f" over {recipe.origin.base}" if recipe.origin.base else ""
@@ -136,6 +138,16 @@ def _summary(recipe: Recipe) -> str:
             table(("ensemble", f"max_batch_size {recipe.max_batch_size}"), ends),
         )
     )
+
+
+def _cascade(recipe: Recipe) -> str:
+    """Say who answers first, and who is asked when."""
+    from mmdeploy.recipe.cascade_stages import stages
+
+    assert recipe.cascade is not None
+    found = stages(recipe)
+    first, rest = ", ".join(found.early), ", ".join(found.rest)
+    return f"first: {first}\nrest, where {recipe.cascade.when}: {rest}"
 
 
 def _data(recipe: Recipe) -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mmdeploy.core.artifact import Array as Array
 from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.judged_parts import EvidenceCascade as EvidenceCascade
 from mmdeploy.core.judged_parts import EvidenceSubset as EvidenceSubset
 from mmdeploy.core.judged_parts import WiredComponent as WiredComponent
 from mmdeploy.core.labels import Labels
@@ -271,6 +272,7 @@ class Evidence:
         subsets: Subsets of the modalities that are judged besides whole requests. `mmdeploy.gates.run_all` asks the
             gates that judge subsets once for each.
         mixed: Requests whose rows lack other inputs each, or none: all of the ensemble's outputs, asked by parity.
+        cascade: What leaves early, and its answers; None where the candidate answers all samples alike.
     """
 
     candidate: Deployment
@@ -291,6 +293,7 @@ class Evidence:
     bounds: tuple[Samples, Mapping[str, Array]] | None = None
     subsets: tuple[EvidenceSubset, ...] = ()
     mixed: EvidenceSubset | None = None
+    cascade: EvidenceCascade | None = None
 
 
 class Gate(Protocol):

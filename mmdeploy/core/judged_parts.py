@@ -37,6 +37,23 @@ class WiredComponent:
 
 
 @dataclass(frozen=True)
+class EvidenceCascade:
+    """A cascade: the candidate answers some samples early, `Evidence.original` and the reference none.
+
+    Attributes:
+        left_early: The output of the candidate, BOOL, that says which samples left early.
+        left: By sample, whether the PyTorch model leaves it early by the same rule.
+        early: What the PyTorch model answers early, of all samples: columns by output of the ensemble.
+        at_bounds: Likewise of the samples at bounds of sizes.
+    """
+
+    left_early: str
+    left: Array
+    early: Mapping[str, Array]
+    at_bounds: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class EvidenceSubset:
     """Requests that leave out some inputs.
 

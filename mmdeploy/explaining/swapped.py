@@ -90,6 +90,10 @@ class Swapped:
 
 def cannot_be_swapped(evidence: Evidence, outputs: tuple[str, ...]) -> str | None:
     """Say why an ensemble cannot be walked component by component; None where it can."""
+    if evidence.cascade is not None:
+        return (
+            "a cascade asks components for some rows only: they are not swapped; `mmdeploy debug` looks at each alone"
+        )
     partial = [part.name for part in evidence.components if part.samples is not None]
     if partial:
         return f"{', '.join(partial)} run for some requests only: components are not swapped where inputs are optional"

@@ -13,9 +13,9 @@ from mmdeploy.plugins.contract import GATE
 from mmdeploy.plugins.registry import Registry
 
 if TYPE_CHECKING:  # the type checker holds each against the contract; who checks one imports no other
-    from mmdeploy.gates import accuracy, graceful, latency, memory, parity, size, throughput
+    from mmdeploy.gates import accuracy, early_exit, graceful, latency, memory, parity, size, throughput
 
-    GATES: tuple[Gate, ...] = (parity, accuracy, graceful, latency, throughput, size, memory)
+    GATES: tuple[Gate, ...] = (parity, accuracy, graceful, early_exit, latency, throughput, size, memory)
 
 METHODS: Registry[Gate] = Registry(
     __name__,
@@ -24,6 +24,7 @@ METHODS: Registry[Gate] = Registry(
         "parity": "parity",
         "accuracy": "accuracy",
         "graceful": "graceful",
+        "early_exit": "early_exit",
         "latency": "latency",
         "throughput": "throughput",
         "size": "size",

@@ -12,6 +12,8 @@ Size: cosine does not see it (logits times 1000 have a cosine of 1). With ``min_
 too: each may differ by as much as the noise that this cosine allows, the square root of 1 - ``min_cosine`` squared (5 %
 at least), as a share of its own norm or of the norms' root mean square, whichever is larger. ``max_scale_error``,
 ``min_sqnr_db`` or ``max_abs_error`` take its place.
+A cascade: a sample that left early is compared with what the original answers early, any other with what it answers in
+the end. Which way it should have gone is for ``early_exit`` to judge.
 Batches: all samples are asked in batches of ``max_batch_size``, and some again one at a time and in odd batches; each
 must keep the limits.
 When to choose it: always. It needs no labels, and names the component that an accuracy loss comes from. Give outputs
@@ -27,14 +29,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mmdeploy.core.contracts import Array, Check, Evidence, GateResult, MethodOptions, Samples, Verdict
 from mmdeploy.core.errors import DataError, InferenceError
-from mmdeploy.core.samples import is_text
+from mmdeploy.core.samples import column_of, is_text
 from mmdeploy.gates import advising, answers, limits
 from mmdeploy.scoring import ask, closeness, lengths, metrics, ragged
 
@@ -140,13 +142,18 @@ _LIMITS = (
 
 @dataclass(frozen=True)
 class _Subject:
-    """One served model: whom to ask, with what, what the original says, and whether it has several outputs."""
+    """One served model: whom to ask, with what, what the original says, and whether it has several outputs.
+
+    Where the ensemble is a cascade: what the original answers early, and which output says that a sample left early.
+    """
 
     label: str
     model: str | None
     feeds: Samples
     expected: Mapping[str, Array]
     several: bool
+    early: Mapping[str, Array] = field(default_factory=dict)
+    left_early: str = ""
 
 
 def check(options: Options, evidence: Evidence) -> GateResult:
@@ -173,6 +180,9 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         everyone = tuple(replace(part, samples=None) for part in evidence.components)
         feeds, original = evidence.bounds
         at_bounds = replace(evidence, components=everyone, feeds=feeds, original=original)
+        if at_bounds.cascade is not None:
+            cascade = replace(at_bounds.cascade, early=at_bounds.cascade.at_bounds)
+            at_bounds = replace(at_bounds, cascade=cascade)
     bounds = subjects if at_bounds is None else list(_subjects(options, at_bounds))
     for subject, bound in zip(subjects, bounds, strict=True):
         count = len(next(iter(subject.expected.values())))
@@ -228,9 +238,9 @@ def _subjects(options: Options, evidence: Evidence) -> Iterator[_Subject]:
     if options.scope != "components":
         expected = {name: original[name] for name in evidence.ensemble_outputs if _is_judged(name, options, original)}
         if expected:
-            yield _Subject(
-                _WHOLE, None, Samples.of(evidence.feeds), expected, several=len(evidence.ensemble_outputs) > 1
-            )
+            several, cascade = len(evidence.ensemble_outputs) > 1, evidence.cascade
+            whole = _Subject(_WHOLE, None, Samples.of(evidence.feeds), expected, several=several)
+            yield whole if cascade is None else replace(whole, early=cascade.early, left_early=cascade.left_early)
 
 
 def _judged(
@@ -247,11 +257,22 @@ def _judged(
         return [ask.refused(f"{subject.label}: parity", _all_limits(options), error)], {}
     checks: list[Check] = []
     tensors: dict[str, Any] = {}
-    for name, expected in ask.select(subject.expected, rows).items():
+    for name, expected in _expected(subject, rows, answered).items():
         label = f"{subject.label}.{name}" if subject.several else subject.label
         found, tensors[label] = _compare(label, name, (expected, answered.get(name)), options)
         checks += found
     return checks, tensors
+
+
+def _expected(subject: _Subject, rows: npt.NDArray[np.intp], answered: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what the original says of samples, of those that left a cascade early what it answers early."""
+    expected = ask.select(subject.expected, rows)
+    left = answered.get(subject.left_early)
+    if left is None:
+        return expected
+    early = ask.select({name: subject.early[name] for name in expected}, rows)
+    ways = [early if went.any() else expected for went in left]
+    return {name: column_of([way[name][row] for row, way in enumerate(ways)]) for name in expected}
 
 
 def _again(

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from mmdeploy.performance.queueing import simulate
 from mmdeploy.performance.samples import find
 from mmdeploy.performance.service_times import ServiceTimes, StageTimes
 from mmdeploy.performance.target import Target
+from mmdeploy.triton.served_step import OPTIONS_PARAMETER
 
 #: Shares of what the server can take at which it is measured at random times, and the clients that give it all.
 LOADS, CLIENTS_A_CORE = (0.3, 0.6), 4
@@ -220,11 +222,23 @@ def _stages(target: Target) -> tuple[StageTimes, ...]:
         if config.get("ensemble_scheduling", {}).get("step"):
             inner = f"the ensemble {step['model_name']} is in it"
             raise UsageError(f"{target.model}: {inner}, and only plain models are reckoned")
+        if _decides_whom_to_ask(config):
+            raise UsageError(
+                f"{target.model}: {step['model_name']} asks the rest of a cascade for some rows only, and that is not "
+                "reckoned",
+                hint="measure it with `mmdeploy bench --rate`",
+            )
         after = {makers[tensor] for tensor in step["input_map"].values() if tensor in makers}
         found.append(_stage(config, tuple(sorted(after))))
     if len({stage.name for stage in found}) != len(found):
         raise UsageError(f"{target.model} asks a model at two places, which is not reckoned")
     return tuple(found)
+
+
+def _decides_whom_to_ask(config: Mapping[str, Any]) -> bool:
+    """Say whether a model is the step of a cascade."""
+    told = config.get("parameters", {}).get(OPTIONS_PARAMETER, {}).get("string_value", "{}")
+    return "left_early" in json.loads(told)
 
 
 def _stage(config: Mapping[str, Any], after: tuple[str, ...]) -> StageTimes:

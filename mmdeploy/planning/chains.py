@@ -13,7 +13,9 @@ from mmdeploy.core.contracts import Encoding, Engine, MethodOptions, Pass, Varia
 from mmdeploy.gates import accuracy
 from mmdeploy.planning.kinds import EXPORT, PRUNE, RECOVER, TRAIN, StepKind
 from mmdeploy.planning.steps import options_key
-from mmdeploy.recipe.wiring import serves_guards, upstream
+from mmdeploy.recipe.cascade_stages import scored_in
+from mmdeploy.recipe.serving_rules import serves_guards
+from mmdeploy.recipe.wiring import upstream
 from mmdeploy.scoring.evaluations import DEFAULT_MAX_DROP
 from mmdeploy.scoring.metric_spec import MetricSpec, spec_of
 
@@ -116,8 +118,9 @@ def yardstick(recipe: Recipe, component: str) -> Yardstick:
 
     It is the first with a ``max_drop`` of those whose metric sees an output that the component feeds; else the first
     of these; else the first with a ``max_drop``, or the first of all. Without an accuracy gate it is ``top1`` of the
-    first output, without a budget.
+    first output, without a budget. A component that only answers early is scored as if it answered everybody.
     """
+    recipe = scored_in(recipe, component)
     found = [
         Yardstick(gate.spec(recipe.model_outputs), gate.max_drop)
         for gate in recipe.gates
@@ -145,6 +148,7 @@ def budgeted(options: OptionsT, recipe: Recipe, component: str) -> OptionsT:
 
 def fed_outputs(recipe: Recipe, component: str) -> frozenset[str]:
     """Return the ensemble's outputs that depend on a component."""
+    recipe = scored_in(recipe, component)
     reached = {
         name for name in recipe.components if name == component or component in upstream(recipe.components, name)
     }

@@ -14,6 +14,7 @@ from mmdeploy.planning.chains import yardstick
 from mmdeploy.planning.recipe_inputs import Labels, flat, students
 from mmdeploy.planning.steps import Fingerprints, digest, options_json
 from mmdeploy.plugins.loading import Plugin
+from mmdeploy.recipe.cascade_stages import scored_in
 from mmdeploy.recipe.modalities import optional_inputs, subsets
 
 if TYPE_CHECKING:
@@ -110,7 +111,19 @@ class Identities:
         code = self._fingerprints.metrics.get(name)
         metric = yardstick(self._recipe, name).metric
         scored = metric.identity() | ({"metric code": code} if code else {})
-        return scored | self._flat(self._fingerprints.inputs.data.get(metric.metric, {})) | {"component": name}
+        of_metric = self._flat(self._fingerprints.inputs.data.get(metric.metric, {}))
+        return scored | of_metric | {"component": name} | self._answers_early(name)
+
+    def cascade(self) -> dict[str, str]:
+        """Name the cascade's rule; nothing where there is none."""
+        found = self._recipe.cascade
+        return {} if found is None else {"cascade": digest(found.model_dump(mode="json", include={"when", "answers"}))}
+
+    def _answers_early(self, name: str) -> dict[str, str]:
+        """Name what a component's tensors answer for where it only answers early: it is scored as that."""
+        cascade = self._recipe.cascade
+        only_early = cascade is not None and scored_in(self._recipe, name) is not self._recipe
+        return {"answers early": digest(dict(cascade.answers))} if cascade is not None and only_early else {}
 
     def timing(self, name: str) -> dict[str, str]:
         """Name what timings of a component depend on."""

@@ -20,7 +20,10 @@ _TOP = _PACKAGE.name
 #: Rooms in which nothing decides what a step gives that its identity does not hold.
 _OUTSIDE = {"api", "building", "cli", "gates", "planning", "preprocess", "recipe", "record", "report", "triton"}
 #: Modules of those rooms that do.
-_INSIDE = {f"{_TOP}.recipe.wiring", f"{_TOP}.recipe.modalities", f"{_TOP}.triton.steps.modalities"}
+_INSIDE = {
+    *(f"{_TOP}.recipe.{name}" for name in ("wiring", "modalities", "cascade", "cascade_stages")),
+    *(f"{_TOP}.triton.steps.{name}" for name in ("modalities", "condition")),
+}
 #: Packages whose ``__init__`` is a literal dict of methods; each method is a module that a step starts in.
 _REGISTRIES = {f"{_TOP}.{room}" for room in ("engines", "export", "prune", "quantize", "recover")}
 #: Modules that ask others by name for what to run: those are started in of their own.

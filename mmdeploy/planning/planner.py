@@ -205,6 +205,7 @@ class _Planner:
             **self.identities.model(*self.recipe.components),
             "wiring": self.identities.wiring(*self.recipe.components),
             **self.identities.subsets(),
+            **self.identities.cascade(),
             **self.sets.inputs(needs, {"evaluation"}),
             **self.identities.media("postprocess"),
             **self.identities.made_by(OUTPUTS),

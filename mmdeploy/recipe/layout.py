@@ -52,6 +52,8 @@ def obstacles(recipe: Recipe) -> Iterator[Finding]:
             yield Finding(
                 ("inputs", name, "optional"), "in one model every part runs, also for an input that is missing"
             )
+    if recipe.cascade is not None:
+        yield Finding(("cascade",), "in one model every part runs for every row: nothing would leave early")
     for name, size in recipe.sizes.items():
         if size.bucket is not None:
             yield Finding(("sizes", name, "bucket"), "batches of one length are made step by step, not in one model")

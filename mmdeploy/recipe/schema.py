@@ -23,6 +23,7 @@ from mmdeploy.core.target import Target
 from mmdeploy.model.sources import REFERENCE_PATTERN
 from mmdeploy.plugins.registry import Registry
 from mmdeploy.recipe.baseline import Baseline
+from mmdeploy.recipe.cascade import Cascade
 from mmdeploy.recipe.declared import (
     SIZE_PATTERN,
     Dim,
@@ -40,6 +41,7 @@ from mmdeploy.recipe.media_union import Step
 from mmdeploy.recipe.methods import union_of
 from mmdeploy.recipe.missing import Subset
 from mmdeploy.recipe.origin import Origin, folder_of_paths
+from mmdeploy.recipe.trained_model import CallableReference, Model
 from mmdeploy.triton.options import ResponseCache, Serving
 
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
@@ -57,7 +59,6 @@ PATTERN_MEANINGS: Mapping[str, str] = {
     SIZE_PATTERN: "a name of letters, digits and '_' that does not start with a digit",
 }
 
-CallableReference = Annotated[str, Field(pattern=REFERENCE_PATTERN)]
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
 # Emptiness of these is for `mmdeploy.recipe.wiring` to find, beside everything else.
 NOT_EMPTY: JsonDict = {"minProperties": 1}
@@ -100,40 +101,6 @@ else:
         Discriminator(lambda value: "word" if isinstance(value, str) else "section"),
     ]
     GateOptions = union_of(gates.METHODS)
-
-
-class Model(Section):
-    """The trained PyTorch model. Building a recipe runs this code."""
-
-    factory: CallableReference = Field(
-        description="Callable without arguments that returns the torch.nn.Module: path.py:callable beside "
-        "the recipe, or package.module:callable.",
-        examples=["model.py:build"],
-    )
-    weights: Path | None = Field(
-        None,
-        description="State dict, as .safetensors or as a torch file that loads with weights_only=True: a file, the "
-        ".index.json of shards, or a folder in Hugging Face's layout. BF16 and FP16 are computed in FP32. Without it "
-        "the factory's own weights are taken.",
-        examples=["weights.safetensors", "checkpoint"],
-    )
-    prefix: dict[str, str | None] = Field(
-        default_factory=dict,
-        description="Where in the model the tensors of the weights belong: attribute path there by attribute path in "
-        'the file, "" for all; null leaves that part of the file out. With "" the rest of the model stays as the '
-        "factory made it.",
-        examples=[{"": "encoders.text"}, {"bert": "", "cls": None}],
-    )
-    files: tuple[str, ...] | None = Field(
-        None,
-        description="Globs of files that the factory reads, for those that cannot be seen when it runs. A change to "
-        "one of them makes every step that loads the model run again.",
-        examples=[["checkpoints/*.bin"]],
-    )
-    allow_pickle: bool = Field(
-        False,
-        description="Unpickle the weights, which runs whatever code they hold. Only for files that you made.",
-    )
 
 
 class Data(Section):
@@ -297,6 +264,11 @@ class Recipe(Section):
         description="ensemble: each component is a model, and a step of the ensemble. single: their graphs are one "
         "model, so that no request passes between steps. auto: both are measured, and the faster one ships; an "
         "ensemble where they cannot be one.",
+    )
+    cascade: Cascade | None = Field(
+        None,
+        description="Cheap components that answer alone where they are sure. Every row runs the whole model where the "
+        "section is missing.",
     )
     response_cache: ResponseCache | None = Field(
         None, description="Room for answers that are kept. Where the section is missing a server has the room it likes."

@@ -11,20 +11,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mmdeploy import engines, prune, quantize, recover
-from mmdeploy.core.contracts import MethodOptions, method_of
+from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import did_you_mean
-from mmdeploy.core.target import Target
 from mmdeploy.gates import parity
-from mmdeploy.recipe import layout, sharing
+from mmdeploy.recipe import cascade_rules, cascade_stages, layout, sharing
 from mmdeploy.recipe.declared import Dim, InputSpec, Wire
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.media_wiring import media_findings, steps_of
 from mmdeploy.recipe.schema import Component, Recipe
+from mmdeploy.recipe.serving_rules import serving_findings
 from mmdeploy.recipe.size_rules import size_findings
 from mmdeploy.recipe.wiring_order import order_with, sources_of
 from mmdeploy.recipe.yaml_tree import Keys
-from mmdeploy.triton.config import PUBLISHED_VERSION
-from mmdeploy.triton.options import SAMPLE_HINT, SpecificVersions, unfit_warmup
 
 
 @dataclass(frozen=True)
@@ -55,16 +53,14 @@ def check(recipe: Recipe) -> list[Finding]:
         *media_findings(recipe),
         *_clashes(tensors),
         *size_findings(recipe),
-        *_batch_sizes(recipe),
-        *_versions(recipe),
-        *_guards(recipe),
-        *_warmups(recipe),
+        *serving_findings(recipe),
         *_data(recipe),
         *_judged_outputs(recipe),
         *_graphless_engines(recipe),
         *_shared_modules(recipe),
         *_replaced(recipe),
         *layout.findings(recipe),
+        *cascade_rules.findings(recipe),
     ]
 
 
@@ -112,6 +108,9 @@ def _tensors(recipe: Recipe) -> dict[str, _Tensor]:
         for own, tensor in step.inputs.items():
             end = _End((section, name, "inputs", own), f"{section}.{name}.inputs.{own}")
             tensors.setdefault(tensor, _Tensor()).readers.append(end)
+    for place, tensor in cascade_stages.reads(recipe):
+        if tensor in tensors:  # others are told with what there is
+            tensors[tensor].readers.append(_End(place, "the cascade"))
     return tensors
 
 
@@ -191,6 +190,7 @@ def _unused(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]
     """Find components that run for nothing, and tensors that nothing takes."""
     needed, sources = set[str](), sources_of(recipe.components)
     wanted = {*recipe.outputs, *(tensor for step in recipe.postprocess.values() for tensor in step.inputs.values())}
+    wanted |= {tensor for _, tensor in cascade_stages.reads(recipe)}
     waiting = [
         name
         for name, component in recipe.components.items()
@@ -240,72 +240,6 @@ def _differ(first: object, second: object) -> bool:
 
 def _shown(declared: object) -> str:
     return f"[{', '.join(map(str, declared))}]" if isinstance(declared, tuple) else str(declared)
-
-
-def _batch_sizes(recipe: Recipe) -> Iterator[Finding]:
-    sizes = {name: component.serving.max_batch_size for name, component in recipe.components.items()}
-    places = {name: ("components", name, "serving", "max_batch_size") for name in sizes}
-    batching = [name for name, size in sizes.items() if size > 0]
-    single = [name for name, size in sizes.items() if size == 0]
-    if batching and single:
-        for name in single:
-            message = (
-                f"0 here, but {batching[0]!r} has {sizes[batching[0]]}: an ensemble batches in all of its "
-                "steps or in none; give every component a max_batch_size above 0, or 0"
-            )
-            yield Finding(places[name], message, involves=(places[batching[0]],))
-
-
-def _versions(recipe: Recipe) -> Iterator[Finding]:
-    """Find version policies that leave out the version that a build publishes."""
-    for name, component in recipe.components.items():
-        policy = component.serving.version_policy
-        if isinstance(policy, SpecificVersions) and PUBLISHED_VERSION not in policy.specific:
-            message = (
-                f"{list(policy.specific)} leaves out version {PUBLISHED_VERSION}, the one that a build publishes: "
-                f"Triton would serve nothing; add {PUBLISHED_VERSION}, or take version_policy out"
-            )
-            yield Finding(("components", name, "serving", "version_policy"), message)
-
-
-def _guards(recipe: Recipe) -> Iterator[Finding]:
-    """Find checks that are to be written into graphs which are not served as graphs, or not on a CPU."""
-    for name, component in recipe.components.items():
-        if component.serving.guard != "graph":
-            continue
-        auto, options = recipe.automatic_engine(name), recipe.engine_options(name)
-        if auto is not None:  # chooses among onnxruntime's variants, if it may
-            if recipe.target is Target.CPU and "onnxruntime" in auto.in_order():
-                continue
-            found = f"chosen among {', '.join(auto.engines)}" if auto.engines else f"chosen for target {recipe.target}"
-        elif serves_guards(options):
-            continue
-        else:
-            found = method_of(options) + (f" on {options.provider}" if hasattr(options, "provider") else "")
-        message = (
-            f"graph holds for the engine onnxruntime on a CPU, this component's is {found}: name that engine, or "
-            "take guard out"
-        )
-        yield Finding(("components", name, "serving", "guard"), message, (("components", name, "engine"),))
-
-
-def serves_guards(engine: MethodOptions) -> bool:
-    """Return whether what is written into a component's graph holds when an engine serves it."""
-    return method_of(engine) == "onnxruntime" and getattr(engine, "provider", None) == "cpu"
-
-
-def _warmups(recipe: Recipe) -> Iterator[Finding]:
-    """Find warm-ups by made-up data that the component would refuse: that can end the server."""
-    for name, component in recipe.components.items():
-        for key, wire in component.inputs.items():
-            source = recipe.sources().get(wire.tensor)
-            dtype = wire.dtype or (source.dtype if source else None)
-            wrong = unfit_warmup(component.serving.warmup, dtype, source.range if source else None)
-            if wrong is not None:
-                message = f"{wrong} of the input {key!r}; {SAMPLE_HINT}"
-                involves = (("inputs", wire.tensor),) if source else ()
-                yield Finding(("components", name, "serving", "warmup", "data"), message, involves=involves)
-                break
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:

@@ -131,7 +131,7 @@ def asked_models(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _asked_by_options(text: str) -> Iterator[str]:
-    """Give the models that the step of optional inputs asks for."""
+    """Give the models that the step of optional inputs, or of a cascade, asks for."""
     try:
         branches = json.loads(text)["inputs"].values()
         yield from (asked["model"] for branch in branches for asked in (branch, branch.get("steps")) if asked)
@@ -186,8 +186,9 @@ class _Reading:
         config.CopyFrom(self._configs[plain])
         for step in config.ensemble_scheduling.step:
             step.model_name = self.named(step.model_name)
-        if plain == _modalities(self._ensemble):
-            options = json.loads(config.parameters[OPTIONS_PARAMETER].string_value)
+        told = config.parameters[OPTIONS_PARAMETER].string_value if OPTIONS_PARAMETER in config.parameters else ""
+        if any(_asked_by_options(told)):
+            options = json.loads(told)
             for branch in options["inputs"].values():
                 for asked in (branch, branch.get("steps")):
                     if asked:

@@ -157,9 +157,7 @@ def component_config(component: ServedComponent) -> ModelConfig:
             # Triton has no scalars: one value a sample travels as [1] and is reshaped to [] for the engine.
             tensor.reshape.shape.extend([] if serving.max_batch_size else [-1])
             tensor.reshape.SetInParent()
-    for output in config.output:
-        if output.name in component.labels:
-            output.label_filename = label_filename(output.name)
+    _add_labels(config, component.labels)
     parameters = dict(component.parameters)
     _add_serving(config, serving, kind=parameters.pop(INSTANCE_KIND, "KIND_AUTO"))
     if serving.warmup:
@@ -180,6 +178,7 @@ def step_config(step: ServedStep) -> ModelConfig:
     config.default_model_filename = STEP_FILENAME
     _add_tensors(config.input, step.takes, largest, step.optional)
     _add_tensors(config.output, step.gives, largest)
+    _add_labels(config, step.labels)
     _add_serving(config, step.serving, kind="KIND_CPU")
     options = {OPTIONS_PARAMETER: json.dumps(dict(step.options), sort_keys=True)} if step.options else {}
     _add_parameters(config, options, step.input_rules)
@@ -284,6 +283,12 @@ def _add_tensors(
         added.dims.extend([*lead, *(spec.shape or [1])])
         if spec.name in optional:
             added.optional = True
+
+
+def _add_labels(config: ModelConfig, labels: Mapping[str, Path]) -> None:
+    for output in config.output:
+        if output.name in labels:
+            output.label_filename = label_filename(output.name)
 
 
 def _add_serving(config: ModelConfig, serving: Serving, *, kind: str) -> None:

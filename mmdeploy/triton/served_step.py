@@ -45,6 +45,7 @@ class ServedStep:
         input_rules: What a request must keep, by input name, as for components.
         serving: Batches, queue and instances; it is not warmed up.
         sample: One sample of the inputs, by name, without a batch axis; empty where none is known.
+        labels: Label file by output name; line n names class n.
         version: Number of the version folder.
     """
 
@@ -61,6 +62,7 @@ class ServedStep:
     input_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     serving: Serving = field(default_factory=Serving)
     sample: Mapping[str, Array] = field(default_factory=dict)
+    labels: Mapping[str, Path] = field(default_factory=dict)
     version: int = 1
 
     def files(self) -> Iterator[tuple[str, Path]]:

@@ -180,14 +180,19 @@ def _write_component(folder: Path, component: ServedComponent, clients: Collecti
     for index, spec in enumerate(component.artifact.inputs):
         if spec.name in arrays:
             (folder / WARMUP_FOLDER / warmup_filename(index, spec.name)).write_bytes(arrays[spec.name].tobytes())
-    for output, labels in sorted(component.labels.items()):
-        copy_file(labels, folder / label_filename(output))
+    _write_labels(folder, component.labels)
+
+
+def _write_labels(folder: Path, labels: Mapping[str, Path]) -> None:
+    for output, path in sorted(labels.items()):
+        copy_file(path, folder / label_filename(output))
 
 
 def _write_step(folder: Path, step: ServedStep) -> None:
     version = folder / str(step.version)
     version.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(to_text(step_config(step)), encoding="utf-8")
+    _write_labels(folder, step.labels)
     for name, path in step.files():
         target = version / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from mmdeploy.engines.built_from import graph_path
 from mmdeploy.model.torch_component import ComponentFacts
 from mmdeploy.model.weight_files import files_of
 from mmdeploy.recipe import sharing
+from mmdeploy.recipe.cascade_stages import scored_in
 from mmdeploy.worker.examples import Examples
 from mmdeploy.worker.feeds import calibration, sample_set
 from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Validation
@@ -105,12 +106,13 @@ def _training(task: Task) -> TrainingSetup | None:
     held_out = HeldOut(validation, sample_set(task, "evaluation"))
     rate = float(task.step.options.get("modality_dropout", 0.0))
     missing = MissingInTraining(Modalities.of(task), rate)
-    return RecipeTrainingSetup(task.recipe, task.step.component, held_out, upstream_made, missing)
+    around = scored_in(task.recipe, task.step.component)
+    return RecipeTrainingSetup(around, task.step.component, held_out, upstream_made, missing)
 
 
 def _fused(task: Task) -> FusedOutput | None:
     """Open the ensemble around the component, on the validation split."""
-    recipe, uses = task.recipe, task.step.uses
+    recipe, uses = scored_in(task.recipe, task.step.component), task.step.uses
     validation = sample_set(task, "validation")
     if validation is None:
         return None

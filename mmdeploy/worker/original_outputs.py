@@ -21,6 +21,7 @@ from mmdeploy.model import torch_model
 from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.scoring import lengths
+from mmdeploy.worker.early_answers import answered_early
 from mmdeploy.worker.feeds import sample_set, torch_chain
 from mmdeploy.worker.media import postprocessed, preparation
 from mmdeploy.worker.modalities import Modalities
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 SUBSETS = ""
 #: Samples that pass through the original model at once when its answers are recorded.
 _ORIGINAL_BATCH = 64
+#: Beside the index, where the recipe has a cascade: what is answered early, and by which samples.
+EARLY = "early.json"
+#: In the bounds, likewise.
+EARLY_AT_BOUNDS = "early"
 #: Beside the index, where samples were made: their feeds and what the model makes of them.
 BOUNDS = "bounds.json"
 
@@ -55,6 +60,8 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
         if samples.labels is not None:
             _try_metrics(recipe, tensors, samples.labels)
         index: dict[str, Any] = dict(_save(workdir, "tensor", tensors))
+        if early := answered_early(recipe, tensors):
+            (workdir / EARLY).write_text(json.dumps(_save(workdir, "early", early), indent=1), encoding="utf-8")
         if run.modalities.subsets:
             index[SUBSETS] = {}
         for number, subset in enumerate(run.modalities.subsets):
@@ -64,8 +71,10 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
         if made is not None:
             sent, read = made
             at_bounds = postprocessed(recipe, run.answers(read, "samples at bounds of sizes"))
+            early = answered_early(recipe, at_bounds)
             at_bounds |= {name: read[name] for name in read if name not in sent}
             bounds = {"feeds": _save(workdir, "bound", sent), "original": _save(workdir, "bound-tensor", at_bounds)}
+            bounds |= {EARLY_AT_BOUNDS: _save(workdir, "bound-early", early)} if early else {}
             (workdir / BOUNDS).write_text(json.dumps(bounds, indent=1), encoding="utf-8")
     path = workdir / "index.json"
     path.write_text(json.dumps(index, indent=1), encoding="utf-8")

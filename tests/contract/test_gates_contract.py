@@ -15,6 +15,7 @@ LENIENT: dict[str, dict[str, Any]] = {
     "parity": {"min_cosine": 0.9},
     "accuracy": {"metric": "top1", "max_drop": 0.1},
     "graceful": {"max_drop_when_missing": {"sound": 0.1}},
+    "early_exit": {"min_left_early": 0.5},
     "latency": {"max_ratio_to_reference": 100.0, "max_seconds": 5},
     "throughput": {"min_ratio_to_reference": 0.01, "max_seconds": 5},
     "size": {"max_ratio_to_reference": 1.0},

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import mmdeploy
 from mmdeploy.core.contracts import method_of
@@ -17,7 +19,9 @@ FOLDER = Path(__file__).parents[2] / "recipes" / "spoken_digits"
 VARIANTS = sorted((FOLDER / "variants").glob("*.yaml"))
 #: Takes files, so that its inputs and what its encoders read are named otherwise.
 MEDIA = FOLDER / "variants" / "media.yaml"
-OF_TENSORS = [path for path in VARIANTS if path != MEDIA]
+#: Has a component more, which answers first.
+CASCADE = FOLDER / "variants" / "cascade.yaml"
+OF_TENSORS = [path for path in VARIANTS if path not in (MEDIA, CASCADE)]
 BASE = mmdeploy.load_recipe(FOLDER / "recipe.yaml")
 SECTIONS = {"prune", "recover", "quantize", "engine"}
 
@@ -62,6 +66,17 @@ def test_all_else_is_as_in_the_recipe(path: Path) -> None:
     accuracy = next(gate for gate in BASE.gates if method_of(gate) == "accuracy")
     wanted = accuracy.model_copy(update={"max_drop": 0.015}) if path.stem == "pruned" else accuracy
     assert wanted in recipe.gates, "all are held to the same accuracy, what is smallest to half a point less"
+
+
+def test_the_cascade_has_one_component_more_and_the_same_trained_network() -> None:
+    recipe = mmdeploy.load_recipe(CASCADE)
+    shared = {name: part.model_dump() for name, part in recipe.components.items() if name != "early_head"}
+    assert shared == {name: part.model_dump() for name, part in BASE.components.items()}
+    model = resolve_callable("early.py:build", FOLDER, error=DataError)()
+    trained = load_file(FOLDER / "weights.safetensors")
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("early_head.")}
+    assert state.keys() == trained.keys()
+    assert all(torch.equal(state[name], trained[name].float()) for name in trained)
 
 
 @pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)

@@ -66,7 +66,7 @@ def test_mistakes_know_them(theirs, sample, edited, problems):
     found = problems(edited((GATES_LINE, "  - {method: lenien, limit: 0.5}\n")))
     assert found == [
         ("recipe.yaml:33 gates.1.method", "unknown method 'lenien'; did you mean 'lenient'? accepted: accuracy, "
-         "graceful, latency, lenient, memory, parity, size, throughput"),
+         "early_exit, graceful, latency, lenient, memory, parity, size, throughput"),
     ]  # fmt: skip
     found = problems(sample, "gates.1={method: lenient, limits: 2}")
     assert [message for _, message in found] == [

@@ -43,22 +43,22 @@ def test_a_right_recipe_is_read_whole(sample):
         pytest.param(
             ("target: cpu", "targte: cpu"),
             "recipe.yaml:3 targte",
-            "unknown key 'targte'; did you mean 'target'? accepted: base, baseline, components, data, folder, "
-            "gates, inputs, layout, model, name, outputs, postprocess, preprocess, "
+            "unknown key 'targte'; did you mean 'target'? accepted: base, baseline, cascade, components, data, "
+            "folder, gates, inputs, layout, model, name, outputs, postprocess, preprocess, "
             "response_cache, schema_version, seed, sizes, subsets, target",
             id="misspelt required key is one problem, not two",
         ),
         pytest.param(
             ("method: parity", "method: party"),
             "recipe.yaml:32 gates.0.method",
-            "unknown method 'party'; did you mean 'parity'? accepted: accuracy, graceful, latency, memory, parity, "
-            "size, throughput",
+            "unknown method 'party'; did you mean 'parity'? accepted: accuracy, early_exit, graceful, latency, memory, "
+            "parity, size, throughput",
             id="misspelt method",
         ),
         pytest.param(
             ("{method: size, max", "{max"),
             "recipe.yaml:33 gates.1.method",
-            "missing; accepted: parity, accuracy, graceful, latency, throughput, size, memory",
+            "missing; accepted: parity, accuracy, graceful, early_exit, latency, throughput, size, memory",
             id="missing method",
         ),
         pytest.param(
@@ -273,8 +273,8 @@ def test_a_right_recipe_is_read_whole(sample):
         pytest.param(
             ("method: size", "method: [size]"),
             "recipe.yaml:33 gates.1.method",
-            'must be a string, not the list ["size"]; accepted: accuracy, graceful, latency, memory, parity, size, '
-            "throughput",
+            'must be a string, not the list ["size"]; accepted: accuracy, early_exit, graceful, latency, memory, '
+            "parity, size, throughput",
             id="a list of methods",
         ),
         pytest.param(
@@ -450,8 +450,8 @@ def test_overrides_change_add_and_remove(sample):
     ("override", "message"),
     [
         ("seed", "must be path=value, such as components.fusion.quantize.method=static"),
-        ("sed=1", "the recipe has no key 'sed'; did you mean 'seed'? accepted: base, baseline, components, data, "
-                  "folder, gates, inputs, layout, model, name, outputs, postprocess, preprocess, "
+        ("sed=1", "the recipe has no key 'sed'; did you mean 'seed'? accepted: base, baseline, cascade, components, "
+                  "data, folder, gates, inputs, layout, model, name, outputs, postprocess, preprocess, "
                   "response_cache, schema_version, seed, sizes, subsets, target"),
         ("components.fushion.quantize.method=static",
          "components has no 'fushion'; did you mean 'fusion'? accepted: audio_encoder, fusion, image_encoder"),

@@ -1,6 +1,6 @@
 """What a cascade saves: its release, and the same models as a plain ensemble beside it, on one Triton, asked in turns.
 
-    python benchmarks/cascade.py RELEASE --recipe RECIPE [--samples 800] [--instances 2] [--json FIGURES.json]
+    python benchmarks/cascade.py RELEASE --recipe RECIPE [--samples 800] [--instances 1] [--json FIGURES.json]
 
 ``RELEASE`` is a published cascade, such as that of ``recipes/spoken_digits/variants/cascade.yaml``, and ``RECIPE`` says
 whose evaluation samples are asked. Every sample is asked of both, one after the other, in an order that alternates;
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("release", type=Path)
     parser.add_argument("--recipe", type=Path, required=True, help="whose evaluation samples are asked")
     parser.add_argument("--samples", type=int, default=800)
-    parser.add_argument("--instances", type=int, default=2, help="processes of the step that decides")
+    parser.add_argument("--instances", type=int, default=1, help="processes of the step that decides")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     recipe = arguments.recipe / "recipe.yaml" if arguments.recipe.is_dir() else arguments.recipe

@@ -31,9 +31,9 @@ class Cascade(Section):
         description="Name of one more output of the ensemble, BOOL [1]: whether the row left early.",
     )
     instances: int = Field(
-        2,
+        1,
         ge=1,
         le=64,
-        description="Processes of the step that decides. While one waits for the rest of the model, another lets rows "
-        "leave early.",
+        description="Processes of the step that decides. While one waits for the rest of the model, another may let "
+        "rows leave early.",
     )

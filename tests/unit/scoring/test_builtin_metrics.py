@@ -103,6 +103,18 @@ def test_of_labels_with_names_the_one_of_the_output_is_scored_or_the_one_that_is
         scored("top1", outputs, labels, label="intent")
 
 
+def test_f1_macro_is_scikit_learns_and_is_resampled_from_counts():
+    outputs, labels = classes(samples=80)
+    labels[labels == 3] = 1
+    found = scored("f1_macro", outputs, labels)
+    assert found.score == pytest.approx(sk.f1_score(labels, outputs.argmax(1), average="macro"))
+    for rows, value in zip(draws(found), found.of(draws(found)), strict=True):
+        wanted = sk.f1_score(labels[rows], outputs[rows].argmax(1), average="macro", zero_division=0)
+        assert value == pytest.approx(wanted)
+    two = np.eye(5)[[0, 1, 1]]  # classes that occur nowhere do not count
+    assert scored("f1_macro", two, np.array([0, 1, 0])).score == pytest.approx(2 / 3)
+
+
 def test_map_is_scikit_learns_with_ties_and_several_classes_a_sample():
     outputs, _ = classes(seed=1)
     outputs = outputs.round(1)  # ties

@@ -8,12 +8,13 @@ reports. A package's literal dict of methods is passed over, too: adding a metho
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import UsageError
-from mmdeploy.model.imports import code_digest, imported_names, mentions, module_files
+from mmdeploy.model.imports import Mentions, code_digest, imported_names, mentions, module_files
 
 _PACKAGE = Path(__file__).parents[1]
 _TOP = _PACKAGE.name
@@ -59,10 +60,29 @@ def _taken(name: str, facts: FileFacts) -> tuple[str, tuple[str, ...]]:
     path = module_files(name, folder)[-1]
     try:
         found = code_digest(path, facts)
-        imported = imported_names(path, folder, mentions(path, facts), [folder]) if name not in _ASKING else ()
+        imported = _imported(path, mentions(path, facts)) if name not in _ASKING else ()
     except OSError as error:
         raise UsageError(f"mmdeploy's own {path} cannot be read: {error.strerror}", hint="install it anew") from error
     return found, tuple(sorted({one for one in imported if _decides(one)}))
+
+
+def _imported(path: Path, found: Mentions) -> Iterable[str]:
+    """Give what a module of ours imports of mmdeploy, as `imported_names` does, without asking the disk for each."""
+    if any(level for level, *_ in found.modules):
+        return imported_names(path, _PACKAGE.parent, found, [_PACKAGE.parent])
+    ours = [one for one in found.modules if one[1].partition(".")[0] == _TOP]
+    return (deeper if name and (deeper := f"{module}.{name}") in _names() else module for _, module, name in ours)
+
+
+@functools.cache
+def _names() -> frozenset[str]:
+    """Return the dotted names of mmdeploy's modules and packages."""
+    found = set()
+    for folder, _, files in os.walk(_PACKAGE):
+        package = os.path.relpath(folder, _PACKAGE.parent).replace(os.sep, ".")
+        found |= {f"{package}.{file.removesuffix('.py')}" for file in files if file.endswith(".py")}
+        found |= {package} if "__init__.py" in files else set()
+    return frozenset(found)
 
 
 @functools.cache

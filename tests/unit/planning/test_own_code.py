@@ -11,9 +11,10 @@ from test_planner import TINY
 
 import mmdeploy
 from mmdeploy.core.digests import FileFacts
+from mmdeploy.model.imports import imported_names, mentions
 from mmdeploy.planning.fingerprints import take_fingerprints
 from mmdeploy.planning.kinds import KINDS
-from mmdeploy.planning.own_code import own_code
+from mmdeploy.planning.own_code import _decides, _imported, own_code
 from mmdeploy.planning.planner import make_plan
 from mmdeploy.recipe.loader import load_recipe
 
@@ -113,3 +114,13 @@ def test_every_module_that_a_kind_starts_in_is_there(tmp_path: Path) -> None:
             files = own_code(modules, facts)
             assert {f"{name.replace('.', '/')}.py" for name in modules} <= set(files), (kind.name, method)
             assert not [name for name in files if name.split("/")[1] in ("gates", "report", "cli", "building")]
+
+
+def test_what_is_imported_is_found_as_anybody_finds_it() -> None:
+    facts, root = FileFacts(), PACKAGE.parent
+    modules = [*(PACKAGE / "worker").glob("*.py"), *(PACKAGE / "preprocess").glob("*.py")]
+    assert any(level for module in modules for level, *_ in mentions(module, facts).modules)
+    for module in modules:
+        found = mentions(module, facts)
+        asked = {name for name in imported_names(module, root, found, [root]) if _decides(name)}
+        assert {name for name in _imported(module, found) if _decides(name)} == asked

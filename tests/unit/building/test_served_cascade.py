@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mmdeploy.building.media_steps import served_steps
 from mmdeploy.building.served_cascade import with_cascade, without_cascade
 from mmdeploy.core.artifact import Artifact, TensorSpec
 from mmdeploy.core.errors import UsageError
@@ -29,7 +30,7 @@ from mmdeploy.triton.staging import stage
 
 TESTS = Path(__file__).parents[2]
 GOLDEN = TESTS / "golden" / "triton"
-CASCADE = TESTS / "tiny_recipe/cascade.yaml"
+CASCADE, MEDIA = TESTS / "tiny_recipe/cascade.yaml", TESTS / "media_recipe/recipe.yaml"
 SHAPES = {
     "a": (8,), "b": (8,), "left_embedding": (16,), "right_embedding": (16,), "quick_logits": (4,), "logits": (4,),
 }  # fmt: skip
@@ -40,18 +41,62 @@ def plain(
 ) -> tuple[Recipe, ServedEnsemble]:
     """Describe a recipe's ensemble as if it had no cascade, with files that stand for engines."""
     recipe, known = load_recipe(path, overrides), SHAPES | shapes
-    components = []
+    components, dtypes = [], {spec.name: spec.dtype for spec in recipe.source_specs}
     for name, part in recipe.components.items():
         file = folder / name / "model.onnx"
         file.parent.mkdir(parents=True)
         file.write_bytes(name.encode())
         sides = [{key: wire.tensor for key, wire in side.items()} for side in (part.inputs, part.outputs)]
-        specs = [tuple(TensorSpec(key, "FP32", known[tensor]) for key, tensor in side.items()) for side in sides]
+        specs = [
+            tuple(TensorSpec(key, dtypes.get(tensor, "FP32"), known[tensor]) for key, tensor in side.items())
+            for side in sides
+        ]
         made = Artifact("onnxruntime", file, "", *specs, "test")
         model = f"{recipe.name}.{name}"
         components.append(ServedComponent(model, "onnxruntime", "model.onnx", made, *sides, part.serving))
     outputs = tuple(TensorSpec(name, "FP32", known[name]) for name in recipe.outputs)
     return recipe, ServedEnsemble(recipe.name, recipe.input_specs, outputs, tuple(components))
+
+
+def with_files(folder: Path) -> ServedEnsemble:
+    """Describe a cascade whose rest reads a sound that a step decodes; what answers early reads a picture."""
+    quick = (
+        "components.quick={module: fusion, inputs: {seen: seen, heard: seen, ids: ids, mask: mask, counts: counts}, "
+        "outputs: {logits: quick_logits, embedding: quick_embedding}, serving: {max_batch_size: 4}}"
+    )
+    answers = "answers: {logits: quick_logits, embedding: quick_embedding}"
+    overrides = (
+        quick,
+        "cascade={when: margin(quick_logits) < 0.2, " + answers + "}",
+        "gates=[{method: early_exit, min_left_early: 0.1}]",
+    )
+    shapes = {
+        "image": (3, 16, 16), "sound": (1600,), "ids": (8,), "mask": (8,), "counts": (2,), "seen": (8,), "heard": (8,),
+        "logits": (3,), "quick_logits": (3,), "embedding": (8,), "quick_embedding": (8,), "probabilities": (3,),
+        "labels": (2,), "scores": (2,), "unit": (8,),
+    }  # fmt: skip
+    recipe, ensemble = plain(folder, *overrides, path=MEDIA, **shapes)
+    written = {
+        part.outputs[spec.name]: replace(spec, name=part.outputs[spec.name])
+        for part in ensemble.components
+        for spec in part.artifact.outputs
+    }
+    steps, known = served_steps(recipe, written, {})
+    outputs = tuple(known[name] for name in recipe.outputs)
+    return with_cascade(recipe, replace(ensemble, outputs=outputs, steps=steps))
+
+
+def test_files_that_only_the_rest_reads_are_decoded_only_where_it_is_asked(tmp_path):
+    served = with_files(tmp_path)
+    [rest] = served.branches
+    assert {part.name for part in rest.parts} == {"media.read_clip", "media.hear", "media.fusion"}
+    assert {spec.name for spec in rest.inputs} == {"clip", "seen", "ids", "mask", "counts"}
+    assert [spec.dtype for spec in rest.inputs if spec.name == "clip"] == ["BYTES"]
+    wired = {part.name for part in served.wired}
+    assert {"media.read_photo", "media.read_caption", "media.count_words", "media.best", "media.unit"} < wired
+    assert "media.read_clip" not in wired
+    stage(tmp_path / "repository", served)
+    assert [one for one in lint(tmp_path / "repository") if one.severity == "error"] == []
 
 
 def step_of(ensemble: ServedEnsemble) -> ServedStep:

@@ -6,8 +6,8 @@ them by the same condition: INT8 moves a value across a threshold now and then, 
 many astray.
 How it decides: by the share itself (``rule: estimate``, the default) or by its whole interval (``rule: interval``,
 Wilson's).
-When to choose it: with every cascade. What the early answers cost is for ``accuracy``, what they save for ``latency`` (a
-low percentile for those that leave, a high one for those that wait) and ``throughput``: all of them compare with the
+When to choose it: with every cascade. What the early answers cost is for ``accuracy``, what they save for ``latency``
+(a low percentile for those that leave, a high one for those that wait) and ``throughput``: all of them compare with the
 plain ensemble, in which every sample runs the whole model.
 What it needs: evaluation samples like those that clients send. No labels.
 Limits: the share holds for samples like these; harder ones leave later.

@@ -207,19 +207,3 @@ def training(epoch: int = 0) -> Iterator[Sample]:
     """Yield 4096 pairs, others in each epoch, for passes that train."""
     chosen = RandomState(5000 + epoch).choice(split("training"), size=4096, replace=False)
     return samples(chosen, seed=6000 + epoch)
-
-
-def texts_of(numbers: NDArray[np.int64], seed: int) -> Iterator[Sample]:
-    """Yield each scene's caption alone; the label is its row in the gallery, which begins with the test split."""
-    for row, caption in enumerate(captions(numbers, seed)):
-        yield {"caption": caption}, row
-
-
-def calibration_texts() -> Iterator[Sample]:
-    """Yield the 256 captions of `calibration`."""
-    return texts_of(split("calibration"), seed=2)
-
-
-def evaluation_texts() -> Iterator[Sample]:
-    """Yield the 1000 captions of `evaluation`."""
-    return texts_of(split("test"), seed=4)

@@ -1,4 +1,4 @@
-"""The recipes on real tasks, built in their quick forms and asked as clients ask them."""
+"""The recipes on real tasks, built in small forms and asked as clients ask them."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def asked(running: Any, name: str, feeds: list[dict[str, Any]]) -> dict[str, np.
 
 
 def test_questions_about_pictures(tmp_path: Path) -> None:
-    outcome = built(RECIPES / "visual_questions" / "variants" / "quick.yaml", tmp_path)
+    outcome = built(RECIPES / "visual_questions" / "variants" / "small.yaml", tmp_path)
     feeds, labels = zip(*islice(data_of("visual_questions").evaluation(), 0, 200, 10), strict=True)
     with served(outcome, tmp_path) as running:
-        logits = asked(running, "visual_questions_quick", list(feeds))["logits"]
+        logits = asked(running, "visual_questions_small", list(feeds))["logits"]
     assert np.mean(logits.argmax(axis=1) == [label["answer"] for label in labels]) >= 0.8
 
 

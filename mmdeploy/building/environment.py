@@ -16,6 +16,7 @@ from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import EnvironmentUnfitError
 from mmdeploy.core.open_files import require_open_files
 from mmdeploy.core.target import Target
+from mmdeploy.model.adapter_files import EXTRA, PEFT
 from mmdeploy.model.distributions import distribution_of, requirement_of
 from mmdeploy.plugins.loading import Plugin
 from mmdeploy.preprocess import METHODS
@@ -53,7 +54,7 @@ def require_environment(recipe: Recipe, steps: Iterable[Step]) -> None:
         module = step.sort.module(step.method, recipe.root)
         asked.append((step.sort.requires_of(module), step.id, module))
     missing = {name: (who, module) for names, who, module in asked for name in names if find_spec(name) is None}
-    media = _missing_of_media(recipe)
+    media = _missing_of_media(recipe) | _missing_of_adapters(recipe, steps)
     if missing or media:
         needed = {name: who for name, (who, _) in missing.items()} | {name: who for name, (who, _) in media.items()}
         listed = ", ".join(f"{distribution_of(name)} (for {who})" for name, who in needed.items())
@@ -80,6 +81,12 @@ def _missing_of_media(recipe: Recipe) -> dict[str, tuple[str, str]]:
                 what = "'multimodal-deploy[media]'" if package in own else _SOLD_AS.get(package, package)
                 found[package] = f"{section}.{name}", what
     return found
+
+
+def _missing_of_adapters(recipe: Recipe, steps: tuple[Step, ...]) -> dict[str, tuple[str, str]]:
+    """Return what merges adapters into the model and is missing."""
+    needed = bool(recipe.model.adapters) and bool(steps)
+    return {PEFT: ("model.adapters", EXTRA)} if needed and find_spec(PEFT) is None else {}
 
 
 def _hint(recipe: Recipe, missing: Mapping[str, tuple[str, object]], media: Mapping[str, tuple[str, str]]) -> str:

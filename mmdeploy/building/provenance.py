@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import ModelError
 from mmdeploy.core.version import __version__
+from mmdeploy.model.adapter_files import files_of_adapter
 from mmdeploy.model.weight_files import files_of
 from mmdeploy.planning.recipe_inputs import codes_of
 from mmdeploy.planning.steps import DATA_SETS
@@ -177,11 +178,10 @@ def _files(made: Made) -> Iterator[dict[str, Any]]:
             if name not in seen:
                 seen.add(name)
                 yield {"name": "code", "uri": name, "digest": {"sha256": made.facts.sha256(path)}}
-    if recipe.model.weights is not None:
-        for path in _weights(recipe.root / recipe.model.weights):
-            name = path.relative_to(recipe.root).as_posix() if path.is_relative_to(recipe.root) else path.name
-            seen.add(name)
-            yield {"name": "weights", "uri": name, "digest": {"sha256": made.facts.sha256(path)}}
+    for kind, path in _trained(recipe):
+        name = path.relative_to(recipe.root).as_posix() if path.is_relative_to(recipe.root) else path.name
+        seen.add(name)
+        yield {"name": kind, "uri": name, "digest": {"sha256": made.facts.sha256(path)}}
     for labels in (made.inputs.model, *made.inputs.data.values()):
         for digests in (value for value in labels.values() if not isinstance(value, str)):
             for name, digest in digests.items():
@@ -189,6 +189,16 @@ def _files(made: Made) -> Iterator[dict[str, Any]]:
                 if name not in seen and len(digest) == _SHA256_DIGITS and not name.endswith(("/", ".py")):
                     seen.add(name)
                     yield {"name": "read by the recipe", "uri": name, "digest": {"sha256": digest}}
+
+
+def _trained(recipe: Recipe) -> Iterator[tuple[str, Path]]:
+    """Give the files of the weights and of the adapters that are merged into them."""
+    if recipe.model.weights is not None:
+        for path in _weights(recipe.root / recipe.model.weights):
+            yield "weights", path
+    for folder in recipe.model.adapters.values():
+        for path in files_of_adapter(recipe.root / folder):
+            yield "adapter", path
 
 
 def _weights(place: Path) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@ pickle that needs more than that can run any code when it is read, so it is refu
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from mmdeploy.model.weight_files import files_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_SHOWN = 5
 
 
 def read_state_dict(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
@@ -34,6 +36,14 @@ def read_state_dict(path: Path, *, allow_pickle: bool = False) -> dict[str, Tens
             raise ModelError(f"weights {path.name}: {file.name} holds the tensor {twice!r} of another shard once more")
         found |= state
     return found
+
+
+def listing(what: str, names: Sequence[str]) -> str:
+    """Return how many tensors of a checkpoint are ``what``, and the first of them; empty for none."""
+    if not names:
+        return ""
+    rest = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{rest}"
 
 
 def _read_file(path: Path, allow_pickle: bool) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.errors import ModelError
+from mmdeploy.model.adapter_files import Adapters
 from mmdeploy.model.sharing import common_part
 from mmdeploy.model.torch_model import load_model, submodule
 
@@ -42,6 +43,7 @@ class ComponentFacts:
         outputs: Names of its outputs.
         allow_pickle: Whether the weights may be a pickle.
         prefix: Where in the model the tensors of the weights belong.
+        adapters: LoRA adapters that are merged into the model, by the attribute path of the module they belong to.
         resized: Integer attributes that passes changed, by submodule path; None for the factory's own module.
         sparse_parameters: Names of the parameters whose zeros later training must keep.
         apart: Other components and their modules' paths, which compression would make differ from this one: see
@@ -58,6 +60,7 @@ class ComponentFacts:
     outputs: tuple[str, ...]
     allow_pickle: bool = False
     prefix: Mapping[str, str | None] = field(default_factory=dict)
+    adapters: Adapters = field(default_factory=dict)
     resized: Mapping[str, Mapping[str, Size]] | None = None
     sparse_parameters: tuple[str, ...] = ()
     apart: tuple[tuple[str, str], ...] = ()
@@ -122,8 +125,9 @@ def original_component(artifact: Artifact) -> nn.Module:
     """
     of = component_facts(artifact)
     model = load_model(
-        of.factory, root=of.root, weights=of.weights, prefix=of.prefix, allow_pickle=of.allow_pickle, parts=[of.module]
-    )
+        of.factory, root=of.root, weights=of.weights, prefix=of.prefix, adapters=of.adapters,
+        allow_pickle=of.allow_pickle, parts=[of.module],
+    )  # fmt: skip
     module = submodule(model, of.module)
     for name, path in of.apart:
         try:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import ModelError, did_you_mean, kind_of
 from mmdeploy.model import held_model
+from mmdeploy.model.adapter_files import Adapters
 from mmdeploy.model.sharing import shared_names
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
-from mmdeploy.model.state_dicts import read_state_dict
+from mmdeploy.model.state_dicts import listing, read_state_dict
 from mmdeploy.model.watching import is_watching, note, reading
 from mmdeploy.model.weight_files import Prefix, is_covered, placed
 
@@ -56,6 +57,7 @@ def load_model(
     root: Path,
     weights: Path | None,
     prefix: Prefix = MappingProxyType({}),
+    adapters: Adapters = MappingProxyType({}),
     allow_pickle: bool = False,
     parts: Sequence[str] | None = None,
 ) -> nn.Module:
@@ -69,6 +71,8 @@ def load_model(
             model as the factory made it.
         prefix: Where in the model the checkpoint's tensors belong: attribute path there by attribute path in the file;
             None leaves them out.
+        adapters: LoRA adapters that are merged into the model, in their order: folder, relative to ``root`` or
+            absolute, by the attribute path of the module that it was trained on (see `mmdeploy.model.adapters`).
         allow_pickle: Whether a ``.pt`` file may hold arbitrary pickled objects, which runs code when read.
         parts: Attribute paths of what of it will be called or changed; None stands for all of it.
 
@@ -77,10 +81,13 @@ def load_model(
         chosen when it is compiled.
 
     Raises:
+        EnvironmentUnfitError: When there are adapters, and PEFT is not installed.
         ModelError: When any of it is missing, fails, or does not fit.
     """
     known = held_model.held()
-    if known is not None and known.loaded_by == identity(factory, root, weights, prefix, allow_pickle=allow_pickle):
+    if known is not None and known.loaded_by == identity(
+        factory, root, weights, prefix, adapters, allow_pickle=allow_pickle
+    ):
         used = [known.model] if parts is None else [submodule(known.model, path) for path in parts]
         if known.give(used):
             with reading(factory, lasts=True):
@@ -90,12 +97,20 @@ def load_model(
         with importing_from(root):  # an allowed pickle may name the recipe's classes
             state = read_state_dict(root / weights, allow_pickle=allow_pickle)
         _load_state(model, placed(state, prefix), weights, prefix)
-    return _in_full_precision(model).eval()
+    model = _in_full_precision(model)
+    if adapters:
+        from mmdeploy.model.adapters import merge
+
+        for path, folder in adapters.items():
+            merge(model, submodule(model, path), root / folder, allow_pickle=allow_pickle)
+    return model.eval()
 
 
-def identity(factory: str, root: Path, weights: Path | None, prefix: Prefix, *, allow_pickle: bool) -> Hashable:
+def identity(
+    factory: str, root: Path, weights: Path | None, prefix: Prefix, adapters: Adapters, *, allow_pickle: bool
+) -> Hashable:
     """Return what tells the model of one recipe from that of another, in one process."""
-    return factory, root.resolve(), weights, tuple(sorted(prefix.items())), allow_pickle
+    return factory, root.resolve(), weights, tuple(sorted(prefix.items())), tuple(adapters.items()), allow_pickle
 
 
 def _built(factory: str, root: Path) -> nn.Module:
@@ -300,12 +315,12 @@ def _load_state(model: nn.Module, state: Mapping[str, Tensor], weights: Path, pr
     wanted = {name: value for name, value in model.state_dict().items() if name in state or is_covered(name, prefix)}
     given = {wanted[name].data_ptr() for name in state if name in wanted}  # tied weights may be stored once
     problems = [
-        _listing(
+        listing(
             "missing",
             [name for name in wanted if name not in state and wanted[name].data_ptr() not in given],
         ),
-        _listing("unexpected", [name for name in state if name not in wanted]),
-        _listing(
+        listing("unexpected", [name for name in state if name not in wanted]),
+        listing(
             "of another shape",
             [
                 f"{name} is {list(state[name].shape)}, the model has {list(wanted[name].shape)}"
@@ -342,13 +357,6 @@ def _prefix_hint(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> s
         left_out = ", ".join(f"{part}: null" for part in parts[:_SHOWN])
         return f"leave out what the model has no place for: model.prefix: {{{left_out}}}"
     return None
-
-
-def _listing(what: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    rest = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{rest}"
 
 
 def _writable(array: Array) -> Array:

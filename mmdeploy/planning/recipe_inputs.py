@@ -20,6 +20,7 @@ from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import ModelError, UsageError
 from mmdeploy.core.store import Store
 from mmdeploy.gates import accuracy
+from mmdeploy.model.adapter_files import PEFT, files_of_adapter
 from mmdeploy.model.distributions import gives, installed_as, required_by, version_of
 from mmdeploy.model.imports import Code, code_behind, code_digest
 from mmdeploy.model.places import name_of
@@ -240,11 +241,10 @@ class _Inputs:
     def taken(self) -> RecipeInputs:
         model, data = self.recipe.model, self.recipe.data
         named: Labels = {"model.files": self._named(model.files)} if model.files is not None else {}
-        of_model = self._reader(model.factory, self._beside) | named
+        of_model = self._reader(model.factory, self._beside) | named | self._adapters()
         named = {"data.files": self._named(data.files)} if data.files is not None else {}
-        beside = partial(
-            self._beside, _WEIGHTS, [*(model.files or ()), *([str(model.weights)] if model.weights else [])]
-        )
+        trained = [*([str(model.weights)] if model.weights else []), *(f"{one}/*" for one in model.adapters.values())]
+        beside = partial(self._beside, _WEIGHTS, [*(model.files or ()), *trained])
         readers = {key: reference for key in DATA if (reference := getattr(data, key)) is not None}
         of_data = {key: self._reader(reference, beside) | named for key, reference in readers.items()}
         others = (*own_metrics(self.recipe), *students(self.recipe).values())
@@ -281,6 +281,14 @@ class _Inputs:
         tensors = self._tensors(weights)
         modules = {name: component.module for name, component in self.recipe.components.items()}
         return of_modules(tensors, modules, self._shared())
+
+    def _adapters(self) -> Labels:
+        """Return what is merged into the model: for the whole of it, since an adapter says itself where it belongs."""
+        labels: Labels = {}
+        for path, folder in self.recipe.model.adapters.items():
+            labels[f"adapter of {path or 'the model'}"] = self._digests(_adapter_files(self.root / folder))
+        order = {"order of the adapters": ", ".join(self.recipe.model.adapters)} if len(labels) > 1 else {}
+        return labels | order | {f"package {PEFT}": version_of(PEFT)} if labels else {}
 
     def _tensors(self, weights: Path) -> dict[str, str]:
         """Return the digest of each tensor of a checkpoint, by its name in the model; of a file of none its own."""
@@ -327,6 +335,13 @@ def _weight_files(weights: Path) -> tuple[Path, ...]:
         return files_of(weights)
     except ModelError:
         return (weights,)  # digested as it is; whoever loads it says what is wrong
+
+
+def _adapter_files(folder: Path) -> tuple[Path, ...]:
+    try:
+        return files_of_adapter(folder)
+    except ModelError:
+        return ()  # whoever loads it says what is wrong
 
 
 def _readable(path: Path, take: Callable[[Path], T]) -> T:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import ModelError, did_you_mean, nearest
 from mmdeploy.gates import accuracy
+from mmdeploy.model.adapter_files import files_of_adapter
 from mmdeploy.model.weight_files import INDEX, files_of
 from mmdeploy.recipe.baseline import file_misfit as file_misfit_of_baseline
 from mmdeploy.recipe.baseline import findings as baseline_findings
@@ -75,6 +76,7 @@ def _findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Fin
     }
     if (weights := recipe.model.weights) is not None and (problem := _weights_problem(weights, folder_at)):
         yield Finding(("model", "weights"), problem)
+    yield from _adapter_findings(recipe, folder_at)
     files = argument_files(recipe)
     for path, reference in references.items():
         if reference is not None and (problem := _reference_problem(reference, folder_at(path))):
@@ -158,6 +160,23 @@ def _weights_problem(weights: Path, folder_at: Callable[[Keys], Path]) -> str | 
         found = (root / weights,)
     problems = (file_problem(os.path.relpath(file, root), root) for file in found)
     return next((problem for problem in problems if problem), None)
+
+
+def _adapter_findings(recipe: Recipe, folder_at: Callable[[Keys], Path]) -> Iterator[Finding]:
+    for module, folder in recipe.model.adapters.items():
+        place: Keys = ("model", "adapters", module)
+        if problem := _adapter_problem(folder_at(place) / folder):
+            yield Finding(place, problem)
+
+
+def _adapter_problem(folder: Path) -> str | None:
+    try:
+        files_of_adapter(folder)
+    except ModelError as error:
+        return f"{error.message}; {error.hint}"
+    except (OSError, ValueError) as error:
+        return f"{str(folder)!r} cannot be read: {error}"
+    return None
 
 
 def file_problem(name: str, root: Path) -> str | None:

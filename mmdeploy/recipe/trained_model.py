@@ -35,6 +35,12 @@ class Model(Section):
         "factory made it.",
         examples=[{"": "encoders.text"}, {"bert": "", "cls": None}],
     )
+    adapters: dict[str, Path] = Field(
+        default_factory=dict,
+        description="LoRA adapters in PEFT's format that are merged into the model when it is loaded: folder by the "
+        'attribute path of the module that it was trained on, "" for the whole model. Merged in this order.',
+        examples=[{"": "lora"}, {"encoders.text": "lora_text"}],
+    )
     files: tuple[str, ...] | None = Field(
         None,
         description="Globs of files that the factory reads, for those that cannot be seen when it runs. A change to "
@@ -43,5 +49,6 @@ class Model(Section):
     )
     allow_pickle: bool = Field(
         False,
-        description="Unpickle the weights, which runs whatever code they hold. Only for files that you made.",
+        description="Unpickle the weights and adapters, which runs whatever code they hold. Only for files that you "
+        "made.",
     )

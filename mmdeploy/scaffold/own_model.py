@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.errors import DataError, ModelError, UsageError
 from mmdeploy.data.samples import unchecked
+from mmdeploy.model.adapter_files import Adapters
 from mmdeploy.model.sources import resolve_callable, split_reference
 from mmdeploy.model.torch_model import load_model
+from mmdeploy.model.weight_files import Prefix
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.scaffold import files, parting, splitting
 from mmdeploy.scaffold.choosing import Choice, choose
@@ -40,6 +42,9 @@ class Sources:
         weights: A checkpoint; None for the factory's own.
         call: A function that calls the model; None where its forward does.
         output: The recipe's file; None for recipe.yaml beside the factory.
+        prefix: Where in the model the tensors of the checkpoint belong.
+        adapters: LoRA adapters that are merged into the model, relative to ``root``.
+        allow_pickle: Whether weights and adapters may be pickles.
     """
 
     factory: str
@@ -48,6 +53,9 @@ class Sources:
     weights: Path | None = None
     call: str | None = None
     output: Path | None = None
+    prefix: Prefix = field(default_factory=dict)
+    adapters: Adapters = field(default_factory=dict)
+    allow_pickle: bool = False
 
     @property
     def root(self) -> Path:
@@ -126,7 +134,7 @@ def examined(sources: Sources) -> tuple[Finding, ...]:
 
 
 def with_samples_of_recipe(sources: Sources) -> Sources:
-    """Take samples and weights from the recipe beside a model.
+    """Take samples, weights and adapters from the recipe beside a model.
 
     Raises:
         UsageError: Where no recipe there is of this model.
@@ -142,7 +150,11 @@ def with_samples_of_recipe(sources: Sources) -> Sources:
     of = recipe.model.weights
     inside = of if of is None or of.is_absolute() or sources.weights is not None else sources.root / of
     outside = str(sources.root / data) if data.partition(":")[0].endswith(".py") else data
-    return replace(sources, data=outside, weights=sources.weights or inside)
+    prefix = recipe.model.prefix if sources.weights is None else {}
+    return replace(
+        sources, data=outside, weights=sources.weights or inside, prefix=prefix, adapters=recipe.model.adapters,
+        allow_pickle=recipe.model.allow_pickle,
+    )  # fmt: skip
 
 
 def _loaded(sources: Sources) -> tuple[nn.Module, Seen, int, Callable[..., object] | None]:
@@ -151,7 +163,10 @@ def _loaded(sources: Sources) -> tuple[nn.Module, Seen, int, Callable[..., objec
     root = sources.root
     factory, data = sources.inside(sources.factory), sources.inside(sources.data)
     weights = None if sources.weights is None else _relative(sources.weights, root)
-    model = load_model(factory, root=root, weights=Path(weights) if weights else None)
+    model = load_model(
+        factory, root=root, weights=Path(weights) if weights else None, prefix=sources.prefix,
+        adapters=sources.adapters, allow_pickle=sources.allow_pickle,
+    )  # fmt: skip
     seen = look_at(unchecked(data, root=root), data)
     counted = seen.count
     if sources.evaluation is not None:

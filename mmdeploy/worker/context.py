@@ -144,6 +144,7 @@ def recipe_module(task: Task) -> Artifact:
                 root=root,
                 weights=model.weights,
                 prefix=model.prefix,
+                adapters=model.adapters,
                 module=component.module,
                 inputs=tuple(component.inputs),
                 outputs=tuple(component.outputs),

@@ -39,7 +39,7 @@ def torch_chain(
     parts = [torch_model.WiredModule(name, recipe.components[name].module, *wires(recipe, name)) for name in components]
     own = [part.module for part in parts if part.name not in (replaced or {})]
     module = torch_model.load_model(
-        model.factory, root=recipe.root, weights=model.weights, prefix=model.prefix,
+        model.factory, root=recipe.root, weights=model.weights, prefix=model.prefix, adapters=model.adapters,
         allow_pickle=model.allow_pickle, parts=own,
     )  # fmt: skip
     return torch_model.TorchChain(module, parts, replaced or {})

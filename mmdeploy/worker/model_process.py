@@ -111,11 +111,14 @@ def _watched_model(task: Task) -> held_model.HeldModel:
         with watched_recipe(task, logs):
             model = load_model(
                 recipe.factory, root=task.recipe.root, weights=recipe.weights, prefix=recipe.prefix,
-                allow_pickle=recipe.allow_pickle,
+                adapters=recipe.adapters, allow_pickle=recipe.allow_pickle,
             )  # fmt: skip
         reads = b"".join(log.read_bytes() for log in sorted(logs.glob("*.reads")))
     after = held_model.RandomStates.now()
-    known = identity(recipe.factory, task.recipe.root, recipe.weights, recipe.prefix, allow_pickle=recipe.allow_pickle)
+    known = identity(
+        recipe.factory, task.recipe.root, recipe.weights, recipe.prefix, recipe.adapters,
+        allow_pickle=recipe.allow_pickle,
+    )  # fmt: skip
     return held_model.HeldModel(known, model, after.only(after.moved_since(before)), reads)
 
 

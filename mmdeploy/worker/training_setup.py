@@ -233,6 +233,7 @@ class RecipeTrainingSetup:
             root=self._recipe.root,
             weights=model.weights,
             prefix=model.prefix,
+            adapters=model.adapters,
             allow_pickle=model.allow_pickle,
         )  # fmt: skip
         whole.requires_grad_(False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmdeploy.core.errors import StepError
 from mmdeploy.core.store import Store
 from mmdeploy.model import held_model
+from mmdeploy.model.adapter_files import files_of_adapter
 from mmdeploy.model.log_of_reads import readings
 from mmdeploy.model.reads import Readings
 from mmdeploy.model.watching import watched
@@ -29,6 +30,8 @@ def watched_recipe(task: Task, logs: Path) -> Iterator[None]:
     if recipe.model.weights is not None:
         files = files_of(recipe.root / recipe.model.weights)
         ignored.extend(Path(os.path.abspath(file)) for file in files)  # noqa: PTH100 - not through links
+    for folder in recipe.model.adapters.values():
+        ignored.extend(Path(os.path.abspath(file)) for file in files_of_adapter(recipe.root / folder))  # noqa: PTH100
     log = logs / f"{os.getpid()}.reads"
     if (known := held_model.held()) is not None:
         log.write_bytes(known.reads)

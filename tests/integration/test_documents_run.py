@@ -184,7 +184,7 @@ def test_the_hugging_face_page_is_a_project(
 ) -> None:
     page = "docs/howto_huggingface.md"
     checkpoint(tmp_path)
-    (shown,) = (block.text for block in blocks("yaml") if block.page == page)
+    shown, adapted = (block.text for block in blocks("yaml") if block.page == page)
     (tmp_path / "recipe.yaml").write_text(shown)
     (tmp_path / "model.py").write_text(pythons(page)[0].text)
     (tmp_path / "data.py").write_text("def calibration():\n    yield {}\n\n\nevaluation = calibration\n")
@@ -197,6 +197,16 @@ def test_the_hugging_face_page_is_a_project(
         forward = inspect.signature(model.get_submodule(part["module"]).forward).parameters
         assert {*forward} == {*part["inputs"]}
     assert {*recipe["model"]["prefix"].values()} <= {name for name, _ in model.named_children()}
+    with_adapters = yaml.safe_load(adapted)["model"]
+    assert recipe["model"].items() <= with_adapters.items()
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"model": with_adapters}, sort_keys=False))
+    assert run(commands, ["validate", str(tmp_path)]) == 2
+    assert f"model.adapters.clip\n    adapter lora: {tmp_path}/lora is not there" in capsys.readouterr().err
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (tmp_path / "lora" / "adapter_model.safetensors").touch()
+    assert run(commands, ["validate", str(tmp_path)]) == 0, capsys.readouterr().err
+    assert {*with_adapters["adapters"]} <= {name for name, _ in model.named_modules()}
 
 
 PARTS = [

@@ -113,6 +113,36 @@ def test_a_change_of_what_is_read_is_noticed_and_named(
         assert set(told) == {"head/export", "head/engine"}
 
 
+def test_an_adapter_is_part_of_the_model_that_is_loaded(project: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folder, named = recipe(project).parent, ("model.adapters={tower: ../lora}",)
+    lora = folder.parent / "lora"
+    torch.manual_seed(0)
+    tower = torch.nn.ModuleDict({"body": torch.nn.Linear(4, 4)})
+    get_peft_model(tower, LoraConfig(r=2, target_modules=["body"], init_lora_weights=False)).save_pretrained(lora)
+    told = planned(recipe(project), project / "store", *named)
+    assert all(told[step].startswith("adapter of tower changed") for step in EXPORTS)
+    ran, merged = build(recipe(project), project / "store", *named)
+    assert {*EXPORTS} <= {*ran}
+    assert planned(recipe(project), project / "store", *named) == {}
+    shutil.copytree(project, project.parent / "moved", copy_function=shutil.copyfile)
+    assert planned(recipe(project.parent / "moved"), project.parent / "moved" / "store", *named) == {}
+    for name, change in (
+        ("adapter_config.json", lambda text: text.replace(b'"lora_alpha": 8', b'"lora_alpha": 4')),
+        ("adapter_model.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    ):
+        before = (lora / name).read_bytes()
+        (lora / name).write_bytes(change(before))
+        told = planned(recipe(project), project / "store", *named)
+        assert {told.get(step) for step in EXPORTS} == {f"../lora/{name} changed (adapter of tower)"}
+        if name.endswith(".json"):
+            (lora / name).write_bytes(before)
+    assert build(recipe(project), project / "store", *named)[1] != merged
+    (lora / "README.md").write_text("of the same adapter")
+    assert planned(recipe(project), project / "store", *named) == {}
+
+
 SCALED = "def scaled(x):\n    return x * {}\n"
 
 

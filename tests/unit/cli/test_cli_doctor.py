@@ -119,6 +119,23 @@ def test_samples_and_weights_come_from_the_recipe_beside_a_model(capsys: pytest.
     assert f"{factory} answered its samples" in capsys.readouterr().out
 
 
+def test_prefix_and_adapters_come_from_the_recipe_too(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    shapes = {"project.weight": (16, 8), "project.bias": (16,), "norm.weight": (16,), "norm.bias": (16,)}
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tiny_recipe.with_name("tower.safetensors"))
+    lora = tiny_recipe.with_name("lora")
+    lora.mkdir()
+    (lora / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "target_modules": ["projct"]}')
+    save_file({"base_model.model.projct.lora_A.weight": torch.zeros(1, 8)}, lora / "adapter_model.safetensors")
+    named = 'model:\n  weights: tower.safetensors\n  prefix: {"": left}\n  adapters: {left: lora}\n'
+    tiny_recipe.write_text(tiny_recipe.read_text().replace("model:\n", named, 1))
+    factory = f"{tiny_recipe.with_name('model.py')}:build"
+    assert run(commands, ["doctor", factory]) == 3
+    assert "adapter lora does not fit Tower: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "told"),
     [

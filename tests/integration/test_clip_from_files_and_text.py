@@ -1,6 +1,10 @@
-"""A CLIP checkpoint of ``transformers`` that is sent files and sentences, held against transformers' own processor."""
+"""A CLIP checkpoint of ``transformers`` with a LoRA adapter of PEFT, sent files and sentences.
+
+It is held against transformers' own processor and the model with the adapter beside it, not merged.
+"""
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -9,9 +13,11 @@ import pytest
 from whole_recipe import built, served
 
 import mmdeploy
+from mmdeploy.building.provenance import PROVENANCE
 from mmdeploy.caching.plan import make_plan, verify_plan
 from mmdeploy.caching.trace import Content, Request, write_trace
 from mmdeploy.caching.zipf import Popularity, zipf_trace
+from mmdeploy.core.artifact import file_sha256
 from mmdeploy.triton.http import ask_json
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -38,8 +44,9 @@ def own_tokenizer():
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """The recipe's folder with a checkpoint of random weights in it, its processor, and the model that was saved."""
+    """The recipe's folder with a checkpoint of random weights and an adapter, its processor, and the model of both."""
     import torch
+    from peft import LoraConfig, get_peft_model
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
     folder = tmp_path_factory.mktemp("clip") / "recipe"
@@ -63,7 +70,15 @@ def pair(tmp_path_factory):
     model.save_pretrained(folder / "checkpoint")
     processor.save_pretrained(folder / "checkpoint")
     assert (folder / "checkpoint" / "tokenizer.json").is_file()
-    return folder, processor, model
+    targets = ["q_proj", "v_proj", "fc1", "visual_projection"]
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=targets, modules_to_save=["text_projection"])
+    adapted = get_peft_model(model, lora).eval()
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.normal_(0, 0.15)
+    adapted.save_pretrained(folder / "lora")
+    return folder, processor, adapted
 
 
 def photo(seed: int, form: str) -> bytes:
@@ -96,8 +111,12 @@ def asked_of_transformers(pair, file: bytes, sentence: str) -> dict[str, np.ndar
 
 def test_files_and_sentences_are_answered_as_by_transformers(pair, tmp_path):
     folder, _, _ = pair
-    outcome = built(folder / "recipe.yaml", tmp_path)
+    outcome = built(folder / "recipe.yaml", tmp_path, ["model.adapters={clip: lora}"])
     assert outcome.report.published is not None
+    made_of = json.loads((outcome.report.published / PROVENANCE).read_text())["predicate"]["buildDefinition"]
+    found = {one["uri"]: one["digest"]["sha256"] for one in made_of["resolvedDependencies"] if "digest" in one}
+    for name in ("checkpoint/model.safetensors", "lora/adapter_model.safetensors", "lora/adapter_config.json"):
+        assert found[name] == file_sha256(folder / name)
     check_plan(folder, outcome.report.published, tmp_path)
     sentences = ["", "cat", "a photo of the small green cat", "zebra, naïve: 42!", " ".join(WORDS * 6)]
     with served(outcome, tmp_path) as running:

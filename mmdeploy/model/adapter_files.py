@@ -48,7 +48,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return what the configuration of an adapter says.
 
     Raises:
-        ModelError: If there is none, it cannot be read, or it is not that of a LoRA adapter.
+        ModelError: If there is none, it cannot be read, or it is not that of a LoRA adapter that can be merged.
     """
     file = folder / CONFIG
     if not file.is_file():
@@ -68,5 +68,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"adapter {folder.name} is of the kind {kind}, and only {_LORA} is merged into the model",
             hint="where PEFT can merge it, save what merge_and_unload() gives as the model's weights",
+        )
+    if config.get("layer_replication"):
+        raise ModelError(
+            f"adapter {folder.name} replicates layers: copies of the same weights, each with a LoRA of its own, cannot "
+            "be merged",
+            hint="build the model with all its layers in the factory, and save the merged model as its weights",
         )
     return dict(config)

@@ -224,6 +224,11 @@ def test_what_does_not_fit_is_told_by_name(root: Path, adapter: Callable[..., Pe
     changed(root, lambda tensors: {name: one.double() for name, one in tensors.items()})
     refused("of another type: layers.0.lora_A.weight is float64, ")
     adapter()
+    config = json.loads((root / "lora" / "adapter_config.json").read_text())
+    activated = config | {"task_type": "CAUSAL_LM", "alora_invocation_tokens": [1, 2]}
+    (root / "lora" / "adapter_config.json").write_text(json.dumps(activated))
+    refused("adapter lora cannot be merged: NotImplementedError: aLoRA does not support")
+    adapter()
     changed(root, lambda tensors: {name: one * float("nan") for name, one in tensors.items()})
     refused("adapter lora cannot be merged: ValueError: NaNs detected in the merged weights")
 
@@ -247,6 +252,8 @@ def test_what_is_no_adapter_is_told(root: Path, adapter: Callable[..., PeftModel
         refused("adapter lora: adapter_config.json is not a configuration of PEFT: ")
     PromptTuningConfig(num_virtual_tokens=3).save_pretrained(folder)
     refused("adapter lora is of the kind PROMPT_TUNING, and only LORA is merged into the model")
+    LoraConfig(layer_replication=[(0, 2), (1, 2)]).save_pretrained(folder)
+    refused("adapter lora replicates layers")
     adapter()
     (folder / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
     refused("adapter_model.safetensors cannot be read as safetensors")

@@ -273,6 +273,7 @@ class Evidence:
             gates that judge subsets once for each.
         mixed: Requests whose rows lack other inputs each, or none: all of the ensemble's outputs, asked by parity.
         cascade: What leaves early, and its answers; None where the candidate answers all samples alike.
+        answered: What gates before this one were answered, by what they asked; see `mmdeploy.scoring.ask.of_ensemble`.
     """
 
     candidate: Deployment
@@ -294,6 +295,7 @@ class Evidence:
     subsets: tuple[EvidenceSubset, ...] = ()
     mixed: EvidenceSubset | None = None
     cascade: EvidenceCascade | None = None
+    answered: dict[Any, tuple[Deployment, Mapping[str, Array]]] = field(default_factory=dict, repr=False)
 
 
 class Gate(Protocol):

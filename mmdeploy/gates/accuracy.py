@@ -333,10 +333,7 @@ def _answers(
     """Return what a deployment answers, or what is wrong with it."""
     feeds = evidence.feeds if rows is None else Samples.of(evidence.feeds).select(rows)
     try:
-        found = ask.answers(
-            deployment, None, feeds, max_batch_size=evidence.max_batch_size,
-            progress=evidence.progress, what=f"accuracy: {side}", sizes=sizes,
-        )  # fmt: skip
+        found = ask.of_ensemble(deployment, evidence, feeds, what=f"accuracy: {side}", sizes=sizes)
     except InferenceError as error:
         return f"the {side} did not answer: {error.message}"
     for output in metric.outputs:

@@ -65,14 +65,7 @@ def check(options: Options, evidence: Evidence) -> GateResult:
             hint="add the section cascade, or take the gate out",
         )
     try:
-        answered = ask.answers(
-            evidence.candidate,
-            None,
-            evidence.feeds,
-            max_batch_size=evidence.max_batch_size,
-            progress=evidence.progress,
-            what="samples, who leaves early",
-        )
+        answered = ask.of_ensemble(evidence.candidate, evidence, evidence.feeds, what="samples, who leaves early")
     except InferenceError as error:
         refused = ask.refused(_LEFT, limits.in_words(at_least=options.min_left_early), error)
         return GateResult("early_exit", (refused,), {})

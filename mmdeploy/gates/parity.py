@@ -247,11 +247,15 @@ def _judged(
     subject: _Subject, rows: npt.NDArray[np.intp], sizes: Sequence[int], options: Options, evidence: Evidence
 ) -> tuple[list[Check], dict[str, Any]]:
     """Ask for samples in requests of some sizes; return the checks of all outputs in scope, and their figures."""
+    feeds, what = subject.feeds.select(rows), f"parity: {subject.label}"
     try:
-        answered = ask.answers(
-            evidence.candidate, subject.model, subject.feeds.select(rows),
-            max_batch_size=evidence.max_batch_size, progress=evidence.progress,
-            what=f"parity: {subject.label}", sizes=sizes,
+        answered = (
+            ask.of_ensemble(evidence.candidate, evidence, feeds, what=what, sizes=sizes)
+            if subject.model is None
+            else ask.answers(
+                evidence.candidate, subject.model, feeds,
+                max_batch_size=evidence.max_batch_size, progress=evidence.progress, what=what, sizes=sizes,
+            )
         )  # fmt: skip
     except InferenceError as error:
         return [ask.refused(f"{subject.label}: parity", _all_limits(options), error)], {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ from mmdeploy.core.samples import Gathered, Samples, picked, shapes_of
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+#: Answers that are kept for the next gate: what is more is asked again.
+_MOST_BYTES = 256 * 2**20
 
 
 def sample_count(evidence: Evidence) -> int:
@@ -145,6 +150,46 @@ def answers(
         if any(shape is None for shape in shapes_of(column)):
             raise InferenceError(f"output {name!r} is missing from some answers")
     return found
+
+
+def of_ensemble(
+    deployment: Deployment, evidence: Evidence, feeds: Mapping[str, Array], *, what: str, sizes: Sequence[int] = ()
+) -> dict[str, Array]:
+    """Ask an ensemble as `answers` does; what one gate has asked is not asked again for another.
+
+    Raises:
+        InferenceError: If a request is refused, or its answer does not hold one row a sample.
+    """
+    samples = Samples.of(feeds)
+    key = (id(deployment), evidence.max_batch_size, tuple(sizes), _digest(samples))
+    if key in evidence.answered and evidence.answered[key][0] is deployment:
+        evidence.progress(samples.count, samples.count, what)
+        return dict(evidence.answered[key][1])
+    found = answers(
+        deployment, None, samples, max_batch_size=evidence.max_batch_size, progress=evidence.progress, what=what,
+        sizes=sizes,
+    )  # fmt: skip
+    known = sum(_bytes(columns) for _, columns in evidence.answered.values())
+    if known + _bytes(found) <= _MOST_BYTES:
+        evidence.answered[key] = (deployment, found)
+    return dict(found)
+
+
+def _bytes(columns: Mapping[str, Array]) -> int:
+    return sum(
+        array.nbytes for column in columns.values() for array in (column if column.dtype == object else [column])
+    )
+
+
+def _digest(samples: Samples) -> str:
+    """Return a digest of all that samples hold, and of what is made of it."""
+    digest = hashlib.sha256()
+    for name, column in (*samples.items(), *samples.made.items()):
+        buffers: list[pickle.PickleBuffer] = []
+        digest.update(pickle.dumps((name, column), protocol=5, buffer_callback=buffers.append))
+        for buffer in buffers:
+            digest.update(buffer.raw())
+    return digest.hexdigest()
 
 
 def _turns(samples: Samples, sizes: Sequence[int]) -> Iterator[tuple[npt.NDArray[np.intp], int]]:

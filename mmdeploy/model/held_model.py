@@ -18,8 +18,6 @@ from enum import Enum
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -38,6 +36,7 @@ class RandomStates:
     @classmethod
     def now(cls) -> RandomStates:
         """Take those of this process."""
+        import numpy as np
         import torch
 
         torchs = torch.get_rng_state().numpy().tobytes()
@@ -53,6 +52,7 @@ class RandomStates:
 
     def restore(self) -> None:
         """Set the generators of this process."""
+        import numpy as np
         import torch
 
         if state := self.states.get("torch"):
@@ -111,6 +111,7 @@ def apart(ones: Sequence[nn.Module], others: Sequence[nn.Module]) -> bool:
 
 def _reached(roots: Iterable[Any]) -> Iterator[tuple[str, int]]:
     """Give what tells apart the things that lead on from some: through attributes, containers and closures."""
+    import numpy as np
     import torch
 
     fixed = (*_FIXED, torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -131,6 +132,7 @@ def _reached(roots: Iterable[Any]) -> Iterator[tuple[str, int]]:
 
 
 def _behind(one: Any) -> list[Any]:
+    import numpy as np
     from torch import nn
 
     if isinstance(one, FunctionType):  # its module's globals are the process's
@@ -147,6 +149,8 @@ def _behind(one: Any) -> list[Any]:
 
 
 def _whole(array: Any) -> Any:
+    import numpy as np
+
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array

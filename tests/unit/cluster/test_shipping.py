@@ -41,7 +41,7 @@ def test_a_folder_arrives_as_it_is_without_what_is_no_part_of_it(
     key = send_folder(recipe, store)
     taken = take_folder(key, SharedStore(str(shared)), tmp_path / "cache")
     names = {path.relative_to(taken).as_posix(): path.read_bytes() for path in taken.rglob("*") if path.is_file()}
-    assert sorted(names) == ["data.py", "data/a.bin", "linked.bin", "model.py", "recipe.yaml"]
+    assert sorted(names) == ["cascade.yaml", "data.py", "data/a.bin", "linked.bin", "model.py", "recipe.yaml"]
     assert names["linked.bin"] == names["data/a.bin"] == b"a" * 1000
     assert send_folder(recipe, store) == key
     assert at(recipe, taken).root == taken

@@ -79,7 +79,11 @@ def test_a_variant_is_written_whole_and_the_recipe_keeps_its_bytes(tiny_recipe: 
         variant.write(tiny_recipe, out, {"left": {"serving": {"dynamic_batching": {"delay": 3}}}}, [])
     assert load_recipe(out) == loaded, "and what is no recipe takes the place of nothing"
     assert tiny_recipe.read_bytes() == text
-    assert sorted(path.name for path in tiny_recipe.parent.glob("*.yaml")) == ["cascade.yaml", "recipe.yaml", "tuned.yaml"]
+    assert sorted(path.name for path in tiny_recipe.parent.glob("*.yaml")) == [
+        "cascade.yaml",
+        "recipe.yaml",
+        "tuned.yaml",
+    ]
     assert not [path for path in tiny_recipe.parent.glob(".*") if path.suffix == ".yaml"]
 
 

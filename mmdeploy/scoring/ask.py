@@ -19,7 +19,8 @@ from mmdeploy.core.contracts import (
     WiredComponent,
 )
 from mmdeploy.core.errors import DataError, InferenceError
-from mmdeploy.core.samples import Gathered, Samples, picked, shapes_of
+from mmdeploy.core.samples import Gathered, Samples, is_ragged, picked, shapes_of
+from mmdeploy.core.strings import nbytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,7 +163,7 @@ def of_ensemble(
     """
     samples = Samples.of(feeds)
     key = (id(deployment), evidence.max_batch_size, tuple(sizes), _digest(samples))
-    if key in evidence.answered and evidence.answered[key][0] is deployment:
+    if key in evidence.answered:  # which holds the deployment, so that no other has its id
         evidence.progress(samples.count, samples.count, what)
         return dict(evidence.answered[key][1])
     found = answers(
@@ -176,9 +177,8 @@ def of_ensemble(
 
 
 def _bytes(columns: Mapping[str, Array]) -> int:
-    return sum(
-        array.nbytes for column in columns.values() for array in (column if column.dtype == object else [column])
-    )
+    parts = (one for column in columns.values() for one in (column if is_ragged(column) else [column]))
+    return sum(nbytes(one) for one in parts)
 
 
 def _digest(samples: Samples) -> str:

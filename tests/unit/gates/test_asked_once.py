@@ -76,3 +76,11 @@ def test_more_than_is_kept_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> No
     given = evidence(candidate=deployment({"fusion": head}))
     asked, _ = rows_asked(head, TOP1, MACRO, given=given)
     assert asked[0] == asked[1] > 96
+
+
+def test_answers_of_text_and_of_several_lengths_are_counted_as_what_they_hold() -> None:
+    text, lengths = np.empty(2, object), np.empty(2, object)
+    text[:] = [b"ab", b"c"]
+    lengths[0], lengths[1] = np.zeros(2, np.float32), np.zeros(3, np.float32)
+    columns = {"text": text, "lengths": lengths, "scores": np.zeros((2, 4), np.float32)}
+    assert ask._bytes(columns) == (2 + 4) + (1 + 4) + 5 * 4 + 8 * 4

@@ -11,7 +11,7 @@ from typing import Any
 from mmdeploy.core.errors import ModelError
 from mmdeploy.model.sources import importing_from
 from mmdeploy.scaffold import parting
-from mmdeploy.scaffold.look import Looked, look, rows_of_each_sample
+from mmdeploy.scaffold.look import Looked, alike, look, rows_of_each_sample
 from mmdeploy.scaffold.optional_inputs import optional_inputs
 from mmdeploy.scaffold.proposal import Proposal, Told, propose
 from mmdeploy.scaffold.wiring import is_layers, is_plain
@@ -143,15 +143,10 @@ def _with_new_modules(looked: Looked, code: str, modules: Sequence[parting.NewMo
 
 
 def _hold_against(looked: Looked, again: Looked) -> None:
-    import torch
-
     for first, second in zip(looked.records, again.records, strict=True):
         wanted = [first.tensors[key] for key in first.whole.outputs.values()]
         got = [second.tensors[key] for key in second.whole.outputs.values()]
-        if len(wanted) != len(got) or not all(
-            one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-5)
-            for one, other in zip(wanted, got, strict=True)
-        ):
+        if not alike(wanted, got):
             raise parting.CannotPart("the new modules answer otherwise than the model")
 
 

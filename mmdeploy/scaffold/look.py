@@ -131,8 +131,6 @@ def rows_of_each_sample(looked: Looked) -> int | None:
 
     None where arrays have no such axis, where it varies, or where rows answer together.
     """
-    import torch
-
     lengths = {tensor.shape[1] if tensor.dim() > 2 else 0 for feed in looked.feeds for tensor in feed.values()}
     kept, feed = looked.records[0], looked.feeds[0]
     answers = [kept.tensors[key] for key in kept.whole.outputs.values()]
@@ -144,11 +142,18 @@ def rows_of_each_sample(looked: Looked) -> int | None:
     except Exception:  # noqa: BLE001 - the user's code: it needs the axis, so it is none of a batch
         return None
     alone = [again.tensors[key] for key in again.whole.outputs.values()]
-    same = len(alone) == len(answers) and all(
-        one.shape == other[:, 0].shape and torch.allclose(one.double(), other[:, 0].double(), rtol=1e-3, atol=1e-5)
-        for one, other in zip(alone, answers, strict=True)
-    )
+    same = alike(alone, [one[:, 0] for one in answers])
     return lengths.pop() if same else None
+
+
+def alike(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Say whether answers are the same, but for the order in which they were summed up."""
+    import torch
+
+    return len(ones) == len(others) and all(
+        one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-5)
+        for one, other in zip(ones, others, strict=True)
+    )
 
 
 def _parts(kept: Record) -> list[str]:

@@ -19,6 +19,8 @@ from mmdeploy.core.digests import FileFacts
 
 #: By the name that they are imported under, where the two differ in more than - and _, or where several claim it.
 DISTRIBUTIONS = {"modelopt": "nvidia-modelopt", "torch_pruning": "torch-pruning"}
+#: The extras whose packages every build loads, so that its steps' keys hold their versions in any case.
+_LOADED_BY_EACH_BUILD = ("build", "cpu", "gpu")
 #: What is told of content beside the version: enough to tell two apart.
 _SHOWN = 12
 
@@ -73,7 +75,10 @@ def gives(top: str, facts: FileFacts) -> str:
 
 
 def required_by(name: str, facts: FileFacts) -> frozenset[str]:
-    """Return a distribution and all that it requires, in normal form; its own extras included, others' not.
+    """Return a distribution and all that its builds require, in normal form.
+
+    What an extra brings that only some builds load (adapters, media, Ray) is not among it: a factory that loads
+    transformers depends on its installation, whether or not mmdeploy could use it too.
 
     Args:
         name: Of the distribution.
@@ -88,20 +93,22 @@ def required_by(name: str, facts: FileFacts) -> frozenset[str]:
 
 def _required(name: str) -> frozenset[str]:
     found = {_normal(name)}
-    waiting = [_normal(line) for line in _requirements(name)]
+    waiting = [_normal(line) for line in _requirements(name, _LOADED_BY_EACH_BUILD)]
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting.extend(_normal(line) for line in _requirements(name) if "extra ==" not in line)
+            waiting.extend(_normal(line) for line in _requirements(name))
     return frozenset(found)
 
 
-def _requirements(name: str) -> list[str]:
+def _requirements(name: str, extras: tuple[str, ...] = ()) -> list[str]:
     try:
-        return [line for line in importlib.metadata.requires(name) or [] if 'extra == "dev"' not in line]
+        lines = importlib.metadata.requires(name) or []
     except PackageNotFoundError:
         return []
+    kept = [f'extra == "{extra}"' for extra in extras]
+    return [line for line in lines if "extra ==" not in line or any(extra in line for extra in kept)]
 
 
 def _distribution(top: str, facts: FileFacts) -> Distribution | None:

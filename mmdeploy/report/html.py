@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from mmdeploy.record.build_report import BuildReport, CheckRecord, LatencyRecord, StageSeries
 from mmdeploy.report import choices, costs, coverage, drawn, plots, power, sensitivities, subsets, trainings
+from mmdeploy.report.templates import environment
 from mmdeploy.report.units import (
     basis_text,
     bytes_text,
@@ -148,17 +149,8 @@ def _trainings(report: BuildReport, panel: Callable[..., dict[str, Any]]) -> lis
 
 @functools.cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("mmdeploy", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    environment.filters.update(
+    made = environment("mmdeploy", "report", finalize=_finalize)
+    made.filters.update(
         bytes=bytes_text,
         seconds=seconds_text,
         figure=figure_text,
@@ -169,8 +161,8 @@ def _environment() -> Environment:
         cell=cell_text,
         link=lambda path, report: log_link(report, path),
     )
-    environment.globals["ratio"] = ratio_text
-    return environment
+    made.globals["ratio"] = ratio_text
+    return made
 
 
 def _finalize(value: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmdeploy.core.version import __version__
 from mmdeploy.report import write_file
+from mmdeploy.report.templates import environment
 from mmdeploy.studies.found import Found, figure_text
 from mmdeploy.studies.objectives import OBJECTIVES
 from mmdeploy.studies.plot import front_svg
@@ -56,13 +57,7 @@ class Page:
 
     def html(self) -> str:
         """Write it as a page that needs nothing else."""
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        environment = Environment(
-            loader=PackageLoader("mmdeploy.studies", "."), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        return environment.get_template("study.html.j2").render(page=self)
+        return environment("mmdeploy.studies", ".").get_template("study.html.j2").render(page=self)
 
 
 def write_pages(found: Found) -> dict[str, Path]:

@@ -32,6 +32,7 @@ from mmdeploy.core.target import Target, this_hardware, usable_cores
 from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.engines import aot_package
 from mmdeploy.engines.aot_package import ISA, TORCH, metadata_of_build, names_of, open_package
+from mmdeploy.engines.threads import THREADS as THREADS_OF
 from mmdeploy.model.torch_component import component_facts, load_component
 from mmdeploy.model.torch_model import torch_threads
 from mmdeploy.model.traced import TRACED_BATCH, dynamic_shapes, in_order, open_axes, quiet
@@ -48,7 +49,7 @@ BACKEND = aot_package.BACKEND
 FILENAME = aot_package.FILENAME
 STAND_IN = None
 #: Parameter of config.pbtxt; Triton's pytorch backend calls it so too.
-THREADS = "INTRA_OP_THREAD_COUNT"
+THREADS = THREADS_OF["aot_inductor"].parameter
 _BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 _LONGEST_REASON = 300
 _COMPILING = "compiling, which takes a minute or two for a large module"

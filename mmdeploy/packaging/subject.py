@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mmdeploy.core.artifact import NUMPY_BY_DTYPE, file_sha256
 from mmdeploy.core.errors import UsageError
+from mmdeploy.engines.threads import threads_told
 from mmdeploy.record.build_report import FILENAME, BuildReport
 from mmdeploy.record.report_file import read_report
 from mmdeploy.triton.config import parse
@@ -140,7 +141,7 @@ def read_subject(path: Path) -> Subject:
         instances={key: sum(group.count or 1 for group in one.instance_group) or 1 for key, one in steps.items()},
         batching_ms=sum(one.dynamic_batching.max_queue_delay_microseconds for one in steps.values()) / 1000,
         gpu=any(_on_gpu(config) for config in configs.values()),
-        threads=max((_threads(config) for config in configs.values()), default=1),
+        threads=max((threads_told(_told(config)) for config in configs.values()), default=1),
         cache_option=cache.option if cache.models else "",
         cache_bytes=cache.bytes if cache.models else 0,
         requirements=tuple(line.strip() for line in lines if line.strip() and not line.startswith("#")),
@@ -171,11 +172,8 @@ def _on_gpu(config: ModelConfig) -> bool:
     return bool(config.backend.startswith("tensorrt")) or "KIND_GPU" in kinds
 
 
-def _threads(config: ModelConfig) -> int:
-    text = "1"
-    for key in ("intra_op_thread_count", "INFERENCE_NUM_THREADS"):
-        text = config.parameters[key].string_value if key in config.parameters else text
-    return int(text) if text.isdecimal() and int(text) else 1
+def _told(config: ModelConfig) -> dict[str, str]:
+    return {key: value.string_value for key, value in config.parameters.items()}
 
 
 def _peak_bytes(report: BuildReport | None) -> int | None:

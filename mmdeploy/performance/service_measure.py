@@ -18,6 +18,7 @@ from typing import Any
 
 from mmdeploy.core.errors import UsageError
 from mmdeploy.core.target import this_hardware, usable_cores
+from mmdeploy.engines.threads import threads_told
 from mmdeploy.performance.bench import try_once
 from mmdeploy.performance.generator import Loop
 from mmdeploy.performance.measure import Limits, measure
@@ -243,7 +244,7 @@ def _decides_whom_to_ask(config: Mapping[str, Any]) -> bool:
 
 def _stage(config: Mapping[str, Any], after: tuple[str, ...]) -> StageTimes:
     batching = config.get("dynamic_batching")
-    threads = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "1")
+    parameters = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
     return StageTimes(
         name=config["name"],
         after=after,
@@ -251,7 +252,7 @@ def _stage(config: Mapping[str, Any], after: tuple[str, ...]) -> StageTimes:
         max_batch=max(1, int(config.get("max_batch_size", 0))),
         delay_s=None if batching is None else int(batching.get("max_queue_delay_microseconds", 0)) / 1e6,
         preferred=tuple(int(size) for size in (batching or {}).get("preferred_batch_size", [])),
-        threads=int(threads) if str(threads).isdigit() and int(threads) > 0 else 1,
+        threads=threads_told(parameters),
         seconds={},
     )
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import UsageError
 from mmdeploy.core.temporary import hold_folder
-from mmdeploy.engines import onnxruntime as onnxruntime_engine
+from mmdeploy.engines.threads import THREADS
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.triton.config import parse, to_text
 from mmdeploy.triton.options import Serving
@@ -22,8 +22,6 @@ from mmdeploy.triton.repository import is_model
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
-
-_THREADS = "intra_op_thread_count"
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,15 @@ class Setting:
         delay_us: How long a request may wait for others to share its batch; None: requests are not grouped.
         preferred: Batch sizes that are sent at once when reached.
         instances: Copies that run side by side; None: as Triton decides.
-        threads: Within an operator of ONNX Runtime; None where the engine has no such option, or chooses itself.
+        threads: Of an inference; None where the engine has none that can be changed as it is served, or chooses itself.
+        engine: The method that has these threads; empty where threads are None.
     """
 
     delay_us: int | None = None
     preferred: tuple[int, ...] = ()
     instances: int | None = None
     threads: int | None = None
+    engine: str = ""
 
     def __str__(self) -> str:
         parts = ["not grouped" if self.delay_us is None else f"delay {self.delay_us} us"]
@@ -66,7 +66,7 @@ def present(recipe: Recipe, release: Path) -> dict[str, Setting]:
             raise UsageError(
                 f"{release} has no model {folder.name}", hint="build the recipe first: mmdeploy build RECIPE"
             )
-        setting = _of_recipe(component.serving, _threads_of(recipe, name))
+        setting = _of_recipe(component.serving, _engine_with_threads(recipe, name))
         config = parse((folder / "config.pbtxt").read_text("utf-8"), str(folder / "config.pbtxt"))
         served = _of_config(config, setting)
         if (served.delay_us, served.preferred) != (setting.delay_us, setting.preferred):
@@ -74,37 +74,41 @@ def present(recipe: Recipe, release: Path) -> dict[str, Setting]:
                 f"{release} was built with other settings of {name} ({served}) than the recipe has now ({setting})",
                 hint="build the recipe first: mmdeploy build RECIPE",
             )
-        found[name] = replace(served, threads=served.threads if setting.threads else None)
+        found[name] = served
     return found
 
 
-def _of_recipe(serving: Serving, threads: int | None) -> Setting:
+def _of_recipe(serving: Serving, engine: str) -> Setting:
     batching, group = serving.dynamic_batching, serving.instance_group
     return Setting(
         delay_us=None if batching is None else batching.max_queue_delay_us,
         preferred=() if batching is None else batching.preferred_batch_size,
         instances=None if group is None else group.count,
-        threads=threads,
+        engine=engine,
     )
 
 
-def _threads_of(recipe: Recipe, component: str) -> int | None:
-    """Return a number where the recipe may name threads: an engine that is chosen by measuring chooses them, too."""
-    options = recipe.engine_options(component)
-    free = recipe.automatic_engine(component) is None and isinstance(options, onnxruntime_engine.Options)
-    return 1 if free else None
+def _engine_with_threads(recipe: Recipe, component: str) -> str:
+    """Return the engine whose threads may be changed; empty where it has none, or is chosen by measuring, with them."""
+    if recipe.automatic_engine(component) is not None:
+        return ""
+    method = recipe.engine_options(component).method
+    return method if method in THREADS and not THREADS[method].fixed else ""
 
 
 def _of_config(config: ModelConfig, setting: Setting) -> Setting:
     grouped = config.HasField("dynamic_batching")
     batching = config.dynamic_batching
     groups = config.instance_group
-    threads = config.parameters[_THREADS].string_value if _THREADS in config.parameters else ""
+    words = THREADS.get(setting.engine)
+    told = words is not None and words.parameter in config.parameters
+    threads = config.parameters[words.parameter].string_value if words is not None and told else ""
     return Setting(
         delay_us=int(batching.max_queue_delay_microseconds) if grouped else None,
         preferred=tuple(batching.preferred_batch_size) if grouped else (),
         instances=groups[0].count if len(groups) == 1 else setting.instances,
         threads=int(threads) if threads else None,
+        engine=setting.engine if threads else "",
     )
 
 
@@ -145,7 +149,7 @@ def _set(config: ModelConfig, setting: Setting) -> None:
             config.instance_group.add()
         config.instance_group[0].count = setting.instances
     if setting.threads is not None:
-        config.parameters[_THREADS].string_value = str(setting.threads)
+        config.parameters[THREADS[setting.engine].parameter].string_value = str(setting.threads)
 
 
 def sections(before: Settings, after: Settings) -> dict[str, dict[str, Any]]:
@@ -161,7 +165,7 @@ def sections(before: Settings, after: Settings) -> dict[str, dict[str, Any]]:
             serving["instance_group"] = {"count": setting.instances}
         section: dict[str, Any] = {"serving": serving} if serving else {}
         if setting.threads != old.threads:
-            section["engine"] = {"method": "onnxruntime", "intra_op_threads": setting.threads}
+            section["engine"] = {"method": setting.engine, THREADS[setting.engine].option: setting.threads}
         if section:
             found[name] = section
     return found

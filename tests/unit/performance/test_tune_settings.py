@@ -1,5 +1,6 @@
 """What `tune` makes of settings: configurations to try, a variant to build, a verdict."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from mmdeploy.core.errors import UsageError
 from mmdeploy.performance import variant
 from mmdeploy.performance.contest import Goal, Outcome, Side
-from mmdeploy.performance.settings import Setting, sections, served_with
+from mmdeploy.performance.settings import Setting, present, sections, served_with
 from mmdeploy.performance.tune import Tuned
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.triton.config import parse
@@ -31,7 +32,7 @@ def release(tmp_path: Path) -> Path:
 
 def test_a_release_is_served_with_other_settings_and_the_same_engines(release: Path) -> None:
     before = {path: path.read_bytes() for path in release.rglob("*") if path.is_file()}
-    setting = Setting(delay_us=2000, preferred=(8, 16), instances=2, threads=4)
+    setting = Setting(delay_us=2000, preferred=(8, 16), instances=2, threads=4, engine="onnxruntime")
     with served_with(release, "digits", {"left": setting}) as repository:
         config = parse((repository / "digits.left" / "config.pbtxt").read_text(), "config")
         assert config.dynamic_batching.max_queue_delay_microseconds == 2000
@@ -49,12 +50,51 @@ def test_a_release_is_served_with_other_settings_and_the_same_engines(release: P
     assert {path: path.read_bytes() for path in release.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("engine", "parameter", "threads"),
+    [("onnxruntime", "intra_op_thread_count", 3), ("openvino", "INFERENCE_NUM_THREADS", 3),
+     ("aot_inductor", "INTRA_OP_THREAD_COUNT", None), ("auto", "INFERENCE_NUM_THREADS", None)],
+)  # fmt: skip
+def test_threads_are_those_of_the_engine_that_was_named(
+    tiny_recipe: Path, tmp_path: Path, engine: str, parameter: str, threads: int | None
+) -> None:
+    """Those of a compiled engine are compiled in, and what is chosen by measuring is chosen with its threads."""
+    said = engine if engine == "auto" else f"{{method: {engine}}}"
+    parts = ("left", "right", "fusion")
+    plain = [f"components.{name}.quantize=null" for name in ("left", "right")] if engine == "aot_inductor" else []
+    sets = [*(f"components.{name}.engine={said}" for name in parts), "data.validation=data.py:calibration", *plain]
+    recipe = load_recipe(tiny_recipe, sets)
+    for name in recipe.components:
+        folder = tmp_path / "release" / f"{recipe.name}.{name}"
+        folder.mkdir(parents=True)
+        (folder / "1").mkdir()
+        (folder / "config.pbtxt").write_text(
+            f'name: "{folder.name}" max_batch_size: 16 '
+            f'parameters {{ key: "{parameter}" value {{ string_value: "3" }} }}'
+        )
+    found = present(recipe, tmp_path / "release")
+    assert {setting.threads for setting in found.values()} == {threads}
+    more = {name: replace(setting, threads=4) for name, setting in found.items() if setting.threads}
+    told = {name: section["engine"] for name, section in sections(found, more).items()} if more else {}
+    assert [options["method"] for options in told.values()] == ([engine] * 3 if threads else [])
+    load_recipe(tiny_recipe, [f"components.{name}.engine={options}" for name, options in told.items()])
+
+
 def test_only_what_differs_is_written() -> None:
-    before = {"left": Setting(delay_us=500, threads=1, instances=1), "right": Setting()}
+    left, middle = (
+        Setting(delay_us=500, threads=1, instances=1, engine="onnxruntime"),
+        Setting(threads=1, engine="openvino"),
+    )
+    before = {"left": left, "middle": middle, "right": Setting()}
     assert sections(before, before) == {}
-    after = {"left": Setting(delay_us=None, threads=2, instances=1), "right": Setting(delay_us=0, preferred=(4,))}
+    after = {
+        "left": replace(left, delay_us=None, threads=2),
+        "middle": replace(middle, threads=2),
+        "right": Setting(delay_us=0, preferred=(4,)),
+    }
     assert sections(before, after) == {
         "left": {"serving": {"dynamic_batching": None}, "engine": {"method": "onnxruntime", "intra_op_threads": 2}},
+        "middle": {"engine": {"method": "openvino", "threads": 2}},
         "right": {"serving": {"dynamic_batching": {"max_queue_delay_us": 0, "preferred_batch_size": [4]}}},
     }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import UsageError
 from mmdeploy.core.temporary import hold_folder
 from mmdeploy.engines.threads import THREADS
@@ -92,7 +93,7 @@ def _engine_with_threads(recipe: Recipe, component: str) -> str:
     """Return the engine whose threads may be changed; empty where it has none, or is chosen by measuring, with them."""
     if recipe.automatic_engine(component) is not None:
         return ""
-    method = recipe.engine_options(component).method
+    method = method_of(recipe.engine_options(component))
     return method if method in THREADS and not THREADS[method].fixed else ""
 
 

@@ -312,10 +312,11 @@ def told(name: str, run: Mapping[str, float]) -> None:
 
 
 def paths(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a process that imports mmdeploy and what lies beside this file."""
+    """Return the environment of a process that imports mmdeploy and what lies beside this file, with its bytecode."""
     more = dict(more or {})
     given = [more.pop("PYTHONPATH", os.environ.get("PYTHONPATH", "")), str(HERE.parent), str(HERE)]
-    return {**os.environ, **more, "PYTHONPATH": os.pathsep.join(filter(None, given))}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **more, "PYTHONPATH": os.pathsep.join(filter(None, given))}
 
 
 def environment() -> str:

@@ -153,6 +153,7 @@ def _started(
             model_control="explicit",  # a model whose backend died can be loaded again
             load=("*",),
             key=kept_key(given["control_key_file"]),
+            grace=True,
         )
         with server:
             yield server, require, repositories

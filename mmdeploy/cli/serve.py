@@ -119,9 +119,8 @@ def command(
             response_cache_bytes=settings_of(repositories).bytes if cache_mib is None else cache_mib * 2**20,
             model_control="explicit",  # models are promoted, and one whose backend died can be loaded again
             load=("*",),
-            key=kept_key(control_key_file),
-            swap=folder,
-        )
+            key=kept_key(control_key_file), swap=folder, grace=True,
+        )  # fmt: skip
         held.enter_context(server)
         _warm_up(server, warmed, output)
         require = functools.partial(_require_trusted, repositories, public_key)

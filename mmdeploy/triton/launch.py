@@ -89,10 +89,14 @@ class Processes:
     key: ControlKey
     repositories: Mapping[Path, Path]
 
-    def stop(self) -> None:
-        """End every process and remove what they leave behind; calling it twice is fine."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """End every process and remove what they leave behind; calling it twice is fine.
+
+        Args:
+            at_once: Whether requests in flight may go unanswered.
+        """
         if self.supervisor.poll() is None:
-            self.supervisor.send_signal(signal.SIGTERM)
+            self.supervisor.send_signal(signal.SIGQUIT if at_once else signal.SIGTERM)
             try:
                 self.supervisor.wait(GRACE_S + 10)
             except subprocess.TimeoutExpired:

@@ -55,6 +55,7 @@ class Server:
     _samples: Samples = field(default_factory=dict, repr=False)
     _key: ControlKey | None = None
     _start_again: Callable[[], Processes] | None = field(default=None, repr=False)
+    _grace: bool = False
 
     @property
     def pid(self) -> int | None:
@@ -183,9 +184,12 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """Stop the server and everything that it started; calling it twice is fine."""
+        """Stop the server and everything that it started; calling it twice is fine.
+
+        Requests in flight are answered if it was started with ``grace``.
+        """
         if self._processes is not None:
-            self._processes.stop()
+            self._processes.stop(at_once=not self._grace)
 
     def __enter__(self) -> Server:
         return self
@@ -283,6 +287,7 @@ def start(
     stand_ins: Mapping[str, Path] = MappingProxyType({}),
     key: ControlKey | None = None,
     swap: Path | None = None,
+    grace: bool = False,
 ) -> Server:
     """Start a server on model repositories and wait until every model answers.
 
@@ -302,6 +307,8 @@ def start(
             backend: besides our own and those that installed engines bring.
         key: What its control endpoints want; made for this server where it is not given.
         swap: Folder to serve releases from, so that others can be put beside them.
+        grace: Whether requests in flight are answered when it is stopped, which takes Triton seconds: for a server that
+            others ask.
 
     Returns:
         The server; use it as a context manager.
@@ -324,16 +331,13 @@ def start(
         installation,
         repositories,
         log=log,
-        response_cache_bytes=response_cache_bytes,
-        stand_ins=backends,
-        key=key,
-        swap=swap,
-    )
+        response_cache_bytes=response_cache_bytes, stand_ins=backends, key=key, swap=swap,
+    )  # fmt: skip
     samples = read_samples(repositories)
     for attempt in range(_PORT_ATTEMPTS):
         ports = Ports.choose(host, http_port, grpc_port, metrics_port)
         begin = functools.partial(launched, [*options, *ports.options()])
-        server = replace(_serving(ports, begin(), log), _samples=samples, _start_again=begin)
+        server = replace(_serving(ports, begin(), log), _samples=samples, _start_again=begin, _grace=grace)
         try:
             server._await_ready(time.monotonic() + ready_timeout_s)
         except BaseException as error:

@@ -4,6 +4,8 @@ It stands between mmdeploy and Triton because nothing else survives every way of
 SIGKILL, and the kernel's parent-death signal is sent when the starting *thread* ends. It watches its parent
 through a pidfd and adopts orphaned stubs as a subreaper. On SIGTERM, on its parent's death or on Triton's own
 end it stops Triton, kills what is left of its descendants, and removes the shared memory and the run folder.
+On SIGQUIT it does not wait for requests in flight, and kills Triton, which itself looks once a second only whether
+its models are gone.
 Should it be killed itself, the kernel kills Triton, and the stubs end when they find their server gone.
 
 Where the command holds the placeholder `SECRET`, the secret is read from the standard input and wiped from Triton's
@@ -37,7 +39,7 @@ def main(parent: int, grace_s: float, shm_prefix: str, folder: Path, command: li
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     asked_to_stop: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda signum, frame: asked_to_stop.append(signum))
     poll = _poll(parent)
     secret = sys.stdin.read() if any(SECRET in word for word in command) else ""
@@ -50,7 +52,7 @@ def main(parent: int, grace_s: float, shm_prefix: str, folder: Path, command: li
         for descriptor, _ in poll.poll(_WIPE_POLL_MS if secret else _POLL_MS):
             with contextlib.suppress(OSError):  # the parent's pidfd cannot be read, and need not be
                 os.read(descriptor, 4096)
-    if child.poll() is None:
+    if child.poll() is None and signal.SIGQUIT not in asked_to_stop:
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace_s + 3)

@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import tiny_triton_repository as tiny
@@ -326,3 +328,25 @@ def test_python_by_absolute_path_needs_no_active_environment(repository, tmp_pat
         capture_output=True, text=True, env=environment, cwd="/", timeout=120, check=False,
     )  # fmt: skip
     assert done.stdout.split() == ["negated", "positive", "summed", "difference"], done.stderr
+
+
+@pytest.mark.parametrize("grace", [True, False])
+def test_a_server_that_others_ask_answers_what_is_in_flight_before_it_ends(tmp_path, grace):
+    """A request waits two seconds for others to be grouped with; a server of one's own does not wait for it."""
+    repository = tiny.write(tmp_path / "repository", tiny.config("positive", queue_delay_us=2_000_000))
+    log = tmp_path / "triton.log"
+    with server.start([repository], log=log, grace=grace) as running, running.runner("positive") as runner:
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(runner.infer, {"x": np.full((1, 4), 3, np.float32)})
+            until(lambda: 'nv_inference_pending_request_count{model="positive",version="1"} 1' in metrics_of(running))
+            running.stop()
+        if grace:
+            assert answer.result()["y"].tolist() == [[3, 3, 3, 3]]
+        else:
+            with pytest.raises(ServerError, match="does not answer"):
+                answer.result()
+
+
+def metrics_of(running):
+    with urllib.request.urlopen(running.metrics_url, timeout=20) as response:
+        return response.read().decode()

@@ -31,8 +31,12 @@ def top_k(metric: str, outputs: Array, labels: Labels, guesses: int) -> Scored:
     if outputs.shape[1] < guesses:
         raise DataError(f"{metric} needs at least {guesses} classes, the model has {outputs.shape[1]}: use top1")
     # Of NumPy, as torchmetrics counts: with torch it would take longer to import than a small build takes to be judged.
-    best = outputs.argmax(axis=1)[:, None] if guesses == 1 else np.argsort(-outputs, axis=1, kind="stable")[:, :guesses]
-    return mean_of((best == ids[:, None]).any(axis=1).astype(np.float64))
+    if guesses == 1:
+        return mean_of((outputs.argmax(axis=1) == ids).astype(np.float64))
+    own = np.take_along_axis(outputs, ids[:, None], axis=1)
+    earlier = np.arange(outputs.shape[1]) < ids[:, None]  # of equal scores the first counts
+    before = ((outputs > own) | ((outputs == own) & earlier)).sum(axis=1)
+    return mean_of(((before < guesses) & ~np.isnan(own[:, 0])).astype(np.float64))
 
 
 def f1_macro(outputs: Array, labels: Labels) -> Scored:

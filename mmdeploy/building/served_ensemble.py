@@ -12,6 +12,7 @@ from mmdeploy import engines
 from mmdeploy.building.media_steps import first_sample, served_steps
 from mmdeploy.building.served_cascade import with_cascade, without_cascade
 from mmdeploy.building.served_modalities import with_modalities
+from mmdeploy.building.served_stream import with_stream
 from mmdeploy.building.single_model import as_single
 from mmdeploy.choice.options import default_engine
 from mmdeploy.core.artifact import Artifact, file_sha256
@@ -141,7 +142,7 @@ def _ensemble(
     outputs = tuple(specs[name] for name in recipe.outputs)
     ensemble = ServedEnsemble(recipe.name, recipe.input_specs, outputs, components, steps=steps)
     buckets = {name: spec.bucket for name, spec in recipe.sizes.items() if spec.bucket is not None}
-    return cached(bucketed(ensemble, buckets), recipe.response_cache)
+    return cached(with_stream(recipe, bucketed(ensemble, buckets)), recipe.response_cache)
 
 
 def _component(

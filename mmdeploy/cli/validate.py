@@ -126,6 +126,8 @@ def _summary(recipe: Recipe) -> str:
         ends.insert(1, ("preprocess", _steps(recipe.preprocess)))
     if recipe.cascade is not None:
         ends.insert(-2, ("cascade", _cascade(recipe)))
+    if (stream := recipe.stream) is not None:
+        ends.insert(-2, ("stream", f"chunks of {stream.over}, kept: {', '.join(stream.keep)}"))
     if recipe.baseline is not None:
         ends.append(("baseline", str(recipe.baseline)))
     over = f" over {recipe.origin.base}" if recipe.origin.base else ""

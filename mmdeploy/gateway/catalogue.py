@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.strings import BYTES
+from mmdeploy.triton.sequences import STREAM_PARAMETER
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -116,6 +117,7 @@ class Model:
         max_batch_size: Rows of a request at most; 0 where it takes no rows.
         best: Its best classes, where outputs hold them.
         release: Id of the release that is at hand; None where none is.
+        stream: Whether it takes samples in chunks, as sequences.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Model:
     max_batch_size: int
     best: tuple[Best, ...] = ()
     release: str | None = None
+    stream: bool = False
 
     def signature(self) -> tuple[object, ...]:
         """What another model must have for it to answer the same requests."""
@@ -195,6 +198,7 @@ def _described(config: ModelConfig, configs: Mapping[str, ModelConfig], places: 
         max_batch_size=int(config.max_batch_size),
         best=best,
         release=None if folder is None or folder.parent.name != config.name else folder.name,
+        stream=STREAM_PARAMETER in config.parameters,
     )
 
 

@@ -192,8 +192,11 @@ class Gateway:
             sticky: See `Rollout.answer`.
 
         Raises:
-            Refused: If there is no room, or the server refuses.
+            Refused: If there is no room, or the server refuses, or the model takes samples in chunks.
         """
+        if model.stream:
+            what = f"{model.name} takes samples in chunks, and the gateway knows no sequences"
+            raise Refused("bad_request", what, hint="ask Triton itself, with sequence_id, by gRPC or HTTP")
         self.require_room()
         rollout, gauge = self.rollouts.get(model.name), self.metrics.in_flight.labels(model.name)
         self._in_flight += 1

@@ -19,6 +19,7 @@ from mmdeploy.triton.address import START, Address
 from mmdeploy.triton.channel import CHANNEL_OPTIONS
 from mmdeploy.triton.client import GrpcRunner, HttpRunner, binary_request
 from mmdeploy.triton.http import Endpoint, ask_json
+from mmdeploy.triton.sequences import STREAM_PARAMETER
 
 #: Threads that share one connection of gRPC, which carries several requests at once.
 _PER_CHANNEL = 8
@@ -58,6 +59,11 @@ class Target(ABC):
         if self.model not in names:
             raise UsageError(f"{url} serves no model {self.model!r}; {did_you_mean(self.model, names)}")
         self.config = self.config_of(self.model)
+        if STREAM_PARAMETER in self.config.get("parameters", {}):
+            raise UsageError(
+                f"{self.model} takes samples in chunks, each behind the answer to the one before: no load is made",
+                hint="the gate `latency` measures whole samples in chunks; `mmdeploy infer` sends one",
+            )
 
     @property
     def max_batch_size(self) -> int:
@@ -262,7 +268,7 @@ def open_target(url: str, model: str | None = None, *, timeout_s: float = 10.0) 
         timeout_s: For each request.
 
     Raises:
-        UsageError: If the address is none, or the model is not served.
+        UsageError: If the address is none, or the model is not served, or takes samples in chunks.
         ServerError: If nothing answers there.
     """
     address = Address.parsed(url)

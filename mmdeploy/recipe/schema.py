@@ -41,6 +41,7 @@ from mmdeploy.recipe.media_union import Step
 from mmdeploy.recipe.methods import union_of
 from mmdeploy.recipe.missing import Subset
 from mmdeploy.recipe.origin import Origin, folder_of_paths
+from mmdeploy.recipe.stream import Stream
 from mmdeploy.recipe.trained_model import CallableReference, Model
 from mmdeploy.triton.options import ResponseCache, Serving
 
@@ -269,6 +270,11 @@ class Recipe(Section):
         None,
         description="Cheap components that answer alone where they are sure. Every row runs the whole model where the "
         "section is missing.",
+    )
+    stream: Stream | None = Field(
+        None,
+        description="Samples that clients send in chunks, with what is kept between them. Each request is a whole "
+        "sample where the section is missing.",
     )
     response_cache: ResponseCache | None = Field(
         None, description="Room for answers that are kept. Where the section is missing a server has the room it likes."

@@ -14,7 +14,7 @@ from mmdeploy import engines, prune, quantize, recover
 from mmdeploy.core.contracts import method_of
 from mmdeploy.core.errors import did_you_mean
 from mmdeploy.gates import parity
-from mmdeploy.recipe import cascade_rules, cascade_stages, layout, sharing
+from mmdeploy.recipe import cascade_rules, cascade_stages, layout, sharing, stream_rules
 from mmdeploy.recipe.declared import Dim, InputSpec, Wire
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.media_wiring import media_findings, steps_of
@@ -61,6 +61,7 @@ def check(recipe: Recipe) -> list[Finding]:
         *_replaced(recipe),
         *layout.findings(recipe),
         *cascade_rules.findings(recipe),
+        *stream_rules.findings(recipe),
     ]
 
 

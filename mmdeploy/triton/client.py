@@ -19,6 +19,7 @@ from mmdeploy.core.errors import InferenceError, ServerError
 from mmdeploy.core.strings import BYTES, packed, unpacked
 from mmdeploy.triton.channel import CHANNEL_OPTIONS
 from mmdeploy.triton.http import Endpoint, ask_json
+from mmdeploy.triton.sequences import STREAM_PARAMETER, Chunks, Cut
 
 # What gRPC says when the connection failed; Triton's own refusals (a full queue) are UNAVAILABLE too.
 _CONNECTION_FAILED = (
@@ -26,6 +27,8 @@ _CONNECTION_FAILED = (
     "Stream removed",
 )  # fmt: skip
 _HEADER_SIZE = "Inference-Header-Content-Length"
+#: Parameters of a request that belongs to no sequence.
+_WHOLE: Mapping[str, Any] = {}
 _JSON = {"Content-Type": "application/json"}
 #: Types that Triton neither takes nor gives in JSON.
 ONLY_BINARY = ("FP16", "BF16")
@@ -40,6 +43,7 @@ class GrpcRunner:
         outputs: Tensors it gives, the batch left out.
         optional: Names of the inputs that a request may leave out.
         max_batch_size: Largest batch; 0 when the model does not batch.
+        cut: How `infer` cuts samples, which it sends in chunks, each row a sequence; None where it sends them whole.
     """
 
     def __init__(self, url: str, model: str, *, model_version: str = "", timeout_s: float = 60.0) -> None:
@@ -75,6 +79,7 @@ class GrpcRunner:
             for side in (config.input, config.output)
         )
         self.optional = frozenset(tensor.name for tensor in config.input if tensor.optional)
+        self.cut = Cut.from_parameter(config.parameters[STREAM_PARAMETER].string_value)
         self.max_batch_size = int(config.max_batch_size)
         self._request = service_pb2.ModelInferRequest(model_name=model, model_version=model_version)
         self._layout: tuple[Any, ...] = ()
@@ -92,7 +97,15 @@ class GrpcRunner:
             InferenceError: If the server refuses the request.
             ServerError: If the server does not answer.
         """
+        return self._ask(feed_dict) if self.cut is None else self.cut.whole(feed_dict, self._ask, self.model)
+
+    def chunks(self) -> Chunks:
+        """Begin a sequence, of a model that takes samples in chunks."""
+        return Chunks(self._ask)
+
+    def _ask(self, feed_dict: FeedDict, sequence: Mapping[str, Any] = _WHOLE) -> dict[str, Array]:
         self._fill(feed_dict)
+        _mark(self._request, sequence)
         try:
             response = self._model_infer(self._request, timeout=self._timeout_s)
         except self._rpc_error as error:
@@ -157,6 +170,7 @@ class HttpRunner:
         outputs: Tensors it gives, the batch left out.
         optional: Names of the inputs that a request may leave out.
         max_batch_size: Largest batch; 0 when the model does not batch.
+        cut: How `infer` cuts samples, which it sends in chunks, each row a sequence; None where it sends them whole.
     """
 
     def __init__(self, url: str, model: str, *, binary: bool = False, timeout_s: float = 60.0) -> None:
@@ -179,6 +193,7 @@ class HttpRunner:
         config = ask_json(f"{self._url}/v2/models/{model}/config", timeout_s=timeout_s)
         self.optional = frozenset(tensor["name"] for tensor in config["input"] if tensor.get("optional"))
         self.max_batch_size = int(config["max_batch_size"])
+        self.cut = Cut.from_parameter(config.get("parameters", {}).get(STREAM_PARAMETER, {}).get("string_value", ""))
         self.inputs, self.outputs = (
             tuple(_spec(tensor["name"], tensor["data_type"], tensor["dims"]) for tensor in config[side])
             for side in ("input", "output")
@@ -189,10 +204,18 @@ class HttpRunner:
 
     def infer(self, feed_dict: FeedDict) -> dict[str, Array]:
         """Answer one request, as `GrpcRunner.infer` does."""
+        return self._ask(feed_dict) if self.cut is None else self.cut.whole(feed_dict, self._ask, self.model)
+
+    def chunks(self) -> Chunks:
+        """Begin a sequence, as `GrpcRunner.chunks` does."""
+        return Chunks(self._ask)
+
+    def _ask(self, feed_dict: FeedDict, sequence: Mapping[str, Any] = _WHOLE) -> dict[str, Array]:
         if not self.binary and all(map(_is_text, feed_dict.values())):
-            text, _ = self._infer.ask(json.dumps(request_json(feed_dict, model=self.model)).encode(), _JSON)
+            fields = request_json(feed_dict, model=self.model) | ({"parameters": dict(sequence)} if sequence else {})
+            text, _ = self._infer.ask(json.dumps(fields).encode(), _JSON)
             return {output["name"]: _array(output) for output in json.loads(text)["outputs"]}
-        sent, body = binary_request(feed_dict, self._names, self.model)
+        sent, body = binary_request(feed_dict, self._names, self.model, sequence)
         text, headers = self._infer.ask(body, sent)
         header_size = int(headers.get(_HEADER_SIZE, len(text)))
         answers, start = {}, header_size
@@ -248,13 +271,16 @@ def served_models(grpc_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
     return tuple(sorted({model.name for model in statistics}))
 
 
-def binary_request(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> tuple[dict[str, str], bytes]:
+def binary_request(
+    feed_dict: FeedDict, outputs: Iterable[str], model: str, sequence: Mapping[str, Any] = _WHOLE
+) -> tuple[dict[str, str], bytes]:
     """Return the headers and the body of a request whose tensors follow as bytes (extension_binary_data.md).
 
     Args:
         feed_dict: An array for each input.
         outputs: Those that are wanted, as bytes too; none for all.
         model: Its name, for messages.
+        sequence: Parameters of the sequence that it belongs to.
 
     Raises:
         InferenceError: If an array's type has no name in Triton.
@@ -269,7 +295,7 @@ def binary_request(feed_dict: FeedDict, outputs: Iterable[str], model: str) -> t
         }
         for name, array in feed_dict.items()
     ]
-    fields: dict[str, Any] = {"inputs": inputs, "parameters": {"binary_data_output": True}}
+    fields: dict[str, Any] = {"inputs": inputs, "parameters": {"binary_data_output": True, **sequence}}
     if wanted := [{"name": name, "parameters": {"binary_data": True}} for name in outputs]:
         fields["outputs"] = wanted
     header = json.dumps(fields).encode()
@@ -282,6 +308,13 @@ def text_only(feed_dict: FeedDict) -> bool:
     return all(
         DTYPE_BY_NUMPY.get(array.dtype.name) not in ONLY_BINARY and _is_text(array) for array in feed_dict.values()
     )
+
+
+def _mark(request: Any, sequence: Mapping[str, Any]) -> None:
+    """Write the parameters of a sequence into a request."""
+    request.parameters.clear()
+    for name, value in sequence.items():
+        setattr(request.parameters[name], "bool_param" if isinstance(value, bool) else "int64_param", value)
 
 
 def _is_text(array: Array) -> bool:

@@ -17,6 +17,7 @@ from mmdeploy.core.artifact import Array, Artifact, TensorSpec
 from mmdeploy.core.contracts import INSTANCE_KIND
 from mmdeploy.core.errors import UsageError
 from mmdeploy.core.strings import BYTES
+from mmdeploy.triton.kept_state import KeptState
 from mmdeploy.triton.options import (
     SAMPLE_HINT,
     InstanceGroup,
@@ -26,6 +27,7 @@ from mmdeploy.triton.options import (
     Warmup,
     unfit_warmup,
 )
+from mmdeploy.triton.sequences import STREAM_PARAMETER, Cut
 from mmdeploy.triton.served_step import OPTIONS_PARAMETER, STEP_FILENAME, ServedStep
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class ServedComponent:
         labels: Label file by output name; line n names class n.
         sample: One sample of the inputs, by name, without a batch axis; empty where none is known.
         version: Number of the version folder.
+        kept: What Triton keeps of it between the requests of a sequence; None where it keeps nothing.
+        cut: How its samples are cut into chunks; None where they are sent whole.
     """
 
     name: str
@@ -75,6 +79,8 @@ class ServedComponent:
     labels: Mapping[str, Path] = field(default_factory=dict)
     sample: Mapping[str, Array] = field(default_factory=dict)
     version: int = PUBLISHED_VERSION
+    kept: KeptState | None = None
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ class ServedEnsemble:
         branches: Ensembles of some of the parts that a step asks for by itself. They are served beside this one, and
             their parts are no steps of it.
         asked: Names of parts that a step asks for by itself without such an ensemble.
+        cut: How clients cut samples into chunks; None where they send them whole.
     """
 
     name: str
@@ -105,6 +112,7 @@ class ServedEnsemble:
     steps: tuple[ServedStep, ...] = ()
     branches: tuple[ServedEnsemble, ...] = ()
     asked: frozenset[str] = frozenset()
+    cut: Cut | None = None
 
     @property
     def parts(self) -> tuple[ServedComponent | ServedStep, ...]:
@@ -165,6 +173,9 @@ def component_config(component: ServedComponent) -> ModelConfig:
         _add_warmup(config, warmup, component)
     if graph_level := parameters.pop(GRAPH_LEVEL_PARAMETER, ""):
         config.optimization.graph.level = int(graph_level)
+    if component.kept is not None:
+        component.kept.write(config)
+    _add_cut(config, component.cut)
     _add_parameters(config, parameters, component.input_rules)
     return config
 
@@ -183,6 +194,11 @@ def step_config(step: ServedStep) -> ModelConfig:
     options = {OPTIONS_PARAMETER: json.dumps(dict(step.options), sort_keys=True)} if step.options else {}
     _add_parameters(config, options, step.input_rules)
     return config
+
+
+def _add_cut(config: ModelConfig, cut: Cut | None) -> None:
+    if cut is not None:
+        config.parameters[STREAM_PARAMETER].string_value = cut.to_parameter()
 
 
 def _add_parameters(
@@ -205,6 +221,7 @@ def ensemble_config(ensemble: ServedEnsemble) -> ModelConfig:
         config.response_cache.enable = True
     if ensemble.cache_bytes:
         config.parameters[CACHE_BYTES_PARAMETER].string_value = str(ensemble.cache_bytes)
+    _add_cut(config, ensemble.cut)
     for part in ensemble.wired:
         step = config.ensemble_scheduling.step.add(model_name=part.name, model_version=part.version)
         for name, tensor in sorted(part.inputs.items()):

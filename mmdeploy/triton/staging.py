@@ -29,6 +29,7 @@ from mmdeploy.triton.config import (
 )
 from mmdeploy.triton.guard import guards_of, write_guards
 from mmdeploy.triton.known_samples import write_samples
+from mmdeploy.triton.recurrent_state import written
 from mmdeploy.triton.served_step import REQUIREMENTS, ServedStep
 
 MANIFEST = "manifest.json"
@@ -168,7 +169,9 @@ def _write_component(folder: Path, component: ServedComponent, clients: Collecti
     version = folder / str(component.version)
     version.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(to_text(component_config(component)), encoding="utf-8")
-    if component.serving.guard == "graph":
+    if component.kept is not None:
+        (version / component.filename).write_bytes(written(source, component.name))
+    elif component.serving.guard == "graph":
         _write_guarded(source, version / component.filename, component, clients)
     else:
         copy_file(source, version / component.filename)

@@ -72,7 +72,7 @@ class BatchedModel:
                 _fail_later(request, answer)
                 responses.append(None)  # answered through its own response sender
             else:
-                responses.append(self._response(answer))
+                responses.append(self._response(request, answer))
         return responses
 
     def _feed(self, request: Any) -> Feed:
@@ -124,7 +124,7 @@ class BatchedModel:
         bounds = list(zip([0, *ends], [*ends, None], strict=True))
         return [[output[start:end] for output in outputs] for start, end in bounds]
 
-    def _response(self, arrays: Sequence[Array]) -> Any:
+    def _response(self, request: Any, arrays: Sequence[Array]) -> Any:
         tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, arrays, strict=True)]
         return pb_utils.InferenceResponse(tensors)
 

@@ -27,7 +27,7 @@ KEYS = (
     "base, baseline, cascade, components, data, folder, gates, inputs, layout, model, name, outputs, postprocess, "
     "preprocess, "
     "response_cache, schema_version, seed, "
-    "sizes, subsets, target"
+    "sizes, stream, subsets, target"
 )
 
 

@@ -2,9 +2,10 @@
 
 Triton loads this file for every model whose config.pbtxt says ``backend: "onnxruntime"`` when it lies in
 ``<backend-directory>/onnxruntime/model.py``. It reads what the native backend reads:
-``default_model_filename``, ``parameters`` (threads, execution mode, session config entries) and
-``optimization.graph.level``. Unless the parameters say otherwise, a session takes the cores of the machine
-and does not spin, as several sessions share them. Batches and checks: `mmdeploy.triton.backends.batch`.
+``default_model_filename``, ``parameters`` (threads, execution mode, session config entries),
+``optimization.graph.level`` and the states of ``sequence_batching``. Unless the parameters say otherwise, a session
+takes the cores of the machine and does not spin, as several sessions share them. Batches and checks:
+`mmdeploy.triton.backends.batch`; states: `mmdeploy.triton.backends.streams`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from mmdeploy.core.sessions import CPU, CUDA, open_session
 from mmdeploy.core.target import usable_cores
 from mmdeploy.triton.backends.batch import BatchedModel, string_parameters
+from mmdeploy.triton.backends.streams import StreamModel, keeps_state
 from mmdeploy.triton.graph_match import DTYPE_BY_ORT, GraphTensor, mismatch
 
 
@@ -29,7 +31,8 @@ class TritonPythonModel:
         """Open the session; anything raised here is Triton's reason for refusing the model."""
         config = json.loads(args["model_config"])
         self.session = _open(config, args)
-        model = BatchedModel(config, lambda feed: self.session.run(model.outputs, feed))
+        made = StreamModel if keeps_state(config) else BatchedModel
+        model = made(config, lambda feed: self.session.run(model.outputs, feed))
         _require_names(model.inputs, self.session.get_inputs(), "input")
         _require_names(model.outputs, self.session.get_outputs(), "output")
         _require_tensors(config, "input", self.session.get_inputs())

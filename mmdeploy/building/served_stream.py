@@ -1,0 +1,45 @@
+"""How a stream is served: kept components take and give their states, and clients find how samples are cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mmdeploy.triton.kept_state import KeptState
+from mmdeploy.triton.recurrent_state import states_of
+from mmdeploy.triton.sequences import Cut
+
+if TYPE_CHECKING:
+    from mmdeploy.recipe.schema import Recipe
+    from mmdeploy.recipe.stream import Stream
+    from mmdeploy.triton.config import ServedComponent, ServedEnsemble
+
+
+def with_stream(recipe: Recipe, ensemble: ServedEnsemble) -> ServedEnsemble:
+    """Return an ensemble that takes samples in chunks; others as they are.
+
+    Args:
+        recipe: The recipe.
+        ensemble: Of all components, each a step of it.
+
+    Raises:
+        EngineError: If the graph of a kept component has no state that could be kept.
+    """
+    stream = recipe.stream
+    if stream is None:
+        return ensemble
+    size = recipe.sizes[stream.over]
+    least = size.min or size.multiple_of
+    kept = {f"{recipe.name}.{name}" for name in stream.keep}
+    components = tuple(
+        _keeping(one, stream, least) if one.name in kept else one for one in ensemble.components
+    )  # fmt: skip
+    cut = Cut.of(stream.over, stream.chunk, least, ensemble.inputs, ensemble.outputs)
+    return replace(ensemble, components=components, cut=cut)
+
+
+def _keeping(part: ServedComponent, stream: Stream, least: int) -> ServedComponent:
+    states = states_of(part.artifact.path, part.name)
+    kept = KeptState(states, round(stream.max_idle_s * 1e6), stream.max_sequences)
+    cut = Cut.of(stream.over, stream.chunk, least, part.artifact.inputs, part.artifact.outputs)
+    return replace(part, kept=kept, cut=cut)

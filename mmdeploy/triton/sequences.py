@@ -1,0 +1,140 @@
+"""A sample in chunks: how it is cut, sent as a sequence, and its answers put together again.
+
+Triton's sequence extension of the KServe v2 protocol: requests of one sequence carry one ``sequence_id``, the first
+``sequence_start`` and the last ``sequence_end``. Triton gives them to one instance in the order in which they come, so
+a client waits for the answer to a chunk before it sends the next.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.contracts import Array, FeedDict
+from mmdeploy.core.errors import InferenceError
+
+#: Key of a model's ``parameters`` under which clients of mmdeploy find how samples are cut.
+STREAM_PARAMETER = "mmdeploy.stream"
+
+#: Asks a request with the parameters of its sequence.
+Ask = Callable[[FeedDict, Mapping[str, Any]], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How whole samples are cut into chunks.
+
+    Attributes:
+        chunk: Length of a chunk.
+        least: Shortest length that a model takes: a shorter rest is added to the chunk before.
+        inputs: Axis that is cut, the batch left out, by input; others go with every chunk.
+        outputs: Axis along which answers are joined, by output; of others, that of the last chunk counts.
+    """
+
+    chunk: int
+    least: int
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+    @classmethod
+    def of(cls, over: str, chunk: int, least: int, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Cut:
+        """Find the axes of a size, and in outputs those that are made of it."""
+        sides = [
+            {
+                spec.name: next(axis for axis, size in enumerate(spec.sizes) if size and over in size.origins)
+                for spec in side
+                if any(size and over in size.origins for size in spec.sizes)
+            }
+            for side in (inputs, outputs)
+        ]
+        return cls(chunk, least, *sides)
+
+    @classmethod
+    def from_parameter(cls, text: str) -> Cut | None:
+        """Read what `to_parameter` wrote; None of an empty text."""
+        return cls(**json.loads(text)) if text else None
+
+    def to_parameter(self) -> str:
+        """Write it as a parameter of config.pbtxt."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def pieces(self, length: int) -> list[slice]:
+        """Cut a length; a rest that is too short is added to the last chunk."""
+        starts = list(range(0, length, self.chunk)) or [0]
+        if len(starts) > 1 and length - starts[-1] < self.least:
+            starts.pop()
+        return [slice(start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)]
+
+    def whole(self, feed_dict: FeedDict, ask: Ask, model: str) -> dict[str, Array]:
+        """Send each row as a sequence of its own, in chunks; return what they come to.
+
+        Raises:
+            InferenceError: If a row is refused, or what is cut has several lengths.
+        """
+        rows = [self._row(row, ask, model) for row in _rows(feed_dict)]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+    def _row(self, feed_dict: FeedDict, ask: Ask, model: str) -> dict[str, Array]:
+        lengths = {name: feed_dict[name].shape[1 + axis] for name, axis in self.inputs.items() if name in feed_dict}
+        if len({*lengths.values()}) > 1:
+            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise InferenceError(f"{model}: what is sent in chunks has one length, found {told}")
+        sequence, answers = Chunks(ask), list[dict[str, Array]]()
+        pieces = self.pieces(next(iter(lengths.values()), 1))
+        for place, piece in enumerate(pieces):
+            part = {
+                name: array[(slice(None),) * (1 + self.inputs[name]) + (piece,)] if name in lengths else array
+                for name, array in feed_dict.items()
+            }
+            answers.append(sequence.infer(part, end=place == len(pieces) - 1))
+        return {
+            name: np.concatenate([one[name] for one in answers], axis=1 + self.outputs[name])
+            if name in self.outputs
+            else answer
+            for name, answer in answers[-1].items()
+        }
+
+
+def _rows(feed_dict: FeedDict) -> Iterator[FeedDict]:
+    count = len(next(iter(feed_dict.values())))
+    for row in range(count):
+        yield {name: array[row : row + 1] for name, array in feed_dict.items()}
+
+
+class Chunks:
+    """One sequence; its chunks are sent one after the other, each of one row."""
+
+    def __init__(self, ask: Ask) -> None:
+        """Begin a sequence under a number that nobody else has."""
+        self._ask = ask
+        self._id = 1 + secrets.randbelow(2**62)
+        self._begun, self._over = False, ""
+
+    def infer(self, feed_dict: FeedDict, *, end: bool = False) -> dict[str, Array]:
+        """Send the next chunk.
+
+        Args:
+            feed_dict: An array for each input, axis 0 of length 1.
+            end: Whether it is the last one: the server forgets the sequence.
+
+        Returns:
+            What the model answers after this chunk.
+
+        Raises:
+            InferenceError: If the server refuses it, such as after it was idle for too long; or if the sequence is
+                over. It is over behind a chunk that failed, too: a part of the model may have seen that.
+            ServerError: If the server does not answer.
+        """
+        if self._over:
+            raise InferenceError(f"this sequence {self._over}", hint="begin another one, from the first chunk on")
+        marks = {"sequence_id": self._id, "sequence_start": not self._begun, "sequence_end": end}
+        self._over = "is over: a chunk of it failed"
+        answer = self._ask(feed_dict, marks)
+        self._begun, self._over = True, "has ended" if end else ""
+        return answer

@@ -1,0 +1,149 @@
+"""Samples in chunks on a real Triton: states go on within a sequence, end with it, and do not mix."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from whole_recipe import built, served
+
+from mmdeploy.building.builder import Outcome
+from mmdeploy.core.contracts import Verdict
+from mmdeploy.core.errors import InferenceError, ModelError, UsageError
+from mmdeploy.model.sources import resolve_callable
+from mmdeploy.performance.target import open_target
+from mmdeploy.triton.client import GrpcRunner, HttpRunner
+from mmdeploy.triton.lint import lint
+from mmdeploy.triton.server import Server
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
+
+FOLDER = Path(__file__).parents[1] / "stream_recipe"
+Feed = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return built(FOLDER / "recipe.yaml", tmp_path_factory.mktemp("stream"))
+
+
+@pytest.fixture(scope="module")
+def server(outcome: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with served(outcome, tmp_path_factory.mktemp("log")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["grpc", "http"])
+def runner(request: pytest.FixtureRequest, server: Server) -> Iterator[GrpcRunner | HttpRunner]:
+    made = GrpcRunner(server.grpc_url, "flow") if request.param == "grpc" else HttpRunner(server.http_url, "flow")
+    with made as opened:
+        yield opened
+
+
+@functools.cache
+def network() -> torch.nn.Module:
+    found: torch.nn.Module = resolve_callable("model.py:build", FOLDER, error=ModelError)()
+    return found
+
+
+@torch.no_grad()
+def whole(feed: Feed) -> Feed:
+    """Answer with the PyTorch model, which reads each sample in one go."""
+    signal, tone = (torch.from_numpy(feed[name]) for name in ("signal", "tone"))
+    last, each = network().memory(network().encode(signal))
+    return {"scores": network().head(last, tone).numpy(), "each": each.numpy()}
+
+
+def feed_of(seed: int, length: int = 13) -> Feed:
+    random = np.random.default_rng(seed)
+    draw = random.normal(size=(1, length, 4)), random.normal(size=(1, 3))
+    return dict(zip(("signal", "tone"), (one.astype(np.float32) for one in draw), strict=True))
+
+
+def piece(feed: Feed, start: int, end: int) -> Feed:
+    return {**feed, "signal": feed["signal"][:, start:end]}
+
+
+def alike(found: Feed, wanted: Feed) -> bool:
+    return all(np.allclose(found[name], wanted[name], atol=0.02) for name in wanted)  # the encoder is in INT8
+
+
+def test_it_is_judged_in_chunks_and_triton_takes_it(outcome):
+    assert outcome.report.verdict is Verdict.PASS, outcome.report.gates
+    assert outcome.report.published is not None and not lint(outcome.report.published)
+
+
+@pytest.mark.parametrize("lengths", [(13,), (1, 1, 11), (4, 9), (5, 5, 3)])
+def test_chunks_of_any_length_answer_what_the_whole_does(runner, lengths):
+    feed, sequence, start, found = feed_of(1), runner.chunks(), 0, []
+    for index, length in enumerate(lengths):
+        found.append(sequence.infer(piece(feed, start, start + length), end=index == len(lengths) - 1))
+        start += length
+        assert alike({"scores": found[-1]["scores"]}, {"scores": whole(piece(feed, 0, start))["scores"]})
+    assert alike({"each": np.concatenate([one["each"] for one in found], axis=1)}, {"each": whole(feed)["each"]})
+
+
+def test_a_plain_request_of_several_rows_is_cut_by_the_client(runner):
+    feeds = [feed_of(seed, 11) for seed in range(3)]
+    joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+    assert alike(runner.infer(joined), whole(joined))
+
+
+def test_two_sequences_that_take_turns_do_not_mix(runner):
+    feeds, sequences = [feed_of(seed, 12) for seed in (5, 6)], [runner.chunks() for _ in range(2)]
+    for start in range(0, 12, 3):
+        found = [one.infer(piece(feed, start, start + 3)) for one, feed in zip(sequences, feeds, strict=True)]
+    for one, feed in zip(found, feeds, strict=True):
+        assert alike({"scores": one["scores"]}, {"scores": whole(feed)["scores"]})
+    assert not alike({"scores": found[0]["scores"]}, {"scores": found[1]["scores"]})
+
+
+def test_many_sequences_at_once_are_batched_and_do_not_mix(server):
+    def right(seed: int) -> bool:
+        feed = feed_of(seed, 20)
+        with server.runner("flow") as own:
+            return all(alike(own.infer(feed), whole(feed)) for _ in range(5))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(right, range(8)))
+
+
+def test_a_chunk_that_is_refused_ends_its_sequence_and_no_other(runner):
+    feed, sequence, other = feed_of(7), runner.chunks(), runner.chunks()
+    for one in (sequence, other):
+        one.infer(piece(feed, 0, 6))
+    with pytest.raises(InferenceError, match="infinite"):
+        sequence.infer({**feed, "signal": np.full((1, 7, 4), np.inf, np.float32)})
+    with pytest.raises(InferenceError, match="is over"):
+        sequence.infer(piece(feed, 6, 13))
+    assert alike({"scores": other.infer(piece(feed, 6, 13))["scores"]}, {"scores": whole(feed)["scores"]})
+
+
+def test_a_sequence_begins_and_is_forgotten_behind_its_end_and_when_idle(runner):
+    feed = feed_of(8)
+    go_on = {"sequence_id": 77, "sequence_start": False, "sequence_end": False}
+    with pytest.raises(InferenceError, match="must specify the START flag"):
+        runner._ask(feed, go_on)
+    with pytest.raises(InferenceError, match="must specify a non-zero or non-empty correlation ID"):
+        runner._ask(feed)
+    runner._ask(feed, go_on | {"sequence_start": True, "sequence_end": True})
+    with pytest.raises(InferenceError, match="must specify the START flag"):
+        runner._ask(feed, go_on)
+    if isinstance(runner, GrpcRunner):  # once is enough: it waits
+        runner._ask(feed, go_on | {"sequence_start": True})
+        time.sleep(2.5)
+        with pytest.raises(InferenceError, match="must specify the START flag"):
+            runner._ask(feed, go_on)
+
+
+def test_load_that_knows_no_sequences_is_refused(server):
+    with pytest.raises(UsageError, match="flow takes samples in chunks"):
+        open_target(server.grpc_url, "flow")
+    with pytest.raises(UsageError, match="flow takes samples in chunks"):
+        open_target(server.http_url, "flow")

@@ -21,6 +21,7 @@ from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.triton.client import binary_request, request_json, text_only
 from mmdeploy.triton.known_samples import PERF_SAMPLES
+from mmdeploy.triton.sequences import ALONE
 
 _SAMPLES = 8
 
@@ -48,11 +49,12 @@ def write_sample_request(folder: Path, recipe: Recipe, artifacts: Mapping[str, A
 
 
 def _request(recipe: Recipe, feed: Feed) -> dict[str, bytes]:
+    sequence = {} if recipe.stream is None else ALONE
     if not text_only(feed):
-        header, body = binary_request(feed, (), recipe.name)
+        header, body = binary_request(feed, (), recipe.name, sequence)
         headers = "".join(f"{name}: {value}\n" for name, value in header.items())
         return {"sample_request.bin": body, "sample_request.headers": headers.encode()}
-    body = json.dumps(request_json(feed, model=recipe.name)).encode()
+    body = json.dumps(request_json(feed, model=recipe.name, sequence=sequence)).encode()
     return {"sample_request.json": body, "sample_request.headers": b"Content-Type: application/json\n"}
 
 

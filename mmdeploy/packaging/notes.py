@@ -31,6 +31,11 @@ def notes(subject: Subject, container: Container, settings: PackageSettings) -> 
         told.append(f"latency was not measured, a queue of {queue_target_ms(subject):g} ms to scale at is a guess")
     if not subject.has_sample:
         told.append("the release holds no sample: probes ask Triton whether it is ready, which it says of dead models")
+    if subject.stream:
+        told.append(
+            "a sequence lives in one pod: clients keep one connection for it, and begin again where it breaks; the "
+            "autoscaler ends pods with what they remember"
+        )
     if subject.probe_cached:
         told.append("the whole ensemble's probe can be answered from the response cache, which hides a dead step")
     if not subject.signed:

@@ -68,13 +68,18 @@ def package(
         public_key: Whose signature the release must have; not asked for where it is left out.
 
     Raises:
-        UsageError: If that is no release, the image does not serve it, a plan of capacity is for another one, or the
-            folder holds something else.
+        UsageError: If that is no release, the image does not serve it, a plan of capacity is for another one, the
+            folder holds something else, or a stream is to have a gateway.
         StoreError: If the release is damaged or not signed, or the folder cannot be written.
     """
     subject = read_subject(release)
     if public_key is not None:
         require_signed([subject.path], public_key)
+    if subject.stream and settings.gateway:
+        raise UsageError(
+            f"{subject.name} takes samples in chunks, and the gateway knows no sequences",
+            hint="leave --gateway out: clients ask Triton itself",
+        )
     if settings.sizing is not None:
         require_for(settings.sizing, subject)
     doubts = _doubts(subject, container)

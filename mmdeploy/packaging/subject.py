@@ -17,6 +17,7 @@ from mmdeploy.record.report_file import read_report
 from mmdeploy.triton.config import parse
 from mmdeploy.triton.repository import is_model, require_intact, resolve
 from mmdeploy.triton.response_cache import settings_of
+from mmdeploy.triton.sequences import STREAM_PARAMETER
 from mmdeploy.triton.staging import MANIFEST, SIGNATURE, check_name, read_manifest
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Subject:
         peak_bytes: Memory of the server under load, as the build measured it; None where no gate did.
         latency_ms: 95th percentile of one request at a time, as the build measured it; None where no gate did.
         body_bytes: Largest body of a request that makes sense.
+        stream: Whether it takes samples in chunks, as sequences.
     """
 
     path: Path
@@ -75,6 +77,7 @@ class Subject:
     peak_bytes: int | None
     latency_ms: float | None
     body_bytes: int
+    stream: bool = False
 
     @property
     def slug(self) -> str:
@@ -151,6 +154,7 @@ def read_subject(path: Path) -> Subject:
         peak_bytes=_peak_bytes(report),
         latency_ms=_latency_ms(report),
         body_bytes=_body_bytes(configs.get(name)),
+        stream=name in configs and STREAM_PARAMETER in configs[name].parameters,
     )
 
 

@@ -212,7 +212,7 @@ class HttpRunner:
 
     def _ask(self, feed_dict: FeedDict, sequence: Mapping[str, Any] = _WHOLE) -> dict[str, Array]:
         if not self.binary and all(map(_is_text, feed_dict.values())):
-            fields = request_json(feed_dict, model=self.model) | ({"parameters": dict(sequence)} if sequence else {})
+            fields = request_json(feed_dict, model=self.model, sequence=sequence)
             text, _ = self._infer.ask(json.dumps(fields).encode(), _JSON)
             return {output["name"]: _array(output) for output in json.loads(text)["outputs"]}
         sent, body = binary_request(feed_dict, self._names, self.model, sequence)
@@ -235,8 +235,10 @@ class HttpRunner:
         self.close()
 
 
-def request_json(feed_dict: FeedDict, *, model: str = "the model") -> dict[str, Any]:
-    """Return the KServe v2 JSON body of an inference request.
+def request_json(
+    feed_dict: FeedDict, *, model: str = "the model", sequence: Mapping[str, Any] = _WHOLE
+) -> dict[str, Any]:
+    """Return the KServe v2 JSON body of an inference request, with the parameters of its sequence.
 
     Raises:
         InferenceError: If an array's type has no name in Triton, or strings are no text: JSON carries nothing else.
@@ -250,7 +252,7 @@ def request_json(feed_dict: FeedDict, *, model: str = "the model") -> dict[str, 
         }
         for name, array in feed_dict.items()
     ]
-    return {"inputs": tensors}
+    return {"inputs": tensors, **({"parameters": dict(sequence)} if sequence else {})}
 
 
 def served_models(grpc_url: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:

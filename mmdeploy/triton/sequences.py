@@ -22,6 +22,9 @@ from mmdeploy.core.errors import InferenceError
 #: Key of a model's ``parameters`` under which clients of mmdeploy find how samples are cut.
 STREAM_PARAMETER = "mmdeploy.stream"
 
+#: Parameters of a request that is a sequence by itself: a whole sample. `Chunks` takes lower numbers.
+ALONE: Mapping[str, Any] = {"sequence_id": 2**62 + 1, "sequence_start": True, "sequence_end": True}
+
 #: Asks a request with the parameters of its sequence.
 Ask = Callable[[FeedDict, Mapping[str, Any]], dict[str, Array]]
 

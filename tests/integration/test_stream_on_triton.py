@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Iterator
@@ -16,10 +17,20 @@ from whole_recipe import built, served
 from mmdeploy.building.builder import Outcome
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import InferenceError, ModelError, UsageError
+from mmdeploy.gateway.catalogue import models_of
+from mmdeploy.gateway.problems import Refused
+from mmdeploy.gateway.service import Gateway
+from mmdeploy.gateway.settings import Settings
 from mmdeploy.model.sources import resolve_callable
+from mmdeploy.packaging.containers import newest
+from mmdeploy.packaging.image import probe
+from mmdeploy.packaging.package import package
+from mmdeploy.packaging.settings import PackageSettings
 from mmdeploy.performance.target import open_target
 from mmdeploy.triton.client import GrpcRunner, HttpRunner
+from mmdeploy.triton.config import parse
 from mmdeploy.triton.lint import lint
+from mmdeploy.triton.repository import resolve
 from mmdeploy.triton.server import Server
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -142,8 +153,20 @@ def test_a_sequence_begins_and_is_forgotten_behind_its_end_and_when_idle(runner)
             runner._ask(feed, go_on)
 
 
-def test_load_that_knows_no_sequences_is_refused(server):
-    with pytest.raises(UsageError, match="flow takes samples in chunks"):
-        open_target(server.grpc_url, "flow")
-    with pytest.raises(UsageError, match="flow takes samples in chunks"):
-        open_target(server.http_url, "flow")
+def test_what_knows_no_sequences_refuses_a_stream(outcome, server, tmp_path):
+    for url in (server.grpc_url, server.http_url):
+        with pytest.raises(UsageError, match="flow takes samples in chunks"):
+            open_target(url, "flow")
+    with pytest.raises(UsageError, match="the gateway knows no sequences"):
+        package(outcome.report.published, tmp_path / "deploy", newest(), PackageSettings(gateway=True))
+    release = resolve(outcome.report.published)[0]
+    configs = {path.parent.name: parse(path.read_text(), path.name) for path in release.glob("*/config.pbtxt")}
+    gateway = Gateway(server, Settings())
+    with pytest.raises(Refused, match="the gateway knows no sequences"):
+        asyncio.run(gateway.answer(models_of(configs)["flow"], feed_of(1)))
+
+
+def test_probes_of_containers_send_a_sequence(outcome, server, capsys):
+    release = str(resolve(outcome.report.published)[0])
+    for _ in range(2):
+        assert probe.main(["--release", release, "--url", server.http_url]) == 0, capsys.readouterr().out

@@ -108,7 +108,7 @@ class LatencyEstimate:
 #: labels; ratios are to the first graph.
 Timed: TypeAlias = "Callable[[Mapping[str, Path | Artifact]], Mapping[str, LatencyEstimate]]"
 
-Network: TypeAlias = "Callable[[Mapping[str, Tensor]], dict[str, Tensor]]"
+Network: TypeAlias = "Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]"
 
 
 class TrainingSetup(Protocol):
@@ -127,7 +127,10 @@ class TrainingSetup(Protocol):
 
     @property
     def scored_outputs(self) -> tuple[str, ...]:
-        """The ensemble's outputs that the metric sees; the first is what distillation compares as the answer."""
+        """The ensemble's outputs that the metric sees; the first is what distillation compares as the answer.
+
+        Those that depend on the component come first.
+        """
 
     @property
     def compares_scores(self) -> bool:
@@ -145,12 +148,12 @@ class TrainingSetup(Protocol):
         """Put a module in the component's place.
 
         Returns:
-            A function from the ensemble's inputs to every tensor that a component writes. Upstream components are
-            as their own torch passes left them, downstream ones original, all in eval mode and frozen. Gradients
-            reach the module's parameters and no others.
+            A function from the ensemble's inputs to every tensor that a component writes; each may be computed only
+            when it is read. Upstream components are as their own torch passes left them, downstream ones original, all
+            in eval mode and frozen. Gradients reach the module's parameters and no others.
         """
 
-    def teacher(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def teacher(self, feeds: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return every tensor that a component of the *original* model writes, without gradients."""
 
     def training(self, epoch: int, batch_size: int) -> Iterator[tuple[dict[str, Array], Labels | None]]:

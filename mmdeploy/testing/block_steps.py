@@ -160,7 +160,7 @@ class Likeness:
 
         return lambda feeds: call_module(module, feeds, self._subject.block.outputs, name="block")
 
-    def teacher(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def teacher(self, feeds: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return what the original answers."""
         import torch
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from mmdeploy.core.contracts import Array, StepContext, TrainingSetup
+from mmdeploy.core.contracts import Array, Network, StepContext, TrainingSetup
 from mmdeploy.core.errors import DataError, TrainingError, did_you_mean
 from mmdeploy.core.labels import Labels
 from mmdeploy.core.samples import Gathered, Samples, finite
@@ -232,7 +232,7 @@ class _Training:
             for name, mask in self.masks.items():
                 named[name].mul_(mask)
 
-    def _loss(self, network: Callable[..., dict[str, Tensor]], part: Part) -> Tensor:
+    def _loss(self, network: Network, part: Part) -> Tensor:
         feeds, labels = part
         return loss(network(feeds), feeds, labels, setup=self.setup, options=self.options)
 

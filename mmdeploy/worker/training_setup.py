@@ -15,9 +15,9 @@ from mmdeploy.core.samples import Samples
 from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.torch_component import load_component
-from mmdeploy.model.torch_model import call_module, load_model, submodule
+from mmdeploy.model.torch_model import load_model, submodule
 from mmdeploy.model.watching import reading
-from mmdeploy.planning.chains import yardstick
+from mmdeploy.planning.chains import fed_outputs, yardstick
 from mmdeploy.recipe.sharing import callers
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.scoring.metric_spec import MetricSpec
@@ -27,9 +27,10 @@ from mmdeploy.worker.feeds import client_inputs
 from mmdeploy.worker.media import preparation
 from mmdeploy.worker.missing_training import MissingInTraining
 from mmdeploy.worker.modalities import Modalities
+from mmdeploy.worker.training_answers import Answers, Kept, Known, Parts
 
 if TYPE_CHECKING:
-    from torch import Tensor, device, nn
+    from torch import Tensor, nn
 
     from mmdeploy.recipe.schema import Recipe
 
@@ -87,8 +88,9 @@ class RecipeTrainingSetup:
         self._missing = missing or MissingInTraining(Modalities(recipe, {}))
         self._callers = callers(recipe.components, component)
         self._order = topological_order(recipe.components)
-        #: What the last batch's network and the teacher have in common: tensors of components before any change.
-        self._common: tuple[Mapping[str, Tensor], dict[str, Tensor]] | None = None
+        #: What the original model answers to the last batch, for the network and the teacher.
+        self._known: tuple[Mapping[str, Tensor], Known] | None = None
+        self._kept = Kept()
 
     @property
     def component_outputs(self) -> tuple[str, ...]:
@@ -102,8 +104,9 @@ class RecipeTrainingSetup:
 
     @property
     def scored_outputs(self) -> tuple[str, ...]:
-        """The ensemble's outputs that the metric sees."""
-        return self._spec.outputs
+        """The ensemble's outputs that the metric sees, first those that depend on the component."""
+        fed = fed_outputs(self._recipe, self._component)
+        return tuple(sorted(self._spec.outputs, key=lambda name: name not in fed))
 
     @property
     def compares_scores(self) -> bool:
@@ -121,28 +124,32 @@ class RecipeTrainingSetup:
         return self._metric.larger_is_better
 
     def network(self, module: nn.Module) -> Network:
-        """Put a module in the component's place, or places; the returned function runs every component in order."""
-        parts: dict[str, nn.Module] = dict(self._originals)
+        """Put a module in the component's place, or places; the returned function runs what is read of its answers."""
+        modules: dict[str, nn.Module] = dict(self._originals)
         for name, artifact in self._artifacts.items():
             if name not in self._callers:
-                parts[name] = load_component(artifact).requires_grad_(False).eval()
-        parts |= dict.fromkeys(self._callers, module)
-        changed = {name for name in parts if parts[name] is not self._originals[name]}
+                modules[name] = load_component(artifact).requires_grad_(False).eval()
+        modules |= dict.fromkeys(self._callers, module)
+        replaced = frozenset(name for name in modules if modules[name] is not self._originals[name])
+        parts = Parts(self._recipe.components, modules, replaced)
 
-        def run(feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            common: dict[str, Tensor] = {}
-            self._common = (feeds, common)
-            return self._run(parts, feeds, common, changed)
+        def run(feeds: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            import torch
+
+            # What is trained on is drawn anew; what is judged by comes again.
+            known = {} if torch.is_grad_enabled() else self._kept.of(feeds)
+            self._known = (feeds, known)
+            return Answers(parts, feeds, known, self._missing)
 
         return run
 
-    def teacher(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def teacher(self, feeds: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return every tensor that a component of the original model writes, without gradients."""
         import torch
 
-        known = self._common[1] if self._common is not None and self._common[0] is feeds else {}
+        known = self._known[1] if self._known is not None and self._known[0] is feeds else {}
         with torch.no_grad():
-            return self._run(self._originals, feeds, dict(known), set())
+            return Answers(Parts(self._recipe.components, self._originals), feeds, known, self._missing)
 
     def training(self, epoch: int, batch_size: int) -> Iterator[tuple[dict[str, Array], Labels | None]]:
         """Iterate over one epoch of the training split in batches, shuffled by the recipe's seed and the epoch.
@@ -252,44 +259,6 @@ class RecipeTrainingSetup:
             prepare=preparation(self._recipe),
         )
 
-    def _run(
-        self,
-        parts: Mapping[str, nn.Module],
-        feeds: Mapping[str, Tensor],
-        common: dict[str, Tensor],
-        changed: set[str],
-    ) -> dict[str, Tensor]:
-        """Run the components in order, those that ``common`` has answers of excepted.
-
-        Args:
-            parts: The module of each component.
-            feeds: The ensemble's inputs.
-            common: Answers of the original model that are known; those found are added.
-            changed: Components whose module is not the original's.
-
-        Returns:
-            Every tensor that a component writes.
-        """
-        tensors, not_run = self._missing.given(feeds), self._missing.not_run(feeds)
-        original = {*tensors}
-        here = next(iter(feeds.values())).device
-        for name in self._order:
-            if name in not_run:
-                continue
-            component = self._recipe.components[name]
-            written = [wire.tensor for wire in component.outputs.values()]
-            if not all(tensor in common for tensor in written) or name in changed:
-                given = {key: tensors[wire.tensor] for key, wire in component.inputs.items()}
-                answers = call_module(_on(parts[name], here), given, tuple(component.outputs), name=name)
-                for key, wire in component.outputs.items():
-                    tensors[wire.tensor] = self._missing.standing(wire.tensor, answers[key], feeds)
-            else:
-                tensors |= {tensor: common[tensor] for tensor in written}
-            if name not in changed and all(wire.tensor in original for wire in component.inputs.values()):
-                original |= {*written}
-                common |= {tensor: tensors[tensor] for tensor in written}
-        return {name: tensor for name, tensor in tensors.items() if name not in feeds}
-
     def _own_loss(self, reference: str, outputs: Mapping[str, Tensor], labels: Any) -> Tensor:
         """Call the recipe's loss and translate what goes wrong in it."""
         import torch
@@ -313,9 +282,3 @@ class RecipeTrainingSetup:
                 hint="return the mean loss of the batch, such as torch.nn.functional.cross_entropy(...)",
             )
         return value.reshape(())
-
-
-def _on(module: nn.Module, place: device) -> nn.Module:
-    """Move a module to a device, if it is not there."""
-    tensor = next(module.parameters(), None)
-    return module if tensor is None or tensor.device == place else module.to(place)

@@ -12,6 +12,7 @@ import pytest
 
 import mmdeploy
 from mmdeploy.core.errors import ModelError
+from mmdeploy.worker.training_setup import HeldOut, RecipeTrainingSetup
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "scene_search"
 
@@ -66,3 +67,11 @@ def test_committed_files_are_small() -> None:
     sizes = {path.name: path.stat().st_size for path in FOLDER.glob("*.safetensors")}
     assert sizes.keys() == {"weights.safetensors", "projection.safetensors"}
     assert max(sizes.values()) <= 1_500_000
+
+
+def test_each_tower_is_distilled_by_what_it_answers_itself() -> None:
+    data = ("data.training=data.py:training", "data.validation=data.py:validation")
+    recipe = mmdeploy.load_recipe(FOLDER / "recipe.yaml", data)
+    for tower, other in (("image", "text"), ("text", "image")):
+        setup = RecipeTrainingSetup(recipe, f"{tower}_tower", HeldOut(validation=None), {})  # type: ignore[arg-type]
+        assert setup.scored_outputs == (f"{tower}_embedding", f"{other}_embedding")

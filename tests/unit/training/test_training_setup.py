@@ -13,6 +13,7 @@ from mmdeploy.model.torch_component import ComponentFacts, load_component, save_
 from mmdeploy.model.torch_model import load_model
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.training.processes import labels_on
+from mmdeploy.worker.training_answers import Kept
 
 
 def original(recipe, component: str) -> Artifact:
@@ -70,11 +71,47 @@ def test_the_teacher_runs_only_what_the_network_did_not_know(tiny_recipe, feeds)
     ran = []
     for name, module in setup._originals.items():
         module.register_forward_hook(lambda *_, name=name: ran.append(name))
-    network(feeds)
-    setup.teacher(feeds)
+    dict(network(feeds))
+    dict(setup.teacher(feeds))
     assert sorted(ran) == ["fusion", "fusion", "left", "right"]
-    setup.teacher({**feeds})  # another batch, as far as it knows
+    dict(setup.teacher({**feeds}))  # another batch, as far as it knows
     assert sorted(ran[4:]) == ["fusion", "left", "right"]
+
+
+def test_what_nobody_reads_is_not_computed_and_what_is_judged_by_is_computed_once(tiny_recipe, feeds):
+    recipe = recipe_that_trains(tiny_recipe)
+    setup = training_setup(recipe, "left")
+    module = load_component(original(recipe, "left"))
+    network, ran = setup.network(module), []
+    for name, part in (*setup._originals.items(), ("trained", module)):
+        part.register_forward_hook(lambda *_, name=name: ran.append(name))
+    outputs, wanted = network(feeds), setup.teacher(feeds)
+    assert outputs.keys() == wanted.keys() == {"left_embedding", "right_embedding", "logits"} and not ran
+    assert outputs["left_embedding"].requires_grad and not wanted["left_embedding"].requires_grad
+    assert ran == ["trained", "left"]
+    ran.clear()
+    found = []
+    for epoch in range(2):
+        with torch.no_grad():
+            module.project.weight.mul_(1 + epoch)
+            given = {name: tensor.clone() for name, tensor in feeds.items()}
+            found.append((network(given)["logits"], setup.teacher(given)["logits"]))
+    assert sorted(ran) == ["fusion"] * 3 + ["left", "right"] + ["trained"] * 2
+    torch.testing.assert_close(found[1][0], whole(recipe, feeds, module)["logits"])
+    torch.testing.assert_close(found[1][1], whole(recipe, feeds)["logits"])
+    with torch.no_grad():
+        other = {name: 2 * tensor for name, tensor in feeds.items()}
+        torch.testing.assert_close(setup.teacher(other)["logits"], whole(recipe, other)["logits"])
+
+
+def test_no_more_is_kept_than_there_is_room_for(feeds):
+    kept = Kept(most_bytes=100)
+    first = kept.of(feeds)
+    first["logits"] = torch.zeros(30)
+    assert kept.of({name: tensor.clone() for name, tensor in feeds.items()}) is first
+    other = {name: tensor + 1 for name, tensor in feeds.items()}
+    kept.of(other)["logits"] = torch.zeros(30)
+    assert kept.of(other) == {}
 
 
 def test_gradients_reach_the_module_and_nothing_else(tiny_recipe, feeds):

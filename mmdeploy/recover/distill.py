@@ -8,7 +8,8 @@ around it stays as it is. The weights kept are those of the epoch with the best 
 
 When to choose it: where another architecture answers as well in less time than pruning leaves: fewer or cheaper layers,
 a convolution for attention, a smaller window. What comes after (``quantize``, engines, gates) takes it as it takes the
-original. ``mmdeploy sweep --set components.NAME.recover.student=model.py:small,model.py:tiny`` tries several.
+original. ``mmdeploy sweep --set components.NAME.recover.method=distill --set
+components.NAME.recover.student=model.py:small,model.py:tiny`` tries several sizes.
 
 What it needs: ``data.training`` and, with labels, ``data.validation``, neither with a sample of ``data.evaluation``;
 and more of it, and more epochs, than fine-tuning: the student starts from what its callable gives, random numbers or a

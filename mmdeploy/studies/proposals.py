@@ -10,7 +10,8 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmdeploy.studies.space import Choices, Dimension, Space
+from mmdeploy.studies.domains import Choices
+from mmdeploy.studies.space import Dimension, Space
 from mmdeploy.studies.trial import Trial
 
 if TYPE_CHECKING:

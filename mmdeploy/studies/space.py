@@ -20,6 +20,7 @@ from mmdeploy.core.errors import RecipeError, UsageError
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.recipe.schema import Component, Recipe
 from mmdeploy.recipe.sections import annotation_at, members
+from mmdeploy.studies.domains import Choices, Range
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"(?P<log>log:)?(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?::(?P<step>{_NUMBER}))?")
@@ -27,109 +28,10 @@ _RANGE = re.compile(rf"(?P<log>log:)?(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?
 _THE_SAME_FOR_ALL = ("gates", "baseline", "subsets", "data", "name", "base", "folder", "schema_version")
 #: Sections that say that something is done at all.
 _DONE_WHERE_ASKED = ("prune", "recover", "quantize")
-#: Figures of a number from a range: enough to search by, and short in a recipe.
-_DIGITS = 4
-
 #: The choices of an option, or the match of its range.
 _Values: TypeAlias = "tuple[str, ...] | re.Match[str]"
 #: A value of each dimension, as a recipe's text, by the dimension's option.
 Point = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Values to choose from, each a text of YAML."""
-
-    texts: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return ",".join(self.texts)
-
-    @property
-    def corners(self) -> tuple[str, ...]:
-        """What is checked before anything runs."""
-        return self.texts
-
-    def levels(self, count: int) -> tuple[str, ...]:
-        """Return the values of a grid: all of them, whatever is asked."""
-        return self.texts
-
-    @property
-    def size(self) -> int | None:
-        """How many values there are."""
-        return len(self.texts)
-
-    def text_of(self, value: Any) -> str | None:
-        """Return the choice that stands for a plain value of a recipe; None where there is none."""
-        import yaml
-
-        return next((text for text in self.texts if yaml.safe_load(text) == value), None)
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from ``low`` to ``high``, both of them included.
-
-    Attributes:
-        low: The smallest.
-        high: The largest.
-        step: Distance between numbers; None for any number.
-        log: Whether orders of magnitude are searched alike.
-        integral: Whether only whole numbers are meant.
-    """
-
-    low: float
-    high: float
-    step: float | None = None
-    log: bool = False
-    integral: bool = False
-
-    def __str__(self) -> str:
-        step = "" if self.step is None or (self.integral and self.step == 1) else f":{self.step:g}"
-        return f"{'log:' if self.log else ''}{self.text(self.low)}..{self.text(self.high)}{step}"
-
-    def text(self, number: float) -> str:
-        """Write a number as a recipe has it: short, and never outside."""
-        if self.integral:
-            return str(round(number))
-        short = float(f"{number:.{_DIGITS}g}")
-        return repr(min(max(short, self.low), self.high))
-
-    @property
-    def corners(self) -> tuple[str, ...]:
-        """What is checked before anything runs."""
-        return (self.text(self.low), self.text(self.high))
-
-    @property
-    def size(self) -> int | None:
-        """How many values there are; None where they are no whole numbers and have no step."""
-        if self.step is None:
-            return None
-        return int((Decimal(repr(self.high)) - Decimal(repr(self.low))) / Decimal(repr(self.step))) + 1
-
-    def levels(self, count: int) -> tuple[str, ...]:
-        """Return the values of a grid: all of them where there are no more than ``count``, else so many, spread."""
-        if self.size is not None and self.size <= count:
-            return tuple(dict.fromkeys(self._at(number) for number in range(self.size)))
-        shares = [number / max(count - 1, 1) for number in range(count)]
-        return tuple(dict.fromkeys(self._between(share) for share in shares))
-
-    def text_of(self, value: Any) -> str | None:
-        """Return the text of a plain value of a recipe that lies in the range; None for any other."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
-            return None
-        return self.text(value)
-
-    def _at(self, number: int) -> str:
-        assert self.step is not None
-        return self.text(float(Decimal(repr(self.low)) + number * Decimal(repr(self.step))))
-
-    def _between(self, share: float) -> str:
-        if self.log:
-            return self.text(math.exp(math.log(self.low) + share * math.log(self.high / self.low)))
-        if self.size is not None:
-            return self._at(round(share * (self.size - 1)))
-        return self.text(self.low + share * (self.high - self.low))
 
 
 @dataclass(frozen=True)
@@ -214,7 +116,10 @@ def read_space(options: Sequence[str], path: Path) -> tuple[Space, Recipe]:
     fixed = tuple(
         f"{full}={values[0]}" for _, name, values in written if _is_one(values) for full in _full_paths(name, plain)
     )
-    recipe = load_recipe(path, fixed) if fixed else plain
+    first = tuple(
+        f"{name}={_first(values)}" for _, name, values in written if not _is_one(values) and _is_whole_path(name)
+    )
+    recipe = _loaded(path, fixed, first) if fixed else plain
     dimensions = []
     for option, name, values in written:
         if not _is_one(values):
@@ -226,6 +131,25 @@ def read_space(options: Sequence[str], path: Path) -> tuple[Space, Recipe]:
     _require_searchable(space)
     _check_corners(space, path)
     return space, recipe
+
+
+def _first(values: _Values) -> str:
+    return values[0] if isinstance(values, tuple) else values["low"]
+
+
+def _loaded(path: Path, overrides: Sequence[str], others: Sequence[str]) -> Recipe:
+    """Load a recipe, with a value of what varies besides where it is none without: a method that needs an option.
+
+    Raises:
+        RecipeError: If it is none with these, either.
+    """
+    try:
+        return load_recipe(path, tuple(overrides))
+    except RecipeError as alone:
+        try:
+            return load_recipe(path, (*overrides, *others))
+        except RecipeError as together:
+            raise min(together, alone, key=lambda error: len(error.problems)) from None
 
 
 def as_written(space: Space, recipe: Recipe) -> dict[str, str] | None:
@@ -316,7 +240,7 @@ def _range(name: str, match: re.Match[str], annotation: Any) -> Range:
 def _full_paths(name: str, recipe: Recipe) -> tuple[str, ...]:
     """Return what a path means from the top: itself, or that of each component whose section takes it."""
     key, *rest = name.split(".")
-    if key in Recipe.model_fields or key not in Component.model_fields:
+    if _is_whole_path(name):
         return (name,)
     data, found = _plain(recipe), list[str]()
     for one, component in recipe.components.items():
@@ -330,6 +254,12 @@ def _full_paths(name: str, recipe: Recipe) -> tuple[str, ...]:
             hint=f"write components.NAME.{name}; the components are {', '.join(recipe.components)}",
         )
     return tuple(f"components.{one}.{name}" for one in found)
+
+
+def _is_whole_path(name: str) -> bool:
+    """Say whether a path starts at the top of the recipe, and not with a key of a component."""
+    key = name.split(".")[0]
+    return key in Recipe.model_fields or key not in Component.model_fields
 
 
 def _annotation(recipe: Recipe, paths: Sequence[str]) -> Any:
@@ -377,9 +307,11 @@ def _check_corners(space: Space, path: Path) -> None:
     problems = []
     for one in space.dimensions:
         wrong: dict[str, list[str]] = {}
+        others = [text for other in space.dimensions if other is not one
+                  for text in other.overrides(other.domain.corners[0])]  # fmt: skip
         for text in one.domain.corners:
             try:
-                load_recipe(path, (*space.fixed, *one.overrides(text)))
+                _loaded(path, (*space.fixed, *one.overrides(text)), others)
             except RecipeError as error:
                 told = "; ".join(dict.fromkeys(_reason(str(problem.message)) for problem in error.problems))
                 wrong.setdefault(told, []).append(repr(text))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from mmdeploy.core.errors import UsageError
+from mmdeploy.studies.domains import Choices, Range
 from mmdeploy.studies.objectives import Figure
 from mmdeploy.studies.proposals import SAMPLERS, Proposals, Sampler
-from mmdeploy.studies.space import Choices, Dimension, Range, Space
+from mmdeploy.studies.space import Dimension, Space
 from mmdeploy.studies.study import Study, changes, locked, open_study
 from mmdeploy.studies.trial import Trial, trial_of
 

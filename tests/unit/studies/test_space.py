@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mmdeploy.core.errors import RecipeError, UsageError
 from mmdeploy.recipe.loader import load_recipe
-from mmdeploy.studies.space import Choices, Range, Space, as_written, read_space
+from mmdeploy.studies.domains import Choices, Range
+from mmdeploy.studies.space import Space, as_written, read_space
 
 RECIPE = Path(__file__).parents[2] / "tiny_recipe" / "recipe.yaml"
 
@@ -38,6 +39,23 @@ def test_a_whole_section_can_be_varied() -> None:
     assert section.domain.corners == ("null", "{method: dynamic, per_channel: true}")
     assert section.paths == ("components.left.quantize", "components.right.quantize"), "fusion is not quantized"
     assert keep.paths == ("components.left.keep", "components.right.keep", "components.fusion.keep")
+
+
+def test_students_of_stated_sizes_are_searched_where_the_recipe_has_none(tiny_recipe: Path) -> None:
+    data = ("data.training=data.py:training", "data.validation=data.py:validation")
+    both = [f"components.{name}.recover.method=distill" for name in ("left", "right")]
+    students = [f"components.{name}.recover.student=students.py:small,students.py:tiny" for name in ("left", "right")]
+    with pytest.raises(RecipeError, match=r"students\.py"):  # the file is missing, and that is what is told
+        read_space((*data, *both, *students), tiny_recipe)
+    tiny_recipe.with_name("students.py").write_text("def small(): ...\n\n\ndef tiny(): ...\n")
+    space, _ = read_space((*data, *both, *students), tiny_recipe)
+    assert space.size == 4 and space.fixed == (*data, *both)
+    for point in space.grid(2):
+        recipe = load_recipe(tiny_recipe, space.overrides(point))
+        found = {f"components.{name}.recover.student": part.recover for name, part in recipe.components.items()}
+        assert {key: getattr(found[key], "student", None) for key in point} == point
+    with pytest.raises(UsageError, match="'5' cannot be"):
+        read_space((*data, both[0], "components.left.recover.student=students.py:small,5"), tiny_recipe)
 
 
 @pytest.mark.parametrize(

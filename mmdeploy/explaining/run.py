@@ -19,10 +19,12 @@ from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.explaining import reported
 from mmdeploy.explaining.findings import Explanation, Section, concluded, loss
-from mmdeploy.explaining.swapped import Swapped, cannot_be_swapped, swapped
+from mmdeploy.explaining.swapped import Besides, Swapped, cannot_be_swapped, swapped
 from mmdeploy.gates import accuracy
 from mmdeploy.gates.in_process import InProcessDeployment
+from mmdeploy.planning.chains import original_graph
 from mmdeploy.planning.steps import DATA_SETS, ORIGINAL, only_step
+from mmdeploy.recipe.cascade_stages import stages
 from mmdeploy.record.build_report import BASELINE, BuildReport, GateRecord
 from mmdeploy.report.sensitivities import sensitivities
 from mmdeploy.report.units import check_text, remark_text
@@ -202,21 +204,31 @@ def _swapped(report: BuildReport, index: int, asked: Asked, observer: Observer) 
             if why := cannot_be_swapped(evidence, tuple(outputs)):
                 return None, why
             passed = tuple(name for name in recipe.components if _passes_on_module(report, name))
-            came = swapped(options, evidence, _unquantized(components, artifacts, passed), passed)
+            came = swapped(options, evidence, _besides(recipe, components, artifacts, passed))
         observer.work_finished("swap", f"{len(components)} components, each alone and each taken back")
     return came, ""
 
 
-def _unquantized(
-    components: tuple[WiredComponent, ...], artifacts: Mapping[str, Artifact], names: tuple[str, ...]
-) -> InProcessDeployment:
-    """Return a deployment of components as their torch passes left them: the graphs that were exported."""
+def _besides(
+    recipe: Recipe, components: tuple[WiredComponent, ...], artifacts: Mapping[str, Artifact], passed: tuple[str, ...]
+) -> Besides:
+    """Open what is asked besides both servers: graphs in this process."""
     from mmdeploy.engines import onnxruntime
 
-    def opened(name: str) -> Callable[[], Runner]:
-        return lambda: onnxruntime.load(artifacts[f"{name}/export"], onnxruntime.Options())
+    def deployment(steps: Mapping[str, str]) -> InProcessDeployment:
+        def opened(step: str) -> Callable[[], Runner]:
+            return lambda: onnxruntime.load(artifacts[step], onnxruntime.Options())
 
-    return InProcessDeployment(components, {name: opened(name) for name in names}, (), {})
+        return InProcessDeployment(components, {name: opened(step) for name, step in steps.items()}, (), {})
+
+    only_early = stages(recipe).early_only if recipe.cascade is not None else ()
+    return Besides(
+        unquantized=deployment({name: f"{name}/export" for name in passed}),
+        passed=passed,
+        cascade=recipe.cascade,
+        originals=deployment({name: original_graph(recipe, name) for name in only_early}),
+        only_early=only_early,
+    )
 
 
 def stored(report: BuildReport, store: Store) -> Mapping[str, Artifact]:

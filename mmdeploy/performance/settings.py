@@ -7,7 +7,8 @@ is none of them: it is what clients may send, and engines are built for it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from mmdeploy.recipe.schema import Recipe
 from mmdeploy.triton.config import parse, to_text
 from mmdeploy.triton.options import Serving
 from mmdeploy.triton.repository import is_model
+from mmdeploy.triton.served_step import OPTIONS_PARAMETER
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -132,9 +134,34 @@ def served_with(release: Path, name: str, settings: Settings) -> Iterator[Path]:
                 _set(config, setting)
                 text = to_text(config)
             (folder / "config.pbtxt").write_text(text, "utf-8")
+        _join(repository, {f"{name}.{part}" for part in settings})
         yield repository
     finally:
         held.remove()
+
+
+def _join(repository: Path, components: Collection[str]) -> None:
+    """Say anew, of steps that ask for other models, whether rows of several requests are asked for together.
+
+    That goes with how these are served: so does the build that takes the settings.
+    """
+    configs = {
+        path.parent.name: parse(path.read_text("utf-8"), str(path)) for path in repository.glob("*/config.pbtxt")
+    }
+    for name, config in configs.items():
+        if OPTIONS_PARAMETER not in config.parameters:
+            continue
+        options = json.loads(config.parameters[OPTIONS_PARAMETER].string_value)
+        asked = [one for one in dict(options.get("inputs", {})).values() if isinstance(one, dict) and "joins" in one]
+        for one in asked:
+            steps = configs[one["model"]].ensemble_scheduling.step
+            parts = [part for part in ({step.model_name for step in steps} or {one["model"]}) if part in components]
+            one["joins"] = all(
+                configs[part].HasField("dynamic_batching") and not configs[part].response_cache.enable for part in parts
+            )
+        if asked:
+            config.parameters[OPTIONS_PARAMETER].string_value = json.dumps(options, sort_keys=True)
+            (repository / name / "config.pbtxt").write_text(to_text(config), "utf-8")
 
 
 def _set(config: ModelConfig, setting: Setting) -> None:

@@ -12,6 +12,7 @@ from mmdeploy.building.builder import Outcome, run_build
 from mmdeploy.building.settings import Settings
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import UsageError
+from mmdeploy.explaining.run import Asked, explained
 from mmdeploy.performance.measure import Limits
 from mmdeploy.performance.service_measure import measure_service_times
 from mmdeploy.performance.target import open_target
@@ -71,6 +72,25 @@ def test_the_share_that_leaves_early_is_judged_and_what_is_published_is_whole(ou
     assert checks.keys() == {"left early", "other way than in PyTorch"}
     assert [finding for finding in lint(report.published) if finding.severity == "error"] == []
     assert {*read_golden(report.published / GOLDEN).tolerances} == {"logits"}
+
+
+def test_explain_says_what_leaving_early_costs_and_of_whom(outcome, shared_workdir):
+    asked = Asked("accuracy", mmdeploy.load_recipe(RECIPE), shared_workdir, groups=False, passed=True)
+    found = explained(outcome.report, asked, Silent())
+    _, chain, ways, alone, back = found.sections
+    exported, leaving, shipped, whole = chain.shares
+    assert exported.value == 0 and leaving.value > 0.05
+    assert whole.value == pytest.approx(leaving.value + shipped.value)
+    gates = {gate.gate: gate.details for gate in outcome.report.gates}
+    assert whole.value == pytest.approx(gates["accuracy"]["drop"])  # decided here as it is in the server
+    early, further = ways.shares
+    assert early.what == f"left early, {gates['early_exit']['left_early']:.1%} of the samples"
+    assert early.told == "loses" and further.told == "cannot be told from none"
+    assert early.value + further.value == pytest.approx(whole.value)
+    for section in (alone, back):
+        assert {one.what for one in section.shares} == {"left", "right", "fusion", "quick"}
+        assert max(abs(one.value) for one in section.shares) < 0.02
+    assert found.conclusions[0].startswith("leaving early by itself, all in FP32, loses; no component by itself")
 
 
 def test_each_row_of_a_batch_goes_its_own_way_in_its_place_by_both_protocols(server):

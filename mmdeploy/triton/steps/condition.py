@@ -115,6 +115,19 @@ def asks_further(text: str, tensors: Mapping[str, Array]) -> Mask:
     return further
 
 
+def entropies_of(text: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what a condition takes the entropy of, [rows, ..., values] by its text: it should be shares.
+
+    Raises:
+        ConditionError: If it is no condition, or a value cannot be computed.
+    """
+    tree = _parsed(text)
+    read = {name: _rows(tensors[name]) for name in _names(tree)}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    taken = [node.args[0] for node in calls if isinstance(node.func, ast.Name) and node.func.id == "entropy"]
+    return {ast.unparse(node): _value(node, read) for node in taken}
+
+
 def _rows(array: Array) -> Array:
     found = array.astype(np.float64)
     return found[:, None] if found.ndim == 1 else found

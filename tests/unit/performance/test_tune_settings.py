@@ -1,5 +1,6 @@
 """What `tune` makes of settings: configurations to try, a variant to build, a verdict."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,30 @@ def test_threads_are_those_of_the_engine_that_was_named(
     told = {name: section["engine"] for name, section in sections(found, more).items()} if more else {}
     assert [options["method"] for options in told.values()] == ([engine] * 3 if threads else [])
     load_recipe(tiny_recipe, [f"components.{name}.engine={options}" for name, options in told.items()])
+
+
+def test_rows_are_asked_for_together_as_the_build_of_the_settings_would(tmp_path: Path) -> None:
+    options = {"inputs": {"rest": {"model": "d.rest", "joins": False}}, "when": "max(x) < 1"}
+    configs = {
+        "d": 'platform: "ensemble"',
+        "d.cascade": f"parameters {{ key: 'mmdeploy.options' value {{ string_value: '{json.dumps(options)}' }} }}",
+        "d.rest": """platform: "ensemble" ensemble_scheduling { step { model_name: "d.read" }
+            step { model_name: "d.right" } step { model_name: "d.fusion" } }""",
+        "d.read": "", "d.right": "", "d.fusion": "dynamic_batching { }",
+    }  # fmt: skip
+    for model, text in configs.items():
+        (tmp_path / model / "1").mkdir(parents=True)
+        (tmp_path / model / "config.pbtxt").write_text(f'name: "{model}" max_batch_size: 8 {text}')
+
+    def joins(right: Setting, fusion: Setting) -> bool:
+        with served_with(tmp_path, "d", {"right": right, "fusion": fusion}) as repository:
+            config = parse((repository / "d.cascade" / "config.pbtxt").read_text(), "config")
+        found = json.loads(config.parameters["mmdeploy.options"].string_value)
+        assert found["when"] == options["when"]
+        return bool(found["inputs"]["rest"]["joins"])
+
+    assert joins(Setting(delay_us=500), Setting(delay_us=0))
+    assert not joins(Setting(delay_us=500), Setting())
 
 
 def test_only_what_differs_is_written() -> None:

@@ -40,3 +40,20 @@ def test_an_early_answer_of_another_shape_and_a_condition_of_many_values_end_the
         answered_early(recipe, {"quick_logits": QUICK[:, :3], "logits": QUICK})
     with pytest.raises(ModelError, match=r"cascade.when: `x < 1` comes to \[4\] values a row"):
         leaving(Cascade(when="x < 1", answers={"y": "x"}), {"x": QUICK})
+
+
+def test_an_entropy_of_scores_is_refused_and_told_how_shares_are_made_of_them():
+    recipe = load_recipe(TINY / "cascade.yaml", ["cascade.when=entropy(quick_logits) > 0.5"])
+    tensors = {"quick_logits": QUICK, "logits": QUICK}
+    told = "takes the entropy of `quick_logits`, and its values are no shares: they sum to 4 to 9, the least is 0"
+    with pytest.raises(ModelError, match=told) as refused:
+        answered_early(recipe, tensors)
+    assert refused.value.hint == "say entropy(softmax(quick_logits)) where these are scores of classes"
+    negative = {**tensors, "quick_logits": np.array([[2, -1, 0, 0]] * 3, np.float32)}  # sums to 1 all the same
+    with pytest.raises(ModelError, match="the least is -1"):
+        answered_early(recipe, negative)
+    shares = np.array([[0.995, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [np.nan, 0, 0, 1]], np.float32)
+    found = answered_early(recipe, {**tensors, "quick_logits": shares})  # what lower precision leaves of shares
+    assert found["left_early"][:, 0].tolist() == [True, False, False]
+    made = load_recipe(TINY / "cascade.yaml", ["cascade.when=entropy(softmax(quick_logits)) > 0.5"])
+    assert answered_early(made, tensors)["left_early"][:, 0].tolist() == [True, False, True]

@@ -158,18 +158,18 @@ def test_an_unchanged_recipe_runs_nothing_again(tiny_recipe: Path, shared_workdi
 
 
 def test_changed_options_run_only_what_depends_on_them(tiny_recipe: Path, shared_workdir: Path) -> None:
-    raise_error(build(tiny_recipe, shared_workdir))
-    outcome = build(tiny_recipe, shared_workdir, "components.left.quantize.samples=48")
+    raise_error(build(tiny_recipe, shared_workdir, "gates=[]"))
+    outcome = build(tiny_recipe, shared_workdir, "gates=[]", "components.left.quantize.samples=48")
     ran = {step.id: step.why for step in outcome.report.steps if step.status == "ran"}
     why = "option samples: 64 → 48; data/calibration changed"  # its first 48 samples, of the same set
     assert ran == {"left/quantize": why, "left/engine": "left/quantize changed"}
 
 
 def test_a_changed_model_file_is_noticed(tiny_recipe: Path, shared_workdir: Path) -> None:
-    raise_error(build(tiny_recipe, shared_workdir))
+    raise_error(build(tiny_recipe, shared_workdir, "gates=[]"))
     source = tiny_recipe.with_name("model.py")
     source.write_text(source.read_text().replace("manual_seed(7)", "manual_seed(8)"))
-    outcome = build(tiny_recipe, shared_workdir)
+    outcome = build(tiny_recipe, shared_workdir, "gates=[]")
     assert "reused" not in {status for step, status in statuses(outcome).items() if step.endswith("/export")}
 
 
@@ -186,7 +186,7 @@ def test_a_damaged_entry_is_rebuilt(tiny_recipe: Path, shared_workdir: Path) -> 
 
 
 def test_a_failed_gate_publishes_nothing_and_keeps_what_was_live(tiny_recipe: Path, shared_workdir: Path) -> None:
-    raise_error(build(tiny_recipe, shared_workdir))
+    raise_error(build(tiny_recipe, shared_workdir, "gates=[]"))
     live = (tiny_recipe.parents[1] / "published" / "two_towers").readlink()
     outcome = build(tiny_recipe, shared_workdir, "gates.0.min_cosine=0.9999999")
     assert outcome.error is None
@@ -324,9 +324,12 @@ def run_cli(recipe: Path, *arguments: str) -> "subprocess.Popen[str]":
     [("right/export", r"interrupted while (left/export, )?right/export ran"), ("gates", "interrupted")],
     ids=["export", "gates"],
 )
-def test_ctrl_c_leaves_no_process_and_nothing_half_written(tiny_recipe: Path, moment: str, told: str) -> None:
+def test_ctrl_c_leaves_no_process_and_nothing_half_written(
+    tiny_recipe: Path, shared_workdir: Path, moment: str, told: str
+) -> None:
+    work = shared_workdir if moment == "gates" else tiny_recipe.parents[1] / "work"
     gates = "gates=[{method: latency, max_ratio_to_reference: 0.001, requests: 100000, max_seconds: 100}]"
-    process = run_cli(tiny_recipe, "--jobs", "2", "--set", gates)
+    process = run_cli(tiny_recipe, "--workdir", str(work), "--jobs", "2", "--set", gates)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(moment) or moment in line.split(":")[0]:
@@ -339,7 +342,6 @@ def test_ctrl_c_leaves_no_process_and_nothing_half_written(tiny_recipe: Path, mo
     assert "Traceback" not in errors
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
-    work = tiny_recipe.parents[1] / ".mmdeploy"
     report = read_report(work / "runs" / "two_towers" / "latest")
     assert report.failure is not None
     assert re.fullmatch(told, report.failure.message)

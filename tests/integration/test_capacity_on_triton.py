@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mmdeploy.performance import service_measure
 from mmdeploy.performance.capacity import Wanted, make_plan
 from mmdeploy.performance.generator import Loop
 from mmdeploy.performance.measure import Limits, measure
@@ -32,7 +33,10 @@ def measured(tmp_path_factory):
     repository = sleeping_models.write(folder / "repository")
     with server.start([repository], log=folder / "triton.log") as running:
         target = open_target(running.grpc_url)
-        times = measure_service_times(target, QUICK, cores=8)  # to steps that sleep there is always one
+        with pytest.MonkeyPatch.context() as patched:  # three seconds at each rate, not 15 to 25
+            patched.setattr(service_measure, "_BLOCKS", 3)
+            patched.setattr(service_measure, "_BLOCK_S", (1.0, 1.0))
+            times = measure_service_times(target, QUICK, cores=8)  # to steps that sleep there is always one
         rate = 0.4 * times.measured["full"]["throughput_per_s"]
         prepared = [target.prepared(feed) for feed in find(target).feeds]
         limits = Limits(window_s=1.0, max_seconds=3.0, stability=100.0)

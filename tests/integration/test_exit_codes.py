@@ -17,10 +17,10 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def build(mmdeploy_command: Command, tiny_recipe: Path, shared_workdir: Path) -> Command:
+def build(mmdeploy_process: Command, tiny_recipe: Path, shared_workdir: Path) -> Command:
     def run(*overrides: str, **options: object) -> "subprocess.CompletedProcess[str]":
         settings = [word for override in overrides for word in ("--set", override)]
-        return mmdeploy_command("build", tiny_recipe, "--workdir", shared_workdir, *settings, **options)
+        return mmdeploy_process("build", tiny_recipe, "--workdir", shared_workdir, *settings, **options)
 
     return run
 
@@ -49,8 +49,8 @@ def test_1_when_a_gate_failed(build: Command, mmdeploy_command: Command, shared_
 
 
 @pytest.mark.parametrize("arguments", [["build"], ["biuld"], ["build", "gone.yaml"], ["serve", "--http-port", "x"]])
-def test_2_when_the_command_line_is_wrong(mmdeploy_command: Command, arguments: list[str]) -> None:
-    done = mmdeploy_command(*arguments)
+def test_2_when_the_command_line_is_wrong(mmdeploy_process: Command, arguments: list[str]) -> None:
+    done = mmdeploy_process(*arguments)
     assert (done.returncode, done.stdout) == (errors.EXIT_USAGE, "")
     assert done.stderr.startswith("error: ")
 

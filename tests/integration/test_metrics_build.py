@@ -83,7 +83,9 @@ def answers_of(recipe: Path) -> np.ndarray:
 
 
 def build(recipe: Path, workdir: Path):
-    return run_build(load_recipe(recipe), Settings(workdir=workdir, destination=workdir / "published"), Silent())
+    return run_build(
+        load_recipe(recipe), Settings(workdir=workdir, destination=recipe.parents[1] / "published"), Silent()
+    )
 
 
 def read_by_the_metric(recipe: Path, workdir: Path) -> Mapping[str, str]:
@@ -94,10 +96,10 @@ def read_by_the_metric(recipe: Path, workdir: Path) -> Mapping[str, str]:
     return read
 
 
-def test_metrics_from_a_file_judge_the_outputs_that_they_are_given(tiny_recipe, tmp_path):
-    outcome = build(edited(tiny_recipe), tmp_path / "work")
+def test_metrics_from_a_file_judge_the_outputs_that_they_are_given(tiny_recipe, shared_workdir):
+    outcome = build(edited(tiny_recipe), shared_workdir)
     assert outcome.error is None and outcome.report.verdict is Verdict.PASS
-    assert "offset.json" in read_by_the_metric(tiny_recipe, tmp_path / "work")
+    assert "offset.json" in read_by_the_metric(tiny_recipe, shared_workdir)
     margin, spread, scale, overlap = outcome.report.gates
     assert (margin.details["metric"], margin.details["outputs"]) == ("margin of logits", ["logits"])
     assert margin.details["larger_is_better"] is True
@@ -115,14 +117,14 @@ def test_metrics_from_a_file_judge_the_outputs_that_they_are_given(tiny_recipe, 
     ]  # fmt: skip
 
 
-def test_torchmetrics_by_name_judges_and_one_of_two_gates_fails(tiny_recipe, tmp_path):
+def test_torchmetrics_by_name_judges_and_one_of_two_gates_fails(tiny_recipe, shared_workdir):
     gates = """gates:
   - {method: accuracy, metric: torchmetrics.retrieval:RetrievalRecall, outputs: [logits], \
 arguments: {top_k: 2}, min: 0.9}
   - {method: accuracy, metric: torchmetrics.classification:MulticlassRecall, outputs: [logits], \
 arguments: {num_classes: 4}, min: 1.01}
 """
-    outcome = build(edited(tiny_recipe, gates, labels="evaluation"), tmp_path / "work")
+    outcome = build(edited(tiny_recipe, gates, labels="evaluation"), shared_workdir)
     assert [gate.verdict for gate in outcome.report.gates] == [Verdict.PASS, Verdict.FAIL]
     assert outcome.report.gates[0].details["metric"] == "RetrievalRecall(top_k=2) of logits"
 

@@ -22,9 +22,13 @@ GATES = "gates=[{method: parity, min_cosine: 0.99999}]"
 
 
 def test_a_search_that_ctrl_c_ends_goes_on_and_its_points_are_recipes(
-    mmdeploy_command: Command, tiny_recipe: Path, tmp_path: Path, shared_workdir: Path
+    mmdeploy_command: Command,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    shared_workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = {"MMDEPLOY_WORKDIR": str(shared_workdir)}
+    monkeypatch.setenv("MMDEPLOY_WORKDIR", str(shared_workdir))
     asked = (
         "sweep", tiny_recipe, "--set", GATES, "--set", "components.right.quantize=null",
         "--set", "components.left.quantize=null,{method: static, samples: 64}",
@@ -32,7 +36,7 @@ def test_a_search_that_ctrl_c_ends_goes_on_and_its_points_are_recipes(
     )  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-c", "from mmdeploy.cli import main; main()", *map(str, asked)],
-        cwd=tmp_path, env=os.environ | whole, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None
     while not (line := process.stderr.readline()).startswith("[1/20]"):
@@ -45,7 +49,7 @@ def test_a_search_that_ctrl_c_ends_goes_on_and_its_points_are_recipes(
     before = json.loads((study / "sweep.json").read_text())
     assert before["interrupted"] and [one["number"] for one in before["trials"]] == [0]
 
-    done = mmdeploy_command(*asked, "--json", environment=whole)
+    done = mmdeploy_command(*asked, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "2 points: all of them are built" in done.stderr
@@ -68,6 +72,6 @@ def test_a_search_that_ctrl_c_ends_goes_on_and_its_points_are_recipes(
     assert sum(one.candidate_bytes or 0 for one in outcome.report.sizes) == trials["null"]["figures"]["bytes"]["value"]
     assert outcome.report.published == tmp_path / "model_repository" / "two_towers"
 
-    done = mmdeploy_command(*asked, "--set", "seed=3", environment=whole)
+    done = mmdeploy_command(*asked, "--set", "seed=3")
     assert done.returncode == 2
     assert "recipe seed (0 → 3)" in done.stderr and "--anew" in done.stderr

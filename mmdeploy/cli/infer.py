@@ -29,7 +29,8 @@ _TEXT = "text:"
 def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, output: Output) -> None:
     """Send files to a served ensemble: PNG, JPEG, WAV, .npy or JSON, one for each input.
 
-    An input of BYTES is sent the file as it is, whatever it holds, or a text: INPUT=text:...
+    An input of BYTES is sent the file as it is, whatever it holds, or a text: INPUT=text:... One that takes several
+    texts is sent the lines of it.
 
     An input that the recipe calls optional may be left out. The model may batch or not: one sample is sent. An
     http:// URL speaks KServe v2 JSON, anything else gRPC.
@@ -41,6 +42,7 @@ def command(*, model: str, files: tuple[str, ...], url: str, fit: bool, output: 
         --url http://127.0.0.1:8000
       mmdeploy infer spoken_digits_missing image=seven.png
       mmdeploy infer pair photo=cat.webp "caption=text:a cat on a mat"
+      mmdeploy infer clip image=cat.jpg "labels=text:$(cat labels.txt)"
     """  # noqa: D301
     runner = _runner(url, model)
     try:
@@ -116,9 +118,13 @@ def _tensor(file: str, spec: Any, fit: bool) -> Any:
     from mmdeploy.data.media import read_tensor
 
     if spec.dtype == BYTES and file.startswith(_TEXT):
-        strings = as_strings(file.removeprefix(_TEXT))
+        text, several = file.removeprefix(_TEXT), len(spec.shape) == 1 and spec.shape != (1,)
+        strings = as_strings(text.splitlines() or [""] if several else text)
         assert strings is not None
-        return strings.reshape([1] * len(spec.shape))
+        found = strings if several else strings.reshape([1] * len(spec.shape))
+        if mismatch := spec.mismatch(found):
+            raise UsageError(f"{spec.name}: {mismatch}", hint="each line of the text is one string")
+        return found
     return read_tensor(Path(file), spec, fit=fit)
 
 

@@ -2,7 +2,8 @@
 
 What it does: what the file says (normalizer, model, template of special tokens), cut to ``length`` or ``max_length``
 with the special tokens kept, and filled up to ``length`` on the right. The mask is 1 where a token is real. An empty
-text is its special tokens alone; where there are none, it is refused.
+text is its special tokens alone; where there are none, it is refused. With ``several`` a sample holds a list of texts,
+such as the labels to choose from, and each is a row of what is given.
 When to choose it: clients send text, in UTF-8.
 What it needs: tokenizers; the file as ``save_pretrained`` of a fast tokenizer writes it.
 Limits: a text of more than ``max_bytes`` is refused before it is looked at.
@@ -35,6 +36,9 @@ class Tokenize:
     pad_id: int | None = field(
         default=None, metadata={"about": "Fills up; none: that of the file's padding, else of [PAD] or <pad>."}
     )
+    several: bool = field(
+        default=False, metadata={"about": "A sample is a list of texts, BYTES [K]: ids are [K, length]."}
+    )
     max_bytes: int = field(default=65_536, metadata={"about": "Longest text, in bytes of UTF-8."})
 
     INPUTS: ClassVar[tuple[str, ...]] = ("text",)
@@ -49,6 +53,8 @@ class Tokenize:
             raise ValueError("give length (every text is filled to it) or max_length (lengths vary), one of them")
         if self._most < 1 or self.max_bytes < 1:
             raise ValueError("length, max_length and max_bytes are 1 or more")
+        if self.several and self.length is None:
+            raise ValueError("several texts are rows of one tensor: give length, to which each is filled up")
 
     @property
     def _most(self) -> int:
@@ -56,9 +62,14 @@ class Tokenize:
 
     def specs(self, given: Mapping[str, Spec]) -> dict[str, Spec]:
         """Return what it gives of what it is given."""
-        one_string(given["text"])
-        spec = Spec("INT64", (-1 if self.length is None else self.length,))
-        return dict.fromkeys(self.OUTPUTS, spec)
+        width = -1 if self.length is None else self.length
+        if not self.several:
+            one_string(given["text"])
+            return dict.fromkeys(self.OUTPUTS, Spec("INT64", (width,)))
+        dtype, shape = given["text"]
+        if dtype != "BYTES" or len(shape) != 1:
+            raise ValueError(f"takes BYTES of shape [K], K texts, not {dtype} {list(shape)}")
+        return dict.fromkeys(self.OUTPUTS, Spec("INT64", (shape[0], width)))
 
     def open(self, folder: Path) -> None:
         """Load the tokenizer.
@@ -73,15 +84,31 @@ class Tokenize:
         object.__setattr__(self, "_loaded", (tokenizer, found or 0))
 
     def row(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        """Tokenize one text.
+        """Tokenize the text of a sample, or each of its texts.
 
         Raises:
-            RefusedError: If it is no text, or beyond a limit.
+            RefusedError: If one is no text, or beyond a limit.
         """
         import numpy as np
 
+        if not self.several:
+            return self._tokenized(values["text"])
+        texts = [values["text"]] if isinstance(values["text"], str | bytes) else list(values["text"])
+        if not texts:
+            raise RefusedError("holds no text")
+        rows = []
+        for number, text in enumerate(texts):
+            try:
+                rows.append(self._tokenized(text))
+            except RefusedError as error:
+                raise RefusedError(f"at index {number} {error}") from error
+        return {name: np.stack([row[name] for row in rows]) for name in self.OUTPUTS}
+
+    def _tokenized(self, value: Any) -> dict[str, Array]:
+        import numpy as np
+
         try:
-            text = content_of(values["text"], self.max_bytes, may_be_empty=True).decode("utf-8")
+            text = content_of(value, self.max_bytes, may_be_empty=True).decode("utf-8")
         except UnicodeDecodeError as error:
             raise RefusedError(f"is no UTF-8: {error.reason} at byte {error.start}") from error
         tokenizer, pad = getattr(self, "_loaded")  # noqa: B009 - the class is frozen

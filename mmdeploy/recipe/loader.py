@@ -14,6 +14,7 @@ from mmdeploy.recipe import modality_rules
 from mmdeploy.recipe.files import check_files
 from mmdeploy.recipe.finding import Finding
 from mmdeploy.recipe.mending import Mended, mended
+from mmdeploy.recipe.needs import explained
 from mmdeploy.recipe.origin import Origin, folder_of_paths
 from mmdeploy.recipe.pad_rules import pad_findings
 from mmdeploy.recipe.padding import filled_up
@@ -75,7 +76,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 def _wrong_files(recipe: Recipe, tree: Node, path: Path, base: Base | None) -> list[Finding]:
     own = folder_of_paths(path, recipe.folder)
     if base is None:
-        return check_files(recipe, lambda _: own)
+        return list(explained(check_files(recipe, lambda _: own), recipe.needs, tree, lambda _: own))
     from mmdeploy.recipe.placing import advised
 
     def folder_at(place: Keys) -> Path:
@@ -84,7 +85,7 @@ def _wrong_files(recipe: Recipe, tree: Node, path: Path, base: Base | None) -> l
 
     return [
         replace(finding, message=advised(finding.message, tree.closest(finding.path), base, own))
-        for finding in check_files(recipe, folder_at)
+        for finding in explained(check_files(recipe, folder_at), recipe.needs, tree, folder_at)
     ]
 
 

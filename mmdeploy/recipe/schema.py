@@ -40,6 +40,7 @@ from mmdeploy.recipe.media import OWN_PATTERNS, model_outputs, prepared, with_si
 from mmdeploy.recipe.media_union import Step
 from mmdeploy.recipe.methods import union_of
 from mmdeploy.recipe.missing import Subset
+from mmdeploy.recipe.needs import Need
 from mmdeploy.recipe.origin import Origin, folder_of_paths
 from mmdeploy.recipe.stream import Stream
 from mmdeploy.recipe.trained_model import CallableReference, Model
@@ -227,6 +228,12 @@ class Recipe(Section):
         None,
         description="Folder that paths written in this file are relative to, if it is not the file's own.",
         examples=["../spoken_digits"],
+    )
+    needs: dict[ModelName, Need] = Field(
+        default_factory=dict,
+        description="What is not part of the recipe and must lie there before a build, by a name of your own, with the "
+        "command that fetches it.",
+        examples=[{"checkpoint": {"path": "checkpoint", "command": "hf download NAME --local-dir checkpoint"}}],
     )
     seed: int = Field(0, ge=0, lt=2**32, description="For everything random: examples, sampling, bootstrap.")
     model: Model = Field(description="The trained PyTorch model.")

@@ -60,3 +60,49 @@ def test_scenes_where_the_text_tower_is_not_installed(tmp_path: Path) -> None:
         found = asked(running, "scene_search_tiny", list(feeds[:8]))
     for name in ("image_embedding", "text_embedding"):
         np.testing.assert_allclose(np.linalg.norm(found[name], axis=1), 1.0, atol=1e-4)
+
+
+def test_pictures_against_lists_of_texts_with_an_adapter(tmp_path: Path) -> None:
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    folder = RECIPES / "clip_vit_b32"
+    in_float = ("components.image.quantize=null", "components.text.quantize=null", "gates=[]")
+    in_float += ("data={evaluation: ../data.py:a_few}",)
+    outcome = built(folder / "variants" / "adapted.yaml", tmp_path, in_float)
+    feeds, labels = zip(*data_of("clip_vit_b32").a_few(), strict=True)
+    some = [
+        {"image": feed["image"], "labels": feed["labels"][:count]} for feed, count in zip(feeds, (1, 3), strict=False)
+    ]
+    with served(outcome, tmp_path) as running:
+        answers = [asked_in_bytes(running, "clip_vit_b32_adapted", feed) for feed in (*some, *feeds)]
+    model = peft.PeftModel.from_pretrained(
+        transformers.CLIPModel.from_pretrained(folder / "small", dtype="float32"), folder / "lora"
+    ).eval()
+    for feed, answer in zip((*some, *feeds[:4]), answers, strict=False):
+        for name, array in by_transformers(model, folder / "small", feed).items():
+            np.testing.assert_allclose(answer[name], array, atol=1e-3, err_msg=name)
+    right = [answer["logits"].argmax() == label for answer, label in zip(answers[len(some) :], labels, strict=True)]
+    assert np.mean(right) >= 0.8
+
+
+def asked_in_bytes(running: Any, name: str, feed: dict[str, Any]) -> dict[str, np.ndarray]:
+    runner = running.runner(name)
+    labels = np.array([[label.encode() for label in feed["labels"]]], dtype=object)
+    answer: dict[str, np.ndarray] = runner.infer({"image": np.array([[feed["image"]]], dtype=object), "labels": labels})
+    runner.close()
+    return answer
+
+
+def by_transformers(model: Any, folder: Path, feed: dict[str, Any]) -> dict[str, np.ndarray]:
+    import io
+
+    import torch
+    from PIL import Image
+    from transformers import CLIPTokenizerFast
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    picture = Image.open(io.BytesIO(feed["image"])).convert("RGB")
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(picture, return_tensors="pt")
+    texts = CLIPTokenizerFast.from_pretrained(folder)(feed["labels"], return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        found = model(**pixels, **texts)
+    return {"logits": found.logits_per_image.numpy(), "image_embedding": found.image_embeds.numpy()}

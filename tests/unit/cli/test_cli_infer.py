@@ -31,7 +31,10 @@ class Adder(http.server.BaseHTTPRequestHandler):
         config = CONFIG | {"name": model, "max_batch_size": 0 if model == "single" else 8}
         if model == "patient":
             config["input"] = [{**tensor, "optional": True} for tensor in CONFIG["input"]]  # type: ignore[attr-defined]
-        if model in ("adder", "single", "patient"):
+        if model == "counter":
+            config["input"] = [{"name": "texts", "data_type": "TYPE_STRING", "dims": ["-1"]}]
+            config["output"] = [{"name": "count", "data_type": "TYPE_FP32", "dims": ["1"]}]
+        if model in ("adder", "single", "patient", "counter"):
             self.answer(200, config)
         else:
             self.answer(404, {"error": f"Request for unknown model: {model!r} is not found"})
@@ -39,6 +42,11 @@ class Adder(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         shape = body["inputs"][0]["shape"]
+        if "/counter/" in self.path:
+            count = len(body["inputs"][0]["data"])
+            output = {"name": "count", "datatype": "FP32", "shape": [1, 1], "data": [count]}
+            self.answer(200 if shape == [1, count] else 400, {"outputs": [output]})
+            return
         if shape != ([3] if "/single/" in self.path else [1, 3]):
             self.answer(400, {"error": f"unexpected shape {shape}"})
             return
@@ -82,6 +90,14 @@ def test_an_optional_input_may_be_left_out(url: str, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["outputs"] == {"sum": [10, 30, 20]}
     assert run(commands, ["infer", "patient", "--url", url]) == 2
     assert "no file for any input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "count"), [("a cat\na big dog\n", 2), ("a cat", 1), ("", 1)])
+def test_lines_are_the_texts_of_an_input_that_takes_several(
+    url: str, capsys: pytest.CaptureFixture[str], text: str, count: int
+) -> None:
+    assert run(commands, ["infer", "counter", f"texts=text:{text}", "--json", "--url", url]) == 0
+    assert json.loads(capsys.readouterr().out)["outputs"] == {"count": [count]}
 
 
 def test_answers_as_json_without_the_batch(url: str, capsys: pytest.CaptureFixture[str]) -> None:

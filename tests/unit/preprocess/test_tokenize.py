@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmdeploy.preprocess import RefusedError, Tokenize
+from mmdeploy.preprocess import RefusedError, Spec, Tokenize
 
 FILE = Path(__file__).parents[2] / "media_recipe" / "tokenizer.json"
 
@@ -31,6 +31,26 @@ def test_lengths_vary_up_to_a_largest() -> None:
         tokens("an owl sees a cat", max_length=4, truncate=False)
 
 
+def test_a_list_of_texts_is_a_row_each() -> None:
+    many = Tokenize(FILE.name, length=4, several=True)
+    assert many.specs({"text": Spec("BYTES", (-1,))})["ids"] == Spec("INT64", (-1, 4))
+    assert many.specs({"text": Spec("BYTES", (3,))})["mask"] == Spec("INT64", (3, 4))
+    texts = ["An owl", "", "an owl sees a cat"]
+    with pytest.raises(RefusedError, match="at index 1 has no tokens"):
+        tokens(texts, length=4, several=True)
+    texts[1] = "cat"
+    found = tokens(np.array([text.encode() for text in texts], dtype=object), length=4, several=True)
+    for row, text in enumerate(texts):
+        for name, array in tokens(text, length=4).items():
+            assert found[name][row].tolist() == array.tolist()
+    for one in (["cat"], "cat", np.array([b"cat"], dtype=object)):
+        assert tokens(one, length=4, several=True)["ids"].shape == (1, 4)
+    with pytest.raises(RefusedError, match="holds no text"):
+        tokens([], length=4, several=True)
+    with pytest.raises(ValueError, match=r"BYTES of shape \[K\], K texts, not BYTES \[2, 3\]"):
+        many.specs({"text": Spec("BYTES", (2, 3))})
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [(b"caf\xe9", "is no UTF-8"), ("", "has no tokens"), ("a " * 40_000, "at most 65536"), ("  ", "has no tokens")],
@@ -44,6 +64,8 @@ def test_wrong_options_and_files_are_told(tmp_path: Path) -> None:
     for options in ({}, {"length": 3, "max_length": 4}):
         with pytest.raises(ValueError, match="one of them"):
             Tokenize("tokenizer.json", **options)
+    with pytest.raises(ValueError, match="give length, to which each is filled up"):
+        Tokenize("tokenizer.json", max_length=4, several=True)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"is no tokenizer\.json"):
         Tokenize("tokenizer.json", length=4).open(tmp_path)

@@ -44,7 +44,7 @@ def test_a_right_recipe_is_read_whole(sample):
             ("target: cpu", "targte: cpu"),
             "recipe.yaml:3 targte",
             "unknown key 'targte'; did you mean 'target'? accepted: base, baseline, cascade, components, data, "
-            "folder, gates, inputs, layout, model, name, outputs, postprocess, preprocess, "
+            "folder, gates, inputs, layout, model, name, needs, outputs, postprocess, preprocess, "
             "response_cache, schema_version, seed, sizes, stream, subsets, target",
             id="misspelt required key is one problem, not two",
         ),
@@ -451,7 +451,7 @@ def test_overrides_change_add_and_remove(sample):
     [
         ("seed", "must be path=value, such as components.fusion.quantize.method=static"),
         ("sed=1", "the recipe has no key 'sed'; did you mean 'seed'? accepted: base, baseline, cascade, components, "
-                  "data, folder, gates, inputs, layout, model, name, outputs, postprocess, preprocess, "
+                  "data, folder, gates, inputs, layout, model, name, needs, outputs, postprocess, preprocess, "
                   "response_cache, schema_version, seed, sizes, stream, subsets, target"),
         ("components.fushion.quantize.method=static",
          "components has no 'fushion'; did you mean 'fusion'? accepted: audio_encoder, fusion, image_encoder"),

@@ -24,8 +24,8 @@ from mmdeploy.recipe.variants import merge
 from mmdeploy.recipe.yaml_tree import Node, tree_from_text
 
 KEYS = (
-    "base, baseline, cascade, components, data, folder, gates, inputs, layout, model, name, outputs, postprocess, "
-    "preprocess, "
+    "base, baseline, cascade, components, data, folder, gates, inputs, layout, model, name, needs, outputs, "
+    "postprocess, preprocess, "
     "response_cache, schema_version, seed, "
     "sizes, stream, subsets, target"
 )

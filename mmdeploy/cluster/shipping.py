@@ -1,7 +1,9 @@
 """What travels between machines besides results: the recipe's folder, and what its callables were seen to read.
 
 The folder goes through the place that machines share as an entry like any other: content by content, each sent once
-and verified when it is taken. Ray's own way has a limit on size, and sends all of it for each build.
+and verified when it is taken. Ray's own way has a limit on size, and sends all of it for each build. What the recipe
+names by a path that leads out of its folder, such as ``../lora``, travels with it and lies there as it does here; a
+path that is absolute means the same place on every node.
 """
 
 from __future__ import annotations
@@ -20,13 +22,17 @@ from mmdeploy.core.shared_store import SharedStore
 from mmdeploy.core.store import Store, translated
 from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.model.reads import Reading, Readings, is_ours
+from mmdeploy.model.weight_files import INDEX, files_of
 from mmdeploy.planning.recipe_inputs import codes_of, digest_of, source_of
+from mmdeploy.recipe.media_wiring import steps_of
 
 if TYPE_CHECKING:
     from mmdeploy.recipe.schema import Recipe
 
 #: Folders of recipes that a node keeps.
 _KEPT = 8
+#: A folder that the recipe's lies in, for each level that it leads out of its own.
+_BESIDE = ".recipe/"
 
 
 def send_folder(recipe: Recipe, store: Store) -> str:
@@ -37,7 +43,12 @@ def send_folder(recipe: Recipe, store: Store) -> str:
     """
     assert store.shared is not None
     root = recipe.root.resolve()
-    files = {path.relative_to(root).as_posix(): path for path in _files(root)}
+    up = _BESIDE * _levels_up(recipe)
+    files = {f"{up}{path.relative_to(root).as_posix()}": path for path in _files(root)}
+    for named in _outside(recipe):
+        for path in _files_of(root / named):
+            inside = os.path.normpath(f"{up}{os.path.relpath(path, root)}")
+            files[Path(inside).as_posix()] = path
     digests = {name: store.facts.sha256(path) for name, path in sorted(files.items())}
     key = hashlib.sha256(json.dumps(["recipe folder", digests]).encode()).hexdigest()
     with temporary_folder("recipe") as folder:
@@ -70,8 +81,9 @@ def take_folder(key: str, shared: SharedStore, cache: Path) -> Path:
     return place
 
 
-def at(recipe: Recipe, root: Path) -> Recipe:
-    """Return a recipe as if it had been read in another folder."""
+def at(recipe: Recipe, taken: Path) -> Recipe:
+    """Return a recipe as if it had been read where `take_folder` put it."""
+    root = taken / (_BESIDE * _levels_up(recipe))
     moved = recipe.model_copy(update={"folder": None})
     moved._origin = replace(recipe.origin, path=root / recipe.origin.path.name)
     return moved
@@ -99,6 +111,35 @@ def variables_of(recipe: Recipe, store: Store) -> dict[str, str | None]:
     """Return the environment variables that the recipe's code asks for by name; None for those that are not set."""
     names = {name for code in codes_of(recipe, store.facts).values() for name in code.variables}
     return {name: os.environ.get(name) for name in sorted(names)}
+
+
+def _named(recipe: Recipe) -> Iterator[Path]:
+    """Give the files and folders that a recipe names for its model and its steps, by relative paths."""
+    if recipe.model.weights is not None:
+        yield recipe.model.weights
+    yield from recipe.model.adapters.values()
+    for _, _, step in steps_of(recipe):
+        yield from step.paths.values()
+
+
+def _outside(recipe: Recipe) -> list[str]:
+    """Return those that lie out of its folder, as relative paths without detours."""
+    found = (os.path.normpath(path) for path in _named(recipe) if not path.is_absolute())
+    return sorted({path for path in found if Path(path).parts[:1] == ("..",)})
+
+
+def _levels_up(recipe: Recipe) -> int:
+    return max((Path(path).parts.count("..") for path in _outside(recipe)), default=0)
+
+
+def _files_of(named: Path) -> Iterator[Path]:
+    """Give a file, a folder's files, or an index with its shards; of what is missing nothing: who needs it says so."""
+    if named.is_dir():
+        yield from _files(named)
+    elif named.is_file():
+        yield named
+        if named.name.endswith(INDEX):
+            yield from files_of(named)
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -283,10 +283,14 @@ class _Inputs:
         return of_modules(tensors, modules, self._shared())
 
     def _adapters(self) -> Labels:
-        """Return what is merged into the model: for the whole of it, since an adapter says itself where it belongs."""
+        """Return what is merged into the model: for the whole of it, since an adapter says itself where it belongs.
+
+        Its files are told by their own names: where the folder lies decides nothing, and on a node it is elsewhere.
+        """
         labels: Labels = {}
         for path, folder in self.recipe.model.adapters.items():
-            labels[f"adapter of {path or 'the model'}"] = self._digests(_adapter_files(self.root / folder))
+            files = _adapter_files(self.root / folder)
+            labels[f"adapter of {path or 'the model'}"] = {one.name: _readable(one, self.facts.sha256) for one in files}
         order = {"order of the adapters": ", ".join(self.recipe.model.adapters)} if len(labels) > 1 else {}
         return labels | order | {f"package {PEFT}": version_of(PEFT)} if labels else {}
 

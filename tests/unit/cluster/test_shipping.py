@@ -1,5 +1,6 @@
 """The recipe's folder on its way to a node, and a node where something of it is other."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,48 @@ def test_a_folder_arrives_as_it_is_without_what_is_no_part_of_it(
     assert recipe.root == folder
     (folder / "model.py").write_text((folder / "model.py").read_text() + "\nX = 1\n")
     assert send_folder(recipe, store) != key
+
+
+@pytest.mark.parametrize("written", ["../lora", "lora", "{}/lora"])
+def test_an_adapter_beside_the_folder_is_the_same_on_a_node(
+    tiny_recipe: Path, store: Store, tmp_path: Path, written: str
+) -> None:
+    lora = (tiny_recipe.parent / written.format(tmp_path)).resolve()
+    lora.mkdir()
+    (lora / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (lora / "adapter_model.safetensors").write_bytes(b"tensors")
+    recipe = load_recipe(tiny_recipe, [f"model.adapters={{left: {written.format(tmp_path)}}}"])
+    assert store.shared is not None
+    store.shared.require()
+    taken = take_folder(send_folder(recipe, store), SharedStore(str(store.shared)), tmp_path / "cache")
+    moved, elsewhere = at(recipe, taken), Store(tmp_path / "elsewhere" / "store")
+    assert (moved.root / moved.model.adapters["left"] / "adapter_model.safetensors").read_bytes() == b"tensors"
+    assert (moved.root / "model.py").read_bytes() == (tiny_recipe.parent / "model.py").read_bytes()
+    task = replace(task_of(tiny_recipe, store), recipe=recipe, inputs=take_inputs(recipe, store))
+    label = "adapter of left"
+    task = replace(task, step=replace(task.step, identity={**task.step.identity, label: "of the build"}))
+    require_same(task, take_inputs(moved, elsewhere))
+    (moved.root / moved.model.adapters["left"] / "adapter_model.safetensors").unlink()
+    with pytest.raises(EnvironmentUnfitError, match=f"{label}: adapter_config.json, adapter_model.safetensors$"):
+        require_same(task, take_inputs(moved, Store(tmp_path / "third" / "store")))
+
+
+def test_weights_two_levels_up_travel_with_what_lies_beside_them(
+    tiny_recipe: Path, store: Store, tmp_path: Path
+) -> None:
+    folder = tmp_path / "projects" / "tiny"
+    shutil.copytree(tiny_recipe.parent, folder)
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    recipe = load_recipe(folder / "recipe.yaml", ["model.weights=../../checkpoint"])
+    assert store.shared is not None
+    store.shared.require()
+    taken = take_folder(send_folder(recipe, store), SharedStore(str(store.shared)), tmp_path / "cache")
+    moved = at(recipe, taken)
+    assert (moved.root / "../../checkpoint/config.json").read_text() == "{}"
+    assert (moved.root / "../../checkpoint").resolve() == taken / "checkpoint"
+    assert (moved.root / "data.py").is_file()
 
 
 def test_a_folder_that_is_not_there(store: Store, tmp_path: Path) -> None:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import Array, FeedDict
 from mmdeploy.core.errors import InferenceError
@@ -80,10 +78,14 @@ class Cut:
         Raises:
             InferenceError: If a row is refused, or what is cut has several lengths.
         """
+        import numpy as np
+
         rows = [self._row(row, ask, model) for row in _rows(feed_dict)]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def _row(self, feed_dict: FeedDict, ask: Ask, model: str) -> dict[str, Array]:
+        import numpy as np
+
         lengths = {name: feed_dict[name].shape[1 + axis] for name, axis in self.inputs.items() if name in feed_dict}
         if len({*lengths.values()}) > 1:
             told = ", ".join(f"{name} {length}" for name, length in lengths.items())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import mmdeploy
 from mmdeploy.core.errors import ModelError
@@ -75,3 +76,17 @@ def test_each_tower_is_distilled_by_what_it_answers_itself() -> None:
     for tower, other in (("image", "text"), ("text", "image")):
         setup = RecipeTrainingSetup(recipe, f"{tower}_tower", HeldOut(validation=None), {})  # type: ignore[arg-type]
         assert setup.scored_outputs == (f"{tower}_embedding", f"{other}_embedding")
+
+
+def test_students_of_the_image_tower_have_its_interface_and_are_smaller() -> None:
+    from mmdeploy.model.torch_model import load_model
+
+    pixels = torch.randint(0, 256, (2, 48, 48, 3), dtype=torch.uint8)
+    sizes = []
+    for name in ("image_half", "image_patches", "image_third"):
+        student = load_model(f"students.py:{name}", root=FOLDER, weights=None)
+        with torch.no_grad():
+            found = student(pixels)
+        assert found.shape == (2, 128) and found.norm(dim=1).allclose(torch.ones(2))
+        sizes.append(sum(parameter.numel() for parameter in student.parameters()))
+    assert 380_000 / 2 > sizes[0] > sizes[2]

@@ -105,4 +105,8 @@ def by_transformers(model: Any, folder: Path, feed: dict[str, Any]) -> dict[str,
     texts = CLIPTokenizerFast.from_pretrained(folder)(feed["labels"], return_tensors="pt", padding=True)
     with torch.inference_mode():
         found = model(**pixels, **texts)
-    return {"logits": found.logits_per_image.numpy(), "image_embedding": found.image_embeds.numpy()}
+    return {
+        "logits": found.logits_per_image.numpy(),
+        "image_embedding": found.image_embeds.numpy(),
+        "text_embeddings": found.text_embeds.numpy()[None],
+    }

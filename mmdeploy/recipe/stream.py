@@ -27,7 +27,7 @@ class Stream(Section):
     )
     max_idle_s: float = Field(
         60.0,
-        gt=0,
+        ge=0.001,
         le=86400,
         allow_inf_nan=False,
         description="A sequence that nothing was sent of for so long is forgotten.",

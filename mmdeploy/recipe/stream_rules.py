@@ -57,11 +57,11 @@ def _over_findings(recipe: Recipe, stream: Stream) -> Iterator[Finding]:
             place: Keys = ("sizes", stream.over, key)
             yield Finding(place, "padding in the middle of a stream would be remembered: take it out", (_OVER,))
     low = size.min or size.multiple_of
-    if stream.chunk % size.multiple_of or not low <= stream.chunk <= size.max - low + size.multiple_of:
+    most = (size.max - low) // size.multiple_of * size.multiple_of  # so that the longest sample is cut, and judged
+    if stream.chunk % size.multiple_of or not low <= stream.chunk <= most:
         steps = f" in steps of {size.multiple_of}" if size.multiple_of > 1 else ""
-        most = size.max - low + size.multiple_of
         accepted = f"accepted: {low} to {most}{steps}" if most >= low else f"lower sizes.{stream.over}.min"
-        message = f"{stream.chunk}, and a chunk is a {stream.over!r} that the last piece may be added to; {accepted}"
+        message = f"{stream.chunk}, and a chunk is a {stream.over!r} that the longest sample has two of; {accepted}"
         yield Finding(_CHUNK, message, involves=(("sizes", stream.over),))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY, NUMPY_BY_DTYPE, TensorSpec
 from mmdeploy.core.contracts import Array, FeedDict
-from mmdeploy.core.errors import InferenceError, ServerError
+from mmdeploy.core.errors import InferenceError, ServerError, UsageError
 from mmdeploy.core.strings import BYTES, packed, unpacked
 from mmdeploy.triton.channel import CHANNEL_OPTIONS
 from mmdeploy.triton.http import Endpoint, ask_json
@@ -100,8 +100,12 @@ class GrpcRunner:
         return self._ask(feed_dict) if self.cut is None else self.cut.whole(feed_dict, self._ask, self.model)
 
     def chunks(self) -> Chunks:
-        """Begin a sequence, of a model that takes samples in chunks."""
-        return Chunks(self._ask)
+        """Begin a sequence, of a model that takes samples in chunks.
+
+        Raises:
+            UsageError: If it takes whole samples: each chunk would be answered alone.
+        """
+        return _sequence(self)
 
     def _ask(self, feed_dict: FeedDict, sequence: Mapping[str, Any] = _WHOLE) -> dict[str, Array]:
         self._fill(feed_dict)
@@ -208,7 +212,7 @@ class HttpRunner:
 
     def chunks(self) -> Chunks:
         """Begin a sequence, as `GrpcRunner.chunks` does."""
-        return Chunks(self._ask)
+        return _sequence(self)
 
     def _ask(self, feed_dict: FeedDict, sequence: Mapping[str, Any] = _WHOLE) -> dict[str, Array]:
         if not self.binary and all(map(_is_text, feed_dict.values())):
@@ -310,6 +314,12 @@ def text_only(feed_dict: FeedDict) -> bool:
     return all(
         DTYPE_BY_NUMPY.get(array.dtype.name) not in ONLY_BINARY and _is_text(array) for array in feed_dict.values()
     )
+
+
+def _sequence(runner: GrpcRunner | HttpRunner) -> Chunks:
+    if runner.cut is None:
+        raise UsageError(f"{runner.model} takes whole samples, not chunks", hint="send them by infer()")
+    return Chunks(runner._ask)
 
 
 def _mark(request: Any, sequence: Mapping[str, Any]) -> None:

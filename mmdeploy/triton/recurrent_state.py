@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: By operator: which inputs are states, the outputs that they end as, and what they are called.
 _STATES = {"GRU": ((5, 1, "hidden"),), "RNN": ((5, 1, "hidden"),), "LSTM": ((5, 1, "hidden"), (6, 2, "cell"))}
 _WEIGHTS = 2  # place of the recurrent weights among the inputs, which say the type
+_LENGTHS = 4  # place of sequence_lens
 _DTYPES = {1: "FP32", 10: "FP16", 11: "FP64"}
 #: Operators that give zeros of zeros, by the places of what they are given; None for all places.
 _PASS_ON: dict[str, tuple[int, ...] | None] = {
@@ -81,13 +82,12 @@ def carry(model: onnx.ModelProto, component: str) -> tuple[State, ...]:
     from onnx import TensorProto, helper
 
     graph = model.graph
+    _require_nothing_hidden(graph, component)
     layers = [node for node in graph.node if node.op_type in _STATES and node.domain in ("", "ai.onnx")]
     if not layers:
-        dynamic = next((node.op_type for node in graph.node if node.op_type.startswith("DynamicQuantizeLSTM")), None)
-        there = f"only {dynamic}, of dynamic quantization" if dynamic else "no GRU, LSTM or RNN in its graph"
         raise EngineError(
-            f"{component}: stream.keep names it, and there is {there}: there is no state to keep",
-            hint="name the component with the recurrent layer, quantized statically or not at all",
+            f"{component}: stream.keep names it, and there is no GRU, LSTM or RNN in its graph, so no state to keep",
+            hint="name the component with the recurrent layer",
         )
     taken = {*(value.name for side in (graph.input, graph.output, graph.initializer) for value in side)}
     taken |= {name for node in graph.node for name in (*node.input, *node.output)}
@@ -140,6 +140,33 @@ def _state(graph: onnx.GraphProto, layer: onnx.NodeProto, name: str, output: str
     return State(name, output, _DTYPES.get(weights, "FP32"), int(_attributes(layer)["hidden_size"]))
 
 
+def _require_nothing_hidden(graph: onnx.GraphProto, component: str) -> None:
+    """Refuse layers whose state cannot be taken out: they would begin anew in each chunk, and be nearly right."""
+    for node in graph.node:
+        if node.op_type == "DynamicQuantizeLSTM":
+            raise EngineError(
+                f"{component}: its {node.op_type}, of dynamic quantization, has a state that cannot be kept",
+                hint="quantize it statically, or not at all",
+            )
+        inside = [one.g for one in node.attribute if one.HasField("g")]
+        inside += [body for one in node.attribute for body in one.graphs]
+        for body in inside:
+            if hidden := next((one.op_type for one in _within(body) if one.op_type in _STATES), None):
+                raise EngineError(
+                    f"{component}: a {hidden} stands inside of {node.op_type}, where its state cannot be kept",
+                    hint="write forward without the branch or the loop around it",
+                )
+
+
+def _within(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Return the nodes of a graph and of the graphs in it."""
+    for node in graph.node:
+        yield node
+        for one in node.attribute:
+            for body in ([one.g] if one.HasField("g") else []) + list(one.graphs):
+                yield from _within(body)
+
+
 def _require_forwards(layer: onnx.NodeProto, component: str) -> None:
     attributes = _attributes(layer)
     direction = attributes.get("direction", b"forward").decode()
@@ -147,6 +174,11 @@ def _require_forwards(layer: onnx.NodeProto, component: str) -> None:
         raise EngineError(
             f"{component}: its {layer.op_type} reads {direction}, from an end that a stream has not reached yet",
             hint="train it to read forwards only, or send samples whole and take `stream` out",
+        )
+    if len(layer.input) > _LENGTHS and layer.input[_LENGTHS]:
+        raise EngineError(
+            f"{component}: its {layer.op_type} is told how long each sequence is, and a chunk is not the sequence",
+            hint="write forward without packed sequences: a chunk of a stream has no padding",
         )
     if attributes.get("layout", 0):
         raise EngineError(f"{component}: its {layer.op_type} has layout 1; export it with the sequence first")

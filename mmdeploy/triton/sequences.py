@@ -76,17 +76,24 @@ class Cut:
         """Send each row as a sequence of its own, in chunks; return what they come to.
 
         Raises:
-            InferenceError: If a row is refused, or what is cut has several lengths.
+            InferenceError: If a row is refused, inputs have other numbers of rows, or what is cut has several lengths.
         """
         import numpy as np
 
+        counts = {name: len(array) if array.ndim else 0 for name, array in feed_dict.items()}
+        if len({*counts.values()}) != 1 or 0 in counts.values():
+            told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "no input"
+            raise InferenceError(f"{model}: inputs have the same number of rows each, 1 or more; found {told}")
         rows = [self._row(row, ask, model) for row in _rows(feed_dict)]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def _row(self, feed_dict: FeedDict, ask: Ask, model: str) -> dict[str, Array]:
         import numpy as np
 
-        lengths = {name: feed_dict[name].shape[1 + axis] for name, axis in self.inputs.items() if name in feed_dict}
+        sent = {name: axis for name, axis in self.inputs.items() if name in feed_dict}
+        if flat := next((name for name, axis in sent.items() if feed_dict[name].ndim < axis + 2), None):
+            raise InferenceError(f"{model}: {flat} is cut along axis {sent[flat] + 1}, which it does not have")
+        lengths = {name: feed_dict[name].shape[1 + axis] for name, axis in sent.items()}
         if len({*lengths.values()}) > 1:
             told = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise InferenceError(f"{model}: what is sent in chunks has one length, found {told}")

@@ -103,7 +103,8 @@ class Answers(Mapping[str, "Tensor"]):
         if name in self._shared and all(tensor in self._known for tensor in written):
             answers = {key: self._known[wire.tensor] for key, wire in component.outputs.items()}
         else:
-            given = {key: self[wire.tensor] for key, wire in component.inputs.items()}
+            # Copies: what works in place (x += positions) would change what is kept, and what others read.
+            given = {key: self[wire.tensor].clone() for key, wire in component.inputs.items()}
             with torch.set_grad_enabled(self._with_gradients):
                 module = _on(self._parts.modules[name], next(iter(self._feeds.values())).device)
                 answers = call_module(module, given, tuple(component.outputs), name=name)

@@ -136,6 +136,25 @@ def test_a_chunk_that_is_refused_ends_its_sequence_and_no_other(runner):
     assert alike({"scores": other.infer(piece(feed, 6, 13))["scores"]}, {"scores": whole(feed)["scores"]})
 
 
+def test_a_start_that_is_refused_leaves_nothing_of_what_was_there_under_its_number(server):
+    def features(seed: int) -> Feed:
+        return {"features": np.random.default_rng(seed).normal(size=(1, 3, 8)).astype(np.float32)}
+
+    start = {"sequence_id": 9, "sequence_start": True, "sequence_end": False}
+    with server.runner("flow.memory") as kept:
+        fresh = kept._ask(features(2), start | {"sequence_id": 8})
+        kept._ask(features(1), start)
+        with pytest.raises(InferenceError, match=r"NaN|nan"):
+            kept._ask({"features": np.full((1, 3, 8), np.nan, np.float32)}, start)
+        found = kept._ask(features(2), start | {"sequence_start": False})
+    np.testing.assert_allclose(found["last"], fresh["last"], atol=1e-6)
+
+
+def test_a_model_that_takes_whole_samples_takes_no_chunks(server):
+    with server.runner("flow.encode") as encoder, pytest.raises(UsageError, match="takes whole samples, not chunks"):
+        encoder.chunks()
+
+
 def test_a_sequence_begins_and_is_forgotten_behind_its_end_and_when_idle(runner):
     feed = feed_of(8)
     go_on = {"sequence_id": 77, "sequence_start": False, "sequence_end": False}

@@ -39,8 +39,10 @@ class StreamModel(BatchedModel):
         self._kept: dict[int | str, tuple[float, list[Array]]] = {}
 
     def _feed(self, request: Any) -> Feed:
-        feed = super()._feed(request)
-        if not request.flags() & _START and (kept := self._kept.get(request.correlation_id())) is not None:
+        feed, sequence, flags = super()._feed(request), request.correlation_id(), request.flags()
+        # Behind an end or another start under its number nothing of a sequence is left, even if the request fails.
+        kept = self._kept.pop(sequence, None) if flags & (_START | _END) else self._kept.get(sequence)
+        if kept is not None and not flags & _START:
             feed |= dict(zip(self._states, kept[1], strict=True))
         return feed
 
@@ -48,10 +50,9 @@ class StreamModel(BatchedModel):
         count, sequence, now = len(self._answers), request.correlation_id(), time.monotonic()
         if request.flags() & _START:
             self._forget(now)
-        # A copy: rows of a batch are views that would keep all of it.
-        self._kept[sequence] = now, [array.copy() for array in arrays[count:]]
-        if request.flags() & _END:
-            del self._kept[sequence]
+        if not request.flags() & _END:
+            # A copy: rows of a batch are views that would keep all of it.
+            self._kept[sequence] = now, [array.copy() for array in arrays[count:]]
         tensors = [pb_utils.Tensor(name, array) for name, array in zip(self._answers, arrays[:count], strict=True)]
         return pb_utils.InferenceResponse(tensors)
 

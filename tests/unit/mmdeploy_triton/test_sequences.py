@@ -54,6 +54,17 @@ def test_what_is_cut_has_one_length():
         Cut(2, 1, {"a": 0, "b": 0}, {}).whole({"a": np.zeros((1, 3)), "b": np.zeros((1, 4))}, None, "flow")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [({"a": (1, 3), "b": (2, 3)}, "found a 1, b 2"), ({"a": (0, 3)}, "found a 0"), ({}, "found no input"),
+     ({"a": (1,)}, "a is cut along axis 1")],
+)  # fmt: skip
+def test_rows_are_as_many_in_each_input(sizes, told):
+    """Else rows were dropped in silence."""
+    with pytest.raises(InferenceError, match=told):
+        Cut(2, 1, {"a": 0}, {}).whole({name: np.zeros(shape) for name, shape in sizes.items()}, None, "flow")
+
+
 def test_a_sequence_in_which_something_failed_is_over():
     def ask(feed, marks):
         if marks["sequence_start"]:
@@ -123,6 +134,11 @@ def test_zeros_are_known_however_they_are_made(tmp_path, hidden, made):
         (LSTM % (weights(4, ", float[1, 1, 2] some = {0, 1}, int64[3] shape = {1, 3, 2}"),
                  " h = Expand(some, shape)\n"), "begins with something else than zeros"),
         (PLAIN.replace("x)", "x, float[1, N, 2] h)").replace("R)", "R, , , h)"), "else than zeros"),
+        (PLAIN.replace("R)", "R, , lens)").replace("x)", "x, int32[N] lens)", 1), "told how long each sequence is"),
+        ("flow (bool c, float[T, N, 2] x) => (float[T, 1, N, 2] y) %s {\n y = If (c) <\n"  # noqa: UP031
+         " then_branch = one () => (float[T, 1, N, 2] a) { a = GRU(x, W, R) },\n"
+         " else_branch = two () => (float[T, 1, N, 2] b) { b = GRU(x, W, R) }>\n}" % weights(3), "inside of If"),
+        (PLAIN.replace("GRU(x, W, R)", "com.microsoft.DynamicQuantizeLSTM(x, W, R)"), "of dynamic quantization"),
         (PLAIN.replace("GRU(", 'GRU<direction = "reverse">('), "reads reverse"),
     ],
 )  # fmt: skip

@@ -114,6 +114,28 @@ def test_no_more_is_kept_than_there_is_room_for(feeds):
     assert kept.of(other) == {}
 
 
+def test_what_works_in_place_changes_nothing_that_is_kept(tiny_recipe, feeds):
+    """A head that begins with ``x += positions`` is given the same in every epoch."""
+
+    class InPlace(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, left, right):
+            left += 1.0
+            right += 1.0
+            return self.inner(left, right)
+
+    recipe = recipe_that_trains(tiny_recipe)
+    setup = training_setup(recipe, "fusion")
+    run = setup.network(InPlace(load_component(original(recipe, "fusion"))))
+    with torch.no_grad():
+        first, again = run(feeds)["logits"], run({name: tensor.clone() for name, tensor in feeds.items()})["logits"]
+        torch.testing.assert_close(first, again, rtol=0, atol=0)
+        torch.testing.assert_close(setup.teacher(feeds)["logits"], whole(recipe, feeds)["logits"])
+
+
 def test_gradients_reach_the_module_and_nothing_else(tiny_recipe, feeds):
     recipe = recipe_that_trains(tiny_recipe)
     setup = training_setup(recipe, "left")

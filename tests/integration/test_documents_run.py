@@ -225,6 +225,8 @@ def test_parts_of_recipes_fit_spoken_digits(block: Block, tmp_path: Path) -> Non
         (tmp_path / "variants" / path.name).symlink_to(path) if path.suffix == ".py" else None
     part = {"base": "../recipe.yaml", "name": "shown", **yaml.safe_load(block.text)}
     (tmp_path / "variants" / "shown.yaml").write_text(yaml.safe_dump(part, sort_keys=False))
+    for need in part.get("needs", {}).values():
+        (tmp_path / "variants" / need["path"]).mkdir()  # as if it had been fetched
     mmdeploy.load_recipe(tmp_path / "variants" / "shown.yaml")
 
 

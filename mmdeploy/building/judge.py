@@ -23,6 +23,7 @@ from mmdeploy.building.judged_modalities import evidence_subsets, mixed_rows, sa
 from mmdeploy.building.served_ensemble import model_name, stand_ins
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, Evidence, EvidenceCascade, GateResult, Samples, Verdict, WiredComponent
+from mmdeploy.core.errors import ServerError
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.data.columns import load_column
 from mmdeploy.data.sample_sets import SampleSet
@@ -123,7 +124,18 @@ class ServedDeployment:
         self._published = published or ensemble
 
     def runner(self, model: str | None = None) -> GrpcRunner:
-        """Open a connection to a composing model, or to the ensemble."""
+        """Open a connection to a composing model, or to the ensemble.
+
+        Raises:
+            ServerError: With Triton's last words, if it ended by itself.
+        """
+        try:
+            return self._runner(model)
+        except ServerError:
+            self._server.require_running()
+            raise
+
+    def _runner(self, model: str | None) -> GrpcRunner:
         served = model_name(self._ensemble.name, model) if model else self._ensemble.name
         for part in self._ensemble.components:
             if part.name == served:

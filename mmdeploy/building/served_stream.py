@@ -31,9 +31,7 @@ def with_stream(recipe: Recipe, ensemble: ServedEnsemble) -> ServedEnsemble:
     size = recipe.sizes[stream.over]
     least = size.min or size.multiple_of
     kept = {f"{recipe.name}.{name}" for name in stream.keep}
-    components = tuple(
-        _keeping(one, stream, least) if one.name in kept else one for one in ensemble.components
-    )  # fmt: skip
+    components = tuple(_keeping(one, stream, least) if one.name in kept else one for one in ensemble.components)
     cut = Cut.of(stream.over, stream.chunk, least, ensemble.inputs, ensemble.outputs)
     return replace(ensemble, components=components, cut=cut)
 

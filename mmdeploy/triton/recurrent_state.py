@@ -143,28 +143,26 @@ def _state(graph: onnx.GraphProto, layer: onnx.NodeProto, name: str, output: str
 def _require_nothing_hidden(graph: onnx.GraphProto, component: str) -> None:
     """Refuse layers whose state cannot be taken out: they would begin anew in each chunk, and be nearly right."""
     for node in graph.node:
-        if node.op_type == "DynamicQuantizeLSTM":
-            raise EngineError(
-                f"{component}: its {node.op_type}, of dynamic quantization, has a state that cannot be kept",
-                hint="quantize it statically, or not at all",
-            )
-        inside = [one.g for one in node.attribute if one.HasField("g")]
-        inside += [body for one in node.attribute for body in one.graphs]
-        for body in inside:
-            if hidden := next((one.op_type for one in _within(body) if one.op_type in _STATES), None):
+        for one in (node, *_inside(node)):
+            if one.op_type == "DynamicQuantizeLSTM":
                 raise EngineError(
-                    f"{component}: a {hidden} stands inside of {node.op_type}, where its state cannot be kept",
+                    f"{component}: its {one.op_type}, of dynamic quantization, has a state that cannot be kept",
+                    hint="quantize it statically, or not at all",
+                )
+            if one is not node and one.op_type in _STATES:
+                raise EngineError(
+                    f"{component}: a {one.op_type} stands inside of {node.op_type}, where its state cannot be kept",
                     hint="write forward without the branch or the loop around it",
                 )
 
 
-def _within(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Return the nodes of a graph and of the graphs in it."""
-    for node in graph.node:
-        yield node
-        for one in node.attribute:
-            for body in ([one.g] if one.HasField("g") else []) + list(one.graphs):
-                yield from _within(body)
+def _inside(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Give the nodes of the graphs that a node holds, and of those in them."""
+    for one in node.attribute:
+        for body in [*([one.g] if one.HasField("g") else []), *one.graphs]:
+            for inner in body.node:
+                yield inner
+                yield from _inside(inner)
 
 
 def _require_forwards(layer: onnx.NodeProto, component: str) -> None:

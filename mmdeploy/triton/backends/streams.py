@@ -2,7 +2,8 @@
 
 Triton gives the python backend a state as an input, the first one of a sequence always, and takes none back. So what
 comes back is kept here, by the number of the sequence: Triton sends all requests of a sequence to the same instance,
-one at a time, and refuses one that does not begin. A request that fails leaves the state as it was.
+one at a time, and refuses one that does not begin. A request that fails leaves the state as it was, unless it begins or
+ends its sequence: then none is left.
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -84,4 +86,21 @@ int clock_nanosleep(clockid_t clock, int flags, const struct timespec *when, str
     struct timespec moved = clock == CLOCK_REALTIME && flags & TIMER_ABSTIME ? real(when) : *when;
     long failed = syscall(SYS_clock_nanosleep, clock, flags, &moved, left);
     return failed < 0 ? -(int)failed : 0;
+}
+
+/* gRPC's threads wait by a futex of their own (absl), with a deadline of the wall clock, and not by the C library. */
+long syscall(long number, ...) {
+    static long (*next)(long, ...);
+    if (!next) next = dlsym(RTLD_NEXT, "syscall");
+    long given[6];
+    va_list arguments;
+    va_start(arguments, number);
+    for (int index = 0; index < 6; index++) given[index] = va_arg(arguments, long);
+    va_end(arguments);
+    struct timespec moved;
+    if (number == SYS_futex && given[1] & FUTEX_CLOCK_REALTIME && given[3]) {
+        moved = real((const struct timespec *)given[3]);
+        given[3] = (long)&moved;
+    }
+    return next(number, given[0], given[1], given[2], given[3], given[4], given[5]);
 }

@@ -41,6 +41,7 @@ from mmdeploy.building.run_folder import run_folder
 from mmdeploy.building.run_state import RunState
 from mmdeploy.building.sample_notes import sample_notes
 from mmdeploy.building.served_ensemble import candidate_ensemble, reference_ensemble, substitute_ensemble
+from mmdeploy.building.served_stream import require_states, telling_exports
 from mmdeploy.building.settings import Settings
 from mmdeploy.building.turns import startable
 from mmdeploy.building.uploads import Uploads
@@ -159,6 +160,7 @@ class _Run:
         if waiting or judged.gates:
             require_room()
         running: dict[str, Decision] = {}
+        first = telling_exports(self.recipe)
         self.store.facts.save()
         with crew_of(
             self.recipe, self.settings, self.store, self.live.fingerprints, [one.step for one in waiting],
@@ -166,7 +168,7 @@ class _Run:
         ) as crew:  # fmt: skip
             while waiting or len(crew):
                 crew.foresee(one.step for one in waiting)
-                for decision in crew.admitted(startable(waiting, self.state.artifacts, running), running):
+                for decision in crew.admitted(startable(waiting, self.state.artifacts, running, first), running):
                     waiting.remove(decision)
                     step = decision.step
                     running[step.key] = decision
@@ -347,6 +349,7 @@ class _Run:
         self.uploads.add(artifact.path.parent.name, replace=made and self.settings.fresh and self.settings.on is None)
         require_label_counts(self.recipe, step.component, artifact)
         require_cut_back(self.recipe, step.component, artifact)
+        require_states(self.recipe, step.component, artifact)
         source = self.state.artifacts.get(step.source) if step.source else None
         record = StepRecord(
             id=step.id,

@@ -5,14 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mmdeploy.planning.chains import original_graph
 from mmdeploy.triton.kept_state import KeptState
 from mmdeploy.triton.recurrent_state import states_of
 from mmdeploy.triton.sequences import Cut
 
 if TYPE_CHECKING:
+    from mmdeploy.core.artifact import Artifact
     from mmdeploy.recipe.schema import Recipe
     from mmdeploy.recipe.stream import Stream
     from mmdeploy.triton.config import ServedComponent, ServedEnsemble
+
+
+def telling_exports(recipe: Recipe) -> frozenset[str]:
+    """Return the ids of the steps whose graphs tell whether there is a state to keep."""
+    return frozenset(original_graph(recipe, name) for name in (recipe.stream.keep if recipe.stream else ()))
+
+
+def require_states(recipe: Recipe, component: str, artifact: Artifact) -> None:
+    """Do nothing where a graph has the states that are to be kept: seen at its export, before anything is trained on.
+
+    Raises:
+        EngineError: If the graph of a kept component has no state that could be kept.
+    """
+    if recipe.stream is not None and component in recipe.stream.keep and artifact.format == "onnx":
+        states_of(artifact.path, component)
 
 
 def with_stream(recipe: Recipe, ensemble: ServedEnsemble) -> ServedEnsemble:

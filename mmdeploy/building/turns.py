@@ -19,10 +19,15 @@ def admitted(ready: list[Decision], running: Mapping[str, Decision], jobs: int) 
     return ready[:1]
 
 
-def startable(waiting: list[Decision], artifacts: Mapping[str, Artifact], running: Container[str]) -> list[Decision]:
-    """Return the steps whose inputs are there, one of each key and none that runs: twins share a result."""
+def startable(
+    waiting: list[Decision], artifacts: Mapping[str, Artifact], running: Container[str], first: Container[str] = ()
+) -> list[Decision]:
+    """Return the steps whose inputs are there, one of each key and none that runs: twins share a result.
+
+    Those of ``first``, by id, lead: what they tell may end the build.
+    """
     ready: dict[str, Decision] = {}
     for one in waiting:
         if one.step.key not in running and all(need in artifacts for need in one.step.needs):
             ready.setdefault(one.step.key, one)
-    return sorted(ready.values(), key=lambda one: STARTING_ORDER[one.step.kind])
+    return sorted(ready.values(), key=lambda one: (one.step.id not in first, STARTING_ORDER[one.step.kind]))

@@ -319,7 +319,7 @@ def text_only(feed_dict: FeedDict) -> bool:
 def _sequence(runner: GrpcRunner | HttpRunner) -> Chunks:
     if runner.cut is None:
         raise UsageError(f"{runner.model} takes whole samples, not chunks", hint="send them by infer()")
-    return Chunks(runner._ask)
+    return Chunks(runner._ask, runner.cut)
 
 
 def _mark(request: Any, sequence: Mapping[str, Any]) -> None:

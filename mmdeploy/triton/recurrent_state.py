@@ -50,19 +50,19 @@ def states_of(path: Path, component: str) -> tuple[State, ...]:
     """Return the states of the recurrent layers in a graph's file.
 
     Args:
-        path: An ONNX file; external data is not read.
+        path: An ONNX file; of external data only what layers begin with is read.
         component: Its name, for messages.
 
     Raises:
-        EngineError: If there is no such layer, or one that a stream cannot go through.
+        EngineError: If there is no such layer, or one that a stream cannot go through, or external data is missing.
     """
-    return carry(_loaded(path), component)
+    return carry(_loaded(path), component, path.parent)
 
 
 def written(path: Path, component: str) -> bytes:
     """Return the graph of a file with its states taken from outside; external data stays in its files."""
     model = _loaded(path)
-    carry(model, component)
+    carry(model, component, path.parent)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
@@ -73,8 +73,13 @@ def _loaded(path: Path) -> onnx.ModelProto:
     return onnx.load(path, load_external_data=False)
 
 
-def carry(model: onnx.ModelProto, component: str) -> tuple[State, ...]:
+def carry(model: onnx.ModelProto, component: str, folder: Path) -> tuple[State, ...]:
     """Change a graph in place; return its states in the order of the layers.
+
+    Args:
+        model: With its graph; external data need not be loaded.
+        component: Its name, for messages.
+        folder: Where files of external data lie.
 
     Raises:
         EngineError: As `states_of` does.
@@ -97,7 +102,7 @@ def carry(model: onnx.ModelProto, component: str) -> tuple[State, ...]:
     for index, layer in enumerate(layers):
         _require_forwards(layer, component)
         for begins, ends, kind in _STATES[layer.op_type]:
-            _require_zeros(graph, layer, begins, component)
+            _require_zeros(graph, layer, begins, component, folder)
             state = _state(graph, layer, _fresh(f"{kind}_{index}", taken), _fresh(f"next_{kind}_{index}", taken))
             first, last = _fresh(f"{state.input}_first", taken), _fresh(f"{state.output}_last", taken)
             _put(layer.input, begins, first)
@@ -182,9 +187,19 @@ def _require_forwards(layer: onnx.NodeProto, component: str) -> None:
         raise EngineError(f"{component}: its {layer.op_type} has layout 1; export it with the sequence first")
 
 
-def _require_zeros(graph: onnx.GraphProto, layer: onnx.NodeProto, place: int, component: str) -> None:
+def _require_zeros(graph: onnx.GraphProto, layer: onnx.NodeProto, place: int, component: str, folder: Path) -> None:
+    from onnx.checker import ValidationError
+
     name = layer.input[place] if len(layer.input) > place else ""
-    if name and not all(_zeros(graph, name)):
+    try:
+        begins_with_zeros = not name or all(_zeros(graph, name, folder))
+    except (OSError, ValueError, ValidationError) as error:  # a file that is not there, or is cut off
+        raise EngineError(
+            f"{component}: what its {layer.op_type} begins with lies in a file of external data that cannot be read: "
+            f"{error}",
+            hint="keep the files of external data beside the graph",
+        ) from error
+    if not begins_with_zeros:
         raise EngineError(
             f"{component}: its {layer.op_type} begins with something else than zeros, and Triton begins a sequence "
             "with zeros",
@@ -192,23 +207,27 @@ def _require_zeros(graph: onnx.GraphProto, layer: onnx.NodeProto, place: int, co
         )
 
 
-def _zeros(graph: onnx.GraphProto, name: str) -> Iterator[bool]:
+def _zeros(graph: onnx.GraphProto, name: str, folder: Path) -> Iterator[bool]:
     """Say of all that a tensor is made of whether it is zeros."""
-    from onnx import numpy_helper
-
     constant = next((one for one in graph.initializer if one.name == name), None)
     if constant is not None:
-        yield (bool(constant.raw_data) and not any(constant.raw_data)) or not numpy_helper.to_array(constant).any()
+        yield _is_zeros(constant, folder)
         return
     node = next((one for one in graph.node if name in one.output), None)
     if node is None:
         yield False
     elif node.op_type in ("Constant", "ConstantOfShape"):
         value = _attributes(node).get("value")
-        yield node.op_type == "ConstantOfShape" if value is None else not numpy_helper.to_array(value).any()
+        yield node.op_type == "ConstantOfShape" if value is None else _is_zeros(value, folder)
     elif node.op_type in _PASS_ON:
         places = _PASS_ON[node.op_type]
         for own in node.input if places is None else [node.input[place] for place in places]:
-            yield from _zeros(graph, own)
+            yield from _zeros(graph, own, folder)
     else:
         yield False
+
+
+def _is_zeros(tensor: onnx.TensorProto, folder: Path) -> bool:
+    from onnx import numpy_helper
+
+    return not numpy_helper.to_array(tensor, base_dir=str(folder)).any()

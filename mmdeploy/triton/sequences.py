@@ -7,6 +7,7 @@ a client waits for the answer to a chunk before it sends the next.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.contracts import Array, FeedDict
-from mmdeploy.core.errors import InferenceError
+from mmdeploy.core.errors import InferenceError, ServerError
 
 #: Key of a model's ``parameters`` under which clients of mmdeploy find how samples are cut.
 STREAM_PARAMETER = "mmdeploy.stream"
@@ -72,6 +73,28 @@ class Cut:
             starts.pop()
         return [slice(start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)]
 
+    def part(self, feed_dict: FeedDict, piece: slice) -> FeedDict:
+        """Take a piece of what is cut; what is not goes with it whole."""
+        return {
+            name: array[(slice(None),) * (1 + self.inputs[name]) + (piece,)] if name in self.inputs else array
+            for name, array in feed_dict.items()
+        }
+
+    def chunks(self, feed_dict: FeedDict, model: str) -> list[FeedDict]:
+        """Cut a sample of one row into the requests of its sequence.
+
+        Raises:
+            InferenceError: If it lacks the axis that is cut, or what is cut has several lengths.
+        """
+        sent = {name: axis for name, axis in self.inputs.items() if name in feed_dict}
+        if flat := next((name for name, axis in sent.items() if feed_dict[name].ndim < axis + 2), None):
+            raise InferenceError(f"{model}: {flat} is cut along axis {sent[flat] + 1}, which it does not have")
+        lengths = {name: feed_dict[name].shape[1 + axis] for name, axis in sent.items()}
+        if len({*lengths.values()}) > 1:
+            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise InferenceError(f"{model}: what is sent in chunks has one length, found {told}")
+        return [self.part(feed_dict, piece) for piece in self.pieces(next(iter(lengths.values()), 1))]
+
     def whole(self, feed_dict: FeedDict, ask: Ask, model: str) -> dict[str, Array]:
         """Send each row as a sequence of its own, in chunks; return what they come to.
 
@@ -90,21 +113,9 @@ class Cut:
     def _row(self, feed_dict: FeedDict, ask: Ask, model: str) -> dict[str, Array]:
         import numpy as np
 
-        sent = {name: axis for name, axis in self.inputs.items() if name in feed_dict}
-        if flat := next((name for name, axis in sent.items() if feed_dict[name].ndim < axis + 2), None):
-            raise InferenceError(f"{model}: {flat} is cut along axis {sent[flat] + 1}, which it does not have")
-        lengths = {name: feed_dict[name].shape[1 + axis] for name, axis in sent.items()}
-        if len({*lengths.values()}) > 1:
-            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise InferenceError(f"{model}: what is sent in chunks has one length, found {told}")
-        sequence, answers = Chunks(ask), list[dict[str, Array]]()
-        pieces = self.pieces(next(iter(lengths.values()), 1))
-        for place, piece in enumerate(pieces):
-            part = {
-                name: array[(slice(None),) * (1 + self.inputs[name]) + (piece,)] if name in lengths else array
-                for name, array in feed_dict.items()
-            }
-            answers.append(sequence.infer(part, end=place == len(pieces) - 1))
+        *before, last = self.chunks(feed_dict, model)
+        with Chunks(ask, self) as sequence:
+            answers = [*map(sequence.infer, before), sequence.infer(last, end=True)]
         return {
             name: np.concatenate([one[name] for one in answers], axis=1 + self.outputs[name])
             if name in self.outputs
@@ -120,13 +131,28 @@ def _rows(feed_dict: FeedDict) -> Iterator[FeedDict]:
 
 
 class Chunks:
-    """One sequence; its chunks are sent one after the other, each of one row."""
+    """One sequence; its chunks are sent one after the other, each of one row.
 
-    def __init__(self, ask: Ask) -> None:
-        """Begin a sequence under a number that nobody else has."""
-        self._ask = ask
+    A context manager: what was not ended is ended when it is left, and the server has room for another sequence.
+    """
+
+    def __init__(self, ask: Ask, cut: Cut | None = None) -> None:
+        """Begin a sequence under a number that nobody else has.
+
+        Args:
+            ask: Asks the server.
+            cut: How the model's samples are cut, by which `close` sends the least that there is.
+        """
+        self._ask, self._cut = ask, cut
         self._id = 1 + secrets.randbelow(2**62)
         self._begun, self._over = False, ""
+        self._last: FeedDict | None = None
+
+    def __enter__(self) -> Chunks:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def infer(self, feed_dict: FeedDict, *, end: bool = False) -> dict[str, Array]:
         """Send the next chunk.
@@ -145,8 +171,27 @@ class Chunks:
         """
         if self._over:
             raise InferenceError(f"this sequence {self._over}", hint="begin another one, from the first chunk on")
-        marks = {"sequence_id": self._id, "sequence_start": not self._begun, "sequence_end": end}
         self._over = "is over: a chunk of it failed"
-        answer = self._ask(feed_dict, marks)
+        self._last = self._last if self._begun else feed_dict  # of two, the one that was answered
+        answer = self._ask(feed_dict, self._marks(end=end))
         self._begun, self._over = True, "has ended" if end else ""
+        self._last = None if end else feed_dict
         return answer
+
+    def close(self) -> None:
+        """End the sequence, if it is not: the server forgets it now and not when it was idle for long.
+
+        A sequence ends with a request, so the beginning of the last chunk that was answered is sent again, and what is
+        answered is dropped. Where the server refuses that or does not answer, it forgets the sequence in time.
+        """
+        last, self._last = self._last, None
+        if last is None:
+            return
+        if self._cut is not None:
+            last = self._cut.part(last, slice(self._cut.least))
+        self._over = self._over or "was closed"
+        with contextlib.suppress(InferenceError, ServerError):
+            self._ask(last, self._marks(end=True))
+
+    def _marks(self, *, end: bool) -> Mapping[str, Any]:
+        return {"sequence_id": self._id, "sequence_start": not self._begun, "sequence_end": end}

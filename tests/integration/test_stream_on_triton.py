@@ -172,6 +172,21 @@ def test_a_sequence_begins_and_is_forgotten_behind_its_end_and_when_idle(runner)
             runner._ask(feed, go_on)
 
 
+def test_a_sequence_that_is_closed_leaves_its_place_to_others(server):
+    """Of 8 places: what is closed, or was refused in the middle, must not hold one until it was idle for long."""
+    feed, spoiled = feed_of(9), {**feed_of(9), "signal": np.full((1, 13, 4), np.inf, np.float32)}
+    with server.runner("flow") as runner:
+        for number in range(9):
+            with runner.chunks() as sequence:
+                sequence.infer(piece(feed, 0, 6))
+                if number % 2:
+                    with pytest.raises(InferenceError, match="infinite"):
+                        sequence.infer(piece(spoiled, 6, 13))
+            go_on = {"sequence_id": sequence._id, "sequence_start": False, "sequence_end": False}
+            with pytest.raises(InferenceError, match="must specify the START flag"):
+                runner._ask(piece(feed, 6, 13), go_on)
+
+
 def test_what_knows_no_sequences_refuses_a_stream(outcome, server, tmp_path):
     for url in (server.grpc_url, server.http_url):
         with pytest.raises(UsageError, match="flow takes samples in chunks"):

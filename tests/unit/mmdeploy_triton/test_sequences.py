@@ -79,6 +79,43 @@ def test_a_sequence_in_which_something_failed_is_over():
         sequence.infer({})
 
 
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_sequence_that_is_left_is_ended_by_the_least_that_was_answered(failing):
+    asked = []
+
+    def ask(feed, marks):
+        asked.append((feed, marks))
+        if failing and len(asked) > 2:
+            raise InferenceError("no")
+        return {}
+
+    cut, signal = Cut.of("frames", 4, 2, INPUTS, OUTPUTS), np.arange(24.0).reshape(1, 3, 8)
+    with Chunks(ask, cut) as sequence:
+        for start in (0, 4):
+            sequence.infer({"signal": signal[:, :, start : start + 4], "tone": np.ones((1, 2))})
+        if failing:
+            with pytest.raises(InferenceError, match="no"):
+                sequence.infer({"signal": np.full((1, 3, 4), np.nan), "tone": np.ones((1, 2))})
+    feed, marks = asked[-1]
+    np.testing.assert_array_equal(feed["signal"], signal[:, :, 4:6])
+    assert feed["tone"].shape == (1, 2)
+    assert marks == asked[0][1] | {"sequence_start": False, "sequence_end": True}
+    count = len(asked)
+    sequence.close()
+    with pytest.raises(InferenceError, match="is over: a chunk of it failed" if failing else "was closed"):
+        sequence.infer({})
+    assert len(asked) == count
+
+
+def test_nothing_is_sent_to_end_what_never_began_or_has_ended():
+    asked = []
+    for ends in (False, True):
+        with Chunks(lambda feed, marks: asked.append(marks) or {}) as sequence:
+            if ends:
+                sequence.infer({}, end=True)
+    assert len(asked) == 1
+
+
 def graph(tmp_path: Path, text: str) -> Path:
     head = '<ir_version: 10, opset_import: ["" : 20]>\n'
     model = onnx.parser.parse_model(head + text)
@@ -125,6 +162,27 @@ LSTM = "flow (float[T, N, 2] x) => (float[T, 1, N, 2] y) %s {\n%s y = LSTM(x, W,
 def test_zeros_are_known_however_they_are_made(tmp_path, hidden, made):
     states = states_of(graph(tmp_path, LSTM % (weights(4, hidden), made)), "flow")
     assert [state.input for state in states] == ["hidden_0", "cell_0"]
+
+
+def test_zeros_may_lie_in_external_data(tmp_path):
+    """A graph above 2 GB has its weights beside it; what a layer begins with is read there."""
+    text = LSTM % (
+        weights(4, ", float[1, 1, 2] zeros = {0, 0}, int64[3] shape = {1, 3, 2}"),
+        " h = Expand(zeros, shape)\n",
+    )
+    model = onnx.load(path := graph(tmp_path, text))
+    for one in model.graph.initializer:  # in bytes, as exporters write them
+        one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one), one.name))
+    onnx.save_model(model, path, save_as_external_data=True, location="data", size_threshold=0)
+    assert [state.input for state in states_of(path, "flow")] == ["hidden_0", "cell_0"]
+    data = tmp_path / "data"
+    data.write_bytes(b"\1" * data.stat().st_size)
+    with pytest.raises(EngineError, match="something else than zeros"):
+        states_of(path, "flow")
+    for spoil in (lambda: data.write_bytes(b""), data.unlink):
+        spoil()
+        with pytest.raises(EngineError, match="flow: what its LSTM begins with lies in a file of external data"):
+            states_of(path, "flow")
 
 
 @pytest.mark.parametrize(

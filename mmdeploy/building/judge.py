@@ -10,6 +10,7 @@ served by ONNX Runtime. `Judgement.substitute` says so, and no latency is claime
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from mmdeploy import gates
 from mmdeploy.building.confidence import served_confidence
 from mmdeploy.building.judged_modalities import evidence_subsets, mixed_rows, samples_asked
 from mmdeploy.building.served_ensemble import model_name, stand_ins
+from mmdeploy.building.served_stream import other_chunks
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, Evidence, EvidenceCascade, GateResult, Samples, Verdict, WiredComponent
 from mmdeploy.core.errors import ServerError
@@ -122,6 +124,13 @@ class ServedDeployment:
         self._server = server
         self._ensemble = ensemble
         self._published = published or ensemble
+        self._chunk: int | None = None
+
+    def in_chunks(self, length: int) -> ServedDeployment:
+        """Return it as a client that cuts samples into chunks of another length; what takes none is asked as before."""
+        other = copy.copy(self)
+        other._chunk = length
+        return other
 
     def runner(self, model: str | None = None) -> GrpcRunner:
         """Open a connection to a composing model, or to the ensemble.
@@ -130,10 +139,13 @@ class ServedDeployment:
             ServerError: With Triton's last words, if it ended by itself.
         """
         try:
-            return self._runner(model)
+            runner = self._runner(model)
         except ServerError:
             self._server.require_running()
             raise
+        if runner.cut is not None and self._chunk is not None:
+            runner.cut = replace(runner.cut, chunk=self._chunk)
+        return runner
 
     def _runner(self, model: str | None) -> GrpcRunner:
         served = model_name(self._ensemble.name, model) if model else self._ensemble.name
@@ -294,6 +306,7 @@ def _evidence(
         subsets=subsets,
         mixed=mixed_rows(recipe, feeds, answers, subsets),
         cascade=None if recipe.cascade is None else record.cascade(recipe.cascade.left_early),
+        recut={f"chunks of {length}": sides[0].in_chunks(length) for length in other_chunks(recipe)},
     )
 
 

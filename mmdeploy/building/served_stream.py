@@ -32,6 +32,22 @@ def require_states(recipe: Recipe, component: str, artifact: Artifact) -> None:
         states_of(artifact.path, component)
 
 
+def other_chunks(recipe: Recipe) -> tuple[int, ...]:
+    """Return lengths of chunks to judge with besides the recipe's: the shortest, and one whose last is a shorter rest.
+
+    A client may send any. What looks across a chunk of one length, such as a convolution whose stride it is, may be
+    right in these alone.
+    """
+    stream = recipe.stream
+    if stream is None:
+        return ()
+    size = recipe.sizes[stream.over]
+    step, longest = size.multiple_of, size.max
+    least = size.min or step
+    found = {least, *[length for length in range(stream.chunk + step, longest, step) if longest % length][:1]}
+    return tuple(sorted(found - {stream.chunk}))
+
+
 def with_stream(recipe: Recipe, ensemble: ServedEnsemble) -> ServedEnsemble:
     """Return an ensemble that takes samples in chunks; others as they are.
 

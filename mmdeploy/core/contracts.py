@@ -273,6 +273,7 @@ class Evidence:
             gates that judge subsets once for each.
         mixed: Requests whose rows lack other inputs each, or none: all of the ensemble's outputs, asked by parity.
         cascade: What leaves early, and its answers; None where the candidate answers all samples alike.
+        recut: Of a stream: the candidate as a client asks it that cuts samples into other chunks, by words for these.
         answered: What gates before this one were answered, by what they asked; see `mmdeploy.scoring.ask.of_ensemble`.
     """
 
@@ -295,6 +296,7 @@ class Evidence:
     subsets: tuple[EvidenceSubset, ...] = ()
     mixed: EvidenceSubset | None = None
     cascade: EvidenceCascade | None = None
+    recut: Mapping[str, Deployment] = field(default_factory=dict)
     answered: dict[Any, tuple[Deployment, Mapping[str, Array]]] = field(default_factory=dict, repr=False)
 
 

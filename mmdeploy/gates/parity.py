@@ -15,7 +15,7 @@ at least), as a share of its own norm or of the norms' root mean square, whichev
 A cascade: a sample that left early is compared with what the original answers early, any other with what it answers in
 the end. Which way it should have gone is for ``early_exit`` to judge.
 Batches: all samples are asked in batches of ``max_batch_size``, and some again one at a time and in odd batches; each
-must keep the limits.
+must keep the limits. So must, of a stream, some in the shortest chunks and in ones that leave a shorter last one.
 When to choose it: always. It needs no labels, and names the component that an accuracy loss comes from. Give outputs
 of different kinds a gate each and name them in ``outputs`` (of the ensemble, or any tensor that a component writes):
 logits and embeddings ``min_cosine`` or ``min_sqnr_db``, with ``max_scale_error`` where another length than
@@ -174,7 +174,8 @@ def check(options: Options, evidence: Evidence) -> GateResult:
             f"the parity gate judges {', '.join(options.outputs or ())}, which nothing in its scope writes",
             hint="`scope: both` judges what components write, and the ensemble's outputs",
         )
-    others = ask.other_sizes(evidence.max_batch_size)
+    others = [(ask.sizes_in_words(sizes), sizes, evidence) for sizes in ask.other_sizes(evidence.max_batch_size)]
+    others += [(words, (), replace(evidence, candidate=one)) for words, one in evidence.recut.items()]
     at_bounds = None
     if evidence.bounds is not None:
         everyone = tuple(replace(part, samples=None) for part in evidence.components)
@@ -188,10 +189,10 @@ def check(options: Options, evidence: Evidence) -> GateResult:
         count = len(next(iter(subject.expected.values())))
         chosen = ask.spread(count, options.samples or count)
         found, figures = _judged(subject, chosen, (), options, evidence)
-        for sizes in others:
+        for words, sizes, asked_so in others:
             if all(check.measured is not None for check in found):
-                again = _again(subject, chosen, sizes, options, evidence)
-                found = _worst(found, again, (ask.sizes_in_words(sizes), "in the largest"))
+                again = _again(subject, chosen, sizes, options, asked_so)
+                found = _worst(found, again, (words, "in the largest" if sizes else "in the recipe's"))
         if at_bounds and all(check.measured is not None for check in found):
             again, _ = _judged(bound, np.arange(bound.feeds.count), (), options, at_bounds)
             found = _worst(found, again, ("lengths at the bounds of their sizes", "at the samples' own"))

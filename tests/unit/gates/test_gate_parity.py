@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from gate_evidence import SAMPLES, audio_encoder, deployment, evidence, fusion, image_encoder
@@ -37,6 +39,20 @@ def test_only_the_component_that_is_off_fails_and_the_ensemble_with_it():
     result = parity.check(options(min_cosine=0.999), evidence(candidate=candidate))
     failed = {name.partition(":")[0] for name, verdict in verdicts(result).items() if verdict is Verdict.FAIL}
     assert failed == {"image_encoder", "end to end"}
+
+
+def test_a_stream_keeps_the_limits_in_other_chunks_too():
+    others = {
+        "chunks of 1": deployment(),
+        "chunks of 6": deployment({"fusion": lambda **given: wrong(fusion(**given))}),
+    }
+
+    def wrong(answers):
+        return {name: -array for name, array in answers.items()}
+
+    result = parity.check(options(min_cosine=0.9, scope="end_to_end"), dataclasses.replace(evidence(), recut=others))
+    check = result.checks[0]
+    assert check.verdict is Verdict.FAIL and check.note == "chunks of 6; 1 in the recipe's"
 
 
 def test_a_wrong_scale_passes_the_cosine_and_fails_the_sqnr():

@@ -128,13 +128,15 @@ def command(
       mmdeploy bench http://127.0.0.1:8000 --model spoken_digits --rate 200 \\
         --data requests.npz --json
     """  # noqa: D301
-    from mmdeploy.performance.bench import run
+    from mmdeploy.performance.bench import require_sequences, run
     from mmdeploy.performance.measure import Limits
     from mmdeploy.performance.samples import find, holds_samples
     from mmdeploy.performance.target import open_target
     from mmdeploy.triton.repository import DESTINATION
 
-    target = open_target(url, model, timeout_s=timeout_s)
+    target = open_target(url, model, timeout_s=timeout_s, chunks=folder is None)
+    loops = _loops(concurrency, rate, seed)
+    require_sequences(target, loops, batch)
     if release is None and data is None:
         beside = DESTINATION / target.model
         release = beside if holds_samples(beside) else None
@@ -150,9 +152,7 @@ def command(
     asked = find(target, batch=batch, data=data, release=release)
     limits = Limits(window_s=window_s, stability=stability / 100, max_seconds=max_seconds, max_requests=max_requests)
     show = functools.partial(_show, output)
-    measured = run(
-        target, asked, _loops(concurrency, rate, seed), limits, batch=batch, progress=functools.partial(_progress, show)
-    )
+    measured = run(target, asked, loops, limits, batch=batch, progress=functools.partial(_progress, show))
     show("")
     output.answer(text=lambda: _told(measured), fields=measured.to_json)
     if measured.interrupted:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmdeploy.core.errors import InferenceError, ServerError
+from mmdeploy.core.errors import InferenceError, ServerError, UsageError
 from mmdeploy.core.target import Hardware, this_hardware
 from mmdeploy.performance.generator import Loop
 from mmdeploy.performance.measure import Limits, measure
 from mmdeploy.performance.point import Point
-from mmdeploy.performance.prepared import Prepared
+from mmdeploy.performance.prepared import InChunks, Prepared
 from mmdeploy.performance.samples import Asked
 from mmdeploy.performance.target import Target
 
@@ -48,6 +48,11 @@ class Bench:
 
     def notes(self) -> Iterator[str]:
         """Say what a reader of the figures must know."""
+        if self.target.cut is not None:
+            yield (
+                f"a request is a chunk of a sample, {self.target.cut.chunk} long where it has that much left; each "
+                "client sends all chunks of one, each behind the answer to the one before, then those of the next"
+            )
         if self.asked.source == "made-up values":
             yield "asked made-up values: give --release or --data for real samples"
         elif self.asked.samples == 1:
@@ -65,6 +70,7 @@ class Bench:
             "protocol": self.target.protocol,
             "model": self.target.model,
             "batch": self.batch,
+            **({} if self.target.cut is None else {"chunk": self.target.cut.chunk}),
             "samples": {"different": self.asked.samples, "from": self.asked.source},
             "hardware": self.hardware.to_json(),
             "closed": [point.to_json() for point in self.points if not point.loop.is_open],
@@ -95,8 +101,10 @@ def run(
     Raises:
         InferenceError: If the server refuses a sample.
         ServerError: If it does not answer.
+        UsageError: If what takes samples in chunks is to be asked at random times, or for several rows.
     """
-    prepared = [target.prepared(feed) for feed in asked.feeds]
+    require_sequences(target, loops, batch)
+    prepared = [target.prepared(feed) if target.cut is None else target.in_chunks(feed) for feed in asked.feeds]
     try_once(target, prepared, asked)
     points: list[Point] = []
     for loop in loops:
@@ -107,7 +115,25 @@ def run(
     return Bench(target, asked, batch, this_hardware(), tuple(points), left=len(loops) - len(points))
 
 
-def try_once(target: Target, prepared: Sequence[Prepared], asked: Asked) -> None:
+def require_sequences(target: Target, loops: Sequence[Loop], batch: int) -> None:
+    """Do nothing where loads are such that what takes samples in chunks can be asked, or it takes whole ones.
+
+    Raises:
+        UsageError: If requests are to come at random times, or to hold several rows.
+    """
+    if target.cut is None:
+        return
+    if any(loop.is_open for loop in loops):
+        raise UsageError(
+            f"{target.model} takes samples in chunks, each behind the answer to the one before, so none is due at a "
+            "time of its own: --rate does not go",
+            hint="say how many sequences are open at a time with --concurrency",
+        )
+    if batch != 1:
+        raise UsageError(f"{target.model} takes samples in chunks of one row each: --batch {batch} does not go")
+
+
+def try_once(target: Target, prepared: Sequence[Prepared | InChunks], asked: Asked) -> None:
     """Ask each request once: the server is warm then, and a sample that it refuses is named.
 
     Raises:
@@ -117,7 +143,8 @@ def try_once(target: Target, prepared: Sequence[Prepared], asked: Asked) -> None
     with target.connect(1) as connections:
         for number, request in enumerate(prepared):
             try:
-                connections[0].ask(request)
+                for part in request.numbered() if isinstance(request, InChunks) else [request]:
+                    connections[0].ask(part)
             except (InferenceError, ServerError) as error:
                 which = f"request {number + 1} of {len(prepared)} from {asked.source}"
                 raise type(error)(f"{target.model} at {target.url} refuses {which}: {error.message}") from error

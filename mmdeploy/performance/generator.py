@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from mmdeploy.core.errors import InferenceError, ServerError
-from mmdeploy.performance.prepared import Prepared
+from mmdeploy.performance.prepared import InChunks, Prepared, Turns
 from mmdeploy.performance.target import Connection, Target
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Load:
 
     Attributes:
         target: What is asked.
-        requests: What is asked, in turns.
+        requests: What is asked, in turns; of samples in chunks each client has one sequence open.
         loop: How.
         most_requests: When to send no more.
         started: When it began, by the monotonic clock.
@@ -98,7 +98,7 @@ class Load:
     """
 
     target: Target
-    requests: Sequence[Prepared]
+    requests: Sequence[Prepared | InChunks]
     loop: Loop
     most_requests: int = 200_000
     started: float = 0.0
@@ -110,6 +110,7 @@ class Load:
     _resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _samples: Iterator[int] = field(default_factory=itertools.count)
     _due: Iterator[float] | None = None
 
     def __enter__(self) -> Self:
@@ -158,26 +159,31 @@ class Load:
         thread.start()
 
     def _client(self, connection: Connection, records: list[Record]) -> None:
-        requests, clock = self.requests, time.perf_counter
+        turns, clock = Turns(self.requests, self._samples), time.perf_counter
         while not self._stop.is_set():
             with self._lock:
                 number = next(self._numbers)
                 due = next(self._due) if self._due is not None else None
             if number >= self.most_requests:
-                return
+                break
+            request = turns.next(number)
             overdue = due is not None and clock() - due > _OVERDUE_S
             if due is not None and not self._wait(due):
-                return
+                break
             failed, sent = False, clock()
             try:
-                connection.ask(requests[number % len(requests)])
+                connection.ask(request)
             except (InferenceError, ServerError) as error:
                 failed = True
                 self.reasons[error.message] += 1
+                turns.give_up()
             done = clock()
             records.append(Record(sent if due is None else due, sent, done, failed, overdue))
             if failed and due is None:
                 self._stop.wait(_PAUSE_S)
+        if (last := turns.give_up()) is not None:  # an open sequence would hold its place on the server
+            with contextlib.suppress(InferenceError, ServerError):
+                connection.ask(last)
 
     def _wait(self, due: float) -> bool:
         """Sleep until a request is due; False where the load ended meanwhile."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mmdeploy.performance.counters import Counters, between, counted
 from mmdeploy.performance.generator import Load, Loop, Record
 from mmdeploy.performance.point import Generator, Point
-from mmdeploy.performance.prepared import Prepared
+from mmdeploy.performance.prepared import InChunks, Prepared
 from mmdeploy.performance.target import Target
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class _Mark:
 
 def measure(
     target: Target,
-    requests: Sequence[Prepared],
+    requests: Sequence[Prepared | InChunks],
     loop: Loop,
     limits: Limits,
     *,

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from mmdeploy.core.contracts import FeedDict
 from mmdeploy.core.errors import InferenceError, ServerError, UsageError, did_you_mean
 from mmdeploy.performance.grpc_wire import SERVICE, WireConnection
-from mmdeploy.performance.prepared import Prepared
+from mmdeploy.performance.prepared import LEAST_SEQUENCE, InChunks, Prepared
 from mmdeploy.triton.address import START, Address
 from mmdeploy.triton.channel import CHANNEL_OPTIONS
 from mmdeploy.triton.client import GrpcRunner, HttpRunner, binary_request
 from mmdeploy.triton.http import Endpoint, ask_json
-from mmdeploy.triton.sequences import STREAM_PARAMETER
+from mmdeploy.triton.sequences import STREAM_PARAMETER, Cut
 
 #: Threads that share one connection of gRPC, which carries several requests at once.
 _PER_CHANNEL = 8
@@ -48,6 +48,7 @@ class Target(ABC):
         protocol: ``grpc`` or ``http``.
         model: Name of the served model.
         config: Its configuration, as Triton's HTTP endpoint gives it.
+        cut: How samples are cut into chunks; None where they are sent whole.
     """
 
     protocol = ""
@@ -59,11 +60,9 @@ class Target(ABC):
         if self.model not in names:
             raise UsageError(f"{url} serves no model {self.model!r}; {did_you_mean(self.model, names)}")
         self.config = self.config_of(self.model)
-        if STREAM_PARAMETER in self.config.get("parameters", {}):
-            raise UsageError(
-                f"{self.model} takes samples in chunks, each behind the answer to the one before: no load is made",
-                hint="the gate `latency` measures whole samples in chunks; `mmdeploy infer` sends one",
-            )
+        self.cut = Cut.from_parameter(
+            self.config.get("parameters", {}).get(STREAM_PARAMETER, {}).get("string_value", "")
+        )
 
     @property
     def max_batch_size(self) -> int:
@@ -100,6 +99,21 @@ class Target(ABC):
     @abstractmethod
     def prepared(self, feed_dict: FeedDict) -> Prepared:
         """Serialize a request."""
+
+    def in_chunks(self, feed_dict: FeedDict) -> InChunks:
+        """Serialize a sample of one row as the requests of a sequence.
+
+        Raises:
+            InferenceError: If it cannot be cut.
+        """
+        assert self.cut is not None
+        pieces = self.cut.chunks(feed_dict, self.model)
+        last = len(pieces) - 1
+        return InChunks(tuple(self._chunk(piece, start=at == 0, end=at == last) for at, piece in enumerate(pieces)))
+
+    @abstractmethod
+    def _chunk(self, feed_dict: FeedDict, *, start: bool, end: bool) -> Callable[[int], Prepared]:
+        """Serialize a chunk; what is returned gives it the number of its sequence."""
 
     @abstractmethod
     def connect(self, count: int) -> contextlib.AbstractContextManager[Sequence[Connection]]:
@@ -145,6 +159,20 @@ class GrpcTarget(Target):
         """Serialize a request."""
         with GrpcRunner(self.address, self.model, timeout_s=self._timeout_s) as runner:
             return Prepared(runner.serialized(feed_dict))
+
+    def _chunk(self, feed_dict: FeedDict, *, start: bool, end: bool) -> Callable[[int], Prepared]:
+        from tritonclient.grpc import service_pb2
+
+        body = self.prepared(feed_dict).body
+
+        def numbered(sequence: int) -> Prepared:
+            marks = service_pb2.ModelInferRequest()  # of two messages in a row the fields of both count
+            marks.parameters["sequence_id"].int64_param = sequence
+            marks.parameters["sequence_start"].bool_param = start
+            marks.parameters["sequence_end"].bool_param = end
+            return Prepared(body + marks.SerializeToString())
+
+        return numbered
 
     @contextlib.contextmanager
     def connect(self, count: int) -> Any:
@@ -224,9 +252,19 @@ class HttpTarget(Target):
 
     def prepared(self, feed_dict: FeedDict) -> Prepared:
         """Serialize a request."""
+        return self._prepared(feed_dict, {})
+
+    def _prepared(self, feed_dict: FeedDict, sequence: Mapping[str, Any]) -> Prepared:
         with HttpRunner(f"http://{self.address}", self.model, binary=True, timeout_s=self._timeout_s) as runner:
-            headers, body = binary_request(feed_dict, [spec.name for spec in runner.outputs], self.model)
+            headers, body = binary_request(feed_dict, [spec.name for spec in runner.outputs], self.model, sequence)
         return Prepared(body, headers)
+
+    def _chunk(self, feed_dict: FeedDict, *, start: bool, end: bool) -> Callable[[int], Prepared]:
+        marks = {"sequence_id": LEAST_SEQUENCE, "sequence_start": start, "sequence_end": end}
+        made = self._prepared(feed_dict, marks)
+        before, number, after = made.body.partition(str(LEAST_SEQUENCE).encode())
+        assert number
+        return lambda sequence: Prepared(before + str(sequence).encode() + after, made.headers)
 
     @contextlib.contextmanager
     def connect(self, count: int) -> Any:
@@ -259,17 +297,25 @@ class _HttpConnection:
         self._endpoint.ask(request.body, request.headers)
 
 
-def open_target(url: str, model: str | None = None, *, timeout_s: float = 10.0) -> Target:
+def open_target(url: str, model: str | None = None, *, timeout_s: float = 10.0, chunks: bool = False) -> Target:
     """Find a served model.
 
     Args:
         url: ``host:port`` or ``grpc://host:port`` for gRPC, ``http://host:port`` for HTTP.
         model: Its name; the ensemble that is served where there is one, or the only model.
         timeout_s: For each request.
+        chunks: Whether it may be one that takes samples in chunks.
 
     Raises:
-        UsageError: If the address is none, or the model is not served, or takes samples in chunks.
+        UsageError: If the address is none, or the model is not served, or takes samples in chunks and may not.
         ServerError: If nothing answers there.
     """
     address = Address.parsed(url)
-    return (HttpTarget if address.is_http else GrpcTarget)(url, str(address), model, timeout_s)
+    target = (HttpTarget if address.is_http else GrpcTarget)(url, str(address), model, timeout_s)
+    if target.cut is not None and not chunks:
+        raise UsageError(
+            f"{target.model} takes samples in chunks, each behind the answer to the one before: requests of no "
+            "sequence would all be refused",
+            hint="`mmdeploy bench` measures chunks, the gate `latency` whole samples in chunks",
+        )
+    return target

@@ -26,6 +26,10 @@ from mmdeploy.packaging.containers import newest
 from mmdeploy.packaging.image import probe
 from mmdeploy.packaging.package import package
 from mmdeploy.packaging.settings import PackageSettings
+from mmdeploy.performance.bench import run
+from mmdeploy.performance.generator import Loop
+from mmdeploy.performance.measure import Limits
+from mmdeploy.performance.samples import find
 from mmdeploy.performance.target import open_target
 from mmdeploy.triton.client import GrpcRunner, HttpRunner
 from mmdeploy.triton.config import parse
@@ -185,6 +189,31 @@ def test_a_sequence_that_is_closed_leaves_its_place_to_others(server):
             go_on = {"sequence_id": sequence._id, "sequence_start": False, "sequence_end": False}
             with pytest.raises(InferenceError, match="must specify the START flag"):
                 runner._ask(piece(feed, 6, 13), go_on)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_bench_measures_chunks(outcome, server, protocol):
+    target = open_target(server.grpc_url if protocol == "grpc" else server.http_url, "flow", chunks=True)
+    asked = find(target, release=outcome.report.published)
+    limits = Limits(window_s=0.1, agreeing=2, max_seconds=0.3)
+    before = counted(server)
+    with pytest.raises(UsageError, match="so none is due at a time of its own"):
+        run(target, asked, [Loop(rate_per_s=5)], limits)
+    with pytest.raises(UsageError, match="in chunks of one row each: --batch 2"):
+        run(target, asked, [Loop(1)], limits, batch=2)
+    measured = run(target, asked, [Loop(3)], limits)
+    [point] = measured.points
+    assert point.requests and not point.failed, point.reasons
+    assert measured.to_json()["chunk"] == 4 and "a request is a chunk" in next(measured.notes())
+    lengths = [feed["signal"].shape[1] for feed in asked.feeds]
+    once = sum(-(-length // 4) for length in lengths)  # before the load each sample was asked once
+    assert max(lengths) > 4 and counted(server) - before >= once + point.requests
+
+
+def counted(server: Server) -> int:
+    """Return how many chunks the memory has answered."""
+    stats = open_target(server.grpc_url, "flow", chunks=True).statistics()
+    return sum(int(one["inference_stats"]["success"]["count"]) for one in stats if one["name"] == "flow.memory")
 
 
 def test_what_knows_no_sequences_refuses_a_stream(outcome, server, tmp_path):

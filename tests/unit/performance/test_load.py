@@ -1,3 +1,4 @@
+import itertools
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from mmdeploy.core.errors import InferenceError, ServerError, UsageError
 from mmdeploy.performance.bench import run
 from mmdeploy.performance.generator import Load, Loop
 from mmdeploy.performance.measure import Limits, measure
+from mmdeploy.performance.prepared import InChunks, Prepared, Turns
 from mmdeploy.performance.samples import find
 from mmdeploy.performance.target import open_target
 
@@ -174,6 +176,23 @@ def test_different_samples_are_asked_in_turns(tmp_path):
         run(target, asked, [Loop(concurrency=1)], Limits(window_s=0.1, max_seconds=0.2, stability=100.0))
         assert len(set(served.bodies)) == 3
         assert served.bodies[:3] == served.bodies[3:6]
+
+
+def test_a_client_sends_all_chunks_of_a_sample_before_the_next():
+    def chunk(name):
+        return lambda number: Prepared(f"{name} {number}".encode())
+
+    samples, numbers = [InChunks((chunk("a1"), chunk("a2"))), InChunks((chunk("b1"), chunk("b2")))], itertools.count()
+    clients = [Turns(samples, numbers) for _ in range(2)]
+    sent = [client.next(0).body.decode().split() for _ in range(2) for client in clients]
+    assert [name for name, _ in sent] == ["a1", "b1", "a2", "b2"]
+    assert sent[0][1] == sent[2][1] != sent[1][1] == sent[3][1]
+    assert clients[0].give_up() is None, "both samples were sent whole"
+    for client in clients:
+        client.next(0)
+    last = clients[1].give_up()
+    assert last is not None and last.body.startswith(b"b2"), "which ends the sequence"
+    assert clients[1].next(0).body.startswith(b"a1")
 
 
 def test_the_json_is_what_others_read():

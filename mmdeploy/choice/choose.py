@@ -126,7 +126,10 @@ class _Contest:
         """
         limit = self.options.max_drop
         while True:
-            self.race.run(lambda timings: rules.undecided(self.entrants, timings, limit))
+            self.race.run(
+                lambda timings: rules.undecided(self.entrants, timings, limit),
+                lambda timings: rules.outpaced(self.entrants, timings.blocks),
+            )
             ruling = rules.choose(self.entrants, self.race.timings, limit)
             if ruling is None:
                 raise EngineError(
@@ -200,6 +203,9 @@ class _Contest:
         measured = not math.isnan(ratio)
         compared = measured and label != ruling.reference
         entrant = next(entrant for entrant in self.entrants if entrant.label == label)
+        why = explanation.why_not(entrant, ruling, timings, self.options.max_drop)
+        if entrant.failed is None:
+            why = explanation.with_rounds(why, timings.rounds(label), timings.rounds(ruling.winner))
         return Measurement(
             label=label,
             engine=method_of(one.engine),
@@ -215,7 +221,7 @@ class _Contest:
             drop_interval=self._drop_interval(label),
             sqnr_db=score.sqnr_db if score else None,
             bytes=one.artifact.size_bytes,
-            out_because=explanation.why_not(entrant, ruling, timings, self.options.max_drop),
+            out_because=why,
         )
 
 

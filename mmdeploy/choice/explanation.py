@@ -35,6 +35,17 @@ def why_not(
     return f"not surely faster than {ruling.winner}, which is simpler"
 
 
+def with_rounds(why: str | None, rounds: int, of: int) -> str | None:
+    """Say of a candidate's figures that they are from fewer rounds than those of what ships: it left the race before.
+
+    Args:
+        why: Why it does not ship; None for the one that does.
+        rounds: Rounds that it was timed in.
+        of: Rounds that the one that ships was timed in.
+    """
+    return why if why is None or not 0 < rounds < of else f"{why}; timed in {rounds} rounds of {of}"
+
+
 def decisions(record: EngineChoice, *, accuracy_judged: bool) -> tuple[str, ...]:
     """Return the sentences that explain a choice.
 

@@ -7,11 +7,12 @@ is compared is the ratio of the medians over the rounds that both were timed in,
 rounds (`metrics.percentile_ratio_interval`), widened by what two loads of the same file differ by as long as they live
 (`gates.looks.lasting`).
 
-Data doubles from look to look. Look number k spends 1/2^k of the allowed error, divided among all comparisons, so that
-the looks and the number of candidates leave the confidence what it says. A candidate that is clearly slower than the
-one that would be chosen is not timed any further (a race, as in O. Maron and A. W. Moore, "Hoeffding Races", 1993);
-nor is a reference that all others are far ahead of (`rules.FAR`). What is left shares the time of a round, in larger
-blocks: `benchmarks/choice_time.py` shows what that saves.
+Before the first look those leave that are far behind in each of the first rounds (`rules.outpaced`). Data doubles from
+look to look. Look number k spends 1/2^k of the allowed error, divided among all comparisons, so that the looks and the
+number of candidates leave the confidence what it says. A candidate that is clearly slower than the one that would be
+chosen is not timed any further (a race, as in O. Maron and A. W. Moore, "Hoeffding Races", 1993); nor is a reference
+that all others are far ahead of (`rules.FAR`). What is left shares the time of a round, in larger blocks:
+`benchmarks/choice_time.py` shows what that saves.
 
 Unlike those of the gates, these intervals do not allow for slow wander of one process. With the gates' a gain of 10 %
 would be told in 30 s where nothing wanders, but one of 5 % only in three races of five, and searches add up gains that
@@ -40,9 +41,13 @@ Clock = Callable[[], float]
 
 #: Wanted length of a round, all candidates together, and the most requests of a block.
 ROUND_SECONDS, MOST_REQUESTS = 0.1, 200
+#: The least requests of a block, unless one to each candidate takes a second: each block has one that is not counted.
+LEAST_REQUESTS = 2
 #: Rounds are resampled in units of neighbours, so that there are 30 to 59 of them however long the measurement.
 UNITS = 30
 MAX_LOOKS = 6
+#: Rounds after which those leave that are far behind.
+FIRST_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,11 @@ class Timings:
         """The confidence of one comparison at this look: each candidate meets the reference and the fastest."""
         comparisons = max(1, 2 * len(self.by_label) - 3)
         return float(1.0 - (1.0 - self.confidence) / 2.0**self.looks / comparisons)
+
+    @property
+    def blocks(self) -> dict[str, list[float]]:
+        """For each candidate the median milliseconds of a request, round by round."""
+        return {label: list(rounds.values()) for label, rounds in self.by_label.items()}
 
     def rounds(self, label: str) -> int:
         """Return in how many rounds a candidate was timed."""
@@ -147,11 +157,14 @@ class Race:
     _block: int = 0
     _order: list[str] = field(default_factory=list)
 
-    def run(self, contenders: Callable[[Timings], Sequence[str]]) -> None:
+    def run(
+        self, contenders: Callable[[Timings], Sequence[str]], outpaced: Callable[[Timings], Sequence[str]] | None = None
+    ) -> None:
         """Time candidates until at most one is left in the race, or the time is up.
 
         Args:
             contenders: Says after each look which candidates to go on timing, from what was measured.
+            outpaced: Says after the first few rounds of all which candidates not to wait with for a look.
         """
         racing = list(contenders(self.timings)) if self._round else list(self.processes)
         if not self._block:
@@ -160,9 +173,12 @@ class Race:
             self._block = self._fitting(racing)
         goal = max(self.min_rounds, 2 * self._round)
         while len(racing := [label for label in racing if label in self.processes]) > 1:
-            while self._round < goal and self._spent < self.max_seconds:
-                self._one_round(racing)
-                self.progress(self._round, goal, f"rounds of {len(racing)} engines")
+            if outpaced is not None and self._round < FIRST_ROUNDS < goal:
+                self._rounds(racing, FIRST_ROUNDS)
+                behind = set(outpaced(self.timings))
+                racing = [label for label in racing if label in self.processes and label not in behind]
+                self._block = self._fitting(racing)
+            self._rounds(racing, goal)
             racing = list(contenders(self.timings))
             if self._spent >= self.max_seconds or self.timings.looks >= MAX_LOOKS:
                 return
@@ -170,6 +186,12 @@ class Race:
                 self.timings.looks += 1
                 self._block = self._fitting(racing)
             goal *= 2
+
+    def _rounds(self, racing: Sequence[str], goal: int) -> None:
+        """Time candidates until there are so many rounds, or the time is up."""
+        while self._round < goal and self._spent < self.max_seconds:
+            self._one_round(racing)
+            self.progress(self._round, goal, f"rounds of {len(racing)} engines")
 
     def _warm_up(self) -> None:
         """Ask each a few requests that are not counted, and learn how many make a block."""
@@ -212,4 +234,7 @@ class Race:
 
 def _block_of(total_ms: float) -> int:
     """Return the requests of a block, where one to each candidate takes so long."""
-    return max(1, min(MOST_REQUESTS, int(ROUND_SECONDS * 1e3 / total_ms))) if total_ms > 0 else 1
+    if total_ms <= 0:
+        return 1
+    least = LEAST_REQUESTS if total_ms < 1e3 else 1
+    return max(least, min(MOST_REQUESTS, int(ROUND_SECONDS * 1e3 / total_ms)))

@@ -3,21 +3,28 @@
 The *reference* is the simplest candidate that is not compressed. Another is *eligible* when it is surely faster than
 the reference (the whole interval of the ratio lies below 1) and keeps the accuracy budget. The fastest eligible one
 *leads*, each pair compared over the rounds that both were timed in; every eligible one whose ratio to the leader has 1
-in its interval is tied with it, and of those the simplest ships. So what ships is never slower than the reference, and
-complexity is only taken where it pays.
+in its interval, and that took no more than `NEAR` longer, is tied with it, and of those the simplest ships. So what
+ships is never slower than the reference, and complexity is only taken where it pays.
+
+Timing ends where it would change nothing that matters: each other candidate is surely slower than the leader, or its
+ratio to it is known to within `EQUAL_SHARE`. What is far behind from the first rounds on (`outpaced`) leaves at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from mmdeploy.scoring.metrics import SLACK, Interval
 
-#: A gain for which no more time is spent on timing.
+#: A gain for which no more time is spent on timing, and how well a ratio is known that is not timed any further.
 EQUAL_SHARE = 0.05
+#: How much longer than the leader something simpler may have taken to ship in its place.
+NEAR = 0.02
+#: A candidate whose fastest block took so many times the slowest of another one is out after the first few rounds.
+FAR_BEHIND = 1.3
 #: A reference is not timed any further when everything that may ship takes surely less than this share of its time.
 FAR = 0.5
 
@@ -105,7 +112,7 @@ def choose(entrants: Sequence[Entrant], compared: Comparisons, max_drop: float |
     for one in faster:  # the reference may have been out of the race before they were
         if one is not leader and compared.ratio(one.label, leader.label) < 1.0:
             leader = one
-    tied = [one for one in eligible if one is leader or compared.interval(one.label, leader.label)[0] <= 1.0]
+    tied = [one for one in eligible if one is leader or _is_tied(one.label, leader.label, compared)]
     winner = min(tied, key=lambda entrant: entrant.rank)
     return Ruling(winner.label, reference.label, leader.label)
 
@@ -113,6 +120,29 @@ def choose(entrants: Sequence[Entrant], compared: Comparisons, max_drop: float |
 def is_faster(label: str, reference: str, compared: Comparisons) -> bool:
     """Say whether the whole interval of the ratio lies below 1."""
     return compared.interval(label, reference)[1] < 1.0 and not math.isnan(compared.ratio(label, reference))
+
+
+def _is_tied(label: str, leader: str, compared: Comparisons) -> bool:
+    """Say whether the interval of the ratio reaches 1, and the ratio is no more than `NEAR` above."""
+    return compared.interval(label, leader)[0] <= 1.0 and not compared.ratio(label, leader) > 1.0 + NEAR
+
+
+def outpaced(entrants: Sequence[Entrant], blocks: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return the candidates that are far behind from the first rounds on: an order, without an interval.
+
+    Of two that are equally fast, all of four blocks of one are slower than all of the other's once in 70; by a factor
+    besides, never. The reference is not among them: what the others bring is told by it.
+
+    Args:
+        entrants: The candidates.
+        blocks: By label, what a request took in each block, in milliseconds.
+    """
+    alive = [one for one in entrants if one.failed is None and blocks.get(one.label)]
+    if not alive:
+        return []
+    bound = FAR_BEHIND * min(max(blocks[one.label]) for one in alive)
+    reference = min(alive, key=lambda one: one.rank)
+    return [one.label for one in alive if one is not reference and min(blocks[one.label]) > bound]
 
 
 def undecided(entrants: Sequence[Entrant], compared: Comparisons, max_drop: float | None) -> list[str]:
@@ -148,10 +178,11 @@ def _settled(interval: Interval, *, simpler: bool) -> bool:
     """Say whether it is clear what comes of a candidate, from its ratio to the leader.
 
     It is slower; or it is simpler and so little slower that it ships; or it is not simpler and could be only so little
-    faster that it would not be worth it.
+    faster that it would not be worth it; or its ratio is known well enough to decide by it.
     """
     low, high = interval
-    return low > 1.0 or (high <= 1.0 + EQUAL_SHARE if simpler else low >= 1.0 - EQUAL_SHARE)
+    enough = high <= 1.0 + EQUAL_SHARE if simpler else low >= 1.0 - EQUAL_SHARE
+    return low > 1.0 or enough or high - low <= 2 * EQUAL_SHARE
 
 
 def _drop_or_worst(entrant: Entrant) -> tuple[float, tuple[bool, int]]:

@@ -13,7 +13,7 @@ from choice_samples import candidate, examples
 
 from mmdeploy.choice.engine_process import EngineProcess
 from mmdeploy.choice.engine_server import Server
-from mmdeploy.choice.measure import MAX_LOOKS, Race, Timings
+from mmdeploy.choice.measure import FIRST_ROUNDS, MAX_LOOKS, Race, Timings
 from mmdeploy.core.errors import EngineError, InferenceError
 from mmdeploy.engines import METHODS, onnxruntime, openvino
 
@@ -72,6 +72,15 @@ def test_who_left_the_race_is_not_timed_but_its_figures_stay():
     assert race.timings.rounds("a") == 20 * 2 ** (MAX_LOOKS - 1)
     assert race.timings.looks == MAX_LOOKS
     assert race.timings.ratio("c", "a") == 3.0
+
+
+def test_who_is_far_behind_leaves_after_the_first_rounds():
+    log, names = [], "abc"
+    processes = {name: Scripted(lambda at: 1.0, log) for name in names}
+    race = Race(dict(processes), 1e9, 20, Timings({name: {} for name in names}), clock=lambda: 0.0)
+    race.run(lambda timings: [], lambda timings: ["c"] if timings.blocks["c"] else [])
+    assert {name: race.timings.rounds(name) for name in names} == {"a": 20, "b": 20, "c": FIRST_ROUNDS}
+    assert race.timings.looks == 1
 
 
 def test_those_that_are_left_share_the_time_of_a_round():

@@ -157,9 +157,10 @@ def auto(arguments: argparse.Namespace) -> dict[str, Any]:
             "static": mmdeploy(Path(folder) / "static", "--jobs", "2"),
             "auto": mmdeploy(Path(folder) / "auto", "--jobs", "2", one_engine=False),
         }
+        steps = {name: seconds_of_steps(Path(folder) / name) for name in runs}
     for name, run in runs.items():
         told(name, run)
-    return {"runs": runs}
+    return {"runs": runs, "steps": steps}
 
 
 def mmdeploy(folder: Path, *options: str, more: Mapping[str, str] | None = None, sample: bool = False,

@@ -334,6 +334,7 @@ def _load_state(model: nn.Module, state: Mapping[str, Tensor], weights: Path, pr
             f"weights {weights.name} do not fit {type(model).__name__}:\n  "
             + "\n  ".join(problem for problem in problems if problem),
             hint=_prefix_hint(wanted, state)
+            or _rest_hint(wanted, state, prefix)
             or "the factory must build exactly the network that the weights were trained in",
         )
     try:
@@ -357,6 +358,16 @@ def _prefix_hint(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> s
         left_out = ", ".join(f"{part}: null" for part in parts[:_SHOWN])
         return f"leave out what the model has no place for: model.prefix: {{{left_out}}}"
     return None
+
+
+def _rest_hint(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], prefix: Prefix) -> str | None:
+    """Say how what no part of the checkpoint is meant for stays the factory's, where that is all that is missing."""
+    alone = {"": None, **prefix}
+    lacks = [name for name in wanted if name not in state]
+    if not prefix or not lacks or any(name not in wanted for name in state) or any(is_covered(n, alone) for n in lacks):
+        return None
+    parts = ", ".join(f"{path}: {'null' if into is None else into}" for path, into in prefix.items())
+    return f'say that the rest of the model is the factory\'s: model.prefix: {{"": null, {parts}}}'
 
 
 def _writable(array: Array) -> Array:

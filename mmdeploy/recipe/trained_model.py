@@ -31,9 +31,9 @@ class Model(Section):
     prefix: dict[str, str | None] = Field(
         default_factory=dict,
         description="Where in the model the tensors of the weights belong: attribute path there by attribute path in "
-        'the file, "" for all; null leaves that part of the file out. With "" the rest of the model stays as the '
-        "factory made it.",
-        examples=[{"": "encoders.text"}, {"bert": "", "cls": None}],
+        'the file, "" for all that no other path is of; null leaves that part of the file out. With "" the rest of the '
+        "model stays as the factory made it.",
+        examples=[{"": "encoders.text"}, {"": None, "text": "encoders.text"}, {"bert": "", "cls": None}],
     )
     adapters: dict[str, Path] = Field(
         default_factory=dict,

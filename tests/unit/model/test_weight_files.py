@@ -185,6 +185,23 @@ def test_what_a_checkpoint_holds_besides_can_be_left_out(root: Path) -> None:
     assert torch.equal(one_part["text.embed.weight"], state["embed.weight"])
 
 
+def test_several_parts_of_one_file_and_the_rest_the_factorys(root: Path) -> None:
+    before, state = state_of(root, "headed"), state_of(root, "tower")
+    mine = {"bert.embed.weight": state["embed.weight"], "bert.body.weight": state["body.weight"],
+            "size": state["scale"] + 1, "cls.bias": torch.ones(3)}  # fmt: skip
+    save_file({name: value.clone() for name, value in mine.items()}, root / "w.safetensors")
+    prefix = {"bert": "text", "size": "text.scale", "cls": None}
+    with pytest.raises(ModelError, match=r"2 missing: head\.weight, head\.bias") as caught:
+        load(root, "headed", "w.safetensors", prefix=prefix)
+    told = 'model.prefix: {"": null, bert: text, size: text.scale, cls: null}'
+    assert caught.value.hint == f"say that the rest of the model is the factory's: {told}"
+    torch.manual_seed(3)
+    loaded = load(root, "headed", "w.safetensors", prefix={"": None, **prefix})
+    assert torch.equal(loaded["text.embed.weight"], state["embed.weight"])
+    assert torch.equal(loaded["text.scale"], state["scale"] + 1)
+    assert loaded["head.weight"].shape == before["head.weight"].shape
+
+
 def test_parts_that_a_model_has_no_place_for_are_named(root: Path) -> None:
     state = state_of(root, "tower") | {"cls.bias": torch.ones(3), "cls.dense.weight": torch.ones(3)}
     save_file(state, root / "w.safetensors")

@@ -73,8 +73,8 @@ def _scene_search() -> Subject:
         return _student("image_tower", name, epochs=epochs, batch_size=64, learning_rate=3e-3, loss="distill",
                         relation_weight=4)  # fmt: skip
 
-    def text(name: str) -> list[str]:
-        return _student("text_tower", name, epochs=5, batch_size=64, learning_rate=2e-3, loss="distill",
+    def text(name: str, epochs: int) -> list[str]:
+        return _student("text_tower", name, epochs=epochs, batch_size=32, learning_rate=1.5e-3, loss="distill",
                         relation_weight=4)  # fmt: skip
 
     both = ("text_embedding, image_embedding", "image_embedding, text_embedding")
@@ -86,7 +86,7 @@ def _scene_search() -> Subject:
             "image tower pruned": pruned,
             "image student, 10 epochs": image("image_half", 10),
             "image student, 30 epochs": image("image_half", 30),
-            "both students": [*image("image_half", 30), *text("text_2x128")],
+            "text student, 8 epochs": text("text_2x128", 8),
         },
     )
 

@@ -166,6 +166,10 @@ def ways(bench: Bench) -> dict[str, Callable[[Path], Path]]:
         "static, mse": ours(static, **plain | {"calibrator": "mse"}),
         "static, equalize 0.5": ours(static, **plain | {"equalize": 0.5}),
         "static, equalize 0.5, mse": ours(static, **plain | {"equalize": 0.5, "calibrator": "mse"}),
+        "static, gptq": ours(static, **plain | {"rounding": "gptq"}),
+        "static, equalize 0.5, mse, gptq": ours(
+            static, **plain | {"equalize": 0.5, "calibrator": "mse", "rounding": "gptq"}
+        ),
         "dynamic (default)": ours(dynamic),
         "dynamic, tables in FP32": ours(dynamic, embeddings="float"),
         "ONNX Runtime dynamic": theirs(dynamic=True),

@@ -23,6 +23,7 @@ from mmdeploy.core.errors import QuantizeError
 from mmdeploy.engines.int8_forms import uint8_from_int8
 from mmdeploy.quantize import bias_limits, graphs, onnxruntime_forms, weight_codes
 from mmdeploy.quantize import weight_scales as given_scales
+from mmdeploy.quantize.gptq import Rounded
 from mmdeploy.quantize.scheme import Scheme
 from mmdeploy.quantize.selection import Selection
 from mmdeploy.quantize.set_aside import compact, whole
@@ -36,6 +37,7 @@ def write(
     encoding: Encoding,
     scheme: Scheme,
     weight_scales: Mapping[str, Array] | None = None,
+    weights: Rounded | None = None,
 ) -> Any:
     """Return the quantized graph; ``model`` is left as it is.
 
@@ -48,17 +50,20 @@ def write(
         weight_scales: Scales to write bit for bit instead of those of the largest weights, by name of a weight or
             of the node that multiplies by it: one, or one for each output channel [channels]. One under which the
             bias of its channel would overflow is raised (see `bias_limits`).
+        weights: Weights to write, with their scales, in place of the nearest codes; others than those of quantized
+            nodes stay as they are.
 
     Raises:
         QuantizeError: When ONNX Runtime's quantizer refuses the graph, or scales do not fit their weight.
     """
     source = whole(model)
+    scales = {**(weight_scales or {}), **(_put(source, selection, weights) if weights else {})}
     int32_bias = _is_int32(scheme.bias, encoding)
     if int32_bias:
         onnxruntime_forms.join_biases(source, selection.nodes)
     smallest = bias_limits.smallest_scales(source, selection, ranges, encoding)
     overrides = bias_limits.raised(
-        source, selection, smallest, _overrides(source, selection, weight_scales or {}), per_channel=scheme.per_channel
+        source, selection, smallest, _overrides(source, selection, scales), per_channel=scheme.per_channel
     )
     if graphs.is_typed(source):  # else the quantizer writes the graph to disk and reads it again, to infer its types
         source.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
@@ -77,6 +82,16 @@ def write(
     if int32_bias:
         onnxruntime_forms.shield_clips(quantized, selection.nodes)
     return compact(quantized)
+
+
+def _put(model: Any, selection: Selection, weights: Rounded) -> dict[str, Array]:
+    """Write rounded weights over those that quantized nodes read, in place; return their scales."""
+    chosen = set(selection.nodes)
+    read = {node.input[1] for node in model.graph.node if node.name in chosen and len(node.input) > 1}
+    for weight in model.graph.initializer:
+        if weight.name in read and weight.name in weights.codes:
+            weight.raw_data = weights.values(weight.name).tobytes()
+    return weights.flat_scales(read)
 
 
 def _quantizer(

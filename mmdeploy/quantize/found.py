@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmdeploy.core.contracts import Array
+from mmdeploy.quantize.gptq import Rounded
 from mmdeploy.quantize.mse import Histogram
 
 FILENAME = "found.npz"
+_PARTS = ("maxima", "counts", "extremes", "wanted", "codes", "scales")
 #: Answers beyond it are computed again.
 _MOST_BYTES = 16 * 2**20
 
@@ -25,11 +27,13 @@ class Found:
         maxima: Largest magnitude of each channel of the tensors that were equalized [channels].
         histograms: By tensor, where ranges depend on the encoding.
         wanted: What the float graph answers to each batch that graphs are compared on; none where that is a lot.
+        rounded: Weights that are not rounded to the nearest code.
     """
 
     maxima: Mapping[str, Array] = field(default_factory=dict)
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     wanted: Sequence[Mapping[str, Array]] = ()
+    rounded: Rounded = field(default_factory=Rounded)
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of a step."""
@@ -41,6 +45,8 @@ class Found:
             **{f"maxima/{name}": array for name, array in self.maxima.items()},
             **{f"counts/{name}": one.counts for name, one in self.histograms.items()},
             **{f"extremes/{name}": np.array([one.low, one.high]) for name, one in self.histograms.items()},
+            **{f"codes/{name}": array for name, array in self.rounded.codes.items()},
+            **{f"scales/{name}": array for name, array in self.rounded.scales.items()},
             **{
                 f"wanted/{index}/{name}": array
                 for index, batch in enumerate(self.wanted if small else ())
@@ -54,7 +60,7 @@ class Found:
         import numpy as np
 
         with np.load(folder / FILENAME) as file:
-            parts: dict[str, dict[str, Array]] = {"maxima": {}, "counts": {}, "extremes": {}, "wanted": {}}
+            parts: dict[str, dict[str, Array]] = {part: {} for part in _PARTS}
             for key in file.files:
                 part, _, name = key.partition("/")
                 parts[part][name] = file[key]
@@ -65,4 +71,5 @@ class Found:
         histograms = {
             name: Histogram(counts, *map(float, parts["extremes"][name])) for name, counts in parts["counts"].items()
         }
-        return cls(parts["maxima"], histograms, [batches[index] for index in sorted(batches)])
+        answers = [batches[index] for index in sorted(batches)]
+        return cls(parts["maxima"], histograms, answers, Rounded(parts["codes"], parts["scales"]))

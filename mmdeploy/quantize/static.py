@@ -37,8 +37,9 @@ plus 2048 counters a tensor (8192 for ``mse``) and at most 256 MiB of activation
 from __future__ import annotations
 
 import glob
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,7 +48,7 @@ from pydantic import Field
 
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import StepContext
+from mmdeploy.core.contracts import Array, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.engines.built_from import Warned
@@ -58,6 +59,7 @@ from mmdeploy.quantize import (
     equalize,
     fidelity,
     giving_back,
+    gptq,
     graphs,
     held_out,
     ranges,
@@ -79,6 +81,8 @@ FILENAME = "model.onnx"
 
 #: Batches that the quantized graph is compared with the float graph on.
 _COMPARED_BATCHES = 4
+#: Batches that weights are rounded on, unless they are rounded to the nearest.
+_ROUNDED_BATCHES = 8
 
 
 Settings = settle.Settings
@@ -92,9 +96,13 @@ class Options(Settings):
         min_sqnr_db: What the component's outputs keep, as SQNR in dB (30 is a cosine of 0.9995, 27 one of 0.999). Where
             INT8 leaves less, layers go back to float, those first that have the most noise of their own for their size;
             null: none but those that leave less than 10 dB.
+        rounding: How weights become codes: ``nearest``, or ``gptq``, which makes up for the error of each in those that
+            follow, on calibration data; it costs a pass over them and nothing in service. ``auto``: ``gptq`` where the
+            nearest leave less than ``min_sqnr_db``, before any layer goes back to float.
     """
 
     method: Literal["static"] = "static"
+    rounding: Literal["auto", "nearest", "gptq"] = "auto"
     min_sqnr_db: Annotated[float, Field(ge=fidelity.FLOOR_DB, le=60)] | None = None
 
     @property
@@ -168,7 +176,8 @@ def _quantized(artifact: Artifact, found: Calibrated, options: Options, context:
     path = context.workdir / FILENAME
     batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
     held = held_out.HeldOut(artifact.path, batches, threads=context.threads, wanted=found.kept.wanted)
-    written = _Writing(held, found, options, context).write(path)
+    writing = _Writing(held, found, options, context)
+    written = writing.write(path)
     chosen = written.chosen
     worst = giving_back.worst_nodes(found.model, written.quantized, chosen.nodes, batches[0], threads=context.threads)
     quantized, tables = embeddings.settle(written.quantized, options, context, held.judge, least_db=options.least_db)
@@ -176,12 +185,13 @@ def _quantized(artifact: Artifact, found: Calibrated, options: Options, context:
         graphs.save(quantized, path)
     likeness = fidelity.compare(held, path, quantized)
     fidelity.check_floor(likeness, context.component, options.least_db)
-    replace(found.kept, wanted=held.wanted).save(context.workdir)
+    replace(found.kept, wanted=held.wanted, rounded=writing.rounded).save(context.workdir)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "static")
     metadata: dict[str, Any] = {
         "encoding": str(context.encoding),
         **as_metadata(ranges.Limits(found.how.calibrator, dict(found.ranges))),
         **as_metadata(ranges.CalibratedOn(found.samples)),
+        "rounding": "gptq" if writing.rounded.codes else "nearest",
         "quantized_nodes": list(chosen.nodes),
         "excluded_nodes": {**chosen.excluded, **written.given_back},
         **as_metadata(equalize.Equalization(tuple(found.equalized))),
@@ -216,21 +226,64 @@ class _Written:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
 class _Writing:
-    """Writes a calibrated graph, with as many nodes in INT8 as leave enough of its answers."""
+    """Writes a calibrated graph, with as many nodes in INT8 as leave enough of its answers.
 
-    held: held_out.HeldOut
-    found: Calibrated
-    options: Options
-    context: StepContext
+    Attributes:
+        rounded: Weights that are written instead of the nearest codes.
+    """
+
+    def __init__(self, held: held_out.HeldOut, found: Calibrated, options: Options, context: StepContext) -> None:
+        self.held, self.found, self.options, self.context = held, found, options, context
+        self.rounded = found.kept.rounded
 
     def write(self, path: Path) -> _Written:
-        everything = self._attempt(path, ())
-        worst = fidelity.worst_of(everything.noise_db)
-        least = self.options.least_db
-        if worst is None or worst[1] >= least:
-            return everything
+        """Write the graph."""
+        asked = self.options.min_sqnr_db is not None
+        if self.options.rounding == "gptq" and not self.rounded.codes:
+            self.rounded = self._rounded()
+        written = self._attempt(path, ())
+        if asked and self.options.rounding == "auto" and not self.rounded.codes and not self._enough(written):
+            self.rounded = self._rounded()
+            written = self._better(path, written)
+        return written if self._enough(written) else self._given_back(path, written)
+
+    def _enough(self, written: _Written) -> bool:
+        worst = fidelity.worst_of(written.noise_db)
+        return worst is None or worst[1] >= self.options.least_db
+
+    def _rounded(self) -> gptq.Rounded:
+        """Round the weights on samples that graphs are not compared on, where there are some."""
+        found, options, context = self.found, self.options, self.context
+        feeds = ranges.first_samples(context, options.samples, options.batch_size)
+
+        def fitted() -> Iterator[dict[str, Array]]:
+            yield from itertools.islice(feeds(), _COMPARED_BATCHES, _COMPARED_BATCHES + _ROUNDED_BATCHES)
+
+        return gptq.rounded(
+            found.model,
+            found.chosen,
+            fitted if next(fitted(), None) is not None else feeds,
+            per_channel=options.per_channel,
+            threads=context.threads,
+            progress=context.progress,
+        )
+
+    def _better(self, path: Path, nearest: _Written) -> _Written:
+        """Write the graph with rounded weights, and keep the nearest codes where those are as good."""
+        written = self._attempt(path, ())
+        before, after = fidelity.worst_of(nearest.noise_db), fidelity.worst_of(written.noise_db)
+        if before is not None and after is not None and after[1] <= before[1]:
+            self.rounded = gptq.Rounded()
+            graphs.save(nearest.quantized, path)
+            return nearest
+        logger.info("%s: weights are rounded by GPTQ for %g dB", self.context.component, self.options.least_db)
+        return written
+
+    def _given_back(self, path: Path, everything: _Written) -> _Written:
+        """Write the graph with some of its nodes in float."""
+        worst, least = fidelity.worst_of(everything.noise_db), self.options.least_db
+        assert worst is not None
         fidelity.compare(self.held, path, everything.quantized)  # is it the optimizer?
         alone = giving_back.own_noise_db(
             self.found.model,
@@ -244,8 +297,7 @@ class _Writing:
         )
         for nodes in giving_back.portions(ranked, len(everything.chosen.nodes)):
             written = self._attempt(path, nodes)
-            left = fidelity.worst_of(written.noise_db)
-            if left is None or left[1] >= least:
+            if self._enough(written):
                 why = {node: f"{alone[node]:.1f} dB alone, and {worst[0]} came to {worst[1]:.1f} dB" for node in nodes}
                 told = f"left in float, since INT8 takes too much there: {', '.join(nodes)}"
                 if self.options.min_sqnr_db is not None:
@@ -263,7 +315,9 @@ class _Writing:
             scheme = scheme.model_copy(update={"exclude": out})
         chosen = selection.choose(found.model, scheme) if without else found.chosen
         limits = {name: found.ranges[name] for name in chosen.tensors}
-        quantized = encode.write(found.model, chosen, limits, encoding=self.context.encoding, scheme=scheme)
+        quantized = encode.write(
+            found.model, chosen, limits, encoding=self.context.encoding, scheme=scheme, weights=self.rounded
+        )
         graphs.save(quantized, path)
         return _Written(quantized, chosen, fidelity.noise_db(self.held, path, quantized))
 

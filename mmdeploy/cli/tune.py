@@ -15,6 +15,7 @@ from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS,
 if TYPE_CHECKING:
     from mmdeploy.performance.contest import Side
     from mmdeploy.performance.tune import Trial, Tuned
+    from mmdeploy.recipe.schema import Recipe
 
 _EXITS = {"better": EXIT_PASS, "as good": EXIT_PASS, "missed": EXIT_GATE_FAILED, "undecided": EXIT_INCONCLUSIVE}
 
@@ -76,7 +77,7 @@ def command(
     from mmdeploy.performance.tune import tune
     from mmdeploy.recipe.loader import load_recipe
 
-    loaded = load_recipe(recipe)
+    _require_whole_samples(loaded := load_recipe(recipe))
     out = out or recipe.with_name("tuned.yaml")
     if not dry_run:
         variant.require_writable(recipe, out)
@@ -104,6 +105,14 @@ def command(
         quiet=[f"{name}={setting}" for name, setting in found.best.items()] if found.verdict == "better" else [],
     )
     return _EXITS[found.verdict]
+
+
+def _require_whole_samples(recipe: Recipe) -> None:
+    if recipe.stream is not None:
+        raise UsageError(
+            f"{recipe.origin.path} stream: what takes samples in chunks is not tuned: the load is of whole requests",
+            hint="mmdeploy bench URL measures chunks",
+        )
 
 
 def _teller(output: Output) -> Callable[[Trial], None]:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from mmdeploy.core.errors import UsageError
+from mmdeploy.cli import commands
+from mmdeploy.cli.outcome import run
+from mmdeploy.core.errors import EXIT_USAGE, UsageError
 from mmdeploy.performance import variant
 from mmdeploy.performance.contest import Goal, Outcome, Side
 from mmdeploy.performance.settings import Setting, present, sections, served_with
@@ -19,6 +21,12 @@ CONFIG = """name: "digits.left" backend: "onnxruntime" max_batch_size: 16
 instance_group { count: 1 kind: KIND_CPU }
 dynamic_batching { preferred_batch_size: 4 max_queue_delay_microseconds: 500 }
 parameters { key: "intra_op_thread_count" value { string_value: "1" } }"""
+
+
+def test_a_stream_is_refused_before_anything_is_served(capsys):
+    recipe = Path(__file__).parents[2] / "stream_recipe" / "recipe.yaml"
+    assert run(commands, ["tune", str(recipe), "--p95-ms", "5"]) == EXIT_USAGE
+    assert "stream: what takes samples in chunks is not tuned" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.fixture

@@ -57,6 +57,8 @@ GRAPHS: dict[str, Recipe] = {
     "s8 equalized": Recipe({"equalize": 0.5}, S8),
     "u8 mse": Recipe({"calibrator": "mse"}),
     "s8 31 dB": Recipe({"min_sqnr_db": 31}, S8),
+    "s8 31 dB nearest": Recipe({"min_sqnr_db": 31, "rounding": "nearest"}, S8),
+    "s8 gptq": Recipe({"rounding": "gptq"}, S8),
 }
 BF16 = openvino.Options(precision="bf16")
 FIXED = {"fixed_batches": (1,)}
@@ -91,6 +93,13 @@ VARIANTS = (
     Variant("OpenVINO INT8, all positions, batch 1 fixed", "openvino", "s8 whole", openvino.Options(**FIXED)),
     Variant("OpenVINO INT8, 31 dB, batch 1 fixed", "openvino", "s8 31 dB", openvino.Options(**FIXED)),
     Variant("OpenVINO INT8, 31 dB + BF16, batch 1 fixed", "openvino", "s8 31 dB", BF16.model_copy(update=FIXED)),
+    Variant(
+        "OpenVINO INT8, 31 dB of the nearest codes, batch 1 fixed",
+        "openvino",
+        "s8 31 dB nearest",
+        openvino.Options(**FIXED),
+    ),
+    Variant("OpenVINO INT8, GPTQ, batch 1 fixed", "openvino", "s8 gptq", openvino.Options(**FIXED)),
     Variant("OpenVINO BF16, batch 1 fixed", "openvino", "fp32", BF16.model_copy(update=FIXED)),
     Variant("OpenVINO INT8 symmetric, batch 1 fixed", "openvino", "s8", openvino.Options(**FIXED)),
     Variant("OpenVINO INT8 symmetric + BF16, batch 1 fixed", "openvino", "s8", BF16.model_copy(update=FIXED)),

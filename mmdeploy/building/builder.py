@@ -211,7 +211,8 @@ class _Run:
         recipe, artifacts = self.recipe, self.state.artifacts
         unrunnable = self.live.fingerprints.unrunnable
         single = self.layout.single
-        self.candidate = staged(self.staged_folder, candidate_ensemble(recipe, artifacts, single=single))
+        ensemble, facts = candidate_ensemble(recipe, artifacts, single=single), self.store.facts
+        self.candidate = staged(self.staged_folder, ensemble, facts)
         self.state.notes.extend(cache_notes(self.staged_folder, self.candidate.ensemble))
         components = wired(recipe, self.candidate.ensemble, artifacts)
         self.state.notes.extend(noise_notes(components, [method_of(gate) for gate in recipe.gates]))
@@ -220,9 +221,11 @@ class _Run:
             return
         served, substitute = self.candidate, None
         if unrunnable:
-            served = staged(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable))
+            served = staged(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable), facts)
             substitute = "; ".join(f"{name}: {why}" for name, why in unrunnable.items())
-        reference = staged(self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable, single=single))
+        reference = staged(
+            self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable, single=single), facts
+        )
         record = self._evaluation_record()
         self.state.notes.extend(sample_notes(record.samples, self._sample_set("calibration")))
         self.state.judgement = judge(
@@ -263,15 +266,15 @@ class _Run:
             made = Made(
                 self.id, self.recipe, inputs, self.report(None), served, self.state.artifacts, self.store.facts, sure
             )
-            beside = write_beside(self.folder, made)
             if not may:
+                write_beside(self.folder, made)
                 return
             publish(
                 served.path,
                 self.settings.destination,
                 self.recipe.name,
                 release_id=self.id,
-                extra_files=beside,
+                extra_files=lambda: write_beside(self.folder, made),
                 sign=None if self.settings.sign_key is None else partial(sign, private_key=self.settings.sign_key),
             )
         except BaseException:

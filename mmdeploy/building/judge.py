@@ -25,6 +25,7 @@ from mmdeploy.building.served_ensemble import model_name, stand_ins
 from mmdeploy.building.served_stream import other_chunks
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, Evidence, EvidenceCascade, GateResult, Samples, Verdict, WiredComponent
+from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import ServerError
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.data.columns import load_column
@@ -178,9 +179,9 @@ class Staged:
     ensemble: ServedEnsemble
 
 
-def staged(folder: Path, ensemble: ServedEnsemble) -> Staged:
-    """Write an ensemble's model repository into an empty folder."""
-    return Staged(stage(folder, ensemble), ensemble)
+def staged(folder: Path, ensemble: ServedEnsemble, facts: FileFacts | None = None) -> Staged:
+    """Write an ensemble's model repository into an empty folder; ``facts`` know digests of its files already."""
+    return Staged(stage(folder, ensemble, facts), ensemble)
 
 
 def judge(

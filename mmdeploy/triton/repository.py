@@ -14,16 +14,19 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
+from mmdeploy.core.artifact import file_sha256
 from mmdeploy.core.errors import StoreError, UsageError, did_you_mean
+from mmdeploy.core.side_by_side import under_way
 from mmdeploy.triton.staging import (
     MANIFEST,
     StagedRepository,
+    changed,
     check_name,
     copy_file,
     read_manifest,
@@ -84,7 +87,7 @@ def publish(
     name: str,
     *,
     release_id: str,
-    extra_files: Mapping[str, Path],
+    extra_files: Mapping[str, Path] | Callable[[], Mapping[str, Path]],
     sign: Callable[[Path], None] | None = None,
 ) -> Path:
     """Copy a staged repository to ``<destination_root>/.releases/<name>/<release_id>`` and make it live.
@@ -97,7 +100,8 @@ def publish(
         destination_root: Root of the published repositories, such as ``model_repository``.
         name: Name to publish under.
         release_id: Id of the release, unique below ``name``.
-        extra_files: Files to keep with the release, such as the report, by their name in it.
+        extra_files: Files to keep with the release, such as the report, by their name in it; or what writes and returns
+            them, which is called while the others are copied.
         sign: Signs the folder of a release that is complete, before it is live.
 
     Returns:
@@ -109,8 +113,8 @@ def publish(
     """
     check_name(name, "published")
     check_name(release_id, "release")
-    if damage := verify(staged):
-        raise StoreError(f"{staged} is not what was staged: {'; '.join(damage)}", hint="build it again")
+    if damage := verify(staged, contents=False):  # each file's content is compared with the manifest as it is copied
+        raise _damaged(staged, damage)
     live = destination_root / name
     with translated(f"cannot publish {name} in {destination_root}; what was live is still live"):
         folder = destination_root / RELEASES / name
@@ -121,7 +125,7 @@ def publish(
                 shutil.rmtree(leftover)
             release = folder / release_id
             with _removed_on_failure(folder / f"{_STAGING}{release_id}") as staging:
-                _copy_release(staged, staging, extra_files)
+                _copy_release(staged, staging, extra_files if callable(extra_files) else lambda: extra_files)
                 if release.exists():
                     _check_same(staging, release)
                     shutil.rmtree(staging)
@@ -281,26 +285,43 @@ def _folders(path: Path) -> list[Path]:
     return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def _copy_release(staged: Path, staging: Path, extra_files: Mapping[str, Path]) -> None:
+def _copy_release(staged: Path, staging: Path, extra_files: Callable[[], Mapping[str, Path]]) -> None:
     manifest = read_manifest(staged)
     for name in manifest["empty_folders"]:
         (staging / name).mkdir(parents=True, exist_ok=True)
-    sources = {name: staged / name for name in manifest["files"]}
-    for name, source in extra_files.items():
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts or name in sources or name == MANIFEST:
-            raise StoreError(f"{name!r} cannot be kept with the release: it is taken, or leads outside of it")
-        sources[name] = source
-    for name, source in sources.items():
-        target = staging / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        copy_file(source, target)
-    copied = write_manifest(staging, manifest["name"])
-    if changed := [name for name, sha in manifest["files"].items() if copied[name] != sha]:
-        raise StoreError(f"{staged / changed[0]} changed while it was published")
-    for path in staging.rglob("*"):
+    names = [*manifest["files"]]
+    for folder in {(staging / name).parent for name in names}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with under_way(lambda name: _copied(staged / name, staging / name), names) as copied:
+        beside = _checked(extra_files(), manifest["files"])
+        known = dict(zip((staging / name for name in names), copied(), strict=True))
+    for name, source in beside.items():
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        known[staging / name] = _copied(source, staging / name)
+    digests = write_manifest(staging, manifest["name"], known)
+    if damage := [changed(name) for name, sha in manifest["files"].items() if digests[name] != sha]:
+        raise _damaged(staged, damage)
+    for path in (staging / MANIFEST, *(path for path in staging.rglob("*") if path.is_dir()), staging):
         _sync(path)
-    _sync(staging)
+
+
+def _copied(source: Path, target: Path) -> str:
+    """Copy a file, have it on the disk, and return the SHA-256 of the copy."""
+    copy_file(source, target)
+    _sync(target)
+    return file_sha256(target)
+
+
+def _checked(extra_files: Mapping[str, Path], taken: Container[str]) -> Mapping[str, Path]:
+    for name in extra_files:
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts or name in taken or name == MANIFEST:
+            raise StoreError(f"{name!r} cannot be kept with the release: it is taken, or leads outside of it")
+    return extra_files
+
+
+def _damaged(staged: Path, damage: Iterable[str]) -> StoreError:
+    return StoreError(f"{staged} is not what was staged: {'; '.join(damage)}", hint="build it again")
 
 
 def _check_same(staging: Path, release: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmdeploy.core.artifact import file_sha256
+from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import MmdeployError, StoreError, UsageError
+from mmdeploy.core.side_by_side import side_by_side, under_way
 from mmdeploy.triton.config import (
     WARMUP_FOLDER,
     ServedComponent,
@@ -67,10 +70,16 @@ class StagedRepository:
     files: Mapping[str, str]
 
 
-def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
+def stage(folder: Path, ensemble: ServedEnsemble, facts: FileFacts | None = None) -> StagedRepository:
     """Write the ensemble's model repository into an empty folder; equal input gives equal bytes.
 
-    Model files are copied and never hard-linked: onnx refuses external data with several links.
+    Model files are copied and never hard-linked: onnx refuses external data with several links. The manifest has of a
+    copy the digest that its source has, so that what is not a true copy of it is refused where it would be published.
+
+    Args:
+        folder: Where to.
+        ensemble: What is served.
+        facts: Digests of the ensemble's files that are known already; without them files are read as they were written.
 
     Raises:
         StoreError: If the folder is not empty or cannot be written.
@@ -85,10 +94,9 @@ def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise StoreError(f"{folder} is not empty", hint="stage into a new folder")
-        for component in ensemble.components:
-            _write_component(folder / component.name, component, {spec.name for spec in ensemble.inputs})
-        for step in ensemble.steps:
-            _write_step(folder / step.name, step)
+        copies: dict[Path, Path] = {}
+        with under_way(lambda target: copy_file(copies[target], target), _written(folder, ensemble, copies)) as copied:
+            copied()
         if requires := sorted({line for step in ensemble.steps for line in step.requires}):
             (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requires), encoding="utf-8")
         for one in whole:
@@ -97,15 +105,21 @@ def stage(folder: Path, ensemble: ServedEnsemble) -> StagedRepository:
             (version / KEEPER).write_text(_KEEPER_TEXT, encoding="utf-8")
             (folder / one.name / "config.pbtxt").write_text(to_text(ensemble_config(one)), encoding="utf-8")
         write_samples(folder, ensemble)
-        files = write_manifest(folder, ensemble.name)
+        digests = facts.sha256_of(copies.values()) if facts else {}
+        known = {target: digests[source] for target, source in copies.items()} if facts else {}
+        files = write_manifest(folder, ensemble.name, known)
     return StagedRepository(folder, ensemble.name, tuple(names), files)
 
 
-def verify(path: Path) -> tuple[str, ...]:
+def verify(path: Path, *, contents: bool = True) -> tuple[str, ...]:
     """Compare a staged repository or a release with its manifest; return what differs, nothing if intact.
 
     Files and folders that are not in the manifest differ too, for Triton would load them: another version, a model.
     Symbolic links differ wherever they lead. What Python compiled differs too, for it may run in place of its source.
+
+    Args:
+        path: Its folder.
+        contents: Whether files are read; whoever reads them next compares them, and says so by `changed`.
     """
     try:
         manifest = read_manifest(path)
@@ -124,10 +138,15 @@ def verify(path: Path) -> tuple[str, ...]:
             problems.append(f"{name} is not in {MANIFEST}")
         elif not entry.is_file():
             problems.append(f"{name} is no ordinary file")
-        elif name not in (MANIFEST, SIGNATURE) and file_sha256(entry) != files[name]:
-            problems.append(f"{name} was changed: its SHA-256 is not the one in {MANIFEST}")
+        elif contents and name not in (MANIFEST, SIGNATURE) and file_sha256(entry) != files[name]:
+            problems.append(changed(name))
     problems += [f"{name} is missing" for name in sorted(files.keys() - seen)]
     return tuple(problems + [f"{name}/ is missing" for name in manifest["empty_folders"] if name not in seen])
+
+
+def changed(name: str) -> str:
+    """Say of a file of a repository that it is not what the manifest says."""
+    return f"{name} was changed: its SHA-256 is not the one in {MANIFEST}"
 
 
 def _folders_of(manifest: Mapping[str, Any]) -> set[str]:
@@ -164,42 +183,53 @@ def remove_compiled(path: Path) -> None:
             cache.rmdir()  # refused where anything else is in it
 
 
-def _write_component(folder: Path, component: ServedComponent, clients: Collection[str]) -> None:
+def _written(folder: Path, ensemble: ServedEnsemble, copies: dict[Path, Path]) -> Iterator[Path]:
+    """Write the folders of components and steps; give each file that is to be copied there, its source is noted."""
+    clients = {spec.name for spec in ensemble.inputs}
+    parts = (
+        *(_write_component(folder / component.name, component, clients) for component in ensemble.components),
+        *(_write_step(folder / step.name, step) for step in ensemble.steps),
+    )
+    for target, source in itertools.chain.from_iterable(parts):
+        copies[target] = source
+        yield target
+
+
+def _write_component(folder: Path, component: ServedComponent, clients: Collection[str]) -> Iterator[tuple[Path, Path]]:
+    """Write a component's folder; give what is to be copied there, with its source, the large ones first."""
     source, *beside = component.artifact.files
     version = folder / str(component.version)
     version.mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(to_text(component_config(component)), encoding="utf-8")
+    for file in beside:  # keep their names: the main file, or the backend, looks for them by those
+        yield version / file.name, file
     if component.kept is not None:
         (version / component.filename).write_bytes(written(source, component.name))
     elif component.serving.guard == "graph":
         _write_guarded(source, version / component.filename, component, clients)
     else:
-        copy_file(source, version / component.filename)
-    for file in beside:  # keep their names: the main file, or the backend, looks for them by those
-        copy_file(file, version / file.name)
+        yield version / component.filename, source
+    (folder / "config.pbtxt").write_text(to_text(component_config(component)), encoding="utf-8")
     arrays = warmup_sample(component)
     if arrays:
         (folder / WARMUP_FOLDER).mkdir()
     for index, spec in enumerate(component.artifact.inputs):
         if spec.name in arrays:
             (folder / WARMUP_FOLDER / warmup_filename(index, spec.name)).write_bytes(arrays[spec.name].tobytes())
-    _write_labels(folder, component.labels)
+    yield from _labels(folder, component.labels)
 
 
-def _write_labels(folder: Path, labels: Mapping[str, Path]) -> None:
-    for output, path in sorted(labels.items()):
-        copy_file(path, folder / label_filename(output))
+def _labels(folder: Path, labels: Mapping[str, Path]) -> Iterator[tuple[Path, Path]]:
+    return ((folder / label_filename(output), path) for output, path in sorted(labels.items()))
 
 
-def _write_step(folder: Path, step: ServedStep) -> None:
+def _write_step(folder: Path, step: ServedStep) -> Iterator[tuple[Path, Path]]:
     version = folder / str(step.version)
     version.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(to_text(step_config(step)), encoding="utf-8")
-    _write_labels(folder, step.labels)
+    yield from _labels(folder, step.labels)
     for name, path in step.files():
-        target = version / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        copy_file(path, target)
+        (version / name).parent.mkdir(parents=True, exist_ok=True)
+        yield version / name, path
 
 
 def _write_guarded(source: Path, target: Path, component: ServedComponent, clients: Collection[str]) -> None:
@@ -233,9 +263,18 @@ def _files(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in ours if path != folder / MANIFEST}
 
 
-def write_manifest(folder: Path, name: str) -> dict[str, str]:
-    """Record every file below ``folder`` in its manifest.json; return the SHA-256 by relative path."""
-    files = {key: file_sha256(path) for key, path in _files(folder).items()}
+def write_manifest(folder: Path, name: str, known: Mapping[Path, str] | None = None) -> dict[str, str]:
+    """Record every file below ``folder`` in its manifest.json; return the SHA-256 by relative path.
+
+    Args:
+        folder: The repository's.
+        name: Of its ensemble.
+        known: Digests that need not be taken, by the file's path.
+    """
+    found, known = _files(folder), known or {}
+    unread = [path for path in found.values() if path not in known]
+    digests = {**known, **dict(zip(unread, side_by_side(file_sha256, unread), strict=True))}
+    files = {key: digests[path] for key, path in found.items()}
     empty = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())
     )

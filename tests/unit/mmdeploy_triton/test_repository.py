@@ -13,7 +13,8 @@ from served import three_components
 
 from mmdeploy.cli import commands
 from mmdeploy.cli.outcome import run
-from mmdeploy.core.artifact import Artifact
+from mmdeploy.core.artifact import Artifact, file_sha256
+from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import StoreError, UsageError
 from mmdeploy.triton import repository, staging
 from mmdeploy.triton.lint import Severity, lint
@@ -286,7 +287,31 @@ def test_a_damaged_staged_repository_is_not_published(staged, tmp_path):
     (staged.path / "fusion" / "config.pbtxt").write_text("")
     with pytest.raises(StoreError, match=r"fusion/config\.pbtxt was changed"):
         publish(staged.path, tmp_path / "root", "digits", release_id="r1", extra_files={})
-    assert not (tmp_path / "root").exists()
+    assert [entry for entry in tree(tmp_path / "root") if not entry.endswith((".releases", "digits", ".lock"))] == []
+    assert not (tmp_path / "root" / "digits").exists()
+
+
+def test_digests_that_are_known_are_not_taken_again_and_what_is_no_true_copy_is_not_published(tmp_path, ensemble):
+    plan, facts = ensemble.components[2].artifact.path, FileFacts()
+    assert stage(tmp_path / "read", ensemble, facts).files == stage(tmp_path / "not", ensemble).files
+    copied, read = staging.copy_file, staging.file_sha256
+
+    def wrong(source: Path, target: Path) -> None:
+        copied(source, target)
+        target.write_bytes(b"another" if source == plan else target.read_bytes())
+
+    def not_a_copy(path: Path) -> str:
+        assert path.name != plan.name
+        return read(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "copy_file", wrong)
+        patch.setattr(staging, "file_sha256", not_a_copy)
+        made = stage(tmp_path / "wrong", ensemble, facts)
+    assert made.files["fusion/3/model.plan"] == file_sha256(plan)
+    with pytest.raises(StoreError, match=r"is not what was staged: fusion/3/model\.plan was changed"):
+        publish(made.path, tmp_path / "root", "digits", release_id="r1", extra_files={})
+    assert not releases(tmp_path / "root", "digits")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])

@@ -223,9 +223,8 @@ class _Run:
         if unrunnable:
             served = staged(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable), facts)
             substitute = "; ".join(f"{name}: {why}" for name, why in unrunnable.items())
-        reference = staged(
-            self.folder / "reference", reference_ensemble(recipe, artifacts, unrunnable, single=single), facts
-        )
+        compared = reference_ensemble(recipe, artifacts, unrunnable, single=single)
+        reference = staged(self.folder / "reference", compared, facts)
         record = self._evaluation_record()
         self.state.notes.extend(sample_notes(record.samples, self._sample_set("calibration")))
         self.state.judgement = judge(
@@ -256,8 +255,7 @@ class _Run:
         """Make the staged repository live if the verdict allows it; what it was made of is written down in any case."""
         if self.candidate is None:
             return
-        served, inputs = self.candidate.repository, self.live.fingerprints.inputs
-        settings = self.settings
+        served, inputs, settings = self.candidate.repository, self.live.fingerprints.inputs, self.settings
         may = settings.publishes and may_publish(self.state.judgement, unverified=settings.publish_unverified)
         target = self.settings.destination / self.recipe.name
         self.state.published = target if may else None

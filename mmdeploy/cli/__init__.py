@@ -60,6 +60,8 @@ VERBS: Mapping[str, str] = {
 
 #: Verbs that are over in a second and hold little: collecting garbage among what they import is a tenth of their time.
 _BRIEF = frozenset({"validate", "list", "schema"})
+#: New objects after which others collect: at Python's 700, importing modules that all stay is interrupted all the time.
+_OBJECTS = 50_000
 
 
 class Verbs(click.Group):
@@ -130,4 +132,6 @@ def main() -> NoReturn:
     take_any_text()
     if not _BRIEF.isdisjoint(sys.argv[1:2]):
         gc.disable()
+    else:
+        gc.set_threshold(_OBJECTS)
     sys.exit(run(commands, sys.argv[1:]))

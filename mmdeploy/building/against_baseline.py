@@ -6,18 +6,15 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mmdeploy.baseline.against import judged
-from mmdeploy.baseline.comparable import Goals, require_comparable
-from mmdeploy.building.judge import Judgement
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.record.build_report import BASELINE, BuildReport, gate_record
-from mmdeploy.record.observer import Observer
-from mmdeploy.record.report_file import read_report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mmdeploy.building.judge import Judgement
     from mmdeploy.recipe.schema import Recipe
+    from mmdeploy.record.observer import Observer
 
 
 class AgainstBaseline:
@@ -34,9 +31,15 @@ class AgainstBaseline:
             UsageError: If it is no report, or one of a build that did not pass.
         """
         section = recipe.baseline if wanted else None
-        self._file: Path | None = None if section is None else recipe.root / section.file
-        self._baseline = None if self._file is None else read_report(self._file)
-        self._goals = Goals() if section is None else Goals(**section.limits)
+        self._baseline: BuildReport | None = None
+        if section is None:
+            return
+        from mmdeploy.baseline.comparable import Goals
+        from mmdeploy.record.report_file import read_report
+
+        self._file: Path = recipe.root / section.file
+        self._baseline = read_report(self._file)
+        self._goals = Goals(**section.limits)
 
     def require(self, report: BuildReport) -> None:
         """Do nothing where the build can be judged by it, as far as the report of an unfinished build tells.
@@ -45,6 +48,8 @@ class AgainstBaseline:
             UsageError: With everything that keeps them from being compared.
         """
         if self._baseline is not None:
+            from mmdeploy.baseline.comparable import require_comparable
+
             require_comparable(report, self._baseline, self._goals, finished=bool(report.gates))
 
     def added_to(self, judgement: Judgement, report: BuildReport, observer: Observer) -> Judgement:
@@ -60,6 +65,8 @@ class AgainstBaseline:
         """
         if self._baseline is None:
             return judgement
+        from mmdeploy.baseline.against import judged
+
         since = time.monotonic()
         observer.step_started(f"gates/{BASELINE}")
         result = judged(report, self._baseline, self._goals)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy.building.gain import MOST_SECONDS, Gain, measured_gain
-from mmdeploy.building.judge import ServedDeployment, staged
+from mmdeploy.building.judge import ServedDeployment
 from mmdeploy.building.served_ensemble import candidate_ensemble, stand_ins
+from mmdeploy.building.staged import staged
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Evidence
 from mmdeploy.core.errors import MmdeployError

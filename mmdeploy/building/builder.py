@@ -12,29 +12,25 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmdeploy.building import plain_recipe
 from mmdeploy.building.against_baseline import AgainstBaseline
 from mmdeploy.building.beside_release import write_beside
-from mmdeploy.building.bucket_gain import STEP as BUCKETS
-from mmdeploy.building.bucket_gain import BucketGain
 from mmdeploy.building.bucket_lengths import require_cut_back
 from mmdeploy.building.cache_notes import cache_notes
-from mmdeploy.building.crew import crew_of
 from mmdeploy.building.endings import exit_code, exit_code_of, failure, may_publish, placed, unfinished
 from mmdeploy.building.environment import require_environment
 from mmdeploy.building.figures import costs, latencies, sizes, stages
 from mmdeploy.building.foreseen import foreseen_notes, told_again
-from mmdeploy.building.golden_requests import GoldenRequests
-from mmdeploy.building.judge import EvaluationRecord, Staged, judge, staged
 from mmdeploy.building.label_counts import require_label_counts
 from mmdeploy.building.layout_choice import STEP as LAYOUT
 from mmdeploy.building.layout_choice import Layout, layout_of
 from mmdeploy.building.live_plan import LivePlan
+from mmdeploy.building.outcome import Outcome
 from mmdeploy.building.provenance import Made
 from mmdeploy.building.revision import recipe_record
 from mmdeploy.building.run_folder import run_folder
@@ -43,6 +39,7 @@ from mmdeploy.building.sample_notes import sample_notes
 from mmdeploy.building.served_ensemble import candidate_ensemble, reference_ensemble, substitute_ensemble
 from mmdeploy.building.served_stream import require_states, telling_exports
 from mmdeploy.building.settings import Settings
+from mmdeploy.building.staged import Staged, staged
 from mmdeploy.building.turns import startable
 from mmdeploy.building.uploads import Uploads
 from mmdeploy.building.wired import noise_notes, wired
@@ -53,7 +50,7 @@ from mmdeploy.core.store import Store
 from mmdeploy.core.target import this_hardware
 from mmdeploy.data.sample_sets import SampleSet
 from mmdeploy.planning.recipe_inputs import unseen_notes
-from mmdeploy.planning.steps import DATA_SETS, ORIGINAL, Decision, Goal, Plan, Step, Wanted, explain
+from mmdeploy.planning.steps import DATA_SETS, ORIGINAL, Decision, Goal, Step, Wanted, explain
 from mmdeploy.recipe.plausible import doubts
 from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.build_report import BuildReport, StepRecord, gate_record
@@ -64,26 +61,12 @@ from mmdeploy.triton.signing import check_key, sign
 from mmdeploy.worker.step_process import log_of
 from mmdeploy.worker.task import Task
 
+if TYPE_CHECKING:
+    from mmdeploy.building.judge import EvaluationRecord
+
+__all__ = ["Outcome", "run_build"]
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a build ended.
-
-    Attributes:
-        report: Everything a person or a CI system needs to know.
-        folder: The run's folder.
-        plan: The steps that were wanted.
-        artifacts: What they made, by step id.
-        error: What stopped it, or None when the gates came to a verdict.
-    """
-
-    report: BuildReport
-    folder: Path
-    plan: Plan
-    artifacts: Mapping[str, Artifact]
-    error: BaseException | None = None
 
 
 def run_build(
@@ -159,9 +142,17 @@ class _Run:
             check_key(self.settings.sign_key)
         if waiting or judged.gates:
             require_room()
+        self.store.facts.save()
+        if waiting:
+            self._run_steps(waiting)
+        self.state.notes.extend(f"{doubt}." for doubt in doubts(self.recipe) if self.goal == "build")
+        self.state.notes.extend(unseen_notes(self.live.fingerprints.inputs))
+
+    def _run_steps(self, waiting: list[Decision]) -> None:
+        from mmdeploy.building.crew import crew_of
+
         running: dict[str, Decision] = {}
         first = telling_exports(self.recipe)
-        self.store.facts.save()
         with crew_of(
             self.recipe, self.settings, self.store, self.live.fingerprints, [one.step for one in waiting],
             logs=self.folder / "logs", progress=self.observer.progress, notes=self.state.notes,
@@ -189,8 +180,6 @@ class _Run:
                     self._record(twin.step, finished.artifact, made=False, why=f"the same as {done.step.id}")
                 if learned:
                     waiting = self._left_to_do(running)
-        self.state.notes.extend(f"{doubt}." for doubt in doubts(self.recipe) if self.goal == "build")
-        self.state.notes.extend(unseen_notes(self.live.fingerprints.inputs))
 
     def choose_layout(self) -> None:
         """Decide whether components are served as steps or as one model."""
@@ -219,6 +208,11 @@ class _Run:
         if not recipe.gates:
             self.state.notes.append("The recipe has no gates: nothing was served or judged.")
             return
+        from mmdeploy.building.bucket_gain import STEP as BUCKETS
+        from mmdeploy.building.bucket_gain import BucketGain
+        from mmdeploy.building.golden_requests import GoldenRequests
+        from mmdeploy.building.judge import judge
+
         served, substitute = self.candidate, None
         if unrunnable:
             served = staged(self.folder / "substitute", substitute_ensemble(recipe, artifacts, unrunnable), facts)
@@ -376,6 +370,8 @@ class _Run:
                 self.observer.work_finished("gates", told)
 
     def _evaluation_record(self) -> EvaluationRecord:
+        from mmdeploy.building.judge import EvaluationRecord
+
         samples = self._sample_set("evaluation")
         assert samples is not None  # a recipe with gates has evaluation data
         return EvaluationRecord(samples, self.state.artifacts[ORIGINAL])

@@ -23,9 +23,9 @@ from mmdeploy.building.confidence import served_confidence
 from mmdeploy.building.judged_modalities import evidence_subsets, mixed_rows, samples_asked
 from mmdeploy.building.served_ensemble import model_name, stand_ins
 from mmdeploy.building.served_stream import other_chunks
+from mmdeploy.building.staged import Staged
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.contracts import Array, Evidence, EvidenceCascade, GateResult, Samples, Verdict, WiredComponent
-from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import ServerError
 from mmdeploy.core.target import this_hardware, usable_cores
 from mmdeploy.data.columns import load_column
@@ -34,7 +34,6 @@ from mmdeploy.record.build_report import gate_record
 from mmdeploy.record.observer import Observer
 from mmdeploy.triton.client import GrpcRunner
 from mmdeploy.triton.config import ServedEnsemble
-from mmdeploy.triton.repository import StagedRepository, stage
 from mmdeploy.triton.scalars import ScalarRunner
 from mmdeploy.triton.several import start_all
 from mmdeploy.worker.original_outputs import BOUNDS, EARLY, EARLY_AT_BOUNDS, SUBSETS
@@ -169,19 +168,6 @@ class ServedDeployment:
         prefix = len(model_name(self._published.name, ""))
         engines = {part.name[prefix:]: part.artifact.size_bytes for part in self._published.components}
         return engines | {step.name[prefix:]: step.size_bytes for step in self._published.steps}
-
-
-@dataclass(frozen=True)
-class Staged:
-    """A model repository on disk and the ensemble that it was written from."""
-
-    repository: StagedRepository
-    ensemble: ServedEnsemble
-
-
-def staged(folder: Path, ensemble: ServedEnsemble, facts: FileFacts | None = None) -> Staged:
-    """Write an ensemble's model repository into an empty folder; ``facts`` know digests of its files already."""
-    return Staged(stage(folder, ensemble, facts), ensemble)
 
 
 def judge(

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdeploy.building.gain import MOST_SECONDS, Gain, measured_gain
-from mmdeploy.building.judge import EvaluationRecord, served, staged
 from mmdeploy.building.served_ensemble import candidate_ensemble
+from mmdeploy.building.staged import staged
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.errors import MmdeployError
-from mmdeploy.gates import latency, throughput
 from mmdeploy.planning.planned_layout import SINGLE_ENGINE
 from mmdeploy.recipe.layout import obstacles
-from mmdeploy.record.observer import Observer
-from mmdeploy.scoring.load import LoadOptions
 from mmdeploy.worker.refusal import reason
 
 if TYPE_CHECKING:
+    from mmdeploy.building.gain import Gain
+    from mmdeploy.building.judge import EvaluationRecord
     from mmdeploy.recipe.schema import Recipe
+    from mmdeploy.record.observer import Observer
+    from mmdeploy.scoring.load import LoadOptions
 
 #: What the display calls it, and the folder of a run that it stages in.
 STEP = "layout"
@@ -84,6 +84,9 @@ def _why_not(recipe: Recipe, artifacts: Mapping[str, Artifact], record: Evaluati
 def _measured(
     recipe: Recipe, artifacts: Mapping[str, Artifact], record: EvaluationRecord, folder: Path, observer: Observer
 ) -> tuple[Gain, LoadOptions]:
+    from mmdeploy.building.gain import measured_gain
+    from mmdeploy.building.judge import served
+
     single, ensemble = (
         staged(folder / STEP / name, candidate_ensemble(recipe, artifacts, single=name == "single"))
         for name in ("single", "ensemble")
@@ -103,6 +106,10 @@ def _measured(
 
 def _load(recipe: Recipe) -> LoadOptions:
     """Return the load of the recipe's throughput gate, else of its latency gate, else one client."""
+    from mmdeploy.building.gain import MOST_SECONDS
+    from mmdeploy.gates import latency, throughput
+    from mmdeploy.scoring.load import LoadOptions
+
     kinds: tuple[type[LoadOptions], ...] = (throughput.Options, latency.Options)
     stated = [gate for kind in kinds for gate in recipe.gates if isinstance(gate, kind)]
     concurrency, batch = (stated[0].concurrency, stated[0].batch) if stated else (1, 1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmdeploy.building.judge import Judgement
-from mmdeploy.core.artifact import Artifact
-from mmdeploy.record.build_report import StepRecord
+if TYPE_CHECKING:
+    from mmdeploy.building.judge import Judgement
+    from mmdeploy.core.artifact import Artifact
+    from mmdeploy.record.build_report import StepRecord
 
 
 @dataclass

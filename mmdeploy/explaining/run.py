@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy.building.builder import run_build
-from mmdeploy.building.judge import EvaluationRecord, served, staged
+from mmdeploy.building.judge import EvaluationRecord, served
 from mmdeploy.building.served_ensemble import candidate_ensemble, reference_ensemble
 from mmdeploy.building.settings import Settings
+from mmdeploy.building.staged import staged
 from mmdeploy.building.wired import wired
 from mmdeploy.core.contracts import Verdict
 from mmdeploy.core.errors import UsageError, did_you_mean

@@ -81,6 +81,16 @@ def test_importing_loads_nothing_heavy() -> None:
     assert found.returncode == 0, found.stderr
 
 
+def test_a_build_imports_what_runs_and_judges_only_when_there_is_something_to_run_or_to_judge() -> None:
+    later = {
+        "mmdeploy.building.crew", "mmdeploy.building.judge", "mmdeploy.building.scheduler", "mmdeploy.triton.lint",
+        "mmdeploy.triton.server", "mmdeploy.worker.run_step", "multiprocessing.forkserver",
+    }  # fmt: skip
+    assert {name for name in later if name.startswith("mmdeploy.")} <= {module_name(path, ROOT) for path in MODULES}
+    found = run_python(f"import sys, mmdeploy.building.builder\nprint(sorted({later!r} & set(sys.modules)))")
+    assert found.stdout == "[]\n", found.stderr or found.stdout
+
+
 def test_modules_lie_in_rooms() -> None:
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "api.py"}
 

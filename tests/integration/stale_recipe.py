@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mmdeploy.building.judge import staged
 from mmdeploy.building.live_plan import LivePlan
 from mmdeploy.building.served_ensemble import candidate_ensemble
+from mmdeploy.building.staged import staged
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.core.store import Store
 from mmdeploy.planning.steps import explain

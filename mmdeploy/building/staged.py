@@ -1,0 +1,26 @@
+"""An ensemble's model repository on disk, together with the ensemble that it was written from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmdeploy.triton.staging import StagedRepository, stage
+
+if TYPE_CHECKING:
+    from mmdeploy.core.digests import FileFacts
+    from mmdeploy.triton.config import ServedEnsemble
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A model repository on disk and the ensemble that it was written from."""
+
+    repository: StagedRepository
+    ensemble: ServedEnsemble
+
+
+def staged(folder: Path, ensemble: ServedEnsemble, facts: FileFacts | None = None) -> Staged:
+    """Write an ensemble's model repository into an empty folder; ``facts`` know digests of its files already."""
+    return Staged(stage(folder, ensemble, facts), ensemble)

@@ -1,7 +1,8 @@
 """Samples that the recipe's data callables give: streamed, checked one by one.
 
-A data callable takes no arguments and returns an iterable of samples. A sample is a feed dict, ensemble input
-name to array without a batch dimension, or a pair of a feed dict and a label (see `mmdeploy.data.labels`).
+A data callable takes no arguments and returns an iterable of samples, or what has a length and gives each by its
+number, as `torch.utils.data.Dataset` does. A sample is a feed dict, ensemble input name to array without a batch
+dimension, or a pair of a feed dict and a label (see `mmdeploy.data.labels`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,17 @@ class Prepare(Protocol):
 
     def __call__(self, feed: Mapping[str, Array]) -> Feed:
         """Return that of one sample; raises a DataError."""
+
+
+@runtime_checkable
+class _ByNumber(Protocol):
+    """What gives samples by number: a `torch.utils.data.Dataset` is no iterable."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __getitem__(self, index: int, /) -> object:
+        """Return one."""
 
 
 def stream(
@@ -156,6 +168,8 @@ def _samples(reference: str, root: Path, limit: int | None, epoch: int | None = 
 
 
 def _iterator(made: object, reference: str) -> Iterator[Any]:
+    if isinstance(made, _ByNumber) and not isinstance(made, Iterable):
+        return map(made.__getitem__, range(len(made)))
     if not isinstance(made, Iterable) or isinstance(made, Mapping | str | bytes):
         hint = "yield one feed dict a sample" if isinstance(made, Mapping) else "return or yield samples"
         raise DataError(f"{reference} returned {kind_of(made)}, expected an iterable of samples", hint=hint)
@@ -168,7 +182,9 @@ def _split(sample: object, where: str) -> tuple[Mapping[str, Any], Any]:
     if isinstance(sample, tuple) and len(sample) == 2 and isinstance(sample[0], Mapping):
         return sample[0], sample[1]
     raise DataError(
-        f"{where} is {kind_of(sample)}", hint="a sample is a dict of arrays by input name, or (that dict, label)"
+        f"{where} is {kind_of(sample)}",
+        hint="a sample is a dict of arrays by input name, or (that dict, label); what gives batches, as a DataLoader "
+        "does, gives its samples by .dataset",
     )
 
 
@@ -206,7 +222,7 @@ def _checked_array(value: object, spec: TensorSpec, span: tuple[float, float] | 
     if spec.dtype == BYTES:
         return _checked_strings(value, spec, where)
     if not hasattr(value, "__array__"):
-        raise DataError(f"{where} is {kind_of(value)}, expected a NumPy array ({spec})")
+        raise DataError(f"{where} is {kind_of(value)}, expected a NumPy array ({spec})", hint=hint_of_no_array(value))
     array = np.asarray(value)
     mismatch = spec.mismatch(array)
     if mismatch is not None:
@@ -222,6 +238,13 @@ def _checked_array(value: object, spec: TensorSpec, span: tuple[float, float] | 
     if span is not None and array.size and array.dtype.kind != "b":
         _refuse_outside(array, span, where)
     return array
+
+
+def hint_of_no_array(value: object) -> str:
+    """Return what to do about a value of a sample that is no array."""
+    if value is None:
+        return "a sample that lacks an input does not hold its name at all (docs/missing_modalities.md)"
+    return "give a NumPy array, such as np.asarray(value)"
 
 
 def _checked_strings(value: object, spec: TensorSpec, where: str) -> Array:

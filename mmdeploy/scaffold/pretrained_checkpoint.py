@@ -71,11 +71,12 @@ def quiet() -> Iterator[None]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        beside = [other.name for other in folder.absolute().parent.glob("*") if other.is_dir()]
+        beside = [other.parent.name for other in folder.absolute().parent.glob(f"*/{_CONFIG}")]
+        others = f"{did_you_mean(folder.name, beside)}; " if beside else "expected one that holds config.json; "
         raise UsageError(
             f"--pretrained {folder}: there is no such folder",
-            hint=f"{did_you_mean(folder.name, beside)}; a name on a model hub is none: download it first, "
-            "as `hf download NAME --local-dir FOLDER` does",
+            hint=f"{others}a name on a model hub is none: download it first, as "
+            f"`hf download {folder} --local-dir {folder.name or 'FOLDER'}` does",
         )
     path = folder / _CONFIG
     if not path.is_file():

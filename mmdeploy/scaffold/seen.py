@@ -14,6 +14,7 @@ import numpy as np
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY
 from mmdeploy.core.errors import DataError, kind_of
 from mmdeploy.core.strings import as_strings
+from mmdeploy.data.samples import hint_of_no_array
 from mmdeploy.scaffold.naming import unused
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _array(value: object, where: str) -> Array:
             "files and text become inputs with `preprocess` in the recipe afterwards (docs/media.md)",
         )
     if not hasattr(value, "__array__"):
-        raise DataError(f"{where} is {kind_of(value)}", hint="give a NumPy array, such as np.asarray(value)")
+        raise DataError(f"{where} is {kind_of(value)}", hint=hint_of_no_array(value))
     array = np.asarray(value)
     if array.dtype.name not in DTYPE_BY_NUMPY:
         raise DataError(f"{where} is {array.dtype.name}", hint=f"accepted: {', '.join(DTYPE_BY_NUMPY)}")
@@ -214,7 +215,10 @@ def _array(value: object, where: str) -> Array:
             "at all (docs/missing_modalities.md)",
         )
     if array.ndim == 0:
-        raise DataError(f"{where} is a single number without an axis", hint="give np.asarray([value]), shape [1]")
+        raise DataError(
+            f"{where} is a single number without an axis",
+            hint="an input: give np.asarray([value]), shape [1]; a label is no input: give (dict, label)",
+        )
     return array
 
 

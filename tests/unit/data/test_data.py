@@ -144,6 +144,11 @@ BAD = {
         "def calibration(): yield [1, 2, 3]",
         "sample 0 is a list",
     ),
+    "batches": ("def calibration(): yield [good(0), 1]", "gives its samples by .dataset"),
+    "none": (
+        "def calibration(): yield with_change(0, audio=None)",
+        "a sample that lacks an input does not hold its name at all",
+    ),
     "not an array": (
         "def calibration(): yield with_change(0, audio=[0.0, 1.0, 2.0, 3.0])",
         "sample 0, input 'audio' is a list, expected a NumPy array",
@@ -166,7 +171,7 @@ def test_bad_calibration_is_refused_with_its_place(case, check):
     body, message = BAD[case]
     with pytest.raises(DataError) as refused:
         check(body)
-    assert message in str(refused.value)
+    assert message in f"{refused.value} {refused.value.hint}"
 
 
 def test_good_calibration_is_summarized(check):
@@ -176,6 +181,19 @@ def test_good_calibration_is_summarized(check):
     assert 1 <= image["minimum"] <= image["mean"] <= image["maximum"] <= 255
     assert image["shape"] == [2, 2]
     assert summary["inputs"]["tokens"]["maximum"] <= 99
+
+
+def test_what_gives_samples_by_number_alone_is_read_to_its_length(check):
+    body = """
+        class calibration:  # as a torch.utils.data.Dataset is: iterating over it would not end
+            def __len__(self):
+                return 5
+
+            def __getitem__(self, index):
+                return good(index), index
+        """
+    assert check(body)["samples"] == 5
+    assert check(body, limit=3)["samples"] == 3
 
 
 def test_labels_are_split_off(check):

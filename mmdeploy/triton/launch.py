@@ -100,7 +100,7 @@ class Processes:
             try:
                 self.supervisor.wait(GRACE_S + 10)
             except subprocess.TimeoutExpired:
-                self.supervisor.kill()  # the kernel then kills the server, and stubs end without their server
+                self.supervisor.kill()  # the kernel then kills the server, and its guard the stubs
                 self.supervisor.wait()
         for repository in self.repositories.values():
             remove_compiled(repository)

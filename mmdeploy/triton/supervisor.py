@@ -6,7 +6,9 @@ through a pidfd and adopts orphaned stubs as a subreaper. On SIGTERM, on its par
 end it stops Triton, kills what is left of its descendants, and removes the shared memory and the run folder.
 On SIGQUIT it does not wait for requests in flight, and kills Triton, which itself looks once a second only whether
 its models are gone.
-Should it be killed itself, the kernel kills Triton, and the stubs end when they find their server gone.
+Should it be killed itself, the kernel kills Triton, and a guard, a fork that only waits for that, kills the rest of
+the process group and removes what they leave. Stubs alone would not do: one that waits for a lock in shared memory
+that the dead server holds never looks whether its server is there.
 
 Where the command holds the placeholder `SECRET`, the secret is read from the standard input and wiped from Triton's
 arguments as soon as Triton has said something, for everybody can read those: by then it has read them.
@@ -30,6 +32,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _POLL_MS = 500
 _WIPE_POLL_MS = 10
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 #: Stands for the secret in the command.
 SECRET = "@SECRET@"
 
@@ -39,12 +42,14 @@ def main(parent: int, grace_s: float, shm_prefix: str, folder: Path, command: li
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     asked_to_stop: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    for number in _STOPPING:
         signal.signal(number, lambda signum, frame: asked_to_stop.append(signum))
     poll = _poll(parent)
     secret = sys.stdin.read() if any(SECRET in word for word in command) else ""
     command = [word.replace(SECRET, secret) for word in command]
     child = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    if os.getpgrp() == os.getpid():  # else it is a group of others too
+        _start_guard(shm_prefix, folder)
     while child.poll() is None and not asked_to_stop and os.getppid() == parent:
         if secret and os.fstat(sys.stdout.fileno()).st_size:
             _wipe(child.pid, secret.encode())
@@ -59,9 +64,7 @@ def main(parent: int, grace_s: float, shm_prefix: str, folder: Path, command: li
     child.kill()
     code = child.wait()
     _kill_descendants()
-    for region in Path("/dev/shm").glob(f"{shm_prefix}*"):
-        region.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(shm_prefix, folder)
     return code if code >= 0 else 128 - code
 
 
@@ -101,6 +104,55 @@ def _kill_descendants() -> None:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, os.WNOHANG)
         time.sleep(0.01)
+
+
+def _remove(shm_prefix: str, folder: Path) -> None:
+    for region in Path("/dev/shm").glob(f"{shm_prefix}*"):
+        region.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_guard(shm_prefix: str, folder: Path) -> None:
+    """Fork what cleans up if this process is killed; it is a child, so otherwise it is killed with the others.
+
+    The end of a pipe tells it: no signal is needed, and none of those that ask to stop ends it.
+    """
+    ended, held = os.pipe()
+    if os.fork():
+        os.close(ended)  # `held` stays open for as long as this process lives
+        return
+    try:
+        os.close(held)
+        signal.set_wakeup_fd(-1)
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        os.read(ended, 1)
+        _kill_group()
+        _remove(shm_prefix, folder)
+    finally:
+        os._exit(0)
+
+
+def _kill_group() -> None:
+    """Kill the processes of this one's group but itself until there are none; being in it keeps its number taken."""
+    group, itself = os.getpgrp(), str(os.getpid())
+    while others := [
+        int(process.name)
+        for process in Path("/proc").glob("[0-9]*")
+        if process.name != itself and _lives_in(group, process)
+    ]:
+        for pid in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _lives_in(group: int, process: Path) -> bool:
+    try:
+        state, _, of_it = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[:3]
+    except (OSError, ValueError):  # gone meanwhile
+        return False
+    return int(of_it) == group and state not in "ZX"
 
 
 if __name__ == "__main__":

@@ -311,6 +311,7 @@ def test_a_killed_supervisor_takes_the_server_with_it(repository, tmp_path):
     with server.start([repository], log=tmp_path / "triton.log") as running:
         processes = family(running.pid)
         prefix, folders = traces(processes)
+        stub_of(running, "negated").suspend()  # as one that waits for a lock which nobody will give back
         processes[0].kill()
         _, alive = psutil.wait_procs(processes, timeout=20)
         assert not alive

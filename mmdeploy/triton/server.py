@@ -153,9 +153,11 @@ class Server:
 
         if self.pid is None:
             raise EnvironmentUnfitError(f"the memory of {self.http_url} cannot be measured: it was not started here")
-        total = 0
-        for process in psutil.Process(self.pid).children(recursive=True):
+        total, supervisor = 0, psutil.Process(self.pid)
+        for process in supervisor.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
+                if process.cmdline() == supervisor.cmdline():  # its guard, a fork
+                    continue
                 try:
                     total += process.memory_full_info().pss
                 except (psutil.AccessDenied, AttributeError):

@@ -55,7 +55,7 @@ def test_while_publishing(tiny_recipe: Path, published: Path, shared_workdir: Pa
         process = started(
             "build", tiny_recipe, "--workdir", shared_workdir, "--output", published, "--set", "gates=[]", cwd=tmp_path
         )
-        wait_until(lambda: latest.readlink() != earlier and (latest / "report.json").is_file(), "publishing")
+        wait_until(lambda: latest.readlink() != earlier and (latest / "staged" / "manifest.json").is_file(), "staging")
         _, errors = press_ctrl_c(process)
     assert process.returncode == 130
     assert errors.strip() == "error: interrupted"

@@ -44,7 +44,7 @@ from mmdeploy.model.torch_component import ComponentFacts
 from mmdeploy.quantize import dynamic, static
 
 HERE = Path(__file__).parent
-SAMPLES, CALLS = 16, 3
+SAMPLES, CALLS = 64, 3
 #: Samples whose answers are compared, the first alone and the others together, and the file that has them.
 ALIKE, ASKED = 8, "asked.npz"
 

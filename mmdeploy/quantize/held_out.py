@@ -137,6 +137,27 @@ def split(feeds: Feeds, most: int) -> tuple[list[dict[str, Array]], list[dict[st
     return parts
 
 
+def compared(
+    feeds: Feeds, most: int, samples: int, *, share_out: bool
+) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
+    """Return the batches that a graph is compared on, and those to fit weights to where none are beyond.
+
+    What weights are fitted to flatters them: where the samples end with the batches that are compared, both get half of
+    them. A single sample is both.
+
+    Args:
+        feeds: Gives the batches.
+        most: Batches that are compared.
+        samples: The most samples.
+        share_out: Whether weights may be fitted to samples.
+    """
+    batches = list(itertools.islice(feeds(), most + 1))
+    if not share_out or len(batches) > most:
+        return batches[:most], []
+    fitted, judged = split(feeds, samples)
+    return judged or fitted, fitted
+
+
 def count(batches: Sequence[Mapping[str, Array]]) -> int:
     """Return the number of samples in batches."""
     return sum(len(next(iter(batch.values()))) for batch in itertools.chain(batches))

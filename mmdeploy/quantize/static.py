@@ -174,9 +174,12 @@ def write(artifact: Artifact, made: Artifact, options: Options, context: StepCon
 
 def _quantized(artifact: Artifact, found: Calibrated, options: Options, context: StepContext) -> Artifact:
     path = context.workdir / FILENAME
-    batches = fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
-    held = held_out.HeldOut(artifact.path, batches, threads=context.threads, wanted=found.kept.wanted)
-    writing = _Writing(held, found, options, context)
+    may_round = options.rounding == "gptq" or (options.rounding == "auto" and options.min_sqnr_db is not None)
+    feeds = ranges.first_samples(context, options.samples, options.batch_size)
+    batches, fitted = held_out.compared(feeds, _COMPARED_BATCHES, options.samples, share_out=may_round)
+    known = () if fitted else found.kept.wanted
+    held = held_out.HeldOut(artifact.path, batches, threads=context.threads, wanted=known)
+    writing = _Writing(held, found, options, context, fitted)
     written = writing.write(path)
     chosen = written.chosen
     worst = giving_back.worst_nodes(found.model, written.quantized, chosen.nodes, batches[0], threads=context.threads)
@@ -233,9 +236,16 @@ class _Writing:
         rounded: Weights that are written instead of the nearest codes.
     """
 
-    def __init__(self, held: held_out.HeldOut, found: Calibrated, options: Options, context: StepContext) -> None:
+    def __init__(
+        self,
+        held: held_out.HeldOut,
+        found: Calibrated,
+        options: Options,
+        context: StepContext,
+        fitted: Sequence[dict[str, Array]],
+    ) -> None:
         self.held, self.found, self.options, self.context = held, found, options, context
-        self.rounded = found.kept.rounded
+        self._fitted, self.rounded = fitted, found.kept.rounded
 
     def write(self, path: Path) -> _Written:
         """Write the graph."""
@@ -253,17 +263,17 @@ class _Writing:
         return worst is None or worst[1] >= self.options.least_db
 
     def _rounded(self) -> gptq.Rounded:
-        """Round the weights on samples that graphs are not compared on, where there are some."""
+        """Round the weights on samples that graphs are not compared on."""
         found, options, context = self.found, self.options, self.context
-        feeds = ranges.first_samples(context, options.samples, options.batch_size)
+        every = ranges.first_samples(context, options.samples, options.batch_size)
 
-        def fitted() -> Iterator[dict[str, Array]]:
-            yield from itertools.islice(feeds(), _COMPARED_BATCHES, _COMPARED_BATCHES + _ROUNDED_BATCHES)
+        def beyond() -> Iterator[dict[str, Array]]:
+            yield from itertools.islice(every(), _COMPARED_BATCHES, _COMPARED_BATCHES + _ROUNDED_BATCHES)
 
         return gptq.rounded(
             found.model,
             found.chosen,
-            fitted if next(fitted(), None) is not None else feeds,
+            (lambda: iter(self._fitted)) if self._fitted else beyond,
             per_channel=options.per_channel,
             threads=context.threads,
             progress=context.progress,

@@ -7,7 +7,7 @@ from float_graphs import MLP, answers, built, context_of, quantized, sqnr_db
 from onnx import numpy_helper
 
 from mmdeploy.core.contracts import Encoding
-from mmdeploy.quantize import gptq, selection, static
+from mmdeploy.quantize import fidelity, gptq, selection, static
 from mmdeploy.quantize.set_aside import set_aside
 
 
@@ -144,3 +144,26 @@ def test_db_that_are_asked_for_come_from_rounding_before_a_layer_goes_back_to_fl
     refused = quantized(artifact, tmp_path / "refused", data, min_sqnr_db=between, rounding="nearest").metadata
     assert len(refused["quantized_nodes"]) < len(plain["quantized_nodes"])
     assert static.Options(method="static").rounding == "auto"
+
+
+@pytest.mark.parametrize("count", [1, 2, 24, 40])
+def test_weights_are_not_judged_on_what_they_were_rounded_on(tmp_path, monkeypatch, count):
+    artifact, x = built(MLP, tmp_path / "float.onnx"), alike(count, 16)
+    seen = {"rounded": [], "judged": []}
+    round_them, compare = gptq.rounded, fidelity.compare
+
+    def rounding(model, selection, feeds, **how):
+        seen["rounded"] += [row.tobytes() for feed in feeds() for row in feed["x"]]
+        return round_them(model, selection, feeds, **how)
+
+    def comparing(held, *rest):
+        seen["judged"] += [row.tobytes() for feed in held.batches for row in feed["x"]]
+        return compare(held, *rest)
+
+    monkeypatch.setattr(gptq, "rounded", rounding)
+    monkeypatch.setattr(fidelity, "compare", comparing)
+    quantized(artifact, tmp_path / "q", {"x": x}, batch=min(count, 8), rounding="gptq", batch_size=8)
+    assert seen["judged"]
+    assert seen["rounded"]
+    if count > 1:
+        assert not set(seen["rounded"]) & set(seen["judged"])

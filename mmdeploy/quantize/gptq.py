@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from mmdeploy.core import graph_passes
 from mmdeploy.core.contracts import Array, Progress, no_progress
 from mmdeploy.quantize import graphs
 from mmdeploy.quantize.ranges import Feeds, watching
@@ -113,9 +113,10 @@ def _layers(model: SetAside, selection: Selection) -> list[_Layer]:
     chosen = set(selection.nodes)
     matrices = {one.name: tuple(one.dims) for one in model.graph.initializer if len(one.dims) == 2}
     found: dict[str, _Layer] = {}
-    others = {name for node in model.graph.node for name in _read_within(node)}
-    others |= {output.name for output in model.graph.output}
-    for node in model.graph.node:
+    graph, *bodies = graph_passes.with_bodies(model.graph)
+    others = {name for body in bodies for node in body.node for name in node.input}
+    others.update(output.name for one in (graph, *bodies) for output in one.output)
+    for node in graph.node:
         linear = node.name in chosen and node.op_type in ("MatMul", "Gemm")
         others.update(name for index, name in enumerate(node.input) if not (linear and index == 1))
         if not linear or node.input[1] not in matrices:
@@ -126,15 +127,6 @@ def _layers(model: SetAside, selection: Selection) -> list[_Layer]:
             others.add(name)
         found[name] = _Layer(name, axis, before.inputs, tuple(dict.fromkeys((*before.tensors, node.input[0]))))
     return [layer for name, layer in found.items() if name not in others and 0 not in matrices[name]]
-
-
-def _read_within(node: Any) -> Iterator[str]:
-    """Give the tensors that the graphs within a node read."""
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from inner.input
-                yield from _read_within(inner)
 
 
 def _groups(layers: Sequence[_Layer]) -> Iterator[list[_Layer]]:

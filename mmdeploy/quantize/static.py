@@ -6,7 +6,7 @@ everything between those layers stay FP32. The outputs of products are not round
 and as fast); those of convolutions are, because ONNX Runtime runs a convolution in INT8 only then.
 
 When to choose it: first; it needs minutes and no training. Where it costs too much accuracy, leave the worst
-layers out with ``exclude``.
+layers out with ``exclude``, or have weights rounded so that they make up for each other (``rounding``).
 
 What it needs: calibration data like that of production, 100 to 500 samples. Ranges: ``percentile`` (the default, but
 see below) leaves out the tails, and leaves room for larger values where few were seen; ``minmax`` takes the smallest
@@ -145,7 +145,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
     Args:
         artifact: The float graph.
         options: Of this pass.
-        context: Of the step; ``calibration`` is read up to four times.
+        context: Of the step; ``calibration`` is read up to four times, and where weights are rounded by GPTQ once more
+            for each group of layers.
 
     Returns:
         The Q/DQ graph; metadata: ``encoding``, ``calibrator``, ``samples``, ``quantized_nodes``,
@@ -161,7 +162,9 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
 
 
 def write(artifact: Artifact, made: Artifact, options: Options, context: StepContext) -> Artifact:
-    """Write in another encoding what was found for the first: nothing is tried, and no range is found.
+    """Write in another encoding what was found for the first: no way is tried, and no range is found.
+
+    Weights are rounded by GPTQ only where the first encoding kept enough without, and this one does not.
 
     Args:
         artifact: The float graph.

@@ -50,7 +50,8 @@ _FORMS = {
     ),
     "value": _Form(
         "limited",
-        "makes a Python number of a tensor, one for the whole batch; a graph may keep the example's",
+        "makes a Python number of a tensor, one for the whole batch; a graph keeps the example's, or is refused where "
+        "a decision hangs on it",
         "keep it a tensor with a row a sample, such as amax(1, keepdim=True)",
     ),
     "expert loop": _Form(
@@ -145,14 +146,16 @@ def forms_of(
         return answered(model, feed, given, call)
 
     found = dict[tuple[str, str], str]()
-    lengths = list[Watched]()
+    lengths, grown = list[Watched](), set[str]()
     with importing_from(root):
         for batch in batches(seen.kept):
             pair = _Asked(answer, batch, root)
-            lengths.append(pair.watched(1, model))  # the first call of all: it may leave what others find
-            for form, line, more in pair.forms(lengths[-1]):
+            first = pair.watched(1, model)  # the first call of all: it may leave what others find
+            lengths.append(pair.watched(1))
+            for form, line, more in pair.forms(first, lengths[-1]):
                 found.setdefault((form, line), more)
-    for line in _uneven(lengths):
+            grown |= pair.grown
+    for line in (line for line in _uneven(lengths) if line not in grown):
         found.setdefault(("length loop", line), "")
     return tuple(_finding(form, line, more) for (form, line), more in found.items())
 
@@ -171,6 +174,7 @@ class _Asked:
         import torch
 
         self.feed = {name: torch.from_numpy(array) for name, array in batch.items()}
+        self.grown = set[str]()  #: Lines that run more or less often by what calls before left.
         self._answer, self._batch, self._root = answer, batch, root
 
     def watched(self, times: int, model: nn.Module | None = None) -> Watched:
@@ -196,21 +200,23 @@ class _Asked:
                 hint="it must take batches of any number of samples, given by --data without a batch dimension",
             ) from cause
 
-    def forms(self, first: Watched) -> Iterator[tuple[str, str, str]]:
+    def forms(self, first: Watched, again: Watched) -> Iterator[tuple[str, str, str]]:
         """Give what was found: form, line, and where there is no line what it is.
 
         Args:
             first: What the pair was answered before.
+            again: What it was answered when asked once more.
         """
-        again, more, alone = self.watched(1), self.watched(2), self.alone()
-        for form, line in first.events:
+        more, alone, last = self.watched(2), self.alone(), self.watched(1)
+        for form, line in first.events | again.events:
             yield form, line, ""
-        yield from (("row loop", line, "") for line in _uneven([first, more]))
+        self.grown = {*_uneven([again, last])}
+        yield from (("row loop", line, "") for line in _uneven([again, more]) if line not in self.grown)
         chance = any(form == "chance" for form, _ in first.events)
-        same = chance or _same(first.outputs, again.outputs)
+        same = _same(first.outputs, again.outputs)
         for line, what in first.kept:
             yield ("kept" if same else "state"), line, what
-        if not same and not first.kept:
+        if not same and not first.kept and not chance:
             yield "state", "", "the same samples were answered in another way when asked again"
         yield from self._of_answers(first, more, alone, steady=same and not chance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,10 +11,13 @@ from unittest import mock
 
 from mmdeploy.model.user_code import is_user_file
 from mmdeploy.scaffold.lines import line_above, line_at, line_of_call
+from mmdeploy.scaffold.seeds import drawn_elsewhere, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+#: A line that goes one way or another.
+_DECIDES = re.compile(r"^(if|elif|while)\b|\bif\b.*\belse\b")
 _BY_VALUE = {"argwhere", "masked_select", "nonzero", "unique", "unique_consecutive"}
 _FOURIER = {"fft", "fft2", "fftn", "ifft", "ifft2", "irfft", "istft", "rfft", "rfft2", "stft"}
 _NUMBERS = {"__float__", "__index__", "__int__", "item", "tolist"}
@@ -38,7 +42,7 @@ class Watched:
 
 
 def watched(answer: Callable[[], object], model: nn.Module | None = None) -> Watched:
-    """Let a model answer, and write down what it calls.
+    """Let a model answer, and write down what it calls. Numbers that it draws are the same in every call.
 
     Args:
         answer: Calls it once and returns what it gives.
@@ -50,7 +54,8 @@ def watched(answer: Callable[[], object], model: nn.Module | None = None) -> Wat
 
     seen = Watched()
     before = {} if model is None else state_of(model)
-    with torch.no_grad(), _setting(seen), _operators(seen, model), _functions(seen):
+    chance = lambda line: seen.events.update([("chance", line)])  # noqa: E731
+    with torch.no_grad(), seeded(), drawn_elsewhere(chance), _setting(seen), _operators(seen, model), _functions(seen):
         returned = answer()
     seen.outputs = {name: tensor.detach().clone() for name, tensor in _named(returned)}
     seen.events = _joined(seen.events)
@@ -82,7 +87,7 @@ def _form(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], line: str
     if name == "__bool__":
         return None if text.startswith("assert ") else "decision"  # the exporter leaves assertions out
     if name in _NUMBERS:
-        return "value"
+        return "decision" if _DECIDES.search(text) else "value"
     if name in _BY_VALUE or _picks_rows(name, args, kwargs):
         return "rows by value"
     if name == "scaled_dot_product_attention" and (args[0] if args else kwargs["query"]).ndim == 3:

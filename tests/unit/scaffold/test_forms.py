@@ -11,7 +11,10 @@ from mmdeploy.core.errors import ModelError
 from mmdeploy.scaffold.forms import forms_of
 from mmdeploy.scaffold.seen import look_at
 
-HEAD = """import torch
+HEAD = """import random
+
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -77,6 +80,12 @@ OTHERS = {
         "if not self.seen:\n    self.seen.append(y[:1] * 0)\nreturn y + self.seen[0]", "kept", 0,
     ),
     "noise": ("return y + torch.randn(8)", "chance", 0),
+    "a mask of NumPy's chance": (
+        "mask = (np.random.rand(8) > 0.2).astype('float32')\nreturn y * torch.from_numpy(mask)", "chance", 0,
+    ),
+    "a coin of Python's": ("return y * (1 + random.randint(1, 9))", "chance", 0),
+    "a decision by an item": ("if y.sum().item() > 100:\n    y = y * 2\nreturn y", "decision", 0),
+    "a decision by a float, in one line": ("return y * 2 if float(y.max()) > 100 else y", "decision", 0),
     "rows by nonzero": ("z = y.clone()\nz[(y[:, 0] > 0).nonzero()[:, 0]] = 0\nreturn z", "rows by value", 1),
     "a short-time transform": (
         "w = torch.ones(4)\nreturn torch.stft(y, 4, 2, window=w, return_complex=True).abs().flatten(1)",
@@ -134,6 +143,32 @@ def test_another_writing_of_a_form_is_named_too(name: str, tmp_path: Path) -> No
     assert found[form].startswith(f"other.py:{HEAD.count(chr(10)) + 1 + number}: ")
 
 
+#: What is told of a body, all of it.
+WHOLE = {
+    "a line that runs by chance is no loop": (
+        "if random.random() > 0.5:\n    y = y * 0.5\nreturn y", {"chance"},
+    ),
+    "lines that run by what was kept are no loop": (
+        "if self.seen:\n    y = y + self.seen[-1].mean()\nself.seen.append(y.detach())\nreturn y", {"state"},
+    ),
+    "a mask that is drawn anew": (
+        "mask = np.random.default_rng().random(8)\nreturn y * torch.from_numpy(mask).float()", {"chance"},
+    ),
+    "more lines with each call are no loop": ("self.seen.append(y.mean())\nreturn y + sum(self.seen)", {"state"}),
+    "state beside chance": ("self.mean += y.mean(0)\nreturn F.dropout(y + self.mean)", {"chance", "state"}),
+    "what is kept beside chance": ("self.last = y\nreturn F.dropout(y)", {"chance", "kept"}),
+    "numbers that are the same each time": (
+        "mask = np.random.default_rng(0).random(8)\nreturn y * torch.from_numpy(mask).float()", set(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_all_that_is_said_is_true(name: str, tmp_path: Path) -> None:
+    body, told = WHOLE[name]
+    assert set(found_in(body, tmp_path, "whole")) == told
+
+
 @pytest.mark.parametrize("name", FINE)
 def test_nothing_is_said_of_what_deploys(name: str, tmp_path: Path) -> None:
     assert found_in(FINE[name], tmp_path, "fine") == {}
@@ -153,6 +188,13 @@ def test_a_loop_over_the_length_is_found_by_samples_of_two_lengths(tmp_path: Pat
     found = forms_of(model, look_at(samples(4, 4, 6, 6), "samples"), root=tmp_path)
     assert [(one.name, one.state) for one in found] == [("length loop", "missing")]
     assert "y = y * 0.5 + x[:, step]" in found[0].what
+
+
+def test_lines_that_run_by_what_was_kept_are_no_loop_over_the_length(tmp_path: Path) -> None:
+    model, _ = model_of("self.seen.append(x.mean())\nreturn x + sum(self.seen)", tmp_path, "grows")
+    model.first = torch.nn.Identity()
+    found = forms_of(model, look_at(samples(4, 4, 6, 6), "samples"), root=tmp_path)
+    assert {one.name for one in found} == {"state"}
 
 
 def test_a_model_that_takes_one_sample_only_is_told_so(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ and imported meanwhile is written to a log, under the name of the callable:
 - Python's opens and listings by an audit hook; tests for existence by standing in front of ``os.stat``;
 - opens by native code by asking the kernel (`mmdeploy.model.native_opens`) about the recipe's folder and about every
   folder that a path of the recipe's code leads to: `pathlib` and ``os.path.join`` tell those before they are used;
-- imports by what is new in ``sys.modules``.
+- imports by what is new in ``sys.modules`` at the end of a window; between windows, when mmdeploy imports what it needs
+  itself, by Python's announcement of an import that the user's code asks for.
 
 A file that was only tested for existence counts as read: what tests for a file hands it to a reader. What a module
 reads while it is imported belongs to the module, since it is imported once, whoever asks for it. Not seen are other
@@ -31,6 +32,7 @@ from typing import Any
 
 from mmdeploy.core.digests import State
 from mmdeploy.model.native_opens import NativeOpens
+from mmdeploy.model.new_packages import NewPackages
 from mmdeploy.model.places import counts, is_installed, within
 from mmdeploy.model.user_code import is_user_file
 
@@ -130,8 +132,8 @@ class Watch:
         self._touched: set[str] = set()
         self._native: NativeOpens | None = None
         self._process = os.getpid()
-        self._modules, self._helpers = 0, 0
-        self._known_modules: set[str] = set()
+        self._packages = NewPackages()
+        self._helpers = 0
         self._lingering: str | None = None
         self._last: str | None = None
 
@@ -141,6 +143,7 @@ class Watch:
             with _ourselves():
                 self._begin()
         self._drain(self._lingering)
+        self._note_packages(self._lingering or self._last, by_user=True)
         self._helpers = _helpers()
         self.reader = reader
         self._last = reader if lasts else self._last
@@ -149,7 +152,6 @@ class Watch:
     def _begin(self) -> None:
         self._native = NativeOpens(lambda folder: not counts(f"{folder}/x", self._ignored))
         self._native.look_below(Path(self._root))
-        self._known_modules, self._modules = set(sys.modules), len(sys.modules)
         for hint in self._hints:
             self.touch(os.path.normpath(hint if hint.startswith("/") else f"{self._root}/{hint}"))
 
@@ -160,12 +162,12 @@ class Watch:
             return
         self._drain(reader)
         self._lingering = reader if _helpers() > self._helpers else None
-        if len(sys.modules) != self._modules and reader is not None:
-            self._note_modules(reader)
+        self._note_packages(reader)
 
     def close(self) -> None:
         """Write what is left, and stop."""
         self._drain(self._lingering)
+        self._note_packages(self._lingering or self._last, by_user=True)
         if self._native is not None:
             self._native.close()
         os.close(self._log)
@@ -201,6 +203,11 @@ class Watch:
                 self.touch(name)
             elif not name.endswith(_PYTHON) or _state(name) is None:
                 self._note_file(name, _state(name))  # libraries look for the source of every module that is loaded
+
+    def imports(self, name: Any) -> None:
+        """Note that something is about to be imported between windows."""
+        if self.reader is None and isinstance(name, str):
+            self._packages.asked_for(name, sys._getframe(3))
 
     def touch(self, path: str) -> None:
         """Look at the folder of a path, or at the folder that it is, before native code reads there."""
@@ -274,14 +281,9 @@ class Watch:
         if self._native.problem and reader is not None:
             self.write(reader, "unseen", f"{BLIND}, since {self._native.problem}", None)
 
-    def _note_modules(self, reader: str) -> None:
-        found = set(sys.modules)
-        tops = {name.partition(".")[0] for name in found - self._known_modules} - sys.stdlib_module_names
-        self._known_modules, self._modules = found, len(sys.modules)
-        for top in tops:
-            file = getattr(sys.modules.get(top), "__file__", None)
-            if isinstance(file, str) and not is_user_file(file):
-                self.write(reader, "library", top, None)
+    def _note_packages(self, reader: str | None, *, by_user: bool = False) -> None:
+        for top in self._packages.taken(by_user=by_user):
+            self.write(reader, "library", top, None)
 
 
 def _state(name: str) -> State | None:
@@ -328,6 +330,7 @@ _Seen = Callable[[Watch, tuple[Any, ...]], None]
 #: Audit events (PEP 578) that tell of reading; every other one passes at the cost of a look into this.
 _EVENTS: dict[str, _Seen] = {
     "open": lambda watch, args: watch.opened(*args[:3]),
+    "import": lambda watch, args: watch.imports(args[0]),
     "os.listdir": lambda watch, args: watch.listed(args[0]),
     "os.scandir": lambda watch, args: watch.listed(args[0]),
     "sqlite3.connect": lambda watch, args: watch.probed(args[0]),

@@ -23,6 +23,7 @@ from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import StepError
 from mmdeploy.core.store import Store
 from mmdeploy.data.samples import stream
+from mmdeploy.model import watching
 from mmdeploy.model.imports import code_behind
 from mmdeploy.model.log_of_reads import readings
 from mmdeploy.model.reads import ABSENT, Reading
@@ -245,17 +246,44 @@ def test_what_cannot_be_followed_is_said(project: Project) -> None:
     assert found["one"].unseen == ("what the program true reads",)
 
 
+def install(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install an empty package for the test, and forget it afterwards."""
+    site = tmp_path / "venv" / "site-packages"
+    (site / name).mkdir(parents=True)
+    (site / name / "__init__.py").write_text("")
+    (site / f"{name}-1.5.dist-info").mkdir()
+    (site / f"{name}-1.5.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+
+
 def test_packages_that_are_loaded_are_named_with_their_installation(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = tmp_path / "venv" / "site-packages"
-    (site / "mysublib").mkdir(parents=True)
-    (site / "mysublib" / "__init__.py").write_text("")
-    (site / "mysublib-1.5.dist-info").mkdir()
-    (site / "mysublib-1.5.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mysublib\nVersion: 1.5\n")
-    monkeypatch.syspath_prepend(str(site))
+    install("mysublib", tmp_path, monkeypatch)
     found = project.read(("one", lambda: __import__("mysublib")))["one"]
     assert dict(found.libraries) == {"mysublib": "1.5"}
+
+
+@pytest.mark.parametrize("by_model", [True, False], ids=["by the model", "by us"])
+def test_a_package_that_is_loaded_between_windows_is_the_models_or_nobodys(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_model: bool
+) -> None:
+    install("mylatelib", tmp_path, monkeypatch)
+    (project.root / "model.py").write_text("def forward():\n    import mylatelib\n    return mylatelib\n")
+    monkeypatch.syspath_prepend(str(project.root))
+    model, logs = importlib.import_module("model"), project.store.root / "staging"
+    ours = compile("import mylatelib", str(Path(watching.__file__).parents[1] / "training" / "loop.py"), "exec")
+    with watched(project.root, logs / "1.reads", ignored=(project.store.root,)):
+        with reading("model.py:build", lasts=True):
+            pass
+        model.forward() if by_model else exec(ours, {})
+        with reading("data.py:training"):
+            pass
+    behind = code_behind("model.py:build", project.root)
+    found = readings(logs, {"model.py:build": behind, "data.py:training": behind}, project.store, project.root)
+    assert dict(found["data.py:training"].libraries) == {}
+    assert dict(found["model.py:build"].libraries) == ({"mylatelib": "1.5"} if by_model else {})
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(project: Project) -> None:

@@ -252,6 +252,23 @@ def percentile_ratio_interval(
     return bootstrap_interval(ratio, len(candidate), confidence=confidence, seed=seed, resamples=_TAIL_RESAMPLES)
 
 
+def median_ratio_interval(candidate: FloatArray, reference: FloatArray, *, confidence: float, seed: int) -> Interval:
+    """Return the interval of the median of candidate / reference, each pair measured in the same round.
+
+    Args:
+        candidate: Times, shape [units, rounds of a unit]; units are resampled whole.
+        reference: Those of the other one in the same rounds, same shape.
+        confidence: Such as 0.95.
+        seed: Of the resampling.
+    """
+    ratios = candidate / reference
+
+    def median(units: npt.NDArray[np.intp]) -> FloatArray:
+        return _pooled_percentile(ratios, units, 50.0)
+
+    return bootstrap_interval(median, len(ratios), confidence=confidence, seed=seed, resamples=_TAIL_RESAMPLES)
+
+
 def percentile_interval(latencies: FloatArray, percentile: float, *, confidence: float, seed: int) -> Interval:
     """Return the interval of a percentile; shape [rounds, requests of a round], rounds resampled whole."""
 

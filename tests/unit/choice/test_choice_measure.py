@@ -54,6 +54,24 @@ def test_the_ratio_survives_a_machine_that_slows_down_threefold():
     assert high - low < 0.1
 
 
+class Interrupted(Scripted):
+    """Takes its time, and ten times as long for the second request of each block that is not a mirror's."""
+
+    def time(self, first, count):
+        super().time(first, count)
+        return [self.latency(0) * (10.0 if at == 1 and (first // count) % 2 == 0 else 1.0) for at in range(count)]
+
+
+def test_requests_that_other_work_on_the_machine_interrupts_do_not_count_against_an_engine():
+    names = {"quick": 45.0, "slow": 49.0}
+    processes = {"quick": Interrupted(lambda at: 45.0, []), "slow": Scripted(lambda at: 49.0, [])}
+    race = Race(dict(processes), 1e9, 20, Timings({name: {} for name in names}), clock=lambda: 0.0)
+    race.run(lambda timings: [])
+    assert race.timings.ratio("quick", "slow") == pytest.approx(45 / 49)
+    assert race.timings.interval("quick", "slow")[1] < 1
+    assert race.timings.p50_ms("quick") > race.timings.p50_ms("slow") == 49.0, "people are told what requests took"
+
+
 def test_each_second_round_mirrors_the_one_before():
     _, processes, log = scripted({name: lambda at: 1.0 for name in "abc"})
     names = {process: name for name, process in processes.items()}

@@ -30,11 +30,13 @@ class Choice:
         proposal: The recipe.
         code: Text of `mmdeploy.scaffold.parting.FILENAME`; None where the user's code is enough.
         notes: What a person should know of it, a sentence each.
+        data_code: Text of `mmdeploy.scaffold.splitting.FILENAME`; None where the user's callables serve as they are.
     """
 
     proposal: Proposal
     code: str | None = None
     notes: tuple[str, ...] = field(default=())
+    data_code: str | None = None
 
 
 def choose(

@@ -199,10 +199,11 @@ def _failing_hint(
             return False
         return True
 
-    if all(array.ndim > 1 and array.shape[1] == 1 for array in batch.values()) and works(
-        {name: array[:, 0] for name, array in batch.items()}
-    ):
-        return "a sample has no batch dimension: give array[0]"
+    rows = {array.shape[1] if array.ndim > 1 else 0 for array in batch.values()}
+    if len(rows) == 1 and rows != {0} and works({name: array[:, 0] for name, array in batch.items()}):
+        number = rows.pop()
+        each = "" if number == 1 else f", or each of the {number} rows as a sample"
+        return f"a sample has no batch dimension: give array[0]{each}"
     doubles = [name for name, array in batch.items() if array.dtype.name == "float64"]
     if doubles and works(
         {name: array.astype("float32") if name in doubles else array for name, array in batch.items()}

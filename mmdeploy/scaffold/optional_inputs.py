@@ -28,7 +28,7 @@ _RTOL, _ATOL = 1e-3, 1e-5
 
 
 def optional_inputs(looked: Looked, proposal: Proposal) -> dict[str, MayLack]:
-    """Find the inputs that may be left out: those with None as their default, or that evaluation samples lack.
+    """Find the inputs that may be left out: those with None as their default, or that samples lack.
 
     Args:
         looked: The model as it was before anything was added to it.
@@ -41,7 +41,7 @@ def optional_inputs(looked: Looked, proposal: Proposal) -> dict[str, MayLack]:
     if proposal.wiring.gaps:
         return found
     for name in looked.seen.inputs:
-        lacking = looked.seen.lacking.get(name, 0)
+        lacking = looked.seen.lacking(name)
         branch = _branch(proposal, name)
         if branch is None or not (lacking or _defaults_to_none(looked, name)):
             continue

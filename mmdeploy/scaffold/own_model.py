@@ -21,7 +21,7 @@ from mmdeploy.scaffold.choosing import Choice, choose
 from mmdeploy.scaffold.forms import forms_of
 from mmdeploy.scaffold.look import Looked, look
 from mmdeploy.scaffold.naming import identifier
-from mmdeploy.scaffold.proposal import MOST_CALIBRATION, Told
+from mmdeploy.scaffold.proposal import Told
 from mmdeploy.scaffold.recipe_text import recipe_text
 from mmdeploy.scaffold.seen import Seen, look_at
 
@@ -83,7 +83,6 @@ class Found:
     sources: Sources
     looked: Looked
     told: Told
-    split: str | None
 
     def choose(
         self,
@@ -103,7 +102,17 @@ class Found:
         proposal = choice.proposal
         if name is None and told.name in {part.name for part in proposal.wiring.parts}:
             proposal = replace(proposal, told=replace(proposal.told, name=f"{told.name}_model"))
-        return replace(choice, proposal=proposal)
+        data, evaluation = self.sources.data, self.sources.evaluation
+        sets = splitting.sample_sets(
+            self.sources.inside(data), evaluation and self.sources.inside(evaluation), self.looked.seen,
+            [name for name, one in proposal.optional.items() if one.lacking],
+        )  # fmt: skip
+        told = replace(
+            proposal.told, calibration=sets.calibration, evaluation=sets.evaluation,
+            calibration_samples=sets.calibration_samples, evaluation_samples=sets.evaluation_samples,
+        )  # fmt: skip
+        notes = (*sets.notes, *choice.notes)
+        return replace(choice, proposal=replace(proposal, told=told), notes=notes, data_code=sets.code)
 
 
 def find(sources: Sources) -> Found:
@@ -114,11 +123,8 @@ def find(sources: Sources) -> Found:
         ModelError: When the model cannot be looked at.
         DataError: When the samples cannot.
     """
-    model, seen, counted, call = _loaded(sources)
-    root, data = sources.root, sources.inside(sources.data)
-    looked = look(model, seen, root=root, call=call)
-    split = None if sources.evaluation or counted < 2 else splitting.split_text(data)
-    return Found(sources, looked, _told(sources, seen, counted, split), split)
+    model, seen, call = _loaded(sources)
+    return Found(sources, look(model, seen, root=sources.root, call=call), _told(sources))
 
 
 def examined(sources: Sources) -> tuple[Finding, ...]:
@@ -129,7 +135,7 @@ def examined(sources: Sources) -> tuple[Finding, ...]:
         ModelError: When the model cannot be looked at.
         DataError: When the samples cannot.
     """
-    model, seen, _, call = _loaded(sources)
+    model, seen, call = _loaded(sources)
     return forms_of(model, seen, root=sources.root, call=call)
 
 
@@ -157,8 +163,8 @@ def with_samples_of_recipe(sources: Sources) -> Sources:
     )  # fmt: skip
 
 
-def _loaded(sources: Sources) -> tuple[nn.Module, Seen, int, Callable[..., object] | None]:
-    """Return the model, what was seen of all samples, how many were of ``data``, and what calls the model."""
+def _loaded(sources: Sources) -> tuple[nn.Module, Seen, Callable[..., object] | None]:
+    """Return the model, what was seen of all samples, and what calls the model."""
     _check_references(sources)
     root = sources.root
     factory, data = sources.inside(sources.factory), sources.inside(sources.data)
@@ -168,46 +174,34 @@ def _loaded(sources: Sources) -> tuple[nn.Module, Seen, int, Callable[..., objec
         adapters=sources.adapters, allow_pickle=sources.allow_pickle,
     )  # fmt: skip
     seen = look_at(unchecked(data, root=root), data)
-    counted = seen.count
     if sources.evaluation is not None:
         evaluation = sources.inside(sources.evaluation)
         seen = look_at(unchecked(evaluation, root=root), evaluation, seen)
     call = None
     if sources.call is not None:
         call = resolve_callable(sources.inside(sources.call), root, error=ModelError)
-    return model, seen, counted, call
+    return model, seen, call
 
 
-def _told(sources: Sources, seen: Seen, counted: int, split: str | None) -> Told:
+def _told(sources: Sources) -> Told:
     root, recipe = sources.root, sources.recipe
-    data = sources.inside(sources.data)
-    halves = (counted // 2, counted - counted // 2) if split else (counted, counted)
     elsewhere = recipe.absolute().parent != root
-    remarks = []
-    if sources.evaluation is None and not split:
-        remarks.append(
-            "Calibration and evaluation are the same samples: name two callables, the second of samples that were "
-            "neither trained nor calibrated on."
-        )
     return Told(
         name=identifier(root.name),
         target="cpu",
         factory=sources.inside(sources.factory),
-        calibration=splitting.CALIBRATION if split else data,
-        evaluation=splitting.EVALUATION if split else sources.inside(sources.evaluation or sources.data),
+        calibration=sources.inside(sources.data),
+        evaluation=sources.inside(sources.evaluation or sources.data),
         weights=None if sources.weights is None else _relative(sources.weights, root),
         folder=_relative(root, recipe.absolute().parent) if elsewhere else None,
         schema=files.SCHEMA,
-        calibration_samples=min(MOST_CALIBRATION, halves[0]),
-        evaluation_samples=(seen.count - counted) if sources.evaluation else halves[1],
-        remarks=tuple(remarks),
     )
 
 
 def texts_of(found: Found, choice: Choice) -> dict[Path, str]:
     """Return what is written: the recipe last, so that what it needs is there."""
     recipe, root = found.sources.recipe, found.sources.root
-    code = {splitting.FILENAME: found.split, parting.FILENAME: choice.code}
+    code = {splitting.FILENAME: choice.data_code, parting.FILENAME: choice.code}
     texts = {_from_here(root / name): text for name, text in code.items() if text is not None}
     schema = recipe.parent / files.SCHEMA
     if not schema.exists():

@@ -35,9 +35,8 @@ class Told:
         prefix: Where in the model the weights belong.
         folder: The folder that paths are relative to, if it is not the recipe's own.
         schema: Where editors find the schema, relative to the recipe; empty for no such line.
-        calibration_samples: How many samples calibration has.
+        calibration_samples: How many samples calibration has; 0 where that is not known.
         evaluation_samples: How many samples evaluation has.
-        remarks: Comments for the recipe's head, a line each.
     """
 
     name: str
@@ -51,7 +50,6 @@ class Told:
     schema: str = ""
     calibration_samples: int = 0
     evaluation_samples: int = 0
-    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class MayLack:
         strategy: What takes the embedding's place, as `missing` of a recipe says it.
         parameter: The model's, where the strategy is ``learned``.
         tried: Whether the model answers so; otherwise ``mean`` is what to start with.
-        lacking: How many evaluation samples lack it.
+        lacking: How many samples lack it.
     """
 
     strategy: str
@@ -91,7 +89,7 @@ class MayLack:
 
     def told_of(self, name: str) -> str:
         """Say that requests may leave out an input, why, and what is known of what stands in for it."""
-        lack = "evaluation sample lacks" if self.lacking == 1 else "evaluation samples lack"
+        lack = "sample lacks" if self.lacking == 1 else "samples lack"
         why = f"{self.lacking} {lack} {name}" if self.lacking else f"The model takes {name}=None"
         how = "so requests may leave it out" if self.lacking else "with `optional: true` requests may leave it out"
         known = "as the model answers without it" if self.tried else "to start with; how the model answers is not seen"

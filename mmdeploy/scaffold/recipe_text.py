@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmdeploy.core.version import __version__
+from mmdeploy.scaffold.drop_limit import drop_limit
 from mmdeploy.scaffold.proposal import MOST_CALIBRATION, Proposal, Tensor
 from mmdeploy.scaffold.wiring import Gap, Part
 from mmdeploy.scaffold.yaml_lines import WIDTH, block, flow
@@ -43,7 +44,7 @@ def _head(proposal: Proposal, notes: Sequence[str]) -> Iterator[str]:
     if told.schema:
         yield f"# yaml-language-server: $schema={told.schema}"
     yield f"# Proposed by mmdeploy init {__version__}: a start, to be changed. See docs/begin.md."
-    for remark in (*told.remarks, *notes):
+    for remark in notes:
         yield from _comment(remark)
     for name in proposal.wiring.left_out:
         yield from _comment(f"Left out: {name}. It has weights, and no component calls it.")
@@ -166,11 +167,11 @@ def _accuracy(proposal: Proposal) -> Iterator[str]:
         yield f"  # No accuracy gate: {why}. See `mmdeploy list gates.accuracy`; with class ids:"
         yield "  # - {method: accuracy, metric: top1, max_drop: 0.01}"
         return
-    count = proposal.told.evaluation_samples
-    drop = max(0.01, round(2 / count + 0.0005, 3)) if count else 0.01
-    few = f"; {count} samples tell no finer" if drop > 0.01 else ""
-    yield f"  # The share of right answers that may be lost against the PyTorch model{few}."
-    yield f"  - {flow({'method': 'accuracy', 'metric': metric, 'max_drop': drop})}"
+    limit = drop_limit(proposal.told.evaluation_samples)
+    yield from _comment(
+        f"The share of right answers that may be lost against the PyTorch model. {limit.why}".rstrip(), "  "
+    )
+    yield f"  - {flow({'method': 'accuracy', 'metric': metric, **limit.options})}"
 
 
 def _marked(gap: Gap, indent: str) -> Iterator[str]:

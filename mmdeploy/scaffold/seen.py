@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY
-from mmdeploy.core.errors import DataError, kind_of
+from mmdeploy.core.errors import DataError, did_you_mean, kind_of
 from mmdeploy.core.strings import as_strings
 from mmdeploy.data.samples import hint_of_no_array
 from mmdeploy.scaffold.naming import unused
@@ -90,7 +90,7 @@ class Seen:
         complete: Whether that was all of them.
         judged: How many of these were of the last callable: those that the gates judge on.
         labels: Labels of these, as far as there are any.
-        lacking: How many samples lack an input.
+        held: For each callable, how many of its samples hold just these inputs.
     """
 
     inputs: dict[str, SeenInput] = field(default_factory=dict)
@@ -99,7 +99,15 @@ class Seen:
     complete: bool = True
     judged: int = 0
     labels: list[Any] = field(default_factory=list)
-    lacking: Counter[str] = field(default_factory=Counter)
+    held: list[Counter[frozenset[str]]] = field(default_factory=list)
+
+    def lacking(self, name: str) -> int:
+        """Return how many samples lack an input."""
+        return sum(count for held in self.held for names, count in held.items() if name not in names)
+
+    def holding(self, names: Collection[str], *, of: int) -> int:
+        """Return how many samples of a callable, by its number, hold inputs."""
+        return sum(count for inputs, count in self.held[of].items() if inputs >= {*names})
 
     @property
     def labelled(self) -> bool:
@@ -130,66 +138,83 @@ class Seen:
 
 
 def look_at(samples: Iterable[tuple[Mapping[str, Any], Any]], reference: str, into: Seen | None = None) -> Seen:
-    """Look at the samples of a data callable.
+    """Look at the samples of a data callable; some may lack inputs that others hold.
 
     Args:
         samples: What it gives.
         reference: Its name, for messages.
-        into: What was seen of another callable of the same model, of whole samples; these may then lack some inputs.
+        into: What was seen of another callable of the same model: no input is new to these.
 
     Raises:
-        DataError: When there is none, or one that no model could be fed with.
+        DataError: When there is none, none with all inputs, or one that no model could be fed with.
     """
     seen = into or Seen()
     seen.labels = []
+    seen.held.append(Counter())
     before, until = seen.count, time.monotonic() + MOST_SECONDS
-    shapes: dict[tuple[tuple[int, ...], ...], int] = {}
+    kept = list[Feed]()
     iterator = iter(samples)
     for index, (feed, label) in enumerate(iterator):
-        arrays = _arrays(feed, f"{reference}: sample {index}", seen, may_lack=into is not None)
+        arrays = _arrays(feed, f"{reference}: sample {index}", seen, known=into is not None)
         for name, one in seen.inputs.items():
             one.add(arrays.get(name))
-        seen.lacking.update({*seen.inputs} - {*arrays})
+        seen.held[-1][frozenset(arrays)] += 1
         seen.count += 1
         seen.labels += [] if label is None else [label]
-        shape = tuple(array.shape for array in arrays.values())
-        if (
-            len(arrays) == len(seen.inputs)
-            and shapes.get(shape, 0) < 2
-            and (shape in shapes or len(shapes) < _KEPT_SHAPES)
-        ):
-            shapes[shape] = shapes.get(shape, 0) + 1
-            seen.kept.append(arrays)
+        _keep(arrays, kept)
         if index + 1 >= MOST_SAMPLES or time.monotonic() > until:
             seen.complete = next(iterator, None) is None
             break
     seen.judged = seen.count - before
     if seen.judged == 0:
         raise DataError(f"{reference} gives no sample", hint="yield a dict of arrays by input name, one a sample")
-    if not seen.inputs:
-        raise DataError(f"{reference}: sample 0 is empty", hint="a sample is a dict of arrays by input name")
+    seen.kept += [feed for feed in kept if {*feed} == {*seen.inputs}]
+    if not seen.kept:
+        raise _none_whole(seen, reference)
     return seen
 
 
-def _arrays(feed: Mapping[str, Any], where: str, seen: Seen, *, may_lack: bool) -> Feed:
-    lacks = may_lack and feed and {*feed} < {*seen.inputs}
-    if seen.inputs and {*feed} != {*seen.inputs} and not lacks:
-        odd = sorted(map(str, {*feed} ^ {*seen.inputs}))
+def _keep(arrays: Feed, kept: list[Feed]) -> None:
+    """Keep a sample where few of its shapes are kept."""
+    shapes = Counter(_shapes(feed) for feed in kept if {*feed} == {*arrays})
+    here = shapes[_shapes(arrays)]
+    if here == 1 or (here == 0 and len(shapes) < _KEPT_SHAPES):
+        kept.append(arrays)
+
+
+def _shapes(feed: Feed) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple(sorted((name, array.shape) for name, array in feed.items()))
+
+
+def _none_whole(seen: Seen, reference: str) -> DataError:
+    counts = "; ".join(f"{count} with {', '.join(sorted(names))}" for names, count in seen.held[-1].most_common(4))
+    return DataError(
+        f"{reference}: no sample has all of {', '.join(seen.inputs)}: {counts}",
+        hint="name an array as forward's parameter, the same in every sample; the model is watched, and calibrated, "
+        "with samples that hold every input (docs/missing_modalities.md)",
+    )
+
+
+def _arrays(feed: Mapping[str, Any], where: str, seen: Seen, *, known: bool) -> Feed:
+    if not feed:
+        raise DataError(f"{where} is empty", hint="a sample is a dict of arrays by input name")
+    if new := [str(name) for name in feed if known and name not in seen.inputs]:
         raise DataError(
-            f"{where} has {', '.join(map(str, feed)) or 'nothing'}, the ones before {', '.join(seen.inputs)}",
-            hint=f"--data gives samples that are whole: all of them with {', '.join(odd)}, or none; samples that lack "
-            "an input may come from --evaluation (docs/missing_modalities.md)",
+            f"{where} has {', '.join(new)}, which no sample of --data has",
+            hint=f"those have {', '.join(seen.inputs)}: {did_you_mean(new[0], seen.inputs)}",
         )
     arrays: Feed = {}
     for name, value in feed.items():
         arrays[str(name)] = array = _array(value, f"{where}, input {str(name)!r}")
-        known = seen.inputs.setdefault(
-            str(name), SeenInput(DTYPE_BY_NUMPY[array.dtype.name], array.shape, [[] for _ in array.shape])
-        )
-        if len(known.shape) != array.ndim or known.dtype != DTYPE_BY_NUMPY[array.dtype.name]:
+        dtype = DTYPE_BY_NUMPY[array.dtype.name]
+        if name not in seen.inputs:
+            before = [[_LACKING] * seen.count for _ in array.shape]
+            seen.inputs[str(name)] = SeenInput(dtype, array.shape, before)
+        first = seen.inputs[str(name)]
+        if len(first.shape) != array.ndim or first.dtype != dtype:
             raise DataError(
-                f"{where}, input {name!r} is {DTYPE_BY_NUMPY[array.dtype.name]} {list(array.shape)}, before it was "
-                f"{known.dtype} {list(known.shape)}",
+                f"{where}, input {name!r} is {dtype} {list(array.shape)}, before it was "
+                f"{first.dtype} {list(first.shape)}",
                 hint="an input has one type, and as many axes in every sample",
             )
     return arrays
@@ -208,11 +233,11 @@ def _array(value: object, where: str) -> Array:
     array = np.asarray(value)
     if array.dtype.name not in DTYPE_BY_NUMPY:
         raise DataError(f"{where} is {array.dtype.name}", hint=f"accepted: {', '.join(DTYPE_BY_NUMPY)}")
-    if array.dtype.kind == "f" and np.isnan(array).any():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(
-            f"{where} holds NaN",
-            hint="every answer to it would be NaN: leave such samples out; what may be missing is no key of the sample "
-            "at all (docs/missing_modalities.md)",
+            f"{where} holds {'NaN' if np.isnan(array).any() else 'an infinite value'}",
+            hint="no answer to it would be a number: leave such samples out; what may be missing is no key of the "
+            "sample at all (docs/missing_modalities.md)",
         )
     if array.ndim == 0:
         raise DataError(

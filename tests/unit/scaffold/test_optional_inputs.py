@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from mmdeploy.core.errors import DataError, ModelError
+from mmdeploy.data.samples import unchecked
 from mmdeploy.recipe.loader import load_recipe
 from mmdeploy.scaffold.files import write_files
 from mmdeploy.scaffold.own_model import Found, Sources, find, texts_of
@@ -60,6 +62,16 @@ def some():
     for index, (sample, label) in enumerate(whole()):
         yield ({"image": sample["image"]} if index % 2 else sample), label
 """
+LACKS_FIRST = """
+
+class Numbered:
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        sample, label = [*whole()][index % 8]
+        return ({"image": sample["image"]} if index % 4 in (0, 3) else sample), label
+"""
 LEARNED = "heard = self.hear(audio) if audio is not None else self.silence.expand(len(seen), -1)"
 ZEROS = "heard = self.hear(audio) if audio is not None else torch.zeros_like(seen)"
 OTHER = "heard = self.hear(audio) if audio is not None else seen * 2"
@@ -109,7 +121,7 @@ def test_what_stands_in_is_tried_on_the_model(tmp_path: Path, forward: str, miss
     assert fields["inputs"]["audio"]["optional"] is True
     assert fields["inputs"]["audio"]["missing"] == missing
     assert "optional" not in fields["inputs"]["image"]
-    assert "4 evaluation samples lack audio" in words(text)
+    assert "4 samples lack audio" in words(text)
     assert ("as the model answers without it" in words(text)) == (missing["strategy"] != "mean")
 
 
@@ -138,16 +150,73 @@ def test_an_input_that_the_head_reads_beside_others_stays_one_that_is_needed(tmp
     assert "optional" not in text
 
 
-def test_data_that_lacks_an_input_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="sample 1 has image, the ones before image, audio") as refused:
-        found_in(tmp_path, f"{ZEROS}\nreturn self.head(seen, heard)", data="some")
+def sets_of(found: Found) -> tuple[dict[str, Any], str, list[Any], list[Any]]:
+    """Write the recipe; return what it says, its text, and the samples of its two sets as a build takes them."""
+    fields, text = recipe_of(found)
+    recipe = load_recipe(found.sources.recipe)
+    references = (recipe.data.calibration, recipe.data.evaluation)
+    calibrate, judge = ([*unchecked(one, root=recipe.root)] for one in references if one is not None)
+    return fields, text, calibrate, judge
+
+
+def names_of(samples: list[Any]) -> list[str]:
+    return [" ".join(sorted(feed)) for feed, _ in samples]
+
+
+def test_data_of_which_some_samples_lack_an_input_is_shared_out(tmp_path: Path) -> None:
+    """The first sample lacks it; the samples come by number, from what would go on for ever as an iterable."""
+    samples = DATA + LACKS_FIRST
+    found = found_in(
+        tmp_path, f"{LEARNED}\nreturn self.head(seen, heard)", data="Numbered", evaluation=None, samples=samples
+    )
+    fields, text, calibrate, judge = sets_of(found)
+    assert fields["inputs"]["audio"]["missing"] == {"strategy": "learned", "parameter": "silence"}
+    assert "4 samples lack audio" in words(text)
+    assert fields["components"]["look"]["quantize"]["samples"] == 2
+    assert names_of(calibrate) == ["audio image"] * 2
+    assert names_of(judge) == ["image", "audio image", "image", "image", "audio image", "image"]
+    assert sorted(label for _, label in calibrate + judge) == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_what_nothing_can_stand_in_for_is_in_every_sample_of_either_set(tmp_path: Path) -> None:
+    forward = "return self.head(seen, torch.zeros_like(seen) if audio is None else torch.cat([audio, audio], 1))"
+    found = found_in(tmp_path, forward, data="some", evaluation=None)
+    fields, text, calibrate, judge = sets_of(found)
+    assert "optional" not in fields["inputs"]["audio"]
+    assert "4 of 8 samples lack audio: init_data.py leaves them out" in words(text)
+    assert names_of(calibrate) == names_of(judge) == ["audio image"] * 2
+    assert {feed["image"].tobytes() for feed, _ in calibrate}.isdisjoint(feed["image"].tobytes() for feed, _ in judge)
+
+
+def test_samples_that_calibrate_are_whole_where_held_out_ones_are_given_too(tmp_path: Path) -> None:
+    found = found_in(tmp_path, f"{ZEROS}\nreturn self.head(seen, heard)", data="some", evaluation="some")
+    fields, _, calibrate, judge = sets_of(found)
+    assert fields["inputs"]["audio"]["optional"] is True
+    assert names_of(calibrate) == ["audio image"] * 4
+    assert names_of(judge) == ["audio image", "image"] * 4
+
+
+def test_samples_none_of_which_is_whole_and_ones_that_cannot_be_shared_out_are_refused(tmp_path: Path) -> None:
+    forward = f"{ZEROS}\nreturn self.head(seen, heard)"
+    apart = DATA + "\n\ndef apart():\n    yield {'image': np.zeros(6, np.float32)}\n    yield {'audio': np.zeros(4)}\n"
+    with pytest.raises(DataError, match="no sample has all of image, audio: 1 with image; 1 with audio"):
+        found_in(tmp_path, forward, data="apart", samples=apart, evaluation=None)
+    new = apart.replace("'audio'", "'voice'")
+    with pytest.raises(DataError, match="sample 1 has voice, which no sample of --data has"):
+        found_in(tmp_path, forward, data="whole", evaluation="apart", samples=new)
+    found = found_in(tmp_path, forward, data="some", evaluation=None)
+    (tmp_path / "my-data.py").write_text(DATA)
+    elsewhere = find(replace(found.sources, data=f"{tmp_path / 'my-data.py'}:some"))
+    with pytest.raises(DataError, match=r"of 8 samples of my-data\.py:some, 4 lack audio") as refused:
+        elsewhere.choose()
     assert "--evaluation" in str(refused.value.hint)
 
 
 def test_samples_with_nan_and_answers_of_nan_are_refused(tmp_path: Path) -> None:
-    samples = DATA.replace("random.random(4, np.float32)}", "np.full(4, np.nan, np.float32)}")
-    with pytest.raises(DataError, match="sample 0, input 'audio' holds NaN"):
-        found_in(tmp_path, f"{ZEROS}\nreturn self.head(seen, heard)", samples=samples)
+    for value, told in (("np.nan", "NaN"), ("-np.inf", "an infinite value")):
+        samples = DATA.replace("random.random(4, np.float32)}", f"np.full(4, {value}, np.float32)}}")
+        with pytest.raises(DataError, match=f"sample 0, input 'audio' holds {told}"):
+            found_in(tmp_path, f"{ZEROS}\nreturn self.head(seen, heard)", samples=samples)
     with pytest.raises(ModelError, match="output 'output' is NaN"):
         found_in(tmp_path, f"{ZEROS}\nreturn self.head(seen, heard) * float('nan')")
 

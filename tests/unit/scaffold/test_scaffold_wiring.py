@@ -327,6 +327,9 @@ def test_a_function_calls_a_model_that_cannot_be_called(tmp_path: Path) -> None:
          "image float64", "give image.astype(np.float32)"),
         (PLAIN, DATA.replace("random.random(6, np.float32)", "random.random((1, 6), np.float32)").replace(
             "random.random(4, np.float32)", "random.random((1, 4), np.float32)"), "the model failed", "give array[0]"),
+        (PLAIN, DATA.replace("random.random(6, np.float32)", "random.random((5, 6), np.float32)").replace(
+            "random.random(4, np.float32)", "random.random((5, 4), np.float32)"), "the model failed",
+         "each of the 5 rows as a sample"),
         (PLAIN, DATA.replace('"text"', '"txt"'), "it needs 'text'; it does not know 'txt'", "did you mean 'text'"),
         (PLAIN, DATA.replace("}, index % 3", ', "label": np.array([1])}'), "it does not know 'label'", "(dict, label)"),
         (PLAIN, DATA.replace("random.random(4, np.float32)", '"a cat"'), "input 'text' is a str", "preprocess"),

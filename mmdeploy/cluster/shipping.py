@@ -2,8 +2,8 @@
 
 The folder goes through the place that machines share as an entry like any other: content by content, each sent once
 and verified when it is taken. Ray's own way has a limit on size, and sends all of it for each build. What the recipe
-names by a path that leads out of its folder, such as ``../lora``, travels with it and lies there as it does here; a
-path that is absolute means the same place on every node.
+names by a path or a glob that leads out of its folder, such as ``../lora``, travels with it and lies there as it does
+here; a path that is absolute means the same place on every node.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.errors import StoreError
@@ -23,7 +24,7 @@ from mmdeploy.core.store import Store, translated
 from mmdeploy.core.temporary import temporary_folder
 from mmdeploy.model.reads import Reading, Readings, is_ours
 from mmdeploy.model.weight_files import INDEX, files_of
-from mmdeploy.planning.recipe_inputs import codes_of, digest_of, source_of
+from mmdeploy.planning.recipe_inputs import codes_of, digest_of, matching, source_of
 from mmdeploy.recipe.media_wiring import steps_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def send_folder(recipe: Recipe, store: Store) -> str:
     up = _BESIDE * _levels_up(recipe)
     files = {f"{up}{path.relative_to(root).as_posix()}": path for path in _files(root)}
     for named in _outside(recipe):
-        for path in _files_of(root / named):
+        for path in chain.from_iterable(map(_files_of, _found(named, root))):
             inside = os.path.normpath(f"{up}{os.path.relpath(path, root)}")
             files[Path(inside).as_posix()] = path
     digests = {name: store.facts.sha256(path) for name, path in sorted(files.items())}
@@ -84,7 +85,12 @@ def take_folder(key: str, shared: SharedStore, cache: Path) -> Path:
 def at(recipe: Recipe, taken: Path) -> Recipe:
     """Return a recipe as if it had been read where `take_folder` put it."""
     root = taken / (_BESIDE * _levels_up(recipe))
-    moved = recipe.model_copy(update={"folder": None})
+    told = {
+        name: section.model_copy(update={"files": tuple(_told_inside(one, recipe.root) for one in section.files)})
+        for name, section in (("model", recipe.model), ("data", recipe.data))
+        if section.files is not None
+    }
+    moved = recipe.model_copy(update={"folder": None, **told})
     moved._origin = replace(recipe.origin, path=root / recipe.origin.path.name)
     return moved
 
@@ -113,19 +119,32 @@ def variables_of(recipe: Recipe, store: Store) -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in sorted(names)}
 
 
+def _told_inside(pattern: str, root: Path) -> str:
+    """Return an absolute glob that leads into the recipe's folder relative to it; others as they are."""
+    inside = next((place for place in (root, root.resolve()) if PurePath(pattern).is_relative_to(place)), None)
+    return pattern if inside is None else PurePath(pattern).relative_to(inside).as_posix()
+
+
 def _named(recipe: Recipe) -> Iterator[Path]:
-    """Give the files and folders that a recipe names for its model and its steps, by relative paths."""
+    """Give the files, folders and globs that a recipe names for its model, its data and its steps."""
     if recipe.model.weights is not None:
         yield recipe.model.weights
     yield from recipe.model.adapters.values()
     for _, _, step in steps_of(recipe):
         yield from step.paths.values()
+    yield from map(Path, (*(recipe.model.files or ()), *(recipe.data.files or ())))
 
 
 def _outside(recipe: Recipe) -> list[str]:
     """Return those that lie out of its folder, as relative paths without detours."""
     found = (os.path.normpath(path) for path in _named(recipe) if not path.is_absolute())
     return sorted({path for path in found if Path(path).parts[:1] == ("..",)})
+
+
+def _found(named: str, root: Path) -> Iterator[Path]:
+    """Give what a path names, or a glob finds."""
+    place = root / named
+    yield from [place] if place.exists() else matching([named], root)
 
 
 def _levels_up(recipe: Recipe) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from mmdeploy.core.digests import FileFacts
@@ -313,7 +313,11 @@ class _Inputs:
         return reading.shared if reading else ()
 
     def _named(self, patterns: Iterable[str]) -> dict[str, str]:
-        return self._digests(matching(patterns, self.root))
+        """Return digests by name; what an absolute glob finds elsewhere lies there wherever the recipe's folder is."""
+        absolute = [pattern for pattern in patterns if PurePath(pattern).is_absolute()]
+        elsewhere = [path for path in matching(absolute, self.root) if not path.resolve().is_relative_to(self.root)]
+        found = self._digests(path for path in matching(patterns, self.root) if path not in elsewhere)
+        return found | {str(path): _readable(path, self.facts.sha256) for path in elsewhere}
 
     def _digests(self, paths: Iterable[Path]) -> dict[str, str]:
         return digests_of(paths, self.root, self.facts)

@@ -75,6 +75,29 @@ def test_an_adapter_beside_the_folder_is_the_same_on_a_node(
         require_same(task, take_inputs(moved, Store(tmp_path / "third" / "store")))
 
 
+@pytest.mark.parametrize("written", ["../tables/*.txt", "{beside}/*.txt", "{inside}/tables/**/*.txt"])
+def test_files_that_globs_find_are_the_same_on_a_node(
+    tiny_recipe: Path, store: Store, tmp_path: Path, written: str
+) -> None:
+    beside, inside = tiny_recipe.parent.parent / "tables", tiny_recipe.parent
+    pattern = written.format(beside=beside, inside=inside)
+    place = inside / "tables" if "inside" in written else beside
+    place.mkdir()
+    (place / "a.txt").write_text("1")
+    recipe = load_recipe(tiny_recipe, [f"model.files=['{pattern}']"])
+    assert store.shared is not None
+    store.shared.require()
+    taken = take_folder(send_folder(recipe, store), SharedStore(str(store.shared)), tmp_path / "cache")
+    here, moved = take_inputs(recipe, store), at(recipe, taken)
+    there = take_inputs(moved, Store(tmp_path / "elsewhere" / "store"))
+    assert len(here.model["model.files"]) == 1
+    assert there.model["model.files"] == here.model["model.files"]
+    if "beside" not in written:  # what is absolute lies on every node at the same path
+        (moved.root / ("tables" if "inside" in written else "../tables") / "a.txt").write_text("2")
+        changed = take_inputs(moved, Store(tmp_path / "third" / "store"))
+        assert changed.model["model.files"] != here.model["model.files"]
+
+
 def test_weights_two_levels_up_travel_with_what_lies_beside_them(
     tiny_recipe: Path, store: Store, tmp_path: Path
 ) -> None:

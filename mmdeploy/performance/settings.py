@@ -156,9 +156,11 @@ def _join(repository: Path, components: Collection[str]) -> None:
         for one in asked:
             steps = configs[one["model"]].ensemble_scheduling.step
             parts = [part for part in ({step.model_name for step in steps} or {one["model"]}) if part in components]
-            one["joins"] = all(
-                configs[part].HasField("dynamic_batching") and not configs[part].response_cache.enable for part in parts
-            )
+            served = [configs[part] for part in parts]
+            if served:  # else none of its parts is served with other settings than it was built for
+                one["joins"] = all(
+                    part.HasField("dynamic_batching") and not part.response_cache.enable for part in served
+                )
         if asked:
             config.parameters[OPTIONS_PARAMETER].string_value = json.dumps(options, sort_keys=True)
             (repository / name / "config.pbtxt").write_text(to_text(config), "utf-8")

@@ -103,7 +103,10 @@ def test_rows_are_asked_for_together_as_the_build_of_the_settings_would(tmp_path
         (tmp_path / model / "config.pbtxt").write_text(f'name: "{model}" max_batch_size: 8 {text}')
 
     def joins(right: Setting, fusion: Setting) -> bool:
-        with served_with(tmp_path, "d", {"right": right, "fusion": fusion}) as repository:
+        return said({"right": right, "fusion": fusion})
+
+    def said(settings: dict[str, Setting]) -> bool:
+        with served_with(tmp_path, "d", settings) as repository:
             config = parse((repository / "d.cascade" / "config.pbtxt").read_text(), "config")
         found = json.loads(config.parameters["mmdeploy.options"].string_value)
         assert found["when"] == options["when"]
@@ -111,6 +114,7 @@ def test_rows_are_asked_for_together_as_the_build_of_the_settings_would(tmp_path
 
     assert joins(Setting(delay_us=500), Setting(delay_us=0))
     assert not joins(Setting(delay_us=500), Setting())
+    assert not said({"left": Setting(delay_us=500)})  # as it was built, where no part of it is served otherwise
 
 
 def test_only_what_differs_is_written() -> None:

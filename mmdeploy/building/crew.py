@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from mmdeploy.building.scheduler import Workers
 from mmdeploy.building.settings import Settings
 from mmdeploy.building.turns import admitted
-from mmdeploy.core.target import usable_cores
+from mmdeploy.core.target import usable_cores, usable_threads
 from mmdeploy.planning.kinds import KINDS
 from mmdeploy.planning.steps import Decision, Fingerprints, Step
 from mmdeploy.worker.step_process import Finished
@@ -55,7 +55,7 @@ class Crew:
 
     def threads(self, step: Step) -> int:
         """Return the threads that a step may use: the same number wherever it runs."""
-        return usable_cores() if step.exclusive or self._jobs == 1 else max(1, usable_cores() // self._jobs)
+        return usable_cores() if step.exclusive else min(usable_threads(), max(1, usable_cores() // self._jobs))
 
     def foresee(self, steps: Iterable[Step]) -> None:
         """Take note of which steps are left to be started."""

@@ -10,6 +10,7 @@ import click
 from mmdeploy.cli.options import (
     benchmark_option,
     destination_option,
+    jobs_option,
     no_cache_option,
     on_option,
     only_option,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @destination_option
 @only_option
 @no_cache_option
-@click.option("--jobs", type=click.IntRange(1), help="Steps at once; as many as there are cores by default.")
+@jobs_option
 @click.option(
     "--processes",
     type=click.IntRange(1),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmdeploy.cli import completion
-from mmdeploy.cli.options import recipe_argument, set_option, store_option, workdir_option
+from mmdeploy.cli.options import jobs_option, recipe_argument, set_option, store_option, workdir_option
 from mmdeploy.cli.output import Output, output_options
 from mmdeploy.core.errors import EXIT_GATE_FAILED, EXIT_PASS, EXIT_STEP_FAILED
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to write reports and reproductions to; by default the run's.",
 )
-@click.option("--jobs", type=click.IntRange(1), help="Steps at once; as many as there are cores by default.")
+@jobs_option
 @output_options(quiet="the name of the first tensor that leaves its tolerance")
 def command(
     *,

@@ -127,6 +127,16 @@ def only_option(function: Function) -> Function:
     )(function)
 
 
+def jobs_option(function: Function) -> Function:
+    """Add ``--jobs``."""
+    return click.option(
+        "--jobs",
+        type=click.IntRange(1),
+        help="Steps at once; as many as there are cores by default. They share the cores, and none takes more threads "
+        "than OMP_NUM_THREADS says, but for those that measure time.",
+    )(function)
+
+
 def no_cache_option(function: Function) -> Function:
     """Add ``--no-cache``; the verb's ``no_cache: bool``."""
     return click.option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmdeploy.cli.options import recipe_argument, set_option, store_option, workdir_option
+from mmdeploy.cli.options import jobs_option, recipe_argument, set_option, store_option, workdir_option
 from mmdeploy.cli.output import Output, output_options
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @workdir_option
 @store_option
 @click.option("--component", metavar="NAME", help="Measure only this component.")
-@click.option("--jobs", type=click.IntRange(1), help="Steps at once; as many as there are cores by default.")
+@jobs_option
 @output_options(quiet="nothing; the files are in the run's folder")
 def command(
     *,

@@ -74,6 +74,15 @@ def usable_cores() -> int:
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
+def usable_threads() -> int:
+    """Return the threads that work may take which no time is measured of: a core each, or ``OMP_NUM_THREADS`` if less.
+
+    That variable is how people tell programs that others work on the machine, too; of nested levels the first counts.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(usable_cores(), int(asked)) if asked.isdecimal() and int(asked) else usable_cores()
+
+
 def _cgroup_quota(root: Path, membership: Path) -> float | None:
     """Return the cores' worth of time that the control groups of this process allow, None for any (cgroups(7))."""
     quotas = []

@@ -1,8 +1,11 @@
 """Cores that a process may use, by the quota of its control groups."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from mmdeploy.core.target import _cgroup_quota, usable_cores
+from mmdeploy.building.crew import Crew
+from mmdeploy.core.target import _cgroup_quota, usable_cores, usable_threads
 
 
 @pytest.fixture
@@ -40,3 +43,15 @@ def test_there_is_always_a_core(monkeypatch):
         monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
         monkeypatch.setattr("mmdeploy.core.target._cgroup_quota", lambda *_, quota=quota: quota)
         assert usable_cores() == cores
+
+
+def test_steps_take_no_more_threads_than_they_are_allowed(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr("mmdeploy.core.target._cgroup_quota", lambda *_: None)
+    for asked, threads in (("2", 2), ("3,1", 3), ("64", 4), ("0", 4), ("many", 4), ("", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert usable_threads() == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    plain, measures = SimpleNamespace(exclusive=False), SimpleNamespace(exclusive=True)
+    assert [Crew(None, jobs, None).threads(plain) for jobs in (1, 2, 4)] == [2, 2, 1]
+    assert Crew(None, 1, None).threads(measures) == 4

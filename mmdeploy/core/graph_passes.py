@@ -63,7 +63,7 @@ def _apply(model: Any, change: Any) -> None:
 
 
 def _has_body(node: Any) -> bool:
-    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+    return any(True for _ in bodies(node))
 
 
 def _wires(node: Any) -> tuple[str, ...]:
@@ -72,10 +72,17 @@ def _wires(node: Any) -> tuple[str, ...]:
     return (node.op_type, *inputs, "", *(value.name for value in node.outputs))
 
 
+def bodies(node: Any) -> Iterator[Any]:
+    """Yield the graphs of a node's control flow, not those in them."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
 def with_bodies(graph: Any) -> Iterator[Any]:
-    """Yield a graph and the bodies of its control flow."""
+    """Yield a graph and the bodies of its control flow, and those in them."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from with_bodies(attribute.g)
+        for body in bodies(node):
+            yield from with_bodies(body)

@@ -140,13 +140,11 @@ class TensorGraph:
 def reads(node: Any) -> Iterator[str]:
     """Yield every tensor that a node reads, in the bodies of control flow too."""
     yield from node.input
-    for attribute in node.attribute:
-        bodies = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-        for body in bodies:
-            made = {value.name for value in (*body.input, *body.initializer)}
-            made.update(name for inner in body.node for name in inner.output)
-            yield from (name for inner in body.node for name in reads(inner) if name not in made)
-            yield from (value.name for value in body.output if value.name not in made)
+    for body in graph_passes.bodies(node):
+        made = {value.name for value in (*body.input, *body.initializer)}
+        made.update(name for inner in body.node for name in inner.output)
+        yield from (name for inner in body.node for name in reads(inner) if name not in made)
+        yield from (value.name for value in body.output if value.name not in made)
 
 
 def _size(known: Any, here: int) -> Any:

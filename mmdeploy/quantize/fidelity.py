@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.sessions import AS_WRITTEN
 from mmdeploy.quantize.held_out import HeldOut, answers, count, joined
-from mmdeploy.quantize.ranges import Feeds
 
 #: Below it a graph has little to do with the one that it was made from: cosine 0.95.
 FLOOR_DB = 10.0
@@ -43,11 +41,6 @@ def worst_of(noise: Mapping[str, float | None]) -> tuple[str, float] | None:
     """Return the output with the most noise, and its SQNR in dB; None without noise."""
     known = [(name, found) for name, found in noise.items() if found is not None]
     return min(known, key=lambda one: one[1], default=None)
-
-
-def first(feeds: Feeds, most: int) -> list[dict[str, Array]]:
-    """Return the first batches."""
-    return list(itertools.islice(feeds(), most))
 
 
 def noise_db(held: HeldOut, quantized: Path, model: Any) -> dict[str, float | None]:

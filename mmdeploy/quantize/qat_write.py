@@ -106,7 +106,8 @@ def _compared(options: Options, context: StepContext) -> list[dict[str, Array]]:
     """Return what the graphs are compared on; nothing without calibration data."""
     if context.calibration is None:
         return []
-    return fidelity.first(ranges.first_samples(context, options.samples, options.batch_size), _COMPARED_BATCHES)
+    feeds = ranges.first_samples(context, options.samples, options.batch_size)
+    return held_out.compared(feeds, _COMPARED_BATCHES, options.samples, share_out=False)[0]
 
 
 def _limits(

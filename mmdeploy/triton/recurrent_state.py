@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.errors import EngineError
+from mmdeploy.core.graph_passes import bodies, with_bodies
 
 if TYPE_CHECKING:
     import onnx
@@ -148,7 +149,8 @@ def _state(graph: onnx.GraphProto, layer: onnx.NodeProto, name: str, output: str
 def _require_nothing_hidden(graph: onnx.GraphProto, component: str) -> None:
     """Refuse layers whose state cannot be taken out: they would begin anew in each chunk, and be nearly right."""
     for node in graph.node:
-        for one in (node, *_inside(node)):
+        inside = (inner for body in bodies(node) for within in with_bodies(body) for inner in within.node)
+        for one in (node, *inside):
             if one.op_type == "DynamicQuantizeLSTM":
                 raise EngineError(
                     f"{component}: its {one.op_type}, of dynamic quantization, has a state that cannot be kept",
@@ -159,15 +161,6 @@ def _require_nothing_hidden(graph: onnx.GraphProto, component: str) -> None:
                     f"{component}: a {one.op_type} stands inside of {node.op_type}, where its state cannot be kept",
                     hint="write forward without the branch or the loop around it",
                 )
-
-
-def _inside(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """Give the nodes of the graphs that a node holds, and of those in them."""
-    for one in node.attribute:
-        for body in [*([one.g] if one.HasField("g") else []), *one.graphs]:
-            for inner in body.node:
-                yield inner
-                yield from _inside(inner)
 
 
 def _require_forwards(layer: onnx.NodeProto, component: str) -> None:

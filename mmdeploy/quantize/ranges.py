@@ -338,7 +338,10 @@ class _Histograms:
 def watching(
     model: Any, tensors: Sequence[str], threads: int
 ) -> Iterator[Callable[[Mapping[str, Array]], Iterator[tuple[str, Array]]]]:
-    """Open the graph with the tensors as its only outputs; nodes that none of them needs are not run."""
+    """Open the graph with the tensors as its only outputs; nodes that none of them needs are not run.
+
+    At the end its session is let go, with the pages of all weights, whoever still holds what it gave.
+    """
     given = {value.name for value in model.graph.input}
     computed = [name for name in tensors if name not in given]
     direct = [name for name in tensors if name in given]
@@ -352,7 +355,10 @@ def watching(
             while outputs:  # give each back as soon as it is counted
                 yield computed[len(outputs) - 1], outputs.pop()
 
-    yield watch
+    try:
+        yield watch
+    finally:
+        session = None
 
 
 def _session(aside: SetAside, computed: Sequence[str], threads: int) -> Any:

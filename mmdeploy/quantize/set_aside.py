@@ -6,6 +6,8 @@ and by the session. Of one that is set aside nothing is held but the pages that 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import weakref
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -105,6 +107,15 @@ def compact(model: Any, *, without: Collection[str] = ()) -> Any:
         if weight.name not in without:
             copied.graph.initializer.add().CopyFrom(weight)
     return copied
+
+
+def hand_back() -> None:
+    """Give the system the memory of graphs that were let go, of ONNX Runtime's quantizers too, which hold themselves.
+
+    glibc keeps it otherwise, since weights lie between what is still held.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _copy_without_weights(message: Any, bare: Any) -> None:

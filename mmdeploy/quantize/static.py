@@ -68,7 +68,7 @@ from mmdeploy.quantize import (
 )
 from mmdeploy.quantize.coverage import COVERAGE
 from mmdeploy.quantize.found import Found
-from mmdeploy.quantize.set_aside import SetAside, set_aside
+from mmdeploy.quantize.set_aside import SetAside, hand_back, set_aside
 from mmdeploy.scoring.findings import PlainSection
 
 logger = logging.getLogger(__name__)
@@ -331,8 +331,11 @@ class _Writing:
         quantized = encode.write(
             found.model, chosen, limits, encoding=self.context.encoding, scheme=scheme, weights=self.rounded
         )
+        hand_back()
         graphs.save(quantized, path)
-        return _Written(quantized, chosen, fidelity.noise_db(self.held, path, quantized))
+        noise = fidelity.noise_db(self.held, path, quantized)
+        hand_back()
+        return _Written(quantized, chosen, noise)
 
 
 def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> Calibrated:

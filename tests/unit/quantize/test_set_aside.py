@@ -1,14 +1,18 @@
 """A graph that is set aside holds no weights, and is the same when they are asked for."""
 
 import gc
+import os
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mmdeploy.core.sessions import AS_WRITTEN
-from mmdeploy.quantize.set_aside import SetAside, compact, set_aside, whole
+from mmdeploy.quantize import ranges
+from mmdeploy.quantize.set_aside import SetAside, compact, hand_back, set_aside, whole
 
 WIDTH = 64
 
@@ -69,3 +73,27 @@ def test_a_copy_may_be_without_some_weights(model: onnx.ModelProto) -> None:
         "bias",
         "shape",
     ]
+
+
+def test_a_graph_that_was_watched_is_closed(model: onnx.ModelProto) -> None:
+    def sessions() -> int:
+        gc.collect()
+        return sum(isinstance(one, onnxruntime.InferenceSession) for one in gc.get_objects())
+
+    before = sessions()
+    with ranges.watching(model, ["between"], 1) as watch:
+        assert [name for name, _ in watch({"x": np.ones((2, WIDTH), np.float32)})] == ["between"]
+        assert sessions() == before + 1
+    assert sessions() == before
+    assert callable(watch)  # held to here
+
+
+def test_memory_between_what_is_held_goes_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [os.urandom(100_000) for _ in range(1500)]
+    del blocks[:-1]
+    before = resident()
+    hand_back()
+    assert before - resident() > 100_000_000

@@ -206,3 +206,8 @@ def calibration_small() -> Iterator[Sample]:
 def evaluation_small() -> Iterator[Sample]:
     """Yield 96 scenes of the test split, for a small build."""
     return samples(scenes("test", 96))
+
+
+def evaluation_stream_small() -> Iterator[Sample]:
+    """Yield 32 scenes of the test split frame by frame, for a small build."""
+    return streams(scenes("test", 32))

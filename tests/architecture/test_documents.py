@@ -66,6 +66,15 @@ def test_every_page_has_its_place_on_the_site() -> None:
     assert pages - {*re.findall(r"^[\w-]+$", toctree, re.MULTILINE)} == set(), "put them into docs/index.md"
 
 
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (REPOSITORY / "recipes").iterdir()))
+def test_the_gallery_shows_each_recipe_with_its_figures_and_a_picture(recipe: str) -> None:
+    parts = (REPOSITORY / "docs" / "gallery.md").read_text().split("\n## ")
+    told = next(part for part in parts if part.startswith(f"{recipe}\n"))
+    assert f"](../recipes/{recipe}/README.md)" in told and re.search(r"\d (%|top)|0\.\d", told)
+    picture = re.search(r"!\[.+\]\(\.\./(.+\.png)\)", told)
+    assert picture is not None and (REPOSITORY / picture[1]).is_file()
+
+
 @pytest.mark.parametrize("block", [block for block in blocks() if block.language in SHOWN], ids=name)
 def test_what_is_shown_is_not_something_to_run(block: Block) -> None:
     assert not re.search(r"^\s*\$?\s*(mmdeploy|pip|python|curl|ci/\w+) ", block.text, re.MULTILINE), "call it sh"

@@ -1,5 +1,6 @@
 """recipes/moving_digits, built with few samples and served: what a digit does, and which it is, heard or not."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,14 @@ def samples() -> list[tuple[dict[str, Any], dict[str, int]]]:
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return built(FOLDER / "variants" / "small.yaml", tmp_path_factory.mktemp("moving"))
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose store both builds use: the sound's encoder and the fusion are exported once."""
+    return tmp_path_factory.mktemp("moving")
+
+
+@pytest.fixture(scope="module")
+def outcome(shared: Path) -> Outcome:
+    return built(FOLDER / "variants" / "small.yaml", shared)
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +92,28 @@ def test_what_is_no_clip_is_refused(runner):
 
 def test_committed_files_are_small():
     assert max(path.stat().st_size for path in FOLDER.iterdir()) < 600_000
+
+
+def test_frames_in_chunks_and_the_word_with_the_last_of_them(shared, tmp_path):
+    loose = [
+        {"method": "parity", "min_cosine": 0.999, "outputs": ["action", "digit"]},
+        {"method": "accuracy", "metric": "top1", "outputs": ["action"], "min": 0.8},
+    ]
+    quick = [f"components.{name}.quantize=null" for name in ("frame_encoder", "audio_encoder", "fusion")]
+    quick += ["data={evaluation: ../data.py:evaluation_stream_small}", f"gates={json.dumps(loose)}"]
+    outcome = built(FOLDER / "variants" / "stream.yaml", shared, quick)
+    assert outcome.report.verdict is Verdict.PASS, outcome.report.gates
+    right = []
+    with served(outcome, tmp_path) as running, running.runner("moving_digits_stream") as asked:
+        for feed, labels in list(resolve_callable("data.py:evaluation_stream_small", FOLDER, error=DataError)()):
+            frames = feed["frames"][None]
+            with asked.chunks() as sequence:
+                for start in range(0, frames.shape[1] - 3, 3):
+                    seen = sequence.infer({"frames": frames[:, start : start + 3]})
+                last = {"frames": frames[:, start + 3 :], "audio": feed["audio"][None]}
+                heard = sequence.infer(last, end=True)
+            right.append([seen["digit"].argmax() == labels["digit"], *(heard[k].argmax() == labels[k] for k in labels)])
+    without, action, digit = np.mean(right, axis=0)
+    assert action >= 0.9
+    assert digit >= 0.85
+    assert 0.5 <= without <= digit

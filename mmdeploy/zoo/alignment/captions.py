@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.attention.heads import Attention, DecoderLayer, attend, check_width, over_heads
+from mmdeploy.zoo.outside import tells_shapes
 
 _Seen = tuple[Tensor, Tensor]
 
 
+@tells_shapes
 class CaptionDecoder(nn.Module):
     """Tokens so far and what they describe, to the logits of the next one: what is trained."""
 
@@ -68,6 +70,7 @@ class CaptionDecoder(nn.Module):
         return logits
 
 
+@tells_shapes
 class GreedyCaptions(nn.Module):
     """The most likely next token, ``length`` times."""
 

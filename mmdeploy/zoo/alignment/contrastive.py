@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdeploy.zoo.outside import tells_shapes
 
+
+@tells_shapes
 class ClipHead(nn.Module):
     """Projections without a bias and a scale that is learned as its logarithm, at most 100.
 
@@ -78,6 +81,7 @@ class ClipHead(nn.Module):
         return sum(functional.cross_entropy(side, own, label_smoothing=smoothing) for side in (logits, logits.T)) / 2  # type: ignore[return-value]
 
 
+@tells_shapes
 class AlignHead(ClipHead):
     """A temperature that cosines are divided by, learned as it is, and labels smoothed by 0.1.
 

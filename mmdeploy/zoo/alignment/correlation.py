@@ -8,7 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmdeploy.zoo.outside import tells_shapes
 
+
+@tells_shapes
 class Cca(nn.Module):
     """Canonical correlation analysis: a linear layer for each of two modalities.
 
@@ -81,6 +84,7 @@ class Cca(nn.Module):
         return self
 
 
+@tells_shapes
 class DeepCca(nn.Module):
     """Two networks trained so that their features correlate, and the directions in which they do.
 

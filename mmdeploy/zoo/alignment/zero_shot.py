@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdeploy.zoo.outside import tells_shapes
 
+
+@tells_shapes
 class ZeroShotTable(nn.Module):
     """Logits of classes: the cosine between an embedding and the mean prompt of each class, times a scale."""
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.attention.heads import Attention, attend, check_width
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class BlockAttention(Attention):
     """Tokens that see those of their block: attention with a mask of squares along the diagonal, for less work.
 
@@ -64,6 +66,7 @@ class BlockAttention(Attention):
         return torch.unflatten(cut(wide, self.block), -1, (self.heads, -1)).transpose(2, 3).flatten(1, 2)
 
 
+@tells_shapes
 class HierarchicalAttention(nn.Module):
     """Tokens attend within their block, the means of blocks to each other, and each token gets what its block found.
 

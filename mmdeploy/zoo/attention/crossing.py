@@ -12,8 +12,10 @@ from itertools import permutations
 from torch import Tensor, nn
 
 from mmdeploy.zoo.attention.heads import Attention
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class TwoWayAttention(nn.Module):
     """Two modalities that ask each other, each added to what it was.
 
@@ -55,6 +57,7 @@ class TwoWayAttention(nn.Module):
         )
 
 
+@tells_shapes
 class ThreeWayAttention(nn.Module):
     """Three modalities of which each asks the two others, by an attention for each of the six directions.
 

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.attention.heads import Attention, check_width, mlp
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class GatedCrossAttention(nn.Module):
     """Attention to a context and an MLP, each added as far as its gate is open."""
 
@@ -53,6 +55,7 @@ class GatedCrossAttention(nn.Module):
         return found
 
 
+@tells_shapes
 class GatedDecoder(nn.Module):
     """Layers of a decoder that are not trained, with a gated cross-attention before each."""
 

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdeploy.zoo.outside import tells_shapes
 
+
+@tells_shapes
 class Attention(nn.Module):
     """Tokens that attend to a context, or to each other."""
 
@@ -70,6 +73,7 @@ class Attention(nn.Module):
         return found
 
 
+@tells_shapes
 class DecoderLayer(nn.Module):
     """Causal attention, attention to a context where there is one, and an MLP; each behind its normalization.
 

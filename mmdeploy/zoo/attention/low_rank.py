@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdeploy.zoo.attention.heads import Attention, attend, check_width
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class LowRankAttention(Attention):
     """Tokens that attend to ``rank`` mixtures of up to ``length`` keys, and as many of the values."""
 

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdeploy.zoo.attention.heads import Attention, attend, check_width
+from mmdeploy.zoo.outside import tells_shapes
 
 Sum = Literal["scatter", "product"]
 
 
+@tells_shapes
 class TokenMerging(nn.Module):
     """Attention that minds how many tokens one stands for, then ``merged`` tokens fewer."""
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from mmdeploy.zoo.attention.heads import Attention, attend_each, check_width
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class RandomAttention(Attention):
     """Tokens that see themselves and ``seen`` others."""
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.attention.heads import Attention, check_width, mlp, over_heads
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class PerceiverResampler(nn.Module):
     """Learned tokens that ask the context and themselves at once.
 
@@ -77,6 +79,7 @@ class _Resampling(nn.Module):
         return changed
 
 
+@tells_shapes
 class QFormer(nn.Module):
     """Learned queries that attend to each other, and in every other layer ask an image.
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from mmdeploy.zoo.attention.heads import Attention, attend, check_width
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class GrowingReuse(Attention):
     """Attention whose keys and values grow by those of the tokens that come."""
 
@@ -44,6 +46,7 @@ class GrowingReuse(Attention):
         return self.join(mixed), keys, values
 
 
+@tells_shapes
 class FixedReuse(Attention):
     """The same for one token at a time, in room for ``length``: every shape is fixed, as state of a sequence is."""
 

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from mmdeploy.zoo.attention.heads import Attention, attend
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class RotaryAttention(Attention):
     """Patches of an image that attend to each other, up to a largest grid."""
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmdeploy.zoo.attention.heads import Attention, attend_each, check_width
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class WindowAttention(Attention):
     """Tokens that see ``window`` of them: as many before as behind, and themselves."""
 

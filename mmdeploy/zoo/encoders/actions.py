@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmdeploy.zoo.encoders.shapes import require, zero_padding
 from mmdeploy.zoo.encoders.transformer import TransformerLayer
+from mmdeploy.zoo.outside import tells_shapes
 
 #: In place of a score that is not to count: FP16 holds it, and its exponential is 0.
 _NEVER = -1e4
@@ -27,6 +28,7 @@ class MaskedConvolution(nn.Module):
         return nn.functional.relu(self.norm(found))
 
 
+@tells_shapes
 class ActionLocalizer(nn.Module):
     """Features of frames, of any length, to the classes of each frame and its distances to where the action is.
 
@@ -90,6 +92,7 @@ class ActionLocalizer(nn.Module):
         return zero_padding(scores.sigmoid(), mask), zero_padding(distances.relu(), mask)
 
 
+@tells_shapes
 class ActionQuality(nn.Module):
     """Features of a video's frames, of any length, to a score and to a rank that compares it with other videos.
 

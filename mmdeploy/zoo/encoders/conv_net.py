@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mmdeploy.zoo.encoders.shapes import require
+from mmdeploy.zoo.outside import tells_shapes
 
 
 class ResidualBlock(nn.Module):
@@ -32,6 +33,7 @@ class ResidualBlock(nn.Module):
         return found
 
 
+@tells_shapes
 class ConvNet(nn.Module):
     """Images to an embedding: a convolution, residual blocks, the mean over all places.
 

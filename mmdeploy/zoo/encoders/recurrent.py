@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.encoders.shapes import mean_of_real, require, zero_padding
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class TwoWayGru(nn.Module):
     """A GRU (Cho et al., 2014, arXiv:1406.1078) that reads padded sequences forwards and backwards.
 
@@ -43,6 +45,7 @@ def picked(frames: Tensor, places: Tensor) -> Tensor:
     return frames.gather(1, places[:, :, None].expand_as(frames))
 
 
+@tells_shapes
 class SpeechEncoder(nn.Module):
     """A spectrogram of any length to frames, a quarter as many, that know what was said before and after.
 
@@ -107,6 +110,7 @@ class SpeechEncoder(nn.Module):
         return found, mean_of_real(found, self.mask_of_frames(mask))
 
 
+@tells_shapes
 class EventDetector(nn.Module):
     """A spectrogram of any length to scores of sound events, frame by frame and for the whole sound.
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmdeploy.zoo.encoders.shapes import at_most, attention_mask, class_token, divisible, mean_of_real, require
 from mmdeploy.zoo.encoders.transformer import SelfAttention, Transformer, mlp
+from mmdeploy.zoo.outside import tells_shapes
 
 
 class SpaceTimeLayer(nn.Module):
@@ -39,6 +40,7 @@ class SpaceTimeLayer(nn.Module):
         return token + self.mlp(self.before_mlp(token)), patches + self.mlp(self.before_mlp(patches))
 
 
+@tells_shapes
 class SpaceTimeTransformer(nn.Module):
     """Clips of one size to an embedding by divided space-time attention.
 
@@ -99,6 +101,7 @@ class SpaceTimeTransformer(nn.Module):
         return found
 
 
+@tells_shapes
 class LongVideo(nn.Module):
     """A long video to an embedding: an encoder on each clip, then a transformer over the clips.
 

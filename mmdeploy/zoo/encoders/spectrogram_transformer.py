@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from mmdeploy.zoo.encoders.shapes import class_token, require
 from mmdeploy.zoo.encoders.transformer import Transformer
 from mmdeploy.zoo.front_ends.spectrograms import LogMel
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class SpectrogramTransformer(nn.Module):
     """A spectrogram of one length to an embedding, as AST (Gong, Chung and Glass, 2021, arXiv:2104.01778).
 
@@ -68,6 +70,7 @@ class SpectrogramTransformer(nn.Module):
         return found[:, :2].mean(dim=1)
 
 
+@tells_shapes
 class AudioTower(nn.Module):
     """A sound to a unit vector that is compared with those of texts.
 

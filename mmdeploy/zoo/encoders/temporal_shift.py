@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmdeploy.zoo.encoders.conv_net import ConvNet, ResidualBlock, residual_blocks, stem
 from mmdeploy.zoo.encoders.shapes import mean_of_real, require, zero_padding
+from mmdeploy.zoo.outside import tells_shapes
 
 
 def shifted(frames: Tensor, share: int = 8) -> Tensor:
@@ -45,6 +46,7 @@ class ShiftedBlock(nn.Module):
         return nn.functional.relu(found).reshape(count, number, *found.shape[1:])
 
 
+@tells_shapes
 class TemporalShift(nn.Module):
     """A video of any length to an embedding, at the cost of a network of images.
 
@@ -94,6 +96,7 @@ class TemporalShift(nn.Module):
         return mean_of_real(found.mean(dim=(3, 4)), mask)
 
 
+@tells_shapes
 class TwoStream(nn.Module):
     """A frame and the optical flow around it to probabilities of classes, a network for each, averaged.
 

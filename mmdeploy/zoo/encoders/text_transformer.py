@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from mmdeploy.zoo.encoders.shapes import at_most, attention_mask, class_token, mean_of_real, require
 from mmdeploy.zoo.encoders.transformer import Transformer
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class TextTransformer(nn.Module):
     """Token ids and their padding mask to an embedding, the mean of the real tokens.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmdeploy.zoo.encoders.shapes import mean_of_real, require, zero_padding
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class TimeFrequencyAttention(nn.Module):
     """Weights from 0 to 1 for each time and each frequency, of what is there on average; their product weighs a place.
 
@@ -57,6 +59,7 @@ class TimeFrequencyBlock(nn.Module):
         return found
 
 
+@tells_shapes
 class TimeFrequencyEncoder(nn.Module):
     """A spectrogram of any length to its frames, weighed by time-frequency attention, and an embedding.
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdeploy.zoo.encoders.shapes import divisible
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class SelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al., 2017, arXiv:1706.03762), deployable.
 
@@ -52,6 +54,7 @@ class SelfAttention(nn.Module):
         return joined
 
 
+@tells_shapes
 class TransformerLayer(nn.Module):
     """Attention and an MLP, each behind a normalization (Xiong et al., 2020, arXiv:2002.04745)."""
 
@@ -69,6 +72,7 @@ class TransformerLayer(nn.Module):
         return found
 
 
+@tells_shapes
 class Transformer(nn.Module):
     """Several layers, and a normalization behind them."""
 

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from mmdeploy.zoo.encoders.shapes import class_token, divisible, require
 from mmdeploy.zoo.encoders.transformer import Transformer
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class VisionTransformer(nn.Module):
     """Images of one size to an embedding, as ViT (Dosovitskiy et al., 2020, arXiv:2010.11929).
 

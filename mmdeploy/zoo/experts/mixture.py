@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdeploy.zoo.experts.routing import Router, balance_loss, best, gates
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class DenseExperts(nn.Module):
     """Experts that see all tokens, weighed by the router."""
 
@@ -76,6 +78,7 @@ class DenseExperts(nn.Module):
         return torch.stack(answers).sum(dim=0)
 
 
+@tells_shapes
 class SelectedExperts(DenseExperts):
     """The same experts, each given only the tokens that chose it: not for TensorRT."""
 
@@ -88,6 +91,7 @@ class SelectedExperts(DenseExperts):
         return torch.unflatten(mixed, 0, tokens.shape[:2])
 
 
+@tells_shapes
 class GatheredExperts(nn.Module):
     """The same experts as tables of weights, of which each token looks up its own."""
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmdeploy.zoo.outside import tells_shapes
 
+
+@tells_shapes
 class Router(nn.Module):
     """Scores of experts by a token and its modality, the best ``chosen`` of them.
 

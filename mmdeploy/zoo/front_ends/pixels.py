@@ -11,7 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmdeploy.zoo.outside import tells_shapes
 
+
+@tells_shapes
 class NormalisePixels(nn.Module):
     """Pixels to (pixels * scale - mean) / std, channels first; nothing in it is trained."""
 
@@ -41,6 +44,7 @@ class NormalisePixels(nn.Module):
         return (pixels.float() * self.factor - self.offset).permute(0, 3, 1, 2)
 
 
+@tells_shapes
 class ResizePixels(nn.Module):
     """Images of one size to another by two matrix products, as Pillow resizes floats: smoothed where it shrinks."""
 

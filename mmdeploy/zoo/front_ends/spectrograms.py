@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdeploy.zoo.outside import tells_shapes
+
 Scale = Literal["htk", "slaney"]
 
 
+@tells_shapes
 class LogMel(nn.Module):
     """Sound to the logarithm of its power in mel bands; nothing in it is trained.
 
@@ -83,6 +86,7 @@ class LogMel(nn.Module):
         return logarithm * {"ln": 1.0, "log10": 1 / math.log(10), "db": 10 / math.log(10)}[self.log]
 
 
+@tells_shapes
 class Mfcc(nn.Module):
     """Sound to mel-frequency cepstral coefficients: the cosine transform (DCT-II, orthonormal) of a `LogMel`."""
 

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.fusion.modalities import require_modalities, require_widths
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class EarlyFusion(nn.Module):
     """Features side by side, then an MLP (Ngiam et al., 2011, "Multimodal deep learning", ICML).
 

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.fusion.modalities import require_modalities, require_widths
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class IntermediateFusion(nn.Module):
     """A central network beside one of each modality (CentralNet: Vielzeuf et al., 2018, arXiv:1808.07275).
 

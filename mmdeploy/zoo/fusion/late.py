@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.fusion.modalities import require_modalities, require_widths
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class LateFusion(nn.Module):
     """Scores of each modality, summed by learned weights (Snoek et al., 2005, "Early versus late fusion", ACM MM).
 

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from mmdeploy.zoo.outside import tells_shapes
 
+
+@tells_shapes
 class Named(nn.Module):
     """A fusion as a component: what it takes in order comes by name, as a server sends it."""
 

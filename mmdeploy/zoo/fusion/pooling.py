@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.fusion.modalities import require_masks, require_modalities, require_widths
+from mmdeploy.zoo.outside import tells_shapes
 
 #: Added to the scores of padding: it is finite, so that all padding gives the mean instead of NaN.
 _FAR = -1e4
 
 
+@tells_shapes
 class AttentionPooling(nn.Module):
     """Tokens to their weighted mean, weights by a learned vector: softmax of u · tanh(W x)."""
 
@@ -38,6 +40,7 @@ class AttentionPooling(nn.Module):
         return found
 
 
+@tells_shapes
 class HierarchicalPooling(nn.Module):
     """Tokens of each modality pooled, then the modalities ("Hierarchical attention networks", Yang et al., 2016).
 

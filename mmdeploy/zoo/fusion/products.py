@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.fusion.modalities import require_modalities, require_widths
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class BilinearFusion(nn.Module):
     """Each value that comes out is a form x A y of two modalities (Tenenbaum and Freeman, 2000, Neural Computation 12).
 
@@ -47,6 +49,7 @@ class BilinearFusion(nn.Module):
         return found
 
 
+@tells_shapes
 class TensorFusion(nn.Module):
     """The outer product of all modalities, each with a 1 in front (Zadeh et al., 2017, arXiv:1707.07250).
 
@@ -90,6 +93,7 @@ class TensorFusion(nn.Module):
         return found
 
 
+@tells_shapes
 class LowRankFusion(nn.Module):
     """`TensorFusion` whose layer is a sum of so many products of rank one (Liu et al., 2018, arXiv:1806.00064).
 

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from mmdeploy.zoo.encoders.transformer import Transformer
 from mmdeploy.zoo.fusion.modalities import require_masks, require_modalities, require_widths
+from mmdeploy.zoo.outside import tells_shapes
 
 
+@tells_shapes
 class SequenceFusion(nn.Module):
     """Tokens of all modalities as one sequence for one transformer (ViLT: Kim et al., 2021, arXiv:2102.03334).
 

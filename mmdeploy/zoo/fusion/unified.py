@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.encoders.transformer import Transformer
+from mmdeploy.zoo.outside import tells_shapes
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class UnifiedSizes:
     classes: int
 
 
+@tells_shapes
 class UnifiedTransformer(nn.Module):
     """One transformer over the tokens of three modalities (UniT: Hu and Singh, 2021, arXiv:2102.10772).
 

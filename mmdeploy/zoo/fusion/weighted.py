@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mmdeploy.zoo.fusion.modalities import require_modalities, require_widths
+from mmdeploy.zoo.outside import tells_shapes
 
 #: The score of a missing modality: it is finite, so that a sample without any gets no NaN.
 _FAR = -1e4
 
 
+@tells_shapes
 class AttentionFusion(nn.Module):
     """A weighted mean of modalities, weights by attention to each (Hori et al., 2017, arXiv:1701.03126).
 
@@ -53,6 +55,7 @@ class AttentionFusion(nn.Module):
         return (weights[..., None] * projected).sum(dim=1), weights
 
 
+@tells_shapes
 class GatedFusion(nn.Module):
     """Gated multimodal units: each value of each modality has a gate (Arevalo et al., 2017, arXiv:1702.01992).
 
@@ -92,6 +95,7 @@ class GatedFusion(nn.Module):
         return torch.stack([gate * part for gate, part in zip(opened, parts, strict=True)], dim=1).sum(dim=1)
 
 
+@tells_shapes
 class AdaptiveFusion(nn.Module):
     """A weighted mean of the modalities that are there (EmbraceNet: Choi and Lee, 2019, arXiv:1904.09078).
 

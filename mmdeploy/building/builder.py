@@ -14,12 +14,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mmdeploy.building import plain_recipe
 from mmdeploy.building.against_baseline import AgainstBaseline
-from mmdeploy.building.beside_release import write_beside
 from mmdeploy.building.bucket_lengths import require_cut_back
 from mmdeploy.building.cache_notes import cache_notes
 from mmdeploy.building.endings import exit_code, exit_code_of, failure, may_publish, placed, unfinished
@@ -32,6 +30,7 @@ from mmdeploy.building.layout_choice import Layout, layout_of
 from mmdeploy.building.live_plan import LivePlan
 from mmdeploy.building.outcome import Outcome
 from mmdeploy.building.provenance import Made
+from mmdeploy.building.publishing import publish_made
 from mmdeploy.building.revision import recipe_record
 from mmdeploy.building.run_folder import run_folder
 from mmdeploy.building.run_state import RunState
@@ -56,8 +55,7 @@ from mmdeploy.recipe.schema import Recipe
 from mmdeploy.record.build_report import BuildReport, StepRecord, gate_record
 from mmdeploy.record.observer import Observer
 from mmdeploy.triton.golden import GOLDEN
-from mmdeploy.triton.repository import publish
-from mmdeploy.triton.signing import check_key, sign
+from mmdeploy.triton.signing import check_key
 from mmdeploy.worker.step_process import log_of
 from mmdeploy.worker.task import Task
 
@@ -201,7 +199,7 @@ class _Run:
         unrunnable = self.live.fingerprints.unrunnable
         single = self.layout.single
         ensemble, facts = candidate_ensemble(recipe, artifacts, single=single), self.store.facts
-        self.candidate = staged(self.staged_folder, ensemble, facts)
+        self.candidate = staged(self.staged_folder, ensemble, facts, whole=bool(recipe.gates))
         self.state.notes.extend(cache_notes(self.staged_folder, self.candidate.ensemble))
         components = wired(recipe, self.candidate.ensemble, artifacts)
         self.state.notes.extend(noise_notes(components, [method_of(gate) for gate in recipe.gates]))
@@ -246,33 +244,22 @@ class _Run:
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def publish(self) -> None:
-        """Make the staged repository live if the verdict allows it; what it was made of is written down in any case."""
+        """Make the staged repository live if the verdict allows it and it is not live already."""
         if self.candidate is None:
             return
-        served, inputs, settings = self.candidate.repository, self.live.fingerprints.inputs, self.settings
-        may = settings.publishes and may_publish(self.state.judgement, unverified=settings.publish_unverified)
-        target = self.settings.destination / self.recipe.name
-        self.state.published = target if may else None
-        try:
-            sure = self.state.judgement.confidence if self.state.judgement else {}
-            made = Made(
-                self.id, self.recipe, inputs, self.report(None), served, self.state.artifacts, self.store.facts, sure
-            )
-            if not may:
-                write_beside(self.folder, made)
-                return
-            publish(
-                served.path,
-                self.settings.destination,
-                self.recipe.name,
-                release_id=self.id,
-                extra_files=lambda: write_beside(self.folder, made),
-                sign=None if self.settings.sign_key is None else partial(sign, private_key=self.settings.sign_key),
-            )
-        except BaseException:
-            if target.resolve().name != self.id:  # an interrupt may come when the release is live already
-                self.state.published = None
-            raise
+        settings, judgement = self.settings, self.state.judgement
+        made = Made(
+            self.id,
+            self.recipe,
+            self.live.fingerprints.inputs,
+            self.report(None),
+            self.candidate.repository,
+            self.state.artifacts,
+            self.store.facts,
+            judgement.confidence if judgement else {},
+        )
+        allowed = settings.publishes and may_publish(judgement, unverified=settings.publish_unverified)
+        publish_made(made, settings, self.state, self.folder, allowed=allowed)
 
     def report(self, error: BaseException | None) -> BuildReport:
         """Write down what the run came to so far."""
@@ -292,6 +279,7 @@ class _Run:
             verdict=verdict,
             exit_code=exit_code(error) if error else exit_code_of(verdict),
             published=self.state.published,
+            release=self.state.release,
             staged=self.staged_folder,
             log=self.folder / "logs",
             substitute=judgement.substitute if judgement else None,

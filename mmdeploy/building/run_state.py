@@ -22,4 +22,5 @@ class RunState:
     plain_recipe: Path | None = None
     judgement: Judgement | None = None
     published: Path | None = None
+    release: str | None = None
     notes: list[str] = field(default_factory=list)

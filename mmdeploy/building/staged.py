@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdeploy.triton.staging import StagedRepository, stage
+from mmdeploy.triton.staging import StagedRepository, lay_out, stage
 
 if TYPE_CHECKING:
     from mmdeploy.core.digests import FileFacts
@@ -21,6 +21,13 @@ class Staged:
     ensemble: ServedEnsemble
 
 
-def staged(folder: Path, ensemble: ServedEnsemble, facts: FileFacts | None = None) -> Staged:
-    """Write an ensemble's model repository into an empty folder; ``facts`` know digests of its files already."""
-    return Staged(stage(folder, ensemble, facts), ensemble)
+def staged(folder: Path, ensemble: ServedEnsemble, facts: FileFacts | None = None, *, whole: bool = True) -> Staged:
+    """Write an ensemble's model repository into an empty folder.
+
+    Args:
+        folder: Where to.
+        ensemble: What is served.
+        facts: Know digests of its files already.
+        whole: Whether it is to be served now; what is only laid out can be completed.
+    """
+    return Staged((stage if whole else lay_out)(folder, ensemble, facts), ensemble)

@@ -82,6 +82,12 @@ class FileFacts:
                 self._new[_name(path, what)] = [*before, fact]
         return fact
 
+    def moved(self, folder: Path, to: Path) -> None:
+        """Know what was taken of a folder's files under their new names: by one rename they stay as they are."""
+        before, after = f" {os.path.abspath(folder)}{os.sep}", f" {os.path.abspath(to)}{os.sep}"  # noqa: PTH100
+        with self._lock:
+            self._new = {name.replace(before, after): fact for name, fact in self._new.items()}
+
     def save(self) -> None:
         """Keep what was taken since; what others kept meanwhile stays."""
         if self._place is None or not self._new:

@@ -3,8 +3,8 @@
 ``BuildReport.model_json_schema()`` is the schema of ``report.json``. A change that an existing reader would
 misread, or refuse, makes a new ``SCHEMA_VERSION``: also a new field, since readers refuse what they do not know.
 Version 2 added ``costs`` and ``plain_recipe``, version 3 a gate's ``advice``, version 4 its ``tables``, the
-``samples`` behind a check, a step's ``log`` and the recipe's ``revision``; `mmdeploy.record.report_file` reads an older
-report as one of this version without them.
+``samples`` behind a check, a step's ``log`` and the recipe's ``revision``, version 5 ``release``;
+`mmdeploy.record.report_file` reads an older report as one of this version without them.
 
 Numbers that JSON cannot hold are written as the strings
 ``"Infinity"``, ``"-Infinity"`` and ``"NaN"``: the SQNR of two equal tensors is infinite, and ``null`` there
@@ -35,7 +35,7 @@ from mmdeploy.core.target import Hardware, Target
 from mmdeploy.core.version import __version__
 from mmdeploy.record.plain_json import NON_FINITE, jsonable
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 FILENAME = "report.json"
 #: Name of the gate that judges a build against an earlier one.
 BASELINE = "baseline"
@@ -275,7 +275,9 @@ class BuildReport(_Record):
             ``inconclusive`` although every gate passed when only a substitute was judged.
         exit_code: What the command ended with.
         published: The repository that is live now, or None when nothing was published.
-        staged: The staged repository, kept on every verdict.
+        release: Id of the release that is live now, or None when nothing was published: the run's own, or that of an
+            earlier run of which nothing has changed.
+        staged: The staged repository, kept on every verdict; not there where an earlier run's release is live.
         log: The build's log, or None.
         substitute: Why the candidate was judged on the same Q/DQ graph through ONNX Runtime instead of on its
             real engines, or None when the real ones were judged. Every rendering says so first.
@@ -295,7 +297,7 @@ class BuildReport(_Record):
         failure: Set when a step failed or the build was interrupted.
     """
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     mmdeploy_version: str = __version__
     recipe: RecipeRecord
     target: Target
@@ -304,6 +306,7 @@ class BuildReport(_Record):
     verdict: Verdict
     exit_code: int
     published: Path | None
+    release: str | None = None
     staged: Path
     log: Path | None = None
     substitute: str | None = None
@@ -333,6 +336,11 @@ class BuildReport(_Record):
         if self.exit_code == EXIT_PASS and self.verdict is not Verdict.PASS:
             raise ValueError(f"exit_code 0 contradicts the verdict {self.verdict}")
         return self
+
+    @property
+    def already_published(self) -> bool:
+        """Whether what the run would have published was live already, as an earlier run's release."""
+        return self.release is not None and self.release != self.staged.parent.name
 
     def to_json(self) -> str:
         """Serialize; `read_report` reads it back."""

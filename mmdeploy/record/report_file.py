@@ -13,7 +13,7 @@ from mmdeploy.core.version import __version__
 from mmdeploy.record.build_report import FILENAME, SCHEMA_VERSION, BuildReport
 
 #: Older versions of which every report is one of this version, too.
-_READ_AS_THIS = (1, 2, 3)
+_READ_AS_THIS = (1, 2, 3, 4)
 
 
 def read_report(path: Path) -> BuildReport:

@@ -59,6 +59,8 @@ def substitute_warning(report: BuildReport) -> str | None:
 
 def repository(report: BuildReport) -> tuple[str, Path | None]:
     """Say whether something was published, and where the repository is, where there is one."""
+    if report.already_published:
+        return f"nothing changed; already published as {report.release}", report.published
     if report.published is not None:
         passed = report.verdict is Verdict.PASS
         return (

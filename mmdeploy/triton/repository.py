@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from mmdeploy.core.artifact import file_sha256
+from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import StoreError, UsageError, did_you_mean
 from mmdeploy.core.side_by_side import under_way
 from mmdeploy.triton.staging import (
@@ -44,6 +44,7 @@ __all__ = [
     "in_use",
     "is_model",
     "is_repository",
+    "live_folder",
     "publish",
     "releases",
     "remove",
@@ -89,6 +90,7 @@ def publish(
     release_id: str,
     extra_files: Mapping[str, Path] | Callable[[], Mapping[str, Path]],
     sign: Callable[[Path], None] | None = None,
+    facts: FileFacts | None = None,
 ) -> Path:
     """Copy a staged repository to ``<destination_root>/.releases/<name>/<release_id>`` and make it live.
 
@@ -103,6 +105,7 @@ def publish(
         extra_files: Files to keep with the release, such as the report, by their name in it; or what writes and returns
             them, which is called while the others are copied.
         sign: Signs the folder of a release that is complete, before it is live.
+        facts: Where the digests of the release's files are noted, for `live_folder` to know them.
 
     Returns:
         The live path, ``<destination_root>/<name>``.
@@ -125,7 +128,8 @@ def publish(
                 shutil.rmtree(leftover)
             release = folder / release_id
             with _removed_on_failure(folder / f"{_STAGING}{release_id}") as staging:
-                _copy_release(staged, staging, extra_files if callable(extra_files) else lambda: extra_files)
+                beside = extra_files if callable(extra_files) else lambda: extra_files
+                _copy_release(staged, staging, beside, facts or FileFacts())
                 if release.exists():
                     _check_same(staging, release)
                     shutil.rmtree(staging)
@@ -135,6 +139,8 @@ def publish(
                     sign(staging)
                     _sync(staging)
                 staging.rename(release)
+            if facts is not None:
+                facts.moved(staging, release)
             try:
                 _sync(folder)
                 _point(live, release)
@@ -144,6 +150,15 @@ def publish(
                 raise
     logger.info("published %s release %s", name, release_id)
     return live
+
+
+def live_folder(root: Path, name: str) -> Path | None:
+    """Return the folder of the release that is live under a name; None where none is, or what is there is not ours."""
+    try:
+        _check_replaceable(root / name, root / RELEASES / name)
+    except StoreError:
+        return None
+    return (root / name).resolve() if (root / name / MANIFEST).is_file() else None
 
 
 def activate(root: Path, name: str, release_id: str) -> Path:
@@ -285,19 +300,19 @@ def _folders(path: Path) -> list[Path]:
     return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def _copy_release(staged: Path, staging: Path, extra_files: Callable[[], Mapping[str, Path]]) -> None:
+def _copy_release(staged: Path, staging: Path, extra_files: Callable[[], Mapping[str, Path]], facts: FileFacts) -> None:
     manifest = read_manifest(staged)
     for name in manifest["empty_folders"]:
         (staging / name).mkdir(parents=True, exist_ok=True)
     names = [*manifest["files"]]
     for folder in {(staging / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
-    with under_way(lambda name: _copied(staged / name, staging / name), names) as copied:
+    with under_way(lambda name: _copied(staged / name, staging / name, facts), names) as copied:
         beside = _checked(extra_files(), manifest["files"])
         known = dict(zip((staging / name for name in names), copied(), strict=True))
     for name, source in beside.items():
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
-        known[staging / name] = _copied(source, staging / name)
+        known[staging / name] = _copied(source, staging / name, facts)
     digests = write_manifest(staging, manifest["name"], known)
     if damage := [changed(name) for name, sha in manifest["files"].items() if digests[name] != sha]:
         raise _damaged(staged, damage)
@@ -305,11 +320,11 @@ def _copy_release(staged: Path, staging: Path, extra_files: Callable[[], Mapping
         _sync(path)
 
 
-def _copied(source: Path, target: Path) -> str:
+def _copied(source: Path, target: Path, facts: FileFacts) -> str:
     """Copy a file, have it on the disk, and return the SHA-256 of the copy."""
     copy_file(source, target)
     _sync(target)
-    return file_sha256(target)
+    return facts.sha256(target)
 
 
 def _checked(extra_files: Mapping[str, Path], taken: Container[str]) -> Mapping[str, Path]:

@@ -9,15 +9,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmdeploy.core.artifact import file_sha256
 from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import MmdeployError, StoreError, UsageError
-from mmdeploy.core.side_by_side import side_by_side, under_way
+from mmdeploy.core.side_by_side import side_by_side
 from mmdeploy.triton.config import (
     WARMUP_FOLDER,
     ServedComponent,
@@ -44,6 +44,7 @@ KEEPER = "README.txt"
 _KEEPER_TEXT = (
     "An ensemble has no model file. This one keeps the folder, which Triton wants, where empty ones get lost.\n"
 )
+_CANNOT = "cannot stage the model repository in {}"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DISK_HINTS = {
     errno.ENOSPC: "free some space on that disk",
@@ -55,31 +56,59 @@ _DISK_HINTS = {
 
 @dataclass(frozen=True)
 class StagedRepository:
-    """A complete model repository with its manifest.
+    """A model repository with its manifest; with `copies` it is laid out, and `complete` makes it whole.
 
     Attributes:
         path: What Triton is given as ``--model-repository``.
         name: Name of the ensemble's model.
         models: Names of all models, the ensemble last.
         files: SHA-256 of every file by its path below `path`.
+        copies: Files that are not there yet: what each is a copy of.
     """
 
     path: Path
     name: str
     models: tuple[str, ...]
     files: Mapping[str, str]
+    copies: Mapping[Path, Path] = field(default_factory=dict)
 
 
 def stage(folder: Path, ensemble: ServedEnsemble, facts: FileFacts | None = None) -> StagedRepository:
     """Write the ensemble's model repository into an empty folder; equal input gives equal bytes.
 
-    Model files are copied and never hard-linked: onnx refuses external data with several links. The manifest has of a
-    copy the digest that its source has, so that what is not a true copy of it is refused where it would be published.
+    Model files are copied and never hard-linked: onnx refuses external data with several links, and who edits one file
+    must not change another. The manifest has of a copy the digest that its source has, so that what is not a true copy
+    of it is refused where it would be published.
 
     Args:
         folder: Where to.
         ensemble: What is served.
-        facts: Digests of the ensemble's files that are known already; without them files are read as they were written.
+        facts: Digests of the ensemble's files that are known already; without them each is read.
+
+    Raises:
+        StoreError: If the folder is not empty or cannot be written.
+    """
+    return complete(lay_out(folder, ensemble, facts))
+
+
+def complete(laid_out: StagedRepository) -> StagedRepository:
+    """Copy what `lay_out` left to be copied, and write the manifest.
+
+    Raises:
+        StoreError: If the folder cannot be written.
+    """
+    folder, copies = laid_out.path, laid_out.copies
+    with translated(_CANNOT.format(folder)):
+        side_by_side(lambda target: copy_file(copies[target], target), copies)
+        write_manifest(folder, laid_out.name, {folder / name: digest for name, digest in laid_out.files.items()})
+    return replace(laid_out, copies={})
+
+
+def lay_out(folder: Path, ensemble: ServedEnsemble, facts: FileFacts | None = None) -> StagedRepository:
+    """Write of a model repository what is made for it, and find out what the whole of it will be.
+
+    Most of its bytes are files of the ensemble's artifacts: they are read only where their digests are not known, and
+    copied by `complete`. The arguments are those of `stage`.
 
     Raises:
         StoreError: If the folder is not empty or cannot be written.
@@ -90,13 +119,11 @@ def stage(folder: Path, ensemble: ServedEnsemble, facts: FileFacts | None = None
         check_name(name, "model")
     if len(set(names)) != len(names):
         raise UsageError(f"two models of ensemble {ensemble.name!r} have one name: {', '.join(sorted(names))}")
-    with translated(f"cannot stage the model repository in {folder}"):
+    with translated(_CANNOT.format(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise StoreError(f"{folder} is not empty", hint="stage into a new folder")
-        copies: dict[Path, Path] = {}
-        with under_way(lambda target: copy_file(copies[target], target), _written(folder, ensemble, copies)) as copied:
-            copied()
+        copies = dict(_written(folder, ensemble))
         if requires := sorted({line for step in ensemble.steps for line in step.requires}):
             (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requires), encoding="utf-8")
         for one in whole:
@@ -105,13 +132,14 @@ def stage(folder: Path, ensemble: ServedEnsemble, facts: FileFacts | None = None
             (version / KEEPER).write_text(_KEEPER_TEXT, encoding="utf-8")
             (folder / one.name / "config.pbtxt").write_text(to_text(ensemble_config(one)), encoding="utf-8")
         write_samples(folder, ensemble)
-        digests = facts.sha256_of(copies.values()) if facts else {}
-        known = {target: digests[source] for target, source in copies.items()} if facts else {}
-        files = write_manifest(folder, ensemble.name, known)
-    return StagedRepository(folder, ensemble.name, tuple(names), files)
+        sources = (facts or FileFacts()).sha256_of(copies.values())
+        made = _digests(_files(folder).values())
+        digests = {**made, **{target: sources[source] for target, source in copies.items()}}
+        files = {path.relative_to(folder).as_posix(): digest for path, digest in sorted(digests.items())}
+    return StagedRepository(folder, ensemble.name, tuple(names), files, copies)
 
 
-def verify(path: Path, *, contents: bool = True) -> tuple[str, ...]:
+def verify(path: Path, *, contents: bool = True, facts: FileFacts | None = None) -> tuple[str, ...]:
     """Compare a staged repository or a release with its manifest; return what differs, nothing if intact.
 
     Files and folders that are not in the manifest differ too, for Triton would load them: another version, a model.
@@ -120,7 +148,9 @@ def verify(path: Path, *, contents: bool = True) -> tuple[str, ...]:
     Args:
         path: Its folder.
         contents: Whether files are read; whoever reads them next compares them, and says so by `changed`.
+        facts: Digests of files that were read before and are as they were; without them all are read.
     """
+    sha256 = file_sha256 if facts is None else facts.sha256
     try:
         manifest = read_manifest(path)
     except MmdeployError as error:
@@ -138,7 +168,7 @@ def verify(path: Path, *, contents: bool = True) -> tuple[str, ...]:
             problems.append(f"{name} is not in {MANIFEST}")
         elif not entry.is_file():
             problems.append(f"{name} is no ordinary file")
-        elif contents and name not in (MANIFEST, SIGNATURE) and file_sha256(entry) != files[name]:
+        elif contents and name not in (MANIFEST, SIGNATURE) and sha256(entry) != files[name]:
             problems.append(changed(name))
     problems += [f"{name} is missing" for name in sorted(files.keys() - seen)]
     return tuple(problems + [f"{name}/ is missing" for name in manifest["empty_folders"] if name not in seen])
@@ -183,16 +213,14 @@ def remove_compiled(path: Path) -> None:
             cache.rmdir()  # refused where anything else is in it
 
 
-def _written(folder: Path, ensemble: ServedEnsemble, copies: dict[Path, Path]) -> Iterator[Path]:
-    """Write the folders of components and steps; give each file that is to be copied there, its source is noted."""
+def _written(folder: Path, ensemble: ServedEnsemble) -> Iterator[tuple[Path, Path]]:
+    """Write the folders of components and steps; give each file that is to be copied there, with its source."""
     clients = {spec.name for spec in ensemble.inputs}
     parts = (
         *(_write_component(folder / component.name, component, clients) for component in ensemble.components),
         *(_write_step(folder / step.name, step) for step in ensemble.steps),
     )
-    for target, source in itertools.chain.from_iterable(parts):
-        copies[target] = source
-        yield target
+    return itertools.chain.from_iterable(parts)
 
 
 def _write_component(folder: Path, component: ServedComponent, clients: Collection[str]) -> Iterator[tuple[Path, Path]]:
@@ -263,6 +291,11 @@ def _files(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in ours if path != folder / MANIFEST}
 
 
+def _digests(paths: Iterable[Path]) -> dict[Path, str]:
+    paths = list(paths)
+    return dict(zip(paths, side_by_side(file_sha256, paths), strict=True))
+
+
 def write_manifest(folder: Path, name: str, known: Mapping[Path, str] | None = None) -> dict[str, str]:
     """Record every file below ``folder`` in its manifest.json; return the SHA-256 by relative path.
 
@@ -272,8 +305,7 @@ def write_manifest(folder: Path, name: str, known: Mapping[Path, str] | None = N
         known: Digests that need not be taken, by the file's path.
     """
     found, known = _files(folder), known or {}
-    unread = [path for path in found.values() if path not in known]
-    digests = {**known, **dict(zip(unread, side_by_side(file_sha256, unread), strict=True))}
+    digests = {**known, **_digests(path for path in found.values() if path not in known)}
     files = {key: digests[path] for key, path in found.items()}
     empty = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())

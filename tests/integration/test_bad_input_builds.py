@@ -175,6 +175,7 @@ def test_no_space_to_publish_leaves_what_is_live(
     build = ("build", tiny_recipe, "--workdir", shared_workdir, "--output", small_disk / "live", "--set", "gates=[]")
     assert mmdeploy_command(*build).returncode == 0
     live = (small_disk / "live" / "two_towers").readlink()
+    tiny_recipe.write_text(tiny_recipe.read_text() + "# else there is nothing to publish\n")
     with (small_disk / "ballast").open("wb") as ballast:
         try:
             while ballast.write(bytes(4096)):

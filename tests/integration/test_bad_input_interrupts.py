@@ -51,6 +51,7 @@ def test_while_publishing(tiny_recipe: Path, published: Path, shared_workdir: Pa
     before = live.readlink()
     latest = shared_workdir / "runs" / "two_towers" / "latest"
     earlier = latest.readlink()
+    tiny_recipe.write_text(tiny_recipe.read_text() + "# else there is nothing to publish\n")
     with FileLock(releases / ".lock"):  # as if another build were publishing: ours waits for it
         process = started(
             "build", tiny_recipe, "--workdir", shared_workdir, "--output", published, "--set", "gates=[]", cwd=tmp_path

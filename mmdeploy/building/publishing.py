@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.building.beside_release import write_beside
 from mmdeploy.building.provenance import PROVENANCE, Made, statement, untraced, write_provenance
 from mmdeploy.building.run_state import RunState
 from mmdeploy.building.settings import Settings
@@ -75,6 +74,8 @@ def publish_made(made: Made, settings: Settings, state: RunState, folder: Path, 
             return
         if found.damage:
             state.notes.append(f"What was live is not what was published, so it is new: {'; '.join(found.damage)}.")
+    from mmdeploy.building.beside_release import write_beside
+
     staged = complete(made.repository)
     if not allowed:
         write_beside(folder, made)

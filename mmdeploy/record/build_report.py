@@ -54,7 +54,7 @@ StepStatus = Literal["ran", "reused", "failed", "skipped"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", defer_build=True)
 
 
 class RecipeRecord(_Record):

@@ -17,8 +17,7 @@ import shutil
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-
-from filelock import FileLock
+from typing import TYPE_CHECKING
 
 from mmdeploy.core.digests import FileFacts
 from mmdeploy.core.errors import StoreError, UsageError, did_you_mean
@@ -36,6 +35,9 @@ from mmdeploy.triton.staging import (
     verify,
     write_manifest,
 )
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 __all__ = [
     "Release",
@@ -122,7 +124,7 @@ def publish(
     with translated(f"cannot publish {name} in {destination_root}; what was live is still live"):
         folder = destination_root / RELEASES / name
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with _locked(folder):
             _check_replaceable(live, folder)
             for leftover in folder.glob(f"{_STAGING}*"):
                 shutil.rmtree(leftover)
@@ -173,7 +175,7 @@ def activate(root: Path, name: str, release_id: str) -> Path:
         raise UsageError(f"{root / name} has no release {release_id!r}: {did_you_mean(release_id, known)}")
     folder = root / RELEASES / name
     what = f"cannot make release {release_id} of {name} live; what was live is still live"
-    with translated(what), FileLock(folder / ".lock"):
+    with translated(what), _locked(folder):
         if damage := verify(folder / release_id):
             raise StoreError(f"release {release_id} of {name} is damaged: {'; '.join(damage)}")
         _check_replaceable(root / name, folder)
@@ -189,7 +191,7 @@ def remove(root: Path, name: str, release_id: str) -> bool:
     """
     folder = root / RELEASES / name
     release = folder / release_id
-    with translated(f"cannot remove release {release_id} of {name}"), FileLock(folder / ".lock"):
+    with translated(f"cannot remove release {release_id} of {name}"), _locked(folder):
         if (root / name).resolve() == release.resolve():
             raise StoreError(f"release {release_id} of {name} is live: it is kept")
         with (release / MANIFEST).open("rb") as manifest:
@@ -378,6 +380,12 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _locked(folder: Path) -> FileLock:
+    from filelock import FileLock  # with asyncio, which who only looks at what is published does not need
+
+    return FileLock(folder / ".lock")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 #: What PyTorch raises of shapes; what is made of them (no memory, an exporter's doubt) is passed on.
@@ -40,7 +39,7 @@ def tells_shapes(made: Made) -> Made:
             return forward(self, *args, **kwargs)
         except (*_OF_SHAPES, ShapesError) as raised:
             cause = raised.__cause__ if isinstance(raised, ShapesError) else raised
-            if type(cause) not in _OF_SHAPES or torch.jit.is_tracing():
+            if type(cause) not in _OF_SHAPES:
                 raise
             given = _tensors(inspect.signature(forward).bind(self, *args, **kwargs).arguments)
             if not given or any(type(one) not in (Tensor, nn.Parameter) for one in given.values()):

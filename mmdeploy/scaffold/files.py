@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mmdeploy.core.errors import UsageError
@@ -36,7 +37,7 @@ def refuse_existing(paths: Mapping[Path, str | None], *, force: bool) -> None:
 
 
 def write_files(texts: Mapping[Path, str], *, force: bool) -> tuple[Path, ...]:
-    """Write files, in order; each appears whole.
+    """Write files, all of them or none, in order; each appears whole.
 
     Returns:
         Those that were written; one that holds its text already is left alone.
@@ -44,26 +45,45 @@ def write_files(texts: Mapping[Path, str], *, force: bool) -> tuple[Path, ...]:
     Raises:
         UsageError: When one is there already and may not be replaced, or cannot be written.
     """
-    written = []
-    for path, text in texts.items():
-        if _holds(path, text):
-            continue
-        refuse_existing({path: text}, force=force)
-        staging = path.with_name(f".{path.name}.{os.getpid()}.staging")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            staging.write_text(text, encoding="utf-8")
-            if force:
-                staging.replace(path)
-            else:
-                path.hardlink_to(staging)  # unlike a rename it fails where a file has come meanwhile
-        except OSError as cause:
-            raise UsageError(f"{path} cannot be written: {cause.strerror or cause}") from cause
-        finally:
-            with contextlib.suppress(OSError):
-                staging.unlink(missing_ok=True)
-        written.append(path)
-    return tuple(written)
+    wanted = {path: text for path, text in texts.items() if not _holds(path, text)}
+    refuse_existing(wanted, force=force)
+    staged, new = {path: path.with_name(f".{path.name}.{os.getpid()}.staging") for path in wanted}, list[Path]()
+    try:
+        for path, text in wanted.items():  # a full disk shows here, before any of them has appeared
+            with _told(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                staged[path].write_text(text, encoding="utf-8")
+        for path, staging in staged.items():
+            with _told(path):
+                before = os.path.lexists(path)
+                if force:
+                    staging.replace(path)
+                else:
+                    path.hardlink_to(staging)  # unlike a rename it fails where a file has come meanwhile
+                new += [] if before else [path]
+    except BaseException:
+        _removed(new)
+        raise
+    finally:
+        _removed(staged.values())
+    return tuple(wanted)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Name the file that could not be written."""
+    try:
+        yield
+    except OSError as cause:
+        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "make room, or name another place with --output" if full else "name another place with --output"
+        raise UsageError(f"{path} cannot be written: {cause.strerror or cause}", hint=hint) from cause
+
+
+def _removed(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _holds(path: Path, text: str | None) -> bool:

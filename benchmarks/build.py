@@ -232,8 +232,8 @@ def _rows(runs: Mapping[str, list[Run]], owners: Mapping[str, float], memory: Ma
         ratio("cold", "by hand"), ratio("side by side", "one after the other"), ratio("one changed", "one alone"),
     )  # fmt: skip
     return [
-        Row("rebuild, nothing changed", wall["rebuild"], 2.0, "s", f"processor {processor['rebuild']:.2f} s"),
-        Row("outside library calls", outside / sum(owners.values()), 0.10, "", f"processor time: {shares}"),
+        Row("rebuild, nothing changed", wall["rebuild"], 1.0, "s", f"processor {processor['rebuild']:.2f} s"),
+        Row("outside library calls", outside / sum(owners.values()), 0.08, "", f"processor time: {shares}"),
         Row("cold build / by hand", cold[0], 1.15, "", cold[1]),
         Row("two components side by side / one after the other", pair[0], 0.75, "", pair[1]),
         Row("one component changed / that component alone", changed[0], 1.2, "", changed[1]),

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mmdeploy.core.contracts import Check, GateResult, Verdict
 from mmdeploy.core.errors import UsageError
 from mmdeploy.core.target import Target, this_hardware
-from mmdeploy.record.build_report import BuildReport, Failure, RecipeRecord, gate_record
+from mmdeploy.record.build_report import SCHEMA_VERSION, BuildReport, Failure, RecipeRecord, gate_record
 from mmdeploy.record.plain_json import jsonable
 from mmdeploy.record.report_file import read_report
 
@@ -55,8 +55,8 @@ def test_a_folder_is_read_by_the_report_in_it(tmp_path):
     ("change", "message", "hint"),
     [
         (
-            {"schema_version": 5},
-            r"schema version 5, written by a newer mmdeploy \(9\.9\) than this one",
+            {"schema_version": SCHEMA_VERSION + 1},
+            rf"schema version {SCHEMA_VERSION + 1}, written by a newer mmdeploy \(9\.9\) than this one",
             "newer multimodal",
         ),
         ({"schema_version": 0}, r"schema version 0, written by an older mmdeploy", "build again"),

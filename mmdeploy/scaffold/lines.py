@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import linecache
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -19,6 +21,37 @@ def line_of_call() -> str:
 def line_above() -> str:
     """Return the nearest user's line, also where a library that it called is what calls now; empty without one."""
     return _found(within=True)
+
+
+def decides_later() -> bool:
+    """Say whether what is assigned on the user's line that calls now is asked by an if or a while of its function."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not _is_user(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame is not None and frame.f_lineno in _deciding(frame.f_code.co_filename)
+
+
+@cache
+def _deciding(filename: str) -> frozenset[int]:
+    """Return the lines of a file that assign a name which decides in the same function."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(filename)))
+    except (SyntaxError, ValueError):
+        return frozenset()
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return frozenset(number for function in functions for number in _assigning(function))
+
+
+def _assigning(function: ast.AST) -> Iterator[int]:
+    nodes = list(ast.walk(function))
+    tests = [node.test for node in nodes if isinstance(node, ast.If | ast.While | ast.IfExp)]
+    asked = {name.id for test in tests for name in ast.walk(test) if isinstance(name, ast.Name)}
+    for node in nodes:
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.NamedExpr):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+            if names & asked:
+                yield from range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
 def line_at(filename: str, number: int) -> str:

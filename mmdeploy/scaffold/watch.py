@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from mmdeploy.model.user_code import is_user_file
-from mmdeploy.scaffold.lines import line_above, line_at, line_of_call
+from mmdeploy.scaffold.lines import decides_later, line_above, line_at, line_of_call
 from mmdeploy.scaffold.seeds import drawn_elsewhere, seeded
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _form(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], line: str
     if name == "__bool__":
         return None if text.startswith("assert ") else "decision"  # the exporter leaves assertions out
     if name in _NUMBERS:
-        return "decision" if _DECIDES.search(text) else "value"
+        return "decision" if _DECIDES.search(text) or decides_later() else "value"
     if name in _BY_VALUE or _picks_rows(name, args, kwargs):
         return "rows by value"
     if name == "scaled_dot_product_attention" and (args[0] if args else kwargs["query"]).ndim == 3:

@@ -85,6 +85,15 @@ OTHERS = {
     ),
     "a coin of Python's": ("return y * (1 + random.randint(1, 9))", "chance", 0),
     "a decision by an item": ("if y.sum().item() > 100:\n    y = y * 2\nreturn y", "decision", 0),
+    "a decision by a number of a line above": (
+        "m = float(y.sum())\nz = y + 1\nif m > 100:\n    z = z * 2\nreturn z", "decision", 0,
+    ),
+    "a while by a number of a line above": (
+        "m = y.sum().item()\nwhile m > 1e9:\n    m = m / 2\nreturn y", "decision", 0,
+    ),
+    "a number beside another's decision": (
+        "m, n = y.sum().item(), 3\nk = 2\nif k > 1:\n    y = y + m\nreturn y", "value", 0,
+    ),
     "a decision by a float, in one line": ("return y * 2 if float(y.max()) > 100 else y", "decision", 0),
     "rows by nonzero": ("z = y.clone()\nz[(y[:, 0] > 0).nonzero()[:, 0]] = 0\nreturn z", "rows by value", 1),
     "a short-time transform": (

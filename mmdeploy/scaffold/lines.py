@@ -45,13 +45,25 @@ def _deciding(filename: str) -> frozenset[int]:
 def _assigning(function: ast.AST) -> Iterator[int]:
     nodes = list(ast.walk(function))
     tests = [node.test for node in nodes if isinstance(node, ast.If | ast.While | ast.IfExp)]
-    asked = {name.id for test in tests for name in ast.walk(test) if isinstance(name, ast.Name)}
+    asked = {name for test in tests for name in _values_in(test)}
     for node in nodes:
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.NamedExpr):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names = {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
             if names & asked:
                 yield from range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def _values_in(test: ast.expr) -> Iterator[str]:
+    """Give the names whose own value a test asks: not what has an attribute, is called with, or is None."""
+    if isinstance(test, ast.Name):
+        yield test.id
+    elif isinstance(test, ast.Compare) and any(isinstance(one, ast.Is | ast.IsNot) for one in test.ops):
+        return
+    elif isinstance(test, ast.Compare | ast.BoolOp | ast.BinOp | ast.UnaryOp):
+        for one in ast.iter_child_nodes(test):
+            if isinstance(one, ast.expr):
+                yield from _values_in(one)
 
 
 def line_at(filename: str, number: int) -> str:

@@ -91,6 +91,9 @@ OTHERS = {
     "a while by a number of a line above": (
         "m = y.sum().item()\nwhile m > 1e9:\n    m = m / 2\nreturn y", "decision", 0,
     ),
+    "a number in a tensor whose form is asked": (
+        "y = y * y.sum().item()\nif y.ndim > 5 or y is None or len(y) > 99:\n    y = y + 1\nreturn y", "value", 0,
+    ),
     "a number beside another's decision": (
         "m, n = y.sum().item(), 3\nk = 2\nif k > 1:\n    y = y + m\nreturn y", "value", 0,
     ),

@@ -157,13 +157,15 @@ class _Run:
         ) as crew:  # fmt: skip
             while waiting or len(crew):
                 crew.foresee(one.step for one in waiting)
-                for decision in crew.admitted(startable(waiting, self.state.artifacts, running, first), running):
+                starting = crew.admitted(startable(waiting, self.state.artifacts, running, first), running)
+                beside = len(running) + len(starting) - 1
+                for decision in starting:
                     waiting.remove(decision)
                     step = decision.step
                     running[step.key] = decision
                     self.state.started[step.id] = time.monotonic()
                     self.observer.step_started(step.id)
-                    crew.start(self._task(step, threads=crew.threads(step)))
+                    crew.start(self._task(step, threads=crew.threads(step, beside)))
                 finished = crew.wait()
                 del self.state.started[finished.step_id]
                 learned = self.live.learn(finished.step_id)

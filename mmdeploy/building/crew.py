@@ -11,7 +11,7 @@ from mmdeploy.building.scheduler import Workers
 from mmdeploy.building.settings import Settings
 from mmdeploy.building.turns import admitted
 from mmdeploy.core.target import usable_cores, usable_threads
-from mmdeploy.planning.kinds import KINDS
+from mmdeploy.planning.kinds import KINDS, SAMPLES
 from mmdeploy.planning.steps import Decision, Fingerprints, Step
 from mmdeploy.worker.step_process import Finished
 from mmdeploy.worker.task import Task
@@ -53,9 +53,19 @@ class Crew:
             return admitted(ready, running, self._jobs)
         return ready[: max(0, self._at_once - len(running))]
 
-    def threads(self, step: Step) -> int:
-        """Return the threads that a step may use: the same number wherever it runs."""
-        return usable_cores() if step.exclusive else min(usable_threads(), max(1, usable_cores() // self._jobs))
+    def threads(self, step: Step, beside: int) -> int:
+        """Return the threads that a step may use: the same number wherever it runs, so that it gives the same.
+
+        A set of samples is what the recipe's code gives, and all else waits for it: it takes the cores that are free.
+
+        Args:
+            step: The step.
+            beside: Other steps that run then.
+        """
+        if step.exclusive:
+            return usable_cores()
+        jobs = beside + 1 if step.sort is SAMPLES and self._at_once is None else self._jobs
+        return min(usable_threads(), max(1, usable_cores() // jobs))
 
     def foresee(self, steps: Iterable[Step]) -> None:
         """Take note of which steps are left to be started."""

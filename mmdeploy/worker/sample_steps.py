@@ -14,6 +14,7 @@ from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.media import may_be_constant
 from mmdeploy.recipe.modalities import left_out, optional_inputs
 from mmdeploy.worker.feeds import client_inputs, sample_set
+from mmdeploy.worker.library_threads import library_threads
 from mmdeploy.worker.media import preparation
 from mmdeploy.worker.task import Task
 
@@ -49,7 +50,8 @@ def record_samples(task: Task, workdir: Path, progress: Progress) -> Artifact:
         optional=_may_lack(recipe) if key == "evaluation" else (),
         constant=may_be_constant(recipe.preprocess),
     )
-    facts = record(request, workdir, progress)
+    with library_threads(task.threads):
+        facts = record(request, workdir, progress)
     path = workdir / INDEX
     beside = tuple(sorted(file.name for file in workdir.iterdir() if file != path))
     return Artifact("samples", path, file_sha256(path), specs, (), "samples", facts, beside)

@@ -6,6 +6,7 @@ import pytest
 
 from mmdeploy.building.crew import Crew
 from mmdeploy.core.target import _cgroup_quota, usable_cores, usable_threads
+from mmdeploy.planning.kinds import EXPORT, SAMPLES, SELECT
 
 
 @pytest.fixture
@@ -52,6 +53,15 @@ def test_steps_take_no_more_threads_than_they_are_allowed(monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
         assert usable_threads() == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    plain, measures = SimpleNamespace(exclusive=False), SimpleNamespace(exclusive=True)
-    assert [Crew(None, jobs, None).threads(plain) for jobs in (1, 2, 4)] == [2, 2, 1]
-    assert Crew(None, 1, None).threads(measures) == 4
+    plain, measures = SimpleNamespace(exclusive=False, sort=EXPORT), SimpleNamespace(exclusive=True, sort=SELECT)
+    assert [Crew(None, jobs, None).threads(plain, beside=0) for jobs in (1, 2, 4)] == [2, 2, 1]
+    assert Crew(None, 1, None).threads(measures, beside=0) == 4
+
+
+def test_a_set_of_samples_takes_the_cores_that_are_free(monkeypatch):
+    monkeypatch.setattr("mmdeploy.building.crew.usable_cores", lambda: 8)
+    monkeypatch.setattr("mmdeploy.building.crew.usable_threads", lambda: 6)
+    samples, plain = SimpleNamespace(exclusive=False, sort=SAMPLES), SimpleNamespace(exclusive=False, sort=EXPORT)
+    assert [Crew(None, 4, None).threads(samples, beside) for beside in (0, 1, 2, 20)] == [6, 4, 2, 1]
+    assert Crew(None, 4, None).threads(plain, beside=0) == 2, "others give the same wherever they run"
+    assert Crew(None, 4, at_once=9).threads(samples, beside=0) == 2, "nodes of a cluster are not this machine"

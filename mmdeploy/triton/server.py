@@ -148,11 +148,13 @@ class Server:
 
         Raises:
             EnvironmentUnfitError: If somebody else started the server.
+            ServerError: If the server has ended.
         """
         import psutil
 
         if self.pid is None:
             raise EnvironmentUnfitError(f"the memory of {self.http_url} cannot be measured: it was not started here")
+        self.require_running()
         total, supervisor = 0, psutil.Process(self.pid)
         for process in supervisor.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -162,6 +164,7 @@ class Server:
                     total += process.memory_full_info().pss
                 except (psutil.AccessDenied, AttributeError):
                     total += process.memory_info().rss
+        self.require_running()  # else what was added up is what was left of it
         return total
 
     def restart(self, *, ready_timeout_s: float = 60.0) -> None:

@@ -5,6 +5,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import living_processes
 import pytest
 import watched_triton as watched
 
@@ -71,7 +72,7 @@ def test_the_right_alert_fires_and_no_other(server: triton_server.Server, tmp_pa
         assert prometheus.wait_until(lambda: prometheus.firing() == set(), 20)
 
         killed = time.time()
-        watched.stub_of(server, "pair.summed").kill()
+        living_processes.stub(server.pid, "pair.summed").kill()
         assert prometheus.wait_until(lambda: "MmdeployModelDead" in prometheus.firing(), 20)
         with urllib.request.urlopen(f"{server.http_url}/v2/models/pair.summed/ready", timeout=5) as reply:
             assert reply.status == 200  # what readiness says of a dead model

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import living_processes
 import numpy as np
 import psutil
 import pytest
@@ -291,11 +292,6 @@ def test_a_server_that_dies_while_loading_shows_its_last_lines(
     assert re.search(r"^log: \.mmdeploy/serve/triton-.*\.log$", done.stderr, re.MULTILINE)
 
 
-def stubs_of(process: "subprocess.Popen[str]", model: str) -> list[psutil.Process]:
-    family = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in family if "stub" in child.name() and f"/{model}/" in child.cmdline()[1]]
-
-
 def line(process: "subprocess.Popen[str]", words: str) -> str:
     """Read standard error up to a line that holds ``words``; return the line."""
     assert process.stderr is not None
@@ -305,8 +301,10 @@ def line(process: "subprocess.Popen[str]", words: str) -> str:
 
 
 def kill_server(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    family = psutil.Process(process.pid).children(recursive=True)
-    next(child for child in family if child.name() == "tritonserver").kill()
+    family = living_processes.below(process.pid)
+    servers = living_processes.servers(process.pid)
+    assert servers
+    living_processes.kill(servers)
     return family
 
 
@@ -315,8 +313,7 @@ def test_what_is_killed_comes_back_and_too_often_is_told(published: Path, tmp_pa
     try:
         said = "".join(read_until(process, "Ctrl-C stops it."))
         grpc = re.search(r"gRPC +(\S+)$", said, re.MULTILINE)[1]
-        (stub,) = stubs_of(process, "two_towers.right")
-        stub.kill()
+        living_processes.stub(process.pid, "two_towers.right").kill()
         assert line(process, "right") == "two_towers.right lost a process and was loaded again\n"
         with GrpcRunner(grpc, "two_towers") as runner:
             assert runner.infer(GOOD)["logits"].shape == (2, 4)
@@ -335,8 +332,7 @@ def test_what_is_killed_comes_back_and_too_often_is_told(published: Path, tmp_pa
     assert process.returncode == 3
     assert errors.startswith("error: Triton ended (exit code 137): "), errors
     assert "Traceback" not in errors
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert alive == []
+    living_processes.assert_ended(family)
 
 
 def test_what_was_changed_meanwhile_is_not_served_again(published: Path, tmp_path: Path) -> None:

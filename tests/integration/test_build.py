@@ -13,8 +13,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import living_processes
 import numpy as np
-import psutil
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -335,13 +335,12 @@ def test_ctrl_c_leaves_no_process_and_nothing_half_written(
         if line.startswith(moment) or moment in line.split(":")[0]:
             break
     time.sleep(2.0 if moment == "gates" else 0.3)
-    family = psutil.Process(process.pid).children(recursive=True)
+    family = living_processes.below(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
+    living_processes.assert_ended(family)
     report = read_report(work / "runs" / "two_towers" / "latest")
     assert report.failure is not None
     assert re.fullmatch(told, report.failure.message)

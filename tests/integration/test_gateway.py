@@ -17,8 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import living_processes
 import numpy as np
-import psutil
 import pytest
 from fastapi import Request
 from served_gateway import (
@@ -401,9 +401,9 @@ def test_what_happened_is_counted_and_logged_and_no_key_is(served: Served, clien
 
 def test_what_the_server_fails_at_is_a_5xx_until_it_is_well_again(served: Served, client: httpx.Client) -> None:
     """Its stubs are killed: the gateway says so, loads the models again, and answers."""
-    for process in psutil.Process(served.process.pid).children(recursive=True):
-        if process.name().startswith("triton_python_b"):
-            process.kill()
+    stubs = living_processes.stubs(served.process.pid)
+    assert stubs
+    living_processes.kill(stubs)
     failed = client.post("/infer", json={"inputs": INPUTS})
     assert (failed.status_code, error_of(failed)["code"]) in ((502, "server_failed"), (503, "server_unavailable"))
 

@@ -15,14 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import living_processes
 import onnx
-import psutil
 import pytest
 from served_gateway import ADMIN, ASKING, CLIENT, gateway
 from user_view import PROGRAM, read_until, started
@@ -91,10 +91,7 @@ def folder(server: Server, root: Path) -> Path:
 
 def kill_triton(parent: int | None) -> None:
     """Kill the server somewhere below a process; its supervisor cleans up, in no time."""
-    for child in psutil.Process(parent).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if child.name() == "tritonserver":
-                child.kill()
+    living_processes.kill(living_processes.servers(parent))
 
 
 @contextmanager
@@ -409,10 +406,9 @@ def test_a_server_that_is_killed_on_the_way(root: Path, tmp_path: Path) -> None:
 
         def told(said: str) -> None:
             if said.startswith("asking"):
-                for process in psutil.Process(running.pid).children(recursive=True):
-                    with suppress(psutil.NoSuchProcess):
-                        process.kill()
-                time.sleep(0.3)
+                family = living_processes.below(running.pid)
+                living_processes.kill(family)
+                living_processes.assert_ended(family)
 
         with pytest.raises(ServerError, match="does not answer"):
             promoted(running, folder, release_of(root, 2), told=told)

@@ -2,14 +2,12 @@
 
 import re
 import shutil
-import signal
-import time
 import urllib.request
 from pathlib import Path
 
+import living_processes
 import numpy as np
 import onnx
-import psutil
 import pytest
 import tiny_triton_repository as tiny
 
@@ -154,10 +152,10 @@ def test_a_dead_stub_is_noticed_although_the_cache_would_answer(tmp_path):
         assert running.probe() == ("pair.encoder", "pair")
         with running.runner("pair") as runner:
             runner.infer({"x": tiny.rows(3)})
-            for child in psutil.Process(running.pid).children(recursive=True):
-                if "triton_python_backend_stub" in child.name():
-                    child.send_signal(signal.SIGKILL)
-            time.sleep(0.2)
+            stubs = living_processes.stubs(running.pid)
+            assert stubs
+            living_processes.kill(stubs)
+            living_processes.assert_ended(stubs)
             runner.infer({"x": tiny.rows(3)})  # kept: answered although nobody is there
         with pytest.raises(ServerError, match=r"pair\.encoder"):
             running.probe(timeout_s=5)

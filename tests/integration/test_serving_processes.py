@@ -12,6 +12,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import living_processes
 import numpy as np
 import psutil
 import pytest
@@ -36,14 +37,7 @@ def repository(tmp_path):
 
 
 def family(pid):
-    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-
-
-def stub_of(running, model):
-    for process in psutil.Process(running.pid).children(recursive=True):
-        if "stub" in process.name() and f"/{model}/" in process.cmdline()[1]:
-            return process
-    raise AssertionError(f"no stub serves {model}")
+    return [psutil.Process(pid), *living_processes.below(pid)]
 
 
 def traces(processes):
@@ -51,19 +45,18 @@ def traces(processes):
     prefixes = {
         argument.rpartition("=")[2]
         for process in processes
-        for argument in process.cmdline()
+        for argument in living_processes.command(process)
         if "shm-region-prefix-name" in argument
     }
-    folders = {Path(process.cwd()) for process in processes}
+    folders = {folder for process in processes if (folder := living_processes.folder(process))}
     assert len(prefixes) == 1
     assert list(Path("/dev/shm").glob(f"{next(iter(prefixes))}*")), "the server has no shared memory?"
     return prefixes.pop(), folders
 
 
 def assert_nothing_left(processes, prefix, folders):
-    _, alive = psutil.wait_procs(processes, timeout=20)
-    assert not alive
-    deadline = time.monotonic() + 10
+    living_processes.assert_ended(processes)
+    deadline = time.monotonic() + living_processes.ENDED_S
     while time.monotonic() < deadline:
         left = [*Path("/dev/shm").glob(f"{prefix}*"), *(folder for folder in folders if folder.exists())]
         if not left:
@@ -87,7 +80,7 @@ def test_a_killed_stub_is_noticed_by_the_probe_only_and_healed(repository, tmp_p
     started = server.start([repository], log=tmp_path / "triton.log", model_control="explicit", load=["difference"])
     with started as running:
         assert running.probe() == ("negated", "positive", "summed", "difference")
-        stub_of(running, "negated").kill()
+        living_processes.stub(running.pid, "negated").kill()
         ask_json(f"{running.http_url}/v2/health/ready")
         ask_json(f"{running.http_url}/v2/models/negated/ready")
         with pytest.raises(ServerError, match=r"do not answer a probe:\n  negated: .*not healthy"):
@@ -104,22 +97,17 @@ def test_one_dead_instance_of_two_is_noticed(repository, tmp_path):
     with started as running:
         tending = Tending(running, restarts=0)
         assert list(tending.look()) == []
-        stub_of(running, "negated").kill()
+        living_processes.stub(running.pid, "negated").kill()
         told = list(until(lambda: list(tending.look())))
         assert told == ["negated lost a process and was loaded again"]
-        until(lambda: stubs_of(running, "negated") == 2)
+        until(lambda: len(living_processes.stubs(running.pid, "negated")) == 2)
         assert [list(tending.look()) for _ in range(4)] == [[]] * 4
         running.unload("difference")
         running.unload("summed")
         assert [list(tending.look()) for _ in range(4)] == [[]] * 4, "what is unloaded on purpose stays so"
 
 
-def stubs_of(running, model):
-    stubs = [child for child in family(running.pid) if "stub" in child.name() and child.status() != "zombie"]
-    return sum(f"/{model}/" in stub.cmdline()[1] for stub in stubs)
-
-
-def until(found, timeout_s=20):
+def until(found, timeout_s=60):
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := found():
@@ -173,7 +161,7 @@ def test_control_endpoints_want_a_key_that_nobody_can_read(repository, tmp_path)
             knowing.unload("positive")
             knowing.load("positive")
         assert running.probe() == ("positive",)
-        words = [word for process in family(running.pid) for word in process.cmdline()]
+        words = [word for process in family(running.pid) for word in living_processes.command(process)]
         assert any("http-restricted-api" in word for word in words)
         assert not any(key.secret in word for word in words)
         assert key.secret not in log.read_text() + repr(running)
@@ -259,12 +247,12 @@ def test_a_server_that_dies_is_noticed(repository, tmp_path):
     with server.start([repository], log=tmp_path / "triton.log") as running:
         processes = family(running.pid)
         prefix, folders = traces(processes)
-        processes[1].kill()
-        deadline = time.monotonic() + 10
-        while processes[0].status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-            time.sleep(0.05)
+        living_processes.kill(living_processes.servers(running.pid))
+        living_processes.assert_ended(processes[:1])
         with pytest.raises(ServerError, match="exit code 137"):
             running.probe()
+        with pytest.raises(ServerError, match="exit code 137"):
+            running.memory_bytes()
     assert_nothing_left(processes, prefix, folders)
 
 
@@ -311,10 +299,10 @@ def test_a_killed_supervisor_takes_the_server_with_it(repository, tmp_path):
     with server.start([repository], log=tmp_path / "triton.log") as running:
         processes = family(running.pid)
         prefix, folders = traces(processes)
-        stub_of(running, "negated").suspend()  # as one that waits for a lock which nobody will give back
+        # as one that waits for a lock which nobody will give back
+        living_processes.stub(running.pid, "negated").suspend()
         processes[0].kill()
-        _, alive = psutil.wait_procs(processes, timeout=20)
-        assert not alive
+        living_processes.assert_ended(processes)
     assert_nothing_left(processes, prefix, folders)
 
 

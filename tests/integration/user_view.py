@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import psutil
+import living_processes
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-c", "from mmdeploy.cli import main; main()"]
@@ -70,11 +70,10 @@ def press_ctrl_c(process: "subprocess.Popen[str]") -> tuple[str, str]:
 
     Fails if any process is left, or if a traceback is shown.
     """
-    family = psutil.Process(process.pid).children(recursive=True)
+    family = living_processes.below(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     rest, errors = process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
+    living_processes.assert_ended(family)
     assert "Traceback" not in rest + errors, rest + errors
     return rest, errors
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import living_processes
 import numpy as np
-import psutil
 import tiny_triton_repository as tiny
 from prometheus_binaries import binary
 from tritonclient.grpc import model_config_pb2
@@ -111,18 +111,10 @@ def asking(server: Server, clients: int = 4, *, v: float = 1.0, pause_s: float =
             thread.join()
 
 
-def stub_of(server: Server, model: str) -> psutil.Process:
-    assert server.pid is not None
-    for process in psutil.Process(server.pid).children(recursive=True):
-        if "stub" in process.name() and f"/{model}/" in process.cmdline()[1]:
-            return process
-    raise AssertionError(f"no stub serves {model}")
-
-
 @contextlib.contextmanager
 def slowed(server: Server, model: str, *, stopped_s: float = 0.1, running_s: float = 0.003) -> Iterator[None]:
     """Let a model's process run a small share of the time only."""
-    process, end = stub_of(server, model), threading.Event()
+    process, end = living_processes.stub(server.pid, model), threading.Event()
 
     def hold() -> None:
         while not end.is_set():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import living_processes
 import psutil
 import pytest
 from recorded_sets import set_artifact
@@ -228,9 +229,7 @@ def test_nothing_is_left_of_steps_that_are_ended(tasks: Tasks, workers: Workers,
     deadline = time.monotonic() + 60
     while len(calls.read_text().splitlines() if calls.exists() else ()) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
-    pids = [int(line) for line in calls.read_text().splitlines()[1:]]
+    processes = [psutil.Process(int(line)) for line in calls.read_text().splitlines()[1:]]
+    assert len(processes) == 2
     workers.stop()
-    assert len(pids) == 2
-    while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(psutil.pid_exists, pids))
+    living_processes.assert_ended(processes)

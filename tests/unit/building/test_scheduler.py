@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 
+import living_processes
 import psutil
 import pytest
 from recorded_sets import set_artifact
@@ -230,8 +231,7 @@ def test_stop_ends_what_runs(task: Callable[[str], Task], workers: Workers) -> N
     (running,) = workers._running.values()
     process = psutil.Process(running.process.pid)
     workers.stop()
-    _, alive = psutil.wait_procs([process], timeout=10)
-    assert alive == []
+    living_processes.assert_ended([process])
 
 
 def test_leaving_the_context_ends_what_runs(task: Callable[[str], Task], tmp_path: Path) -> None:
@@ -240,8 +240,7 @@ def test_leaving_the_context_ends_what_runs(task: Callable[[str], Task], tmp_pat
         workers.start(task("long"))
         process = psutil.Process(next(iter(workers._running.values())).process.pid)
         raise KeyboardInterrupt
-    _, alive = psutil.wait_procs([process], timeout=10)
-    assert alive == []
+    living_processes.assert_ended([process])
 
 
 def test_the_signal_mask_is_left_as_it_was(task: Callable[[str], Task], workers: Workers) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
+import living_processes
 import pytest
 
 from mmdeploy.cluster.connection import check_address
@@ -43,11 +43,10 @@ def test_it_is_interrupted_when_the_process_that_waits_ends(tmp_path: Path) -> N
         while not (mark.is_file() and mark.read_text()):
             assert time.monotonic() < end and waiting.poll() is None
             time.sleep(0.05)
-        below = psutil.Process(waiting.pid).children(recursive=True)
+        below = living_processes.below(waiting.pid)
         assert int(mark.read_text()) in [one.pid for one in below]
     finally:
         waiting.send_signal(signal.SIGKILL)
         waiting.wait()
-    _, alive = psutil.wait_procs(below, timeout=30)
-    assert alive == []
+    living_processes.assert_ended(below)
     assert "KeyboardInterrupt" in next(tmp_path.rglob("log")).read_text()

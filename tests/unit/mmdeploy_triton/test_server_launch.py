@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import living_processes
 import psutil
 import pytest
 
@@ -54,9 +55,9 @@ def supervised(parent, folder, prefix, *command, grace_s="0"):
 
 
 def wait_for_children(pid, count):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        children = psutil.Process(pid).children(recursive=True)
+        children = living_processes.below(pid)
         if len(children) >= count:
             return children
         time.sleep(0.02)
@@ -80,7 +81,7 @@ def test_sigterm_ends_every_descendant_and_removes_what_they_leave(remains):
     children = wait_for_children(process.pid, 3)
     process.terminate()
     assert process.wait(20) == 128 + signal.SIGKILL
-    assert not psutil.wait_procs(children, timeout=5)[1]
+    living_processes.assert_ended(children)
     assert not folder.exists()
     assert not region.exists()
 
@@ -95,7 +96,7 @@ def test_the_end_of_the_parent_ends_every_descendant(remains):
     processes = [psutil.Process(pid), *wait_for_children(pid, 3)]
     parent.kill()
     parent.wait()
-    assert not psutil.wait_procs(processes, timeout=20)[1]
+    living_processes.assert_ended(processes)
     assert not folder.exists()
     assert not region.exists()
 

@@ -41,4 +41,4 @@ def fails_in_second(kind: str, progress: Progress) -> None:
 def sleeps(path: str, progress: Progress) -> None:
     """Write this process's id and sleep."""
     Path(path, str(os.getpid())).touch()
-    time.sleep(60)
+    time.sleep(600)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import launched_calls
+import living_processes
 import numpy as np
 import psutil
 import pytest
@@ -60,10 +61,6 @@ def test_a_process_that_is_killed_is_a_failed_step_with_its_log(tmp_path):
     assert "SIGKILL" in (tmp_path / "log").read_text()
 
 
-def _alive(ids: list[int]) -> list[int]:
-    return [number for number in ids if psutil.pid_exists(number) and psutil.Process(number).status() != "zombie"]
-
-
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_the_processes_end_with_the_one_that_started_them(tmp_path, ending):
     code = (
@@ -77,19 +74,13 @@ def test_the_processes_end_with_the_one_that_started_them(tmp_path, ending):
         while len(list(tmp_path.iterdir())) < 2:
             assert time.monotonic() < deadline and starter.poll() is None, "the processes did not start"
             time.sleep(0.1)
-        children = [int(path.name) for path in tmp_path.iterdir()]
-        listening = [
-            connection.laddr.ip
-            for number in (starter.pid, *(child.pid for child in psutil.Process(starter.pid).children(recursive=True)))
-            for connection in psutil.Process(number).net_connections()
-            if connection.status == psutil.CONN_LISTEN
-        ]
+        children = [psutil.Process(int(path.name)) for path in tmp_path.iterdir()]
+        family = [psutil.Process(starter.pid), *living_processes.below(starter.pid)]
+        listening = [address for process in family for address in living_processes.listening(process)]
         assert listening and set(listening) <= {"127.0.0.1", "::1"}
         starter.send_signal(ending)
-        starter.wait(30)
-        while _alive(children):
-            assert time.monotonic() < deadline, "the processes outlive the one that started them"
-            time.sleep(0.1)
+        starter.wait(60)
+        living_processes.assert_ended(children)
     finally:
         starter.kill()
         starter.wait()

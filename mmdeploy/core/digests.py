@@ -4,7 +4,8 @@ Reading gigabytes to find that nothing changed takes seconds; asking for times a
 (a digest, the digests of the tensors in it) is kept together with the state of the file that it was taken from:
 size, inode and both times. The change time cannot be set, so a file that was edited and given its old modification
 time is read again. A fact is not kept when the file changed just before it was taken: a second edit within the same
-tick of the file system's clock would not show in the times (git calls this "racily clean").
+tick of the file system's clock would not show in the times (git calls this "racily clean"). A large file that was just
+written is left alone for that tick first: to read it once more the next time would take longer.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ State = tuple[int, int, int, int]
 _VERSION = 1
 _TICK_NS = 50_000_000
 _SECOND_NS = 1_000_000_000
+#: To read a file of this size takes about as long as the tick.
+_LARGE_BYTES = 32 * 2**20
 #: Facts kept at most; those taken last stay.
 _MOST = 200_000
 _THREADS = 4
@@ -75,7 +78,11 @@ class FileFacts:
         known = self._known(path, what)
         if known is not None:
             return known
-        before, now = file_state(path), time.time_ns()
+        before = file_state(path)
+        if before[0] >= _LARGE_BYTES and not _settled(before, time.time_ns()):
+            time.sleep(_TICK_NS / _SECOND_NS)
+            before = file_state(path)
+        now = time.time_ns()
         fact = take(path)
         if _settled(before, now) and file_state(path) == before:
             with self._lock:

@@ -70,7 +70,20 @@ def test_an_edited_file_is_read_again(tmp_path: Path, edit: str) -> None:
     assert facts.sha256(path) == file_sha256(path)
 
 
-def test_a_file_that_has_just_been_written_is_not_believed_yet(tmp_path: Path) -> None:
+def test_a_large_file_that_has_just_been_written_is_waited_for_and_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmdeploy.core.digests._LARGE_BYTES", 3)
+    path = tmp_path / "weights.bin"
+    path.write_text("one")
+    taken, take = counting()
+    facts = FileFacts()
+    assert [facts.of(path, "content", take) for _ in range(2)] == ["one"] * 2
+    assert taken == [path]
+
+
+def test_a_file_that_has_just_been_written_is_not_believed_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmdeploy.core.digests._TICK_NS", 10**12)  # however long it takes to get there
     path = tmp_path / "weights.bin"
     path.write_text("one")
     taken, take = counting()

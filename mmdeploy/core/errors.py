@@ -206,7 +206,9 @@ def nearest(word: str, accepted: Iterable[str]) -> str | None:
 
 
 def kind_of(value: object) -> str:
-    """Return the type of a value with its article, such as ``a dict`` or ``an int``."""
+    """Return the type of a value with its article, such as ``a dict`` or ``an int``; None is ``None``."""
+    if value is None:
+        return "None"
     kind = type(value).__name__
     return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
 

@@ -52,7 +52,7 @@ def _column(labels: Sequence[Any], reference: str, name: str) -> Column:
     if any(_is_text_list(label) and len(label) for label in labels):
         _refuse_other(labels, _is_text_list, reference, name)
         return Ragged.of_texts([[str(one) for one in label] for label in labels])
-    arrays = [_array(label) for label in labels]
+    arrays = [number_array(label) for label in labels]
     first = next((array for array in arrays if array is not None and array.size), arrays[0])
     _refuse_other(arrays, lambda array: array is not None and _alike(array, first), reference, name, shown=labels)
     known = [array for array in arrays if array is not None]
@@ -61,11 +61,11 @@ def _column(labels: Sequence[Any], reference: str, name: str) -> Column:
     return Ragged.of(known)
 
 
-def _array(label: Any) -> Array | None:
-    """Return a label as an array of numbers; None where it is none."""
+def number_array(label: Any) -> Array | None:
+    """Return a label as an array of numbers; None where it is none, or a tensor that NumPy cannot hold."""
     try:
         array = np.asarray(label)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RuntimeError):
         return None
     return array if array.dtype.kind in "biuf" else None
 

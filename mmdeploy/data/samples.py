@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from mmdeploy.core.artifact import TensorSpec
 from mmdeploy.core.errors import DataError, did_you_mean, kind_of
 from mmdeploy.core.sizes import lengths_problem
 from mmdeploy.core.strings import BYTES, as_strings, packed
+from mmdeploy.data.arrays import Array, array_of
 from mmdeploy.data.contents import DIGEST_BYTES
+from mmdeploy.model.mistakes import cause_of, refuse_arguments, remedy
 from mmdeploy.model.sources import describe, importing_from, on_path, resolve_callable
 from mmdeploy.model.watching import reading
 
-Array = npt.NDArray[Any]
 Feed = dict[str, Array]
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -147,6 +147,7 @@ def _samples(reference: str, root: Path, limit: int | None, epoch: int | None = 
     with reading(reference):
         make = resolve_callable(reference, root, error=DataError)
         given = {"epoch": epoch} if epoch is not None and takes_epoch(reference, root) else {}
+        refuse_arguments(make, reference, given, DataError)
     taken = 0
     try:
         with reading(reference), importing_from(root):
@@ -163,8 +164,10 @@ def _samples(reference: str, root: Path, limit: int | None, epoch: int | None = 
             del sample
     except (DataError, GeneratorExit):
         raise
-    except Exception as cause:
-        raise DataError(f"{reference} failed after {taken} samples: {describe(cause, root)}") from cause
+    except Exception as error:
+        cause = cause_of(error)
+        told = f"{reference} failed after {taken} sample{'s' * (taken != 1)}: {describe(cause, root)}"
+        raise DataError(told, hint=remedy(cause, root)) from error
 
 
 def _iterator(made: object, reference: str) -> Iterator[Any]:
@@ -221,9 +224,7 @@ def _checked_array(value: object, spec: TensorSpec, span: tuple[float, float] | 
     where = f"{where}, input {spec.name!r}"
     if spec.dtype == BYTES:
         return _checked_strings(value, spec, where)
-    if not hasattr(value, "__array__"):
-        raise DataError(f"{where} is {kind_of(value)}, expected a NumPy array ({spec})", hint=hint_of_no_array(value))
-    array = np.asarray(value)
+    array = array_of(value, where, str(spec))
     mismatch = spec.mismatch(array)
     if mismatch is not None:
         batched = array.ndim == len(spec.shape) + 1 and spec.mismatch(array[:1].reshape(array.shape[1:]))
@@ -238,13 +239,6 @@ def _checked_array(value: object, spec: TensorSpec, span: tuple[float, float] | 
     if span is not None and array.size and array.dtype.kind != "b":
         _refuse_outside(array, span, where)
     return array
-
-
-def hint_of_no_array(value: object) -> str:
-    """Return what to do about a value of a sample that is no array."""
-    if value is None:
-        return "a sample that lacks an input does not hold its name at all (docs/missing_modalities.md)"
-    return "give a NumPy array, such as np.asarray(value)"
 
 
 def _checked_strings(value: object, spec: TensorSpec, where: str) -> Array:

@@ -18,6 +18,7 @@ from typing import Any
 
 from mmdeploy.core.digests import State, file_state
 from mmdeploy.core.errors import StepError, did_you_mean, kind_of
+from mmdeploy.model.mistakes import remedy
 from mmdeploy.model.user_code import imported_from_source, is_user_file, load_file
 
 #: What a reference looks like.
@@ -79,7 +80,7 @@ def import_place(place: str, root: Path, *, error: type[StepError]) -> ModuleTyp
             absent = cause.name if isinstance(cause, ModuleNotFoundError) else None
             if absent and not place.endswith(".py") and (place + ".").startswith(f"{absent}."):
                 raise error(f"{place}: there is no module {absent!r}") from cause
-            raise error(f"importing {place} failed: {describe(cause, root)}") from cause
+            raise error(f"importing {place} failed: {describe(cause, root)}", hint=remedy(cause, root)) from cause
 
 
 @contextlib.contextmanager

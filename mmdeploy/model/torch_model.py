@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mmdeploy.core.errors import ModelError, did_you_mean, kind_of
 from mmdeploy.model import held_model
 from mmdeploy.model.adapter_files import Adapters
+from mmdeploy.model.failing import failure
+from mmdeploy.model.mistakes import refuse_arguments, remedy
 from mmdeploy.model.sharing import shared_names
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.state_dicts import listing, read_state_dict
@@ -118,15 +120,16 @@ def _built(factory: str, root: Path) -> nn.Module:
 
     with reading(factory, lasts=True):
         build = resolve_callable(factory, root, error=ModelError)
+        refuse_arguments(build, f"the factory {factory}", {}, ModelError)
         with importing_from(root):
             try:
                 model = build()
             except Exception as cause:
-                raise ModelError(f"the factory {factory} failed: {describe(cause, root)}") from cause
+                told = f"the factory {factory} failed: {describe(cause, root)}"
+                raise ModelError(told, hint=remedy(cause, root)) from cause
         if not isinstance(model, nn.Module):
             raise ModelError(
-                f"the factory {factory} returned {type(model).__module__}.{type(model).__qualname__}, "
-                "expected a torch.nn.Module",
+                f"the factory {factory} returned {kind_of(model)}, expected a torch.nn.Module",
                 hint="return the module itself, such as `return Network()`",
             )
         if is_watching():
@@ -243,10 +246,14 @@ def call_module(
     try:
         returned = module(**given)
     except Exception as cause:
+        found = failure(module, lambda: module(**given), given)
+        where = f": {found.text}" if found else ""
         raise ModelError(
             f"component {name}: {FAILED} "
-            f"{', '.join(f'{key} {list(value.shape)}' for key, value in given.items())}: {describe(cause)}",
-            hint="inputs are passed as keyword arguments: their names are those of forward's parameters",
+            f"{', '.join(f'{key} {list(value.shape)}' for key, value in given.items())}{where}: {describe(cause)}",
+            hint="look at what the component's inputs are wired to"
+            if found
+            else "inputs are passed as keyword arguments: their names are those of forward's parameters",
         ) from cause
     return name_outputs(returned, outputs, name=name)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy.building.diagnosis import Finding, State
-from mmdeploy.core.errors import ModelError
-from mmdeploy.model.sources import describe, importing_from
+from mmdeploy.model.sources import importing_from
 from mmdeploy.scaffold import watch
-from mmdeploy.scaffold.look import answered, called_with, shapes_text
+from mmdeploy.scaffold.failed import failed
+from mmdeploy.scaffold.look import answered, called_with
 from mmdeploy.scaffold.seen import Seen, batches
 from mmdeploy.scaffold.watch import Watched
 
@@ -149,8 +149,8 @@ def forms_of(
     lengths, grown = list[Watched](), set[str]()
     with importing_from(root):
         for batch in batches(seen.kept):
-            pair = _Asked(answer, batch, root)
-            first = pair.watched(1, model)  # the first call of all: it may leave what others find
+            pair = _Asked(model, answer, batch, root)
+            first = pair.watched(1, keeping=True)  # the first call of all: it may leave what others find
             lengths.append(pair.watched(1))
             for form, line, more in pair.forms(first, lengths[-1]):
                 found.setdefault((form, line), more)
@@ -169,36 +169,41 @@ class _Asked:
     """A pair of samples of one shape, and what a model does with them."""
 
     def __init__(
-        self, answer: Callable[[Mapping[str, Tensor]], Callable[[], object]], batch: Mapping[str, Array], root: Path
+        self,
+        model: nn.Module,
+        answer: Callable[[Mapping[str, Tensor]], Callable[[], object]],
+        batch: Mapping[str, Array],
+        root: Path,
     ) -> None:
         import torch
 
         self.feed = {name: torch.from_numpy(array) for name, array in batch.items()}
         self.grown = set[str]()  #: Lines that run more or less often by what calls before left.
-        self._answer, self._batch, self._root = answer, batch, root
+        self._model, self._answer, self._root = model, answer, root
 
-    def watched(self, times: int, model: nn.Module | None = None) -> Watched:
-        """Ask the pair so many times over in one batch.
+    def watched(self, times: int, *, keeping: bool = False) -> Watched:
+        """Ask the pair so many times over in one batch; with ``keeping``, what the model keeps of it is seen, too.
 
         Raises:
             ModelError: When the model fails.
         """
         feed = {name: tensor.repeat(times, *[1] * (tensor.ndim - 1)) for name, tensor in self.feed.items()}
-        return self._ask(feed, model)
+        return self._ask(feed, keeping=keeping)
 
     def alone(self) -> Watched:
         """Ask the first of the pair alone."""
         return self._ask({name: tensor[:1].clone() for name, tensor in self.feed.items()})
 
-    def _ask(self, feed: Mapping[str, Tensor], model: nn.Module | None = None) -> Watched:
+    def _ask(self, feed: Mapping[str, Tensor], *, keeping: bool = False) -> Watched:
         try:
-            return watch.watched(self._answer(feed), model)
+            return watch.watched(self._answer(feed), self._model if keeping else None)
         except Exception as cause:
-            rows = next(iter(feed.values())).shape[0]
-            raise ModelError(
-                f"the model failed on a batch of {rows} ({shapes_text(self._batch)}): {describe(cause, self._root)}",
-                hint="it must take batches of any number of samples, given by --data without a batch dimension",
-            ) from cause
+            batch = {name: tensor.numpy() for name, tensor in feed.items()}
+            error = failed(self._model, cause, batch, lambda one: self._answer(one)(), self._root)
+            error.hint = error.hint or (
+                "it must take batches of any number of samples, given by --data without a batch dimension"
+            )
+            raise error from cause
 
     def forms(self, first: Watched, again: Watched) -> Iterator[tuple[str, str, str]]:
         """Give what was found: form, line, and where there is no line what it is.

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.errors import ModelError, did_you_mean
-from mmdeploy.model.sources import describe, importing_from
+from mmdeploy.model.sources import importing_from
 from mmdeploy.scaffold.calls import Record, record
+from mmdeploy.scaffold.failed import failed, shapes_text
 from mmdeploy.scaffold.seen import Seen, batches
 
 if TYPE_CHECKING:
@@ -66,10 +67,7 @@ def look(model: nn.Module, seen: Seen, *, root: Path, call: Callable[..., object
             with importing_from(root):
                 kept = record(model, answer, feed)
         except Exception as cause:
-            raise ModelError(
-                f"the model failed on a batch of 2 samples ({shapes_text(batch)}): {describe(cause, root)}",
-                hint=_failing_hint(model, batch, lambda one: answered(model, one, given, call)()),
-            ) from cause
+            raise failed(model, cause, batch, lambda one: answered(model, one, given, call)(), root) from cause
         _check_rows(kept, batch)
         records.append(kept)
         feeds.append(feed)
@@ -99,9 +97,9 @@ def called_with(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
         )
     parameters = inspect.signature(model.forward).parameters.values()
     named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    takes = {one.name for one in named}
+    takes = [one.name for one in named]
     needed = [one.name for one in named if one.default is one.empty]
-    if {*names} <= takes and {*needed} <= {*names}:
+    if {*names} <= {*takes} and {*needed} <= {*names}:
         return {}
     if any(one.kind is one.VAR_POSITIONAL for one in parameters) and not needed:
         raise ModelError(
@@ -178,40 +176,6 @@ def answered(
     if call is not None:
         return lambda: call(model, **feed)
     return lambda: model(**{given.get(name, name): tensor for name, tensor in feed.items()})
-
-
-def shapes_text(batch: Mapping[str, Array]) -> str:
-    """Say what a batch is of: names, types and shapes."""
-    return ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in batch.items())
-
-
-def _failing_hint(
-    model: nn.Module, batch: Mapping[str, Array], again: Callable[[Mapping[str, Tensor]], object]
-) -> str | None:
-    """Say what is wrong with the samples, where another form of them would do."""
-    import torch
-
-    def works(changed: Mapping[str, Array]) -> bool:
-        try:
-            with torch.no_grad():
-                again({name: torch.from_numpy(array) for name, array in changed.items()})
-        except Exception:  # noqa: BLE001 - tried
-            return False
-        return True
-
-    rows = {array.shape[1] if array.ndim > 1 else 0 for array in batch.values()}
-    if len(rows) == 1 and rows != {0} and works({name: array[:, 0] for name, array in batch.items()}):
-        number = rows.pop()
-        each = "" if number == 1 else f", or each of the {number} rows as a sample"
-        return f"a sample has no batch dimension: give array[0]{each}"
-    doubles = [name for name, array in batch.items() if array.dtype.name == "float64"]
-    if doubles and works(
-        {name: array.astype("float32") if name in doubles else array for name, array in batch.items()}
-    ):
-        return f"the model computes in FP32: give {doubles[0]}.astype(np.float32)"
-    if works({name: array[:1] for name, array in batch.items()}):
-        return "with one sample alone it works: it must take batches (use x.shape[0] or -1 where it has 1)"
-    return None
 
 
 def _check_rows(kept: Record, batch: Mapping[str, Array]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY
+from mmdeploy.data.labels import number_array
 from mmdeploy.scaffold.look import Looked
 from mmdeploy.scaffold.wiring import Part, Wiring, wiring_of
 
@@ -137,10 +138,8 @@ class Proposal:
 
 
 def _class_id(label: Any) -> int | None:
-    import numpy as np
-
-    array = np.asarray(label)
-    return int(array.reshape(-1)[0]) if array.size == 1 and array.dtype.kind in "iu" else None
+    array = number_array(label)
+    return int(array.reshape(-1)[0]) if array is not None and array.size == 1 and array.dtype.kind in "iu" else None
 
 
 def propose(looked: Looked, told: Told, components: Sequence[str] = ()) -> Proposal:

@@ -14,7 +14,7 @@ import numpy as np
 from mmdeploy.core.artifact import DTYPE_BY_NUMPY
 from mmdeploy.core.errors import DataError, did_you_mean, kind_of
 from mmdeploy.core.strings import as_strings
-from mmdeploy.data.samples import hint_of_no_array
+from mmdeploy.data.arrays import array_of
 from mmdeploy.scaffold.naming import unused
 
 if TYPE_CHECKING:
@@ -228,9 +228,7 @@ def _array(value: object, where: str) -> Array:
             hint="init looks at the tensors that the model takes: give what your tokenizer or decoder makes of it; "
             "files and text become inputs with `preprocess` in the recipe afterwards (docs/media.md)",
         )
-    if not hasattr(value, "__array__"):
-        raise DataError(f"{where} is {kind_of(value)}", hint=hint_of_no_array(value))
-    array = np.asarray(value)
+    array = array_of(value, where)
     if array.dtype.name not in DTYPE_BY_NUMPY:
         raise DataError(f"{where} is {array.dtype.name}", hint=f"accepted: {', '.join(DTYPE_BY_NUMPY)}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -161,7 +161,32 @@ BAD = {
             yield good(0)
             raise OSError("disk on fire")
         """,
-        "failed after 1 samples: OSError at data.py:",
+        "failed after 1 sample: OSError at data.py:",
+    ),
+    "a tensor with a gradient": (
+        "def calibration():\n    import torch\n    yield with_change(0, audio=torch.ones(4, requires_grad=True))",
+        "sample 0, input 'audio' is a Tensor that is no NumPy array, expected a NumPy array (audio: FP32 [4]): "
+        "Can't call numpy() on Tensor that requires grad",
+    ),
+    "a BF16 tensor": (
+        "def calibration():\n    import torch\n    yield with_change(0, audio=torch.ones(4).bfloat16())",
+        "tensor.detach().cpu().float().numpy()",
+    ),
+    "a tensor elsewhere": (
+        "def calibration():\n    import torch\n    yield with_change(0, audio=torch.ones(4, device='meta'))",
+        "of a tensor that is tensor.detach().cpu().numpy()",
+    ),
+    "next of nothing": (
+        "def calibration():\n    yield good(0)\n    yield next(iter([]))",
+        "failed after 1 sample: StopIteration at data.py:16 (calibration) a generator ends by `return`",
+    ),
+    "arguments": (
+        "def calibration(split, *, size, shuffle=True): yield good(0)",
+        "data.py:calibration needs 'split', 'size', and it is called without arguments give defaults",
+    ),
+    "a missing library": (
+        "def calibration():\n    yield good(0)\n    import no_such_library",
+        "No module named 'no_such_library' install what provides 'no_such_library' into ",
     ),
 }  # fmt: skip
 
@@ -272,6 +297,10 @@ def test_evaluation_without_labels_says_so(tmp_path):
         ("def evaluation(): return []", "gives no samples"),
         ("def evaluation(): return [(good(0), 1), good(1)]", "sample 1 has no label, but sample 0 has"),
         ("def evaluation(): return [(good(0), object())]", "the label of sample 0 is <object"),
+        (
+            "def evaluation():\n    import torch\n    yield good(0), torch.ones((), requires_grad=True)",
+            "the label of sample 0 is tensor(1., requires_grad=True)",
+        ),
         ("def evaluation(): return [with_change(0, tokens=np.array([0, 1, 500]))]", "holds 500 at index [2]"),
         (
             "def evaluation(): return [with_change(0, audio=np.full(4, np.nan, np.float32))]",

@@ -264,7 +264,11 @@ UNEXPORTABLE = {
     "module that fails": (
         one("return self.linear(x[:, :3])"),
         ModelError,
-        ["component model: the module failed on inputs x [3, 4]: RuntimeError at", "model.py:9 (forward)"],
+        [
+            "component model: the module failed on inputs x [3, 4]: linear (Linear) takes 4 in the last axis, "
+            "and was given float32 [3, 3] (made of 'x'): RuntimeError at",
+            "model.py:9 (forward)",
+        ],
     ),
     "NaN": (
         one("return self.linear(x) / 0 * 0"),

@@ -90,13 +90,31 @@ def test_changed_sibling_is_read_again(root):
         ("model.py", "is not a reference to a callable"),
         ("no_such_package.model:build", "there is no module 'no_such_package'"),
         ("model.py:broken", "the factory model.py:broken failed: AttributeError at model.py:20 (broken)"),
-        ("model.py:nothing", "returned builtins.dict, expected a torch.nn.Module"),
+        ("model.py:nothing", "returned a dict, expected a torch.nn.Module"),
     ],
 )
 def test_bad_factory(root, factory, message):
     with pytest.raises(ModelError) as refused:
         load(root, factory)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("import sklern", "did you mean 'sklearn'? otherwise install what provides 'sklern' into "),
+        ("from towers import Tower", "or have towers.py in "),
+        ("import twer", "did you mean 'tower'? otherwise install"),
+        ("import torch.nnn", "'torch' is there without it"),
+        ("def build(config): ...", "or name a function that calls it: def mine(): return build("),
+    ],
+)
+def test_what_is_missing_is_told_with_what_to_do(tmp_path, code, hint):
+    (tmp_path / "tower.py").write_text("")
+    (tmp_path / "model.py").write_text(f"{code}\n")
+    with pytest.raises(ModelError) as refused:
+        load(tmp_path)
+    assert hint in str(refused.value.hint)
 
 
 def test_nearest_names_are_offered(root):

@@ -211,7 +211,7 @@ def test_lines_that_run_by_what_was_kept_are_no_loop_over_the_length(tmp_path: P
 
 def test_a_model_that_takes_one_sample_only_is_told_so(tmp_path: Path) -> None:
     model, _ = model_of("return y.reshape(1, 2, 4) if len(y) < 2 else y.reshape(2, 8)", tmp_path, "single")
-    with pytest.raises(ModelError, match=r"failed on a batch of 4 \(x float32 \[2, 8\]\)"):
+    with pytest.raises(ModelError, match=r"failed on a batch of 4 samples \(x float32 \[4, 8\]\): in Model, reshape"):
         forms_of(model, look_at(samples(), "samples"), root=tmp_path)
 
 

@@ -325,6 +325,16 @@ def test_a_function_calls_a_model_that_cannot_be_called(tmp_path: Path) -> None:
          "it has no row a sample", "batch first"),
         (PLAIN, DATA.replace('"image": random.random(6, np.float32)', '"image": random.random(6)'),
          "image float64", "give image.astype(np.float32)"),
+        (PLAIN, DATA.replace("random.random(6, np.float32)", "random.integers(0, 9, 6)"),
+         "image_encoder.layers.0 (Linear) takes float32, and was given int64 [2, 6] (the input 'image')",
+         "give image.astype(np.float32), scaled as in training"),
+        (PLAIN, DATA.replace("random.random(6, np.float32)", "random.random(7, np.float32)"),
+         "image_encoder.layers.0 (Linear) takes 6 in the last axis, and was given float32 [2, 7] (the input 'image')",
+         "a sample has 6 in axis 0"),
+        (PLAIN, DATA.replace("random.random(6, np.float32)", "random.random((6, 3), np.float32)"),
+         "takes 6 in the last axis", "give np.moveaxis(image, 0, 1)"),
+        (PLAIN.replace("(image)", "(image[:, :5] + image[:, 1:])"), DATA,
+         "takes 6 in the last axis, and was given float32 [2, 5] (made of 'image')", "in the size that the model"),
         (PLAIN, DATA.replace("random.random(6, np.float32)", "random.random((1, 6), np.float32)").replace(
             "random.random(4, np.float32)", "random.random((1, 4), np.float32)"), "the model failed", "give array[0]"),
         (PLAIN, DATA.replace("random.random(6, np.float32)", "random.random((5, 6), np.float32)").replace(

@@ -1,0 +1,69 @@
+"""Mistakes in the code that a recipe names whose remedy is known."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+
+from mmdeploy.core.errors import StepError, nearest
+
+
+def remedy(error: BaseException, root: Path) -> str | None:
+    """Say what to do about an exception of the user's code; None where that is not known.
+
+    Args:
+        error: What it raised.
+        root: Folder of the recipe, where its own modules lie.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return _of_missing_module(error.name, root)
+    if isinstance(error, StopIteration):
+        return (
+            "a generator ends by `return`; next() raises StopIteration where nothing is left: give it a default, "
+            "next(iterator, None)"
+        )
+    return None
+
+
+def cause_of(error: Exception) -> BaseException:
+    """Return what went wrong first: a StopIteration inside of a generator, which Python turns into a RuntimeError."""
+    return error.__cause__ if isinstance(error.__cause__, StopIteration) else error
+
+
+def refuse_arguments(
+    call: Callable[..., object], reference: str, given: Mapping[str, object], error: type[StepError]
+) -> None:
+    """Refuse a callable that cannot be called with what it is given.
+
+    Raises:
+        StepError: Of the class ``error``, naming the parameters that have no default.
+    """
+    with contextlib.suppress(TypeError, ValueError):  # it has no signature that Python can tell
+        parameters = inspect.signature(call).parameters.values()
+        needed = [
+            one.name for one in parameters
+            if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+            and one.name not in given
+        ]  # fmt: skip
+        if needed:
+            name = reference.rpartition(":")[2]
+            raise error(
+                f"{reference} needs {', '.join(map(repr, needed))}, and it is called without arguments",
+                hint=f"give defaults, or name a function that calls it: def mine(): return {name}(…)",
+            )
+
+
+def _of_missing_module(name: str, root: Path) -> str:
+    top = name.partition(".")[0]
+    with contextlib.suppress(ImportError, ValueError):
+        if top != name and importlib.util.find_spec(top) is not None:
+            return f"{top!r} is there without it: look at its spelling, and at the version of {top!r}"
+    known = {path.stem for path in root.glob("*.py")} | {*metadata.packages_distributions()} | sys.stdlib_module_names
+    near = nearest(top, sorted(one for one in known if not one.startswith("_")))
+    guess = f"did you mean {near!r}? otherwise " if near else ""
+    return f"{guess}install what provides {top!r} into {sys.prefix}, or have {top}.py in {root}"

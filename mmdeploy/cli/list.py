@@ -16,7 +16,7 @@ import click
 from mmdeploy.cli import completion
 from mmdeploy.cli.output import Output, output_options
 from mmdeploy.cli.text import cut, wrapped
-from mmdeploy.core.errors import PluginError, UsageError, did_you_mean
+from mmdeploy.core.errors import PluginError, UsageError, nearest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -86,7 +86,12 @@ def _named(name: str | None) -> dict[str, Any]:
         return {full: one for full, one in entries.items() if _is_of(name, full)}
     alone = [full for full in entries if full.partition(".")[2] == name]
     if len(alone) != 1:
-        raise UsageError(f"nothing is named {name!r}; {did_you_mean(name, [*SECTIONS, *entries])}")
+        near = nearest(name, [*SECTIONS, *entries, *(full.partition(".")[2] for full in entries)])
+        guess = f"did you mean {near!r}? " if near else ""
+        raise UsageError(
+            f"nothing is named {name!r}; {guess}accepted: {', '.join(SECTIONS)}, or a method of one",
+            hint="mmdeploy list names them all",
+        )
     return {alone[0]: entries[alone[0]]}
 
 

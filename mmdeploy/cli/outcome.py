@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import io
 import logging
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmdeploy.cli.output import LOGGER, Output
-from mmdeploy.cli.text import printable
+from mmdeploy.cli.text import columns, printable, wrapped_lines
 from mmdeploy.core.errors import (
     EXIT_BUG,
     EXIT_ENVIRONMENT,
@@ -127,7 +128,17 @@ def _ending(error: BaseException, argv: Sequence[str]) -> dict[str, Any]:
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         hint = "make room, or write elsewhere"
         return _fields(StoreError.__name__, f"cannot write: {error.strerror}", EXIT_STEP_FAILED, {"hint": hint})
+    if isinstance(error, FileNotFoundError) and not _stands_somewhere():
+        return _fields(
+            UsageError.__name__, "the current folder is gone", EXIT_USAGE, {"hint": "cd to one that is there"}
+        )
     return _bug(error, argv)
+
+
+def _stands_somewhere() -> bool:
+    with contextlib.suppress(OSError):
+        return bool(Path.cwd())
+    return False
 
 
 def _fields(kind: str, message: str, exit_code: int, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -153,11 +164,17 @@ def _annotate(error: RecipeError) -> None:
 
 
 def _say(label: str, text: str) -> None:
-    """Print a line to standard error, its label in colour on a terminal that wants it (no-color.org)."""
-    colour = {"error": "red", "hint": "cyan"}.get(label, "yellow")
-    plain = bool(os.environ.get("NO_COLOR")) or not sys.stderr.isatty()
-    shown = label if plain else click.style(label, fg=colour, bold=True)
-    click.echo(f"{shown}: {printable(text)}", err=True)
+    """Print to standard error: wrapped on a terminal, its label in colour where that is wanted (no-color.org).
+
+    In a pipe or a log a line stays one, which can be searched for.
+    """
+    told = f"{label}: {printable(text)}"
+    if sys.stderr.isatty():
+        told = "\n".join(wrapped_lines(told.split("\n"), max(40, columns(sys.stderr))))
+        if not os.environ.get("NO_COLOR"):
+            colour = {"error": "red", "hint": "cyan"}.get(label, "yellow")
+            told = click.style(label, fg=colour, bold=True) + told[len(label) :]
+    click.echo(told, err=True)
 
 
 def _bug(error: BaseException, argv: Sequence[str]) -> dict[str, Any]:

@@ -10,13 +10,13 @@ Of the forms of a table the first that fits the width is taken; words, and so pa
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from mmdeploy.rollout.promote import Promotion
@@ -32,10 +32,19 @@ _Row = Sequence[Sequence[str]]
 _HARMLESS = "\t\u200c\u200d\u00ad"
 
 
-def columns() -> int:
-    """Return the width to write for: what COLUMNS says, or the terminal's, or 80 where there is none."""
-    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
-        return shutil.get_terminal_size((_PIPED_COLUMNS, 24)).columns
+def columns(stream: TextIO | None = None) -> int:
+    """Return the width to write for: what COLUMNS says, or the terminal's, or 80 where there is none.
+
+    Args:
+        stream: Where it is written to; None for standard output.
+    """
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said):
+        return int(said)
+    stream = stream or sys.stdout
+    with contextlib.suppress(OSError, ValueError):
+        if stream.isatty():
+            return os.get_terminal_size(stream.fileno()).columns or _PIPED_COLUMNS
     return _PIPED_COLUMNS
 
 
@@ -70,7 +79,7 @@ def _narrowed(rows: Sequence[_Row], room: int, least_of_last: int) -> list[int] 
 
 
 def _aligned(row: _Row, widths: Sequence[int]) -> Iterator[str]:
-    cells = [_wrapped_lines(cell, width) for cell, width in zip(row, widths, strict=True)]
+    cells = [wrapped_lines(cell, width) for cell, width in zip(row, widths, strict=True)]
     for number in range(max(map(len, cells))):
         parts = [cell[number] if number < len(cell) else "" for cell in cells]
         padded = (part + " " * (width - _width(part)) for part, width in zip(parts, widths, strict=True))
@@ -80,7 +89,7 @@ def _aligned(row: _Row, widths: Sequence[int]) -> Iterator[str]:
 def _with_last_below(rows: Sequence[_Row], widths: Sequence[int], room: int) -> Iterator[str]:
     for row in rows:
         yield from _aligned(row[:-1], widths)
-        yield from _wrapped_lines([f"{_BELOW}{line}" for line in row[-1] if line], room)
+        yield from wrapped_lines([f"{_BELOW}{line}" for line in row[-1] if line], room)
 
 
 def _paragraphs(header: _Row, rows: Sequence[_Row], room: int) -> Iterator[str]:
@@ -90,11 +99,11 @@ def _paragraphs(header: _Row, rows: Sequence[_Row], room: int) -> Iterator[str]:
         for title, cell in zip(header[1:], row[1:], strict=True):
             if any(cell):
                 name = f"{' '.join(title)}: " if any(title) else ""
-                yield from _wrapped_lines([f"  {name}{cell[0]}", *(f"{_BELOW}{line}" for line in cell[1:])], room)
+                yield from wrapped_lines([f"  {name}{cell[0]}", *(f"{_BELOW}{line}" for line in cell[1:])], room)
 
 
-def _wrapped_lines(lines: Sequence[str], width: int) -> list[str]:
-    """Wrap lines between words; what goes on is indented as its beginning."""
+def wrapped_lines(lines: Sequence[str], width: int) -> list[str]:
+    """Wrap lines between words; what goes on is indented as its beginning. Words, and so paths, stay whole."""
     found = []
     for line in lines:
         if _width(line) <= width:

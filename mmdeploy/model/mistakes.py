@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib.util
 import inspect
 import sys
@@ -11,6 +12,9 @@ from importlib import metadata
 from pathlib import Path
 
 from mmdeploy.core.errors import StepError, nearest
+
+#: How like the name of an installed module another has to be, to be taken for a typing error.
+_LIKE = 0.8
 
 
 def remedy(error: BaseException, root: Path) -> str | None:
@@ -63,7 +67,8 @@ def _of_missing_module(name: str, root: Path) -> str:
     with contextlib.suppress(ImportError, ValueError):
         if top != name and importlib.util.find_spec(top) is not None:
             return f"{top!r} is there without it: look at its spelling, and at the version of {top!r}"
-    known = {path.stem for path in root.glob("*.py")} | {*metadata.packages_distributions()} | sys.stdlib_module_names
-    near = nearest(top, sorted(one for one in known if not one.startswith("_")))
+    known = {*metadata.packages_distributions()} | sys.stdlib_module_names
+    near = nearest(top, sorted(path.stem for path in root.glob("*.py")))
+    near = near or next(iter(difflib.get_close_matches(top, sorted(known), n=1, cutoff=_LIKE)), None)
     guess = f"did you mean {near!r}? otherwise " if near else ""
     return f"{guess}install what provides {top!r} into {sys.prefix}, or have {top}.py in {root}"

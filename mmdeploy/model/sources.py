@@ -58,8 +58,9 @@ def resolve_callable(reference: str, root: Path, *, error: type[StepError]) -> C
     module = import_place(place, root, error=error)
     found = getattr(module, name, None)
     if found is None:
-        defined = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise error(f"{place} has no {name!r}", hint=did_you_mean(name, defined))
+        public = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
+        own = [key for key, value in public.items() if getattr(value, "__module__", None) == module.__name__]
+        raise error(f"{place} has no {name!r}", hint=did_you_mean(name, own or public))
     if not callable(found):
         raise error(f"{reference} is {kind_of(found)}, not a callable")
     return found  # type: ignore[no-any-return]

@@ -63,7 +63,10 @@ class Summary:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report = self._report
         yield ""
-        if report.steps:
+        if report.steps and all(step.status == "skipped" for step in report.steps):
+            yield _paragraph(f"none of {len(report.steps)} steps was reached", options)
+            yield ""
+        elif report.steps:
             steps = _step_table(report, options)
             yield steps if _fits(steps, console, options) else _lines(_step_lines(report), options)
             yield ""

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import click
@@ -58,6 +59,32 @@ def ending(error):
 def test_every_ending_has_its_code_and_its_words(capsys, error, code, told):
     assert run(ending(error), []) == code
     assert capsys.readouterr() == ("", told)
+
+
+def test_on_a_terminal_an_error_is_wrapped_between_words(monkeypatch, tmp_path):
+    wide = "a recipe has a target, and none of the accepted ones is in it"
+    path = str(tmp_path / ("x" * 60))
+    error = errors.RecipeError([errors.Problem(f"{path}:3 target", wide)])
+    seen, terminal = os.openpty()
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with os.fdopen(terminal, "w") as stream, monkeypatch.context() as patched:
+        termios.tcsetwinsize(terminal, (24, 50))
+        patched.setattr(sys, "stderr", stream)
+        patched.setenv("NO_COLOR", "1")
+        assert run(ending(error), []) == 2
+        told = os.read(seen, 4096).decode().replace("\r\n", "\n")
+    os.close(seen)
+    assert told == (
+        f"error: 1 problem in the recipe\n{path}:3\ntarget\n    a recipe has a target, and none of the\n"
+        "    accepted ones is in it\n"
+    )
+
+
+def test_a_current_folder_that_is_gone_is_no_bug(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert run(click.Command("verb", callback=os.getcwd), []) == 2
+    assert capsys.readouterr().err == "error: the current folder is gone\nhint: cd to one that is there\n"
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1), (5, 5)])

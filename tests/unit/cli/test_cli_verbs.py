@@ -251,11 +251,15 @@ def test_list_of_serving_shows_the_sections_within(capsys):
     assert "\n  dynamic_batching.max_queue_delay_us: integer >= 0 = 0\n" in shown
 
 
-def test_list_of_something_unknown(capsys):
-    assert run(commands, ["list", "gates.party"]) == 2
-    assert capsys.readouterr().err.startswith(
-        "error: nothing is named 'gates.party'; did you mean 'gates.parity'? accepted: engines, "
-    )
+@pytest.mark.parametrize(("name", "guess"), [("gates.party", "gates.parity"), ("statik", "static"), ("xyz", None)])
+def test_list_of_something_unknown(capsys, name, guess):
+    assert run(commands, ["list", name]) == 2
+    meant = f"did you mean {guess!r}? " if guess else ""
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: nothing is named {name!r}; {meant}accepted: preprocess, prune, recover, export, quantize, engines, "
+        "serving, gates, or a method of one",
+        "hint: mmdeploy list names them all",
+    ]
 
 
 def repository(folder, config):

@@ -63,6 +63,13 @@ def test_what_went_wrong_and_what_to_do():
     assert "staged" not in text
 
 
+def test_a_build_that_reached_no_step_has_no_table_of_them():
+    whole = stopped()
+    none = whole.model_copy(update={"steps": tuple(one for one in whole.steps if one.status == "skipped")})
+    assert f"none of {len(none.steps)} steps was reached\n" in shown(none)
+    assert "component" not in shown(none) and "component" in shown(whole)
+
+
 def test_a_substitute_is_named_before_the_gates():
     text = shown(inconclusive())
     assert text.index("SUBSTITUTE, not the real engine") < text.index("verdict")

@@ -137,6 +137,9 @@ def client(grpc_url: str, clients: int, file: Path) -> None:
     ]
     for thread in threads:
         thread.start()
+    while not all(records) and any(thread.is_alive() for thread in threads):
+        time.sleep(0.01)
+    print("all of them ask", flush=True)
     sys.stdin.read()
     over.set()
     for thread in threads:
@@ -165,14 +168,20 @@ class Load:
 
 @contextlib.contextmanager
 def load(server: Server, clients: int, folder: Path) -> Iterator[Load]:
-    """Ask a server by so many clients while the block runs; the records are there after it."""
+    """Ask a server by so many clients, all of them before the block and until its end; the records are there after it.
+
+    Raises:
+        RuntimeError: If they do not ask.
+    """
     file, found = folder / "records.npy", Load(np.zeros((0, 3)))
     command = [sys.executable, __file__, "--client", server.grpc_url, str(file), "--clients", str(clients)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
         try:
+            if not process.stdout.readline():
+                raise RuntimeError("the clients ended before they asked")
             yield found
         finally:
-            assert process.stdin is not None
             process.stdin.close()
             process.wait(120)
     found.records = np.load(file)
@@ -247,7 +256,6 @@ def run(
     """Measure; ``swaps`` there and as many back."""
     first, second = (release(folder / "published", number, cached=cached) for number in (1, 2))
     with serving(first, folder, cached=cached) as server, load(server, clients, folder) as asking:
-        time.sleep(2)  # until the clients are connected
         since = time.monotonic()
         time.sleep(steady_s)
         steady = (since, time.monotonic())

@@ -41,6 +41,7 @@ from mmdeploy.core.target import this_hardware
 from mmdeploy.triton.client import GrpcRunner, HttpRunner
 
 RECOVERY_S = 10.0
+_PATIENCE_S = 6 * RECOVERY_S
 #: Between two strikes all clients are answered for so long.
 PAUSE_S = 1.0
 GROWTH = 0.05
@@ -154,8 +155,15 @@ class GoodClients:
             last = [self.answered.get(number, 0.0) for number in range(len(self._threads))]
             if min(last) > since:
                 return max(last) - since
-            if time.monotonic() - since > 6 * RECOVERY_S:
+            if time.monotonic() - since > _PATIENCE_S:
                 raise AssertionError(f"not all clients are answered again: {self.failed[-3:]}, {self.served.said[-3:]}")
+            time.sleep(0.02)
+
+    def await_more(self, count: int) -> None:
+        """Wait until more than ``count`` requests were answered in all."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while self.count <= count:
+            assert time.monotonic() < deadline, f"{self.count} answers: {self.failed[-3:]}"
             time.sleep(0.02)
 
     def stand(self, seconds: float) -> None:
@@ -306,7 +314,7 @@ class Weather:
     def struck(self, what: str, strike: Callable[[], object], struck: psutil.Process) -> float:
         """Do what kills a process, and wait until every good client is answered again; return how long that took."""
         strike()
-        patience = time.monotonic() + RECOVERY_S
+        patience = time.monotonic() + _PATIENCE_S
         while lives(struck):  # what it still answers is no recovery
             assert time.monotonic() < patience, f"{what}: it lives"
             time.sleep(0.005)

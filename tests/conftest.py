@@ -14,8 +14,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# No time by the clock is asserted, not that of an example either: a busy machine is no fault.
-hypothesis.settings.register_profile("no deadline", parent=hypothesis.settings(), deadline=None)
+# No time by the clock is asserted, not that of an example or of what draws it either: a busy machine is no fault.
+hypothesis.settings.register_profile(
+    "no deadline",
+    parent=hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("no deadline")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.

@@ -131,14 +131,15 @@ class Server:
         """Unload a model and wait until it is gone; needs explicit model control.
 
         Raises:
-            ServerError: If Triton refuses, or the model does not go.
+            ServerError: If Triton refuses or does not answer, or the model does not go.
         """
         self._control(model, "unload", timeout_s)
         deadline = time.monotonic() + timeout_s
-        while self._is_ready(f"models/{model}/ready"):
-            if time.monotonic() > deadline:
-                raise ServerError(f"{model!r} was not unloaded within {timeout_s} s", log=self._log_name)
-            time.sleep(_POLL_S)
+        with contextlib.suppress(InferenceError):  # refused: it went; that nobody answers does not say so
+            while time.monotonic() < deadline:
+                ask_json(f"{self.http_url}/v2/models/{model}/ready", timeout_s=timeout_s)
+                time.sleep(_POLL_S)
+            raise ServerError(f"{model!r} was not unloaded within {timeout_s} s", log=self._log_name)
 
     def memory_bytes(self) -> int:
         """Return the memory of the server and all its processes now.
@@ -253,7 +254,8 @@ class Server:
                 said = "\n".join(server_log.informative_lines(self._said())[-15:])
                 raise ServerError(f"Triton was not ready in time; it said last:\n{said}", log=self._log_name)
             time.sleep(_POLL_S)
-        self.server_version = ask_json(f"{self.http_url}/v2", timeout_s=5)["version"]
+        left_s = max(5.0, deadline - time.monotonic())
+        self.server_version = ask_json(f"{self.http_url}/v2", timeout_s=left_s)["version"]
         self.probe(timeout_s=max(1.0, deadline - time.monotonic()))
 
     def _control(self, model: str, action: Literal["load", "unload"], timeout_s: float) -> None:

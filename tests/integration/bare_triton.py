@@ -92,7 +92,7 @@ def bare_triton(
     finally:
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(20)
+            server.wait(60)
         with contextlib.suppress(ProcessLookupError):  # stubs outlive a server that was killed
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -121,5 +121,5 @@ def _await_index(server: subprocess.Popen[bytes], url: str) -> frozenset[str]:
 
 def _post(url: str, body: Any) -> Any:
     request = urllib.request.Request(url, data=json.dumps(body).encode(), method="POST")
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)

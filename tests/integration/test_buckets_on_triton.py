@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import parser
+from settled_counts import settled
 
 from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.errors import InferenceError
@@ -89,8 +90,12 @@ def feed(ids: np.ndarray) -> dict[str, np.ndarray]:
 
 def executions(server: Server) -> tuple[int, int]:
     """Return how many requests the component answered, and in how many batches."""
-    stats = ask_json(f"{server.http_url}/v2/models/texts.text/stats", timeout_s=10)["model_stats"][0]
-    return int(stats["inference_count"]), int(stats["execution_count"])
+
+    def read() -> tuple[int, int]:
+        stats = ask_json(f"{server.http_url}/v2/models/texts.text/stats", timeout_s=60)["model_stats"][0]
+        return int(stats["inference_count"]), int(stats["execution_count"])
+
+    return settled(read)
 
 
 def test_every_part_answers_a_probe(served: Server) -> None:

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from settled_counts import settled
+from user_view import read_until, wait_until
 
 import mmdeploy
 from mmdeploy.building.builder import Outcome, run_build
@@ -145,7 +147,7 @@ def test_a_recipe_that_caches_says_what_its_server_needs_and_was_judged_without(
         np.testing.assert_array_equal(first, again)
         runner.infer(feeds | {"b": feeds["b"] + 1})
         runner.close()
-        stats = ask_json(f"{server.http_url}/v2/models/stats")["model_stats"]
+        stats = settled(lambda: ask_json(f"{server.http_url}/v2/models/stats")["model_stats"])
         hits = {one["name"]: int(one["inference_stats"]["cache_hit"]["count"]) for one in stats}
         assert hits == {"two_towers": 1, "two_towers.left": 1, "two_towers.right": 0, "two_towers.fusion": 0}
 
@@ -321,23 +323,34 @@ def run_cli(recipe: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize(
     ("moment", "told"),
-    [("right/export", r"interrupted while (left/export, )?right/export ran"), ("gates", "interrupted")],
+    [("right/export", r"interrupted while (left/export, )?right/export ran"), ("gates/latency", "interrupted")],
     ids=["export", "gates"],
 )
 def test_ctrl_c_leaves_no_process_and_nothing_half_written(
     tiny_recipe: Path, shared_workdir: Path, moment: str, told: str
 ) -> None:
-    work = shared_workdir if moment == "gates" else tiny_recipe.parents[1] / "work"
+    work = shared_workdir if moment == "gates/latency" else tiny_recipe.parents[1] / "work"
     gates = "gates=[{method: latency, max_ratio_to_reference: 0.001, requests: 100000, max_seconds: 100}]"
+    exporting = tiny_recipe.with_name("exporting")
+    if moment != "gates/latency":  # which takes its time
+        replaced(
+            tiny_recipe.with_name("model.py"),
+            "        return torch.relu(",
+            "        if torch.compiler.is_exporting():\n"
+            "            import pathlib, time\n"
+            f"            pathlib.Path({str(exporting)!r}).touch()\n"
+            "            time.sleep(300)\n"
+            "        return torch.relu(",
+        )
     process = run_cli(tiny_recipe, "--workdir", str(work), "--jobs", "2", "--set", gates)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(moment) or moment in line.split(":")[0]:
-            break
-    time.sleep(2.0 if moment == "gates" else 0.3)
+    read_until(process, f"{moment}: started")
+    if moment == "gates/latency":
+        time.sleep(2.0)
+    else:
+        wait_until(exporting.exists, "the export")
     family = living_processes.below(process.pid)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     living_processes.assert_ended(family)

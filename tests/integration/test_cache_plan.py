@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from settled_counts import settled
 from user_view import read_until, started
 
 import mmdeploy
@@ -43,8 +44,11 @@ def built(tiny_recipe: Path, shared_workdir: Path):
 
 
 def hits(http_url: str, model: str) -> int:
-    (stats,) = ask_json(f"{http_url}/v2/models/{model}/stats")["model_stats"]
-    return int(stats["inference_stats"]["cache_hit"]["count"])
+    def read() -> int:
+        (stats,) = ask_json(f"{http_url}/v2/models/{model}/stats")["model_stats"]
+        return int(stats["inference_stats"]["cache_hit"]["count"])
+
+    return settled(read)
 
 
 def test_a_plan_is_verified_on_the_release_that_it_leaves_alone(tiny_recipe, built, shared_workdir, capfd):

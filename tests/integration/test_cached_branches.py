@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from settled_counts import settled
 
 import mmdeploy
 from mmdeploy.building.builder import Settings, run_build
@@ -65,7 +66,7 @@ def row(seed: int, rows: int = 1) -> np.ndarray:
 
 def counts(running: Server, model: str) -> np.ndarray:
     """Return how often a model answered from the cache and how often it computed."""
-    found = ask_json(f"{running.http_url}/v2/models/three_senses.{model}/stats")["model_stats"]
+    found = settled(lambda: ask_json(f"{running.http_url}/v2/models/three_senses.{model}/stats")["model_stats"])
     return np.array(
         [
             sum(int(one["inference_stats"][what].get("count", 0)) for one in found)
@@ -144,7 +145,7 @@ def test_a_new_release_answers_by_its_own_encoders_head_and_ensemble(
         found = [answer(server, feed) for feed in feeds for _ in range(2)]
         np.testing.assert_allclose(found, expected if new else old, rtol=1e-6, atol=1e-7)
         if new:
-            (stats,) = ask_json(f"{server.http_url}/v2/models/three_senses/stats")["model_stats"]
+            (stats,) = settled(lambda: ask_json(f"{server.http_url}/v2/models/three_senses/stats")["model_stats"])
             assert int(stats["inference_stats"]["cache_hit"]["count"]) == 3
     assert np.abs(np.array(old) - np.array(expected)).max() > 1e-4
 

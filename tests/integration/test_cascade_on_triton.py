@@ -1,10 +1,12 @@
 """A cascade that is built, judged and served by a real Triton: row by row the rule of the recipe, in both protocols."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from settled_counts import settled
 from whole_recipe import executions, served
 
 import mmdeploy
@@ -117,11 +119,12 @@ def test_rows_that_leave_early_run_nothing_of_the_rest(server):
     _, left = by_hand(server, feeds)
     sure, unsure = ({name: rows[some] for name, rows in feeds.items()} for some in (left, ~left))
 
-    def rows() -> dict[str, int]:
+    def read() -> dict[str, int]:
         statistics = ask_json(f"{server.http_url}/v2/models/stats")["model_stats"]
         counts = {one["name"].removeprefix(f"{NAME}."): int(one["inference_count"]) for one in statistics}
         return {name: counts[name] for name in LATE}
 
+    rows = functools.partial(settled, read)
     with server.runner(NAME) as runner:
         before, ran = rows(), executions(server, NAME, LATE)
         runner.infer(sure)

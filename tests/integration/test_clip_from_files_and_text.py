@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from settled_counts import settled
 from whole_recipe import built, served
 
 import mmdeploy
@@ -169,5 +170,8 @@ def check_plan(folder: Path, release: Path, beside: Path) -> None:
 
 
 def hits(running, model: str) -> int:
-    (stats,) = ask_json(f"{running.http_url}/v2/models/{model}/stats")["model_stats"]
-    return int(stats["inference_stats"]["cache_hit"]["count"])
+    def read() -> int:
+        (stats,) = ask_json(f"{running.http_url}/v2/models/{model}/stats")["model_stats"]
+        return int(stats["inference_stats"]["cache_hit"]["count"])
+
+    return settled(read)

@@ -279,7 +279,7 @@ def test_no_origin_may_control_whatever_cors_allows(narrow: Served) -> None:
         assert "access-control-allow-origin" not in elsewhere.headers
 
 
-def raw(url: str, content: bytes, *, wait_s: float = 30) -> bytes:
+def raw(url: str, content: bytes, *, wait_s: float = 120) -> bytes:
     """Send bytes, and return what is answered until the connection is closed or nothing more comes."""
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname, parts.port), timeout=wait_s) as connection:
@@ -405,7 +405,10 @@ def test_what_the_server_fails_at_is_a_5xx_until_it_is_well_again(served: Served
     assert stubs
     living_processes.kill(stubs)
     failed = client.post("/infer", json={"inputs": INPUTS})
-    assert (failed.status_code, error_of(failed)["code"]) in ((502, "server_failed"), (503, "server_unavailable"))
+    if failed.status_code == 200:  # it was quicker than we were
+        assert any("was loaded again" in line for line in served.log)
+    else:
+        assert (failed.status_code, error_of(failed)["code"]) in ((502, "server_failed"), (503, "server_unavailable"))
 
     def answers() -> bool:
         response = client.post("/infer", json={"inputs": INPUTS})
@@ -432,7 +435,7 @@ def test_requests_in_flight_are_bounded_and_finished_at_the_end(
         head = "POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(content)}\r\n\r\n"
         parts = urlsplit(running.url)
-        with socket.create_connection((parts.hostname, parts.port), timeout=30) as slow:
+        with socket.create_connection((parts.hostname, parts.port), timeout=120) as slow:
             slow.sendall(head.encode() + content[:10])
             wait_until(lambda: raw(running.url, b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n") != b"", "an answer")
             running.process.send_signal(signal.SIGTERM)
@@ -544,7 +547,7 @@ def test_bodies_together_hold_no_more_memory_than_they_may() -> None:
 
 def test_a_connection_that_sends_no_request_is_closed(served: Served) -> None:
     parts = urlsplit(served.url)
-    with socket.create_connection((parts.hostname, parts.port), timeout=30) as slow:
+    with socket.create_connection((parts.hostname, parts.port), timeout=120) as slow:
         slow.sendall(b"GET /health HTTP/1.1\r\nHost: loc")
         assert slow.recv(1000) == b""
 

@@ -170,7 +170,12 @@ EDITS: dict[str, Callable[[Path], object]] = {
 OPTIONS = ((), ("seed=3",), ("components.tower.quantize.per_channel=false",), ("components.head.export.opset=20",))
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(steps=st.lists(st.tuples(st.sampled_from(sorted(EDITS)), st.sampled_from(OPTIONS)), min_size=1, max_size=3))
 def test_an_incremental_build_equals_a_clean_one_byte_by_byte(
     built: Path, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, tuple[str, ...]]]

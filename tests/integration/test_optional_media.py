@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from served_gateway import Served, error_of, gateway
+from settled_counts import settled
 from whole_recipe import built, served
 from whole_recipe import executions as counted
 
@@ -181,7 +182,7 @@ def test_a_photo_that_is_sent_twice_is_encoded_once_whoever_else_is_in_the_reque
     assert settings.models == ("optional_media.see",)
 
     def seen(running: Server) -> list[int]:
-        (stats,) = ask_json(f"{running.http_url}/v2/models/optional_media.see/stats")["model_stats"]
+        (stats,) = settled(lambda: ask_json(f"{running.http_url}/v2/models/optional_media.see/stats")["model_stats"])
         return [int(stats["inference_stats"][what].get("count", 0)) for what in ("cache_hit", "cache_miss")]
 
     with (

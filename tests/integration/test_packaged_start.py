@@ -1,5 +1,6 @@
 """The programs of a package's image and the options that it starts Triton with, on a real Triton."""
 
+import functools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import living_processes
 import pytest
 import tiny_triton_repository as tiny
+from settled_counts import settled
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
@@ -99,10 +101,10 @@ def started(tmp_path_factory):
 
 def test_the_probe_asks_the_release_s_sample(started, capsys):
     assert started.probe() == 0 and started.probe("--alive") == 0
-    before = ask_json(f"{started.url}/v2/models/difference/stats")["model_stats"][0]["inference_count"]
+    stats = functools.partial(ask_json, f"{started.url}/v2/models/difference/stats")
+    before = settled(stats)["model_stats"][0]["inference_count"]
     assert started.probe() == 0
-    after = ask_json(f"{started.url}/v2/models/difference/stats")["model_stats"][0]["inference_count"]
-    assert after == before + 1
+    assert settled(stats)["model_stats"][0]["inference_count"] == before + 1
     assert capsys.readouterr().out == ""
 
 
@@ -136,7 +138,7 @@ def test_the_key_opens_them_over_both_protocols(started):
 
 
 def test_the_metrics_that_the_autoscaler_is_fed_by_are_there(started):
-    with urllib.request.urlopen(f"{started.metrics}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{started.metrics}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     assert 'nv_inference_request_success{model="difference"' in text
     assert all(f'nv_inference_queue_duration_us{{model="{name}"' in text for name in ("positive", "summed"))

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny_triton_repository as tiny
+from settled_counts import settled
 
 from mmdeploy.core.artifact import Artifact, TensorSpec
 from mmdeploy.core.errors import ServerError
@@ -31,7 +32,7 @@ def statistics(running, model: str) -> dict[str, int]:
 
     Not from the metrics: there the hits of an ensemble can stay 0.
     """
-    found = ask_json(f"{running.http_url}/v2/models/{model}/stats")["model_stats"]
+    found = settled(lambda: ask_json(f"{running.http_url}/v2/models/{model}/stats")["model_stats"])
     counts = {"executed": sum(int(one["execution_count"]) for one in found)}
     for what in ("cache_hit", "cache_miss"):
         counts[what] = sum(int(one["inference_stats"][what].get("count", 0)) for one in found)
@@ -87,7 +88,7 @@ def test_a_new_release_in_a_running_server_never_answers_from_the_old_ones_cache
         assert answers("pair") == [7, 7]
         assert answers("pair.encoder") == [7, 7]
         assert hits(running, "pair") == 1
-        with urllib.request.urlopen(running.metrics_url, timeout=20) as told:
+        with urllib.request.urlopen(running.metrics_url, timeout=60) as told:
             metrics = told.read().decode()
         assert re.findall(r'nv_cache_num_hits_per_model\{model="pair",version="\d+"\} (\d+)', metrics) == ["0"]
         assert 'nv_inference_request_success{model="pair",version="1"}' in metrics  # whatever its version is

@@ -72,7 +72,7 @@ def press_ctrl_c(process: "subprocess.Popen[str]") -> tuple[str, str]:
     """
     family = living_processes.below(process.pid)
     os.killpg(process.pid, signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=120)
     living_processes.assert_ended(family)
     assert "Traceback" not in rest + errors, rest + errors
     return rest, errors
@@ -80,7 +80,7 @@ def press_ctrl_c(process: "subprocess.Popen[str]") -> tuple[str, str]:
 
 def wait_until(happened: Callable[[], bool], what: str) -> None:
     """Wait for something that takes a moment."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not happened():
         assert time.monotonic() < deadline, f"{what} never happened"
         time.sleep(0.05)

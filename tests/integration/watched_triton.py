@@ -32,6 +32,10 @@ from mmdeploy.triton.server import Server
 
 #: What the machine does besides is nothing that a test of alerts may depend on.
 OF_THE_MACHINE = {"MmdeployMemoryHigh", "MmdeployMemoryGrowing", "MmdeployGpuMemoryHigh"}
+#: More requests than it answers in time wait. That models compute longer then, too, is the machine's.
+OF_OVERLOAD = {"MmdeployQueueLong", "MmdeployLatencyHigh", "MmdeployLatencyVeryHigh", "MmdeployComponentSlow"}
+#: At this scale half a second in which the machine does something else is told of.
+OF_A_BUSY_MACHINE = OF_OVERLOAD | {"MmdeployTritonDown", "MmdeployGatewayDown", "MmdeployGatewaySlow"}
 BOUND = 100.0
 _PARTS = ("positive", "negated", "summed")
 
@@ -86,7 +90,7 @@ class Clients:
     _end: threading.Event = field(default_factory=threading.Event)
 
     def ask(self, v: float, pause_s: float) -> None:
-        with self.server.runner("pair", timeout_s=10) as runner:
+        with self.server.runner("pair", timeout_s=60) as runner:
             while not self._end.is_set():
                 try:
                     runner.infer(feeds(v))
@@ -166,7 +170,7 @@ class Prometheus:
     def query(self, expr: str, at: float | None = None) -> dict[str, float]:
         """Return the values of an expression, by the alert's name or the labels as text."""
         asked = {"query": expr} | ({} if at is None else {"time": str(at)})
-        with urllib.request.urlopen(f"{self.url}/api/v1/query?{urllib.parse.urlencode(asked)}", timeout=10) as reply:
+        with urllib.request.urlopen(f"{self.url}/api/v1/query?{urllib.parse.urlencode(asked)}", timeout=60) as reply:
             result = json.load(reply)["data"]["result"]
         return {
             one["metric"].get("alertname") or json.dumps(one["metric"], sort_keys=True): float(one["value"][1])
@@ -210,19 +214,19 @@ def prometheus(folder: Path, measured: Measured, options: MonitoringOptions) -> 
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
         running = Prometheus(f"http://127.0.0.1:{port}")
-        assert running.wait_until(lambda: _ready(running, process), 30), (folder / "log").read_text()
+        assert running.wait_until(lambda: _ready(running, process), 60), (folder / "log").read_text()
         # It takes some seconds before it looks for targets, which are a long time at this scale.
-        assert running.wait_until(lambda: bool(running.query("up == 1")), 30)
+        assert running.wait_until(lambda: bool(running.query("up == 1")), 60)
         unwatched = {"MmdeployTritonUnwatched"} if options.triton_targets else set()
-        assert running.wait_until(lambda: not running.firing() & unwatched, 10)
+        assert running.wait_until(lambda: not running.firing() & unwatched, 60)
         yield running
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def _ready(running: Prometheus, process: subprocess.Popen[bytes]) -> bool:
     assert process.poll() is None, "Prometheus ended"
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{running.url}/-/ready", timeout=2):
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{running.url}/-/ready", timeout=10):
         return True
     return False

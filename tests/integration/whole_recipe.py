@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from settled_counts import settled
+
 import mmdeploy
 from mmdeploy.building.builder import Outcome, run_build
 from mmdeploy.building.settings import Settings
@@ -39,6 +41,10 @@ def served(outcome: Outcome, folder: Path) -> Iterator[Server]:
 
 def executions(server: Server, recipe: str, models: Sequence[str]) -> dict[str, int]:
     """Return how often Triton has run models of a recipe, by their names in it."""
-    statistics = ask_json(f"{server.http_url}/v2/models/stats")["model_stats"]
-    counts = {one["name"].removeprefix(f"{recipe}."): int(one["execution_count"]) for one in statistics}
+
+    def read() -> dict[str, int]:
+        statistics = ask_json(f"{server.http_url}/v2/models/stats")["model_stats"]
+        return {one["name"].removeprefix(f"{recipe}."): int(one["execution_count"]) for one in statistics}
+
+    counts = settled(read)
     return {name: counts[name] for name in models}

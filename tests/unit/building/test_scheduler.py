@@ -2,11 +2,11 @@
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -266,8 +266,16 @@ def test_ctrl_c_in_the_middle_of_a_start_waits_and_breaks_no_process(
 
     def interrupted(descriptors: list[int]) -> tuple[int, int]:
         found = connect(descriptors)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)
+        came, told_by = os.pipe()
+        os.set_blocking(told_by, False)
+        before = signal.set_wakeup_fd(told_by)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert select.select([came], [], [], 60)[0], "the thread that takes it has not run"
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(came)
+            os.close(told_by)
         return found
 
     monkeypatch.setattr(forkserver, "connect_to_new_process", interrupted)

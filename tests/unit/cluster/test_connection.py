@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,11 @@ def test_what_is_no_address(where: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["127.0.0.1:1", "ray://127.0.0.1:1", "ray://no-such-host.invalid:10001"])
-def test_a_cluster_that_cannot_be_reached(where: str) -> None:
-    started = time.monotonic()
+def test_a_cluster_that_cannot_be_reached(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    asked: list[object] = []
+    monkeypatch.setattr(ray, "init", lambda *_, **given: asked.append(given))
     with (
         pytest.raises(EnvironmentUnfitError, match=f"no Ray cluster at {where}") as caught,
         connection.connected(where),
@@ -33,7 +35,7 @@ def test_a_cluster_that_cannot_be_reached(where: str) -> None:
         pass
     assert caught.value.hint is not None
     assert "ray start --head" in caught.value.hint
-    assert time.monotonic() - started < 60, "Ray itself was asked, which waits"
+    assert asked == [], "Ray itself was asked, which waits"
 
 
 def test_a_cluster_of_this_machine_is_not_started_again_when_we_are_asked_to_end(

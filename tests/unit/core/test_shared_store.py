@@ -216,7 +216,7 @@ def test_two_processes_that_send_the_same_entry_at_once_leave_one_of_them(tmp_pa
         reader.shared._seals.clear()
         seen.add(reader.has(KEY) and (reader.get(KEY) is not None))
     for process in processes:
-        process.join(30)
+        process.join(120)
         assert process.exitcode == 0
     taken = machine(tmp_path / "last", url).get(KEY)
     assert taken is not None

@@ -107,9 +107,9 @@ def test_of_several_builds_at_once_one_makes_the_entry(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(120)
         assert process.exitcode == 0
-    made.get(timeout=5)
+    made.get(timeout=60)
     assert made.empty()
     assert Store(tmp_path).get(KEY) is not None
 

@@ -68,7 +68,7 @@ def test_as_many_requests_are_in_flight_as_asked_for():
     def waiting(image, audio):
         flying.append(1)
         most.append(len(flying))
-        meeting.wait(timeout=30)
+        meeting.wait(timeout=60)
         flying.pop()
         return fusion(image, audio)
 

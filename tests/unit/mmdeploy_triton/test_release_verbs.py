@@ -151,7 +151,7 @@ def test_old_releases_go_and_never_the_live_one(root: Path, capsys: pytest.Captu
 def hold(folder: Path, ready: Connection) -> None:
     with in_use([folder]):
         ready.send(None)
-        time.sleep(60)
+        time.sleep(600)
 
 
 def test_what_a_server_holds_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

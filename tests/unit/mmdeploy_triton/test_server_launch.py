@@ -1,10 +1,12 @@
 """Ports, and the supervisor at work on processes that are cheaper than Triton."""
 
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -80,7 +82,7 @@ def test_sigterm_ends_every_descendant_and_removes_what_they_leave(remains):
     process = subprocess.Popen(supervised(os.getpid(), folder, prefix, "sh", "-c", STUBBORN))
     children = wait_for_children(process.pid, 3)
     process.terminate()
-    assert process.wait(20) == 128 + signal.SIGKILL
+    assert process.wait(60) == 128 + signal.SIGKILL
     living_processes.assert_ended(children)
     assert not folder.exists()
     assert not region.exists()
@@ -104,7 +106,7 @@ def test_the_end_of_the_parent_ends_every_descendant(remains):
 @pytest.mark.parametrize(("command", "code"), [("exit 7", 7), ("kill -9 $$", 137), ("true", 0)])
 def test_the_exit_code_is_passed_on(remains, command, code):
     folder, prefix, _ = remains
-    done = subprocess.run(supervised(os.getpid(), folder, prefix, "sh", "-c", command), timeout=20, check=False)
+    done = subprocess.run(supervised(os.getpid(), folder, prefix, "sh", "-c", command), timeout=60, check=False)
     assert done.returncode == code
 
 
@@ -133,6 +135,29 @@ def test_a_port_that_accepts_and_says_nothing_times_out():
             ask_json(f"http://{address}/v2", timeout_s=0.2)
         with pytest.raises(ServerError, match=r"no answer within 0\.5 s|does not answer"):
             GrpcRunner(address, "model", timeout_s=0.5)
+
+
+class _Silent(http.server.BaseHTTPRequestHandler):
+    """Does what it is asked to, and does not say whether a model is ready."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        """Say nothing."""
+
+    def log_message(self, *words: object) -> None:
+        """Keep quiet."""
+
+
+def test_a_model_of_which_a_server_says_nothing_is_not_taken_for_unloaded():
+    with http.server.HTTPServer(("127.0.0.1", 0), _Silent) as silent:
+        threading.Thread(target=silent.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        asked = server.Server(f"http://127.0.0.1:{silent.server_port}", "127.0.0.1:9")
+        with pytest.raises(ServerError, match="encoder/ready: the server does not answer"):
+            asked.unload("encoder", timeout_s=60)
+        silent.shutdown()
 
 
 @pytest.mark.parametrize("url", ["", "nowhere", "https://h:1", "grpc://h", "http://h:port"])

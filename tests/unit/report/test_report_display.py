@@ -76,7 +76,7 @@ def test_the_beat_comes_by_itself(monkeypatch):
     with BuildDisplay(console, clock=clock) as shown:
         shown.step_started("a/export")
         clock.now = 11.0
-        for _ in range(2000):
+        for _ in range(12_000):
             if "11 s so far" in stream.getvalue():
                 break
             threading.Event().wait(0.005)

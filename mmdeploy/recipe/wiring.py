@@ -148,7 +148,10 @@ def _ends(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
     for name, tensor in tensors.items():
         if not tensor.writers:
             for reader in tensor.readers:
-                message = f"nothing writes the tensor {name!r}; {did_you_mean(name, written)}"
+                left = (
+                    ": init could not see what it is, look at the mark # TODO(init)" if name.startswith("TODO_") else ""
+                )
+                message = f"nothing writes the tensor {name!r}{left}; {did_you_mean(name, written)}"
                 yield Finding(reader.path, message, involves=presence, needs_all=True)
         for writer in tensor.writers[1:]:
             message = f"the tensor {name!r} is already written by {tensor.writers[0].owner}; give it another name"

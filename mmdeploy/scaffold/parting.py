@@ -12,7 +12,7 @@ import ast
 import operator
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,7 @@ class Parting:
                 copies[node] = graph.node_copy(node, copied)
                 if node.op in ("call_module", "get_attr"):
                     path = str(node.target)
-                    copies[node].target = attributes.setdefault(path, path.replace(".", "_"))
+                    copies[node].target = attributes.setdefault(path, self._attribute(path, attributes.values()))
             return copies[node]
 
         for node in nodes:
@@ -180,6 +180,12 @@ class Parting:
         results = tuple(copies[node] for node in gives)
         graph.output(results[0] if len(results) == 1 else results)
         return NewModule(attribute, _source(graph), attributes, tuple(takes), tuple(gives))
+
+    @staticmethod
+    def _attribute(path: str, taken: Collection[str]) -> str:
+        """Name what a new module takes from a path of the model, such as ``readers.0``: as an attribute of its own."""
+        name = re.sub(r"\W", "_", path)
+        return unused(name if name.isidentifier() else f"part_{name}", taken)
 
     def _argument(self, node: fx.Node) -> str:
         """Name what a new module takes: after the input, or after the component that gives it."""
@@ -316,7 +322,7 @@ def module_text(factory: str, modules: Sequence[NewModule]) -> str | None:
         f"class {one.class_name}(nn.Module):\n"
         f'    """Made of {factory}: a part of what its forward does."""\n\n'
         "    def __init__(self, model):\n        super().__init__()\n"
-        + "".join(f"        self.{name} = model.{path}\n" for path, name in one.attributes.items())
+        + "".join(f"        self.{name} = {_reached(path)}\n" for path, name in one.attributes.items())
         + f"\n{one.source}\n"
         for one in modules
     ]
@@ -332,6 +338,14 @@ def module_text(factory: str, modules: Sequence[NewModule]) -> str | None:
         '    """Return the model, with these modules beside its own."""\n'
         f"    model = build_model()\n{added}    return model\n"
     )
+
+
+def _reached(path: str) -> str:
+    """Return the code that reaches a path in ``model``: what a list of modules holds has numbers for names."""
+    text = "model"
+    for name in path.split("."):
+        text = f"{text}.{name}" if name.isidentifier() else f"getattr({text}, {name!r})"
+    return text
 
 
 def whole_text(factory: str) -> str | None:

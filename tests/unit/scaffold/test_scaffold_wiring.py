@@ -238,6 +238,31 @@ def test_a_part_that_takes_an_input_and_what_a_component_of_its_name_gives(tmp_p
     assert fields["components"]["head"]["module"] == "head"
 
 
+def test_parts_in_lists_of_modules_are_written_out_by_their_paths(tmp_path: Path) -> None:
+    model = """
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.readers = nn.ModuleList([nn.Linear(6, 8), nn.Linear(6, 8)])
+            self.readers_0, self.other = nn.Linear(8, 8), nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 8)])
+            self.scales = nn.ParameterList([torch.ones(8)])
+            self.out = nn.Linear(16, 3)
+
+        def forward(self, left, right):
+            seen = self.readers_0(sum(one(left) for one in self.readers))
+            read = self.other[1](self.other[0](right).relu()) * self.scales[0]
+            return self.out(torch.cat([seen, read], 1))
+
+    def build():
+        return Both()
+    """
+    fields = recipe_of(find(written(tmp_path, model, LEFT_AND_RIGHT)))
+    assert "TODO" not in (tmp_path / "recipe.yaml").read_text()
+    code = (tmp_path / "init_model.py").read_text()
+    assert "self.readers_0 = getattr(model.readers, '0')\n" in code and "self.readers_0_2 = model.readers_0\n" in code
+    assert fields["components"]["head"]["module"] == "head"
+
+
 def test_what_cannot_be_written_out_is_marked_with_the_lines_that_do_it_and_no_build_runs_over_it(
     tmp_path: Path,
 ) -> None:
@@ -255,7 +280,7 @@ def test_what_cannot_be_written_out_is_marked_with_the_lines_that_do_it_and_no_b
     write_files(texts_of(found, choice), force=False)
     text = (tmp_path / "recipe.yaml").read_text()
     assert "# TODO(init): head.read is made of text_embedding by mul, outside of all modules" in text
-    with pytest.raises(Exception, match="nothing writes the tensor 'TODO_read'"):
+    with pytest.raises(Exception, match="nothing writes the tensor 'TODO_read': init could not see"):
         load_recipe(tmp_path / "recipe.yaml")
     whole = recipe_of(found, whole=True)
     assert wires(whole) == {"model": {"image": "image", "text": "text"}}

@@ -1,5 +1,6 @@
 """Processes that tests look at, each of which may end between any two looks: one that is gone has no name."""
 
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,13 +83,18 @@ def _serves(words: list[str], model: str) -> bool:
     return is_stub and (not model or f"/{model}/" in words[1])
 
 
-def kill(processes: Iterable[psutil.Process]) -> None:
-    """Kill processes, those that are left."""
+def send(processes: Iterable[psutil.Process], number: int) -> None:
+    """Send a signal to processes, those that are left."""
     for process in processes:
         try:
-            process.kill()
+            process.send_signal(number)
         except psutil.NoSuchProcess:
             continue
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Kill processes, those that are left."""
+    send(processes, signal.SIGKILL)
 
 
 def assert_ended(processes: Iterable[psutil.Process], within_s: float = ENDED_S) -> None:

@@ -30,7 +30,7 @@ from mmdeploy.triton.servable import require_servable
 
 logger = logging.getLogger(__name__)
 
-_PORT_ATTEMPTS = 5
+_ATTEMPTS = 5
 _POLL_S = 0.05
 
 
@@ -341,7 +341,7 @@ def start(
         response_cache_bytes=response_cache_bytes, stand_ins=backends, key=key, swap=swap,
     )  # fmt: skip
     samples = read_samples(repositories)
-    for attempt in range(_PORT_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         ports = Ports.choose(host, http_port, grpc_port, metrics_port)
         begin = functools.partial(launched, [*options, *ports.options()])
         server = replace(_serving(ports, begin(), log), _samples=samples, _start_again=begin, _grace=grace)
@@ -349,10 +349,10 @@ def start(
             server._await_ready(time.monotonic() + ready_timeout_s)
         except BaseException as error:
             server.stop()
-            taken = server_log.taken_address(server_log.read(log))
-            if not isinstance(error, ServerError) or not taken or attempt + 1 == _PORT_ATTEMPTS:
+            reason = server_log.passing_reason(server_log.read(log))
+            if not isinstance(error, ServerError) or not reason or attempt + 1 == _ATTEMPTS:
                 raise
-            logger.info("%s was taken before Triton could listen there; trying again", taken)
+            logger.info("%s; trying again", reason)
         else:
             return server
     raise AssertionError("the last attempt returns or raises")

@@ -24,6 +24,8 @@ _NOT_LOADED = re.compile(
 _TRACEBACK = re.compile(r"\n\nAt:\n(?:  .*\n?)*")
 _FATAL = re.compile(r"^(?:error|failed).*", re.MULTILINE)
 _PORT_TAKEN = re.compile(r"Socket '(?P<address>[^']+)' already in use")
+# A stub that does not answer for a second is taken for dead, and what the server then does ends it, if it is loading.
+_STOOD_STILL = "boost::interprocess::lock_exception"
 # Without a GPU the wheel's server complains of what it does not find; tables repeat what was said before.
 _NOISE = re.compile(r"pinned_memory|CUDA driver|CudaDriverHelper|NVML|DCGM|^[+|]|^\s*$")
 
@@ -64,10 +66,13 @@ def informative_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if not _NOISE.search(line)]
 
 
-def taken_address(text: str) -> str | None:
-    """Return the ``host:port`` that Triton could not bind to, if it said so."""
-    found = _PORT_TAKEN.search(text)
-    return found["address"] if found else None
+def passing_reason(text: str) -> str | None:
+    """Say why a start failed that may succeed when it is tried again; None for any other reason."""
+    if found := _PORT_TAKEN.search(text):
+        return f"{found['address']} was taken before Triton could listen there"
+    if _STOOD_STILL in text:
+        return "the machine stood still for a second in which a model was loaded, and Triton ended"
+    return None
 
 
 def read(log: Path | None) -> str:

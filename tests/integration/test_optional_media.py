@@ -296,7 +296,7 @@ def test_the_page_is_used_in_a_browser(asked_by_http: Served, sent: dict[str, np
         page.get_by_role("button", name="Clear").click()
         page.get_by_label("photo: choose a picture").set_input_files(tmp_path / "photo.png")
         page.get_by_role("button", name="Ask").click()
-        assert "caption is missing" in page.get_by_role("alert").inner_text()
+        playwright.expect(page.get_by_role("alert")).to_contain_text("caption is missing", timeout=60_000)
         unlabelled = (
             "Array.from(document.querySelectorAll('input, textarea, select')).filter(one => one.offsetParent && "
         )

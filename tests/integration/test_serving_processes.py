@@ -76,6 +76,30 @@ def test_stop_leaves_nothing(repository, tmp_path):
         running.probe()
 
 
+def test_a_start_in_which_the_machine_stands_still_is_tried_again(repository, tmp_path):
+    """Triton takes a stub that did not answer for a second for dead, and in the middle of a load that ends it."""
+    before = set(living_processes.below(os.getpid()))
+
+    def new(processes):
+        return [process for process in processes if process not in before]
+
+    def stand_still():
+        until(lambda: new(living_processes.stubs(os.getpid())))
+        time.sleep(0.3)  # it imports
+        stopped = new(living_processes.below(os.getpid()))
+        try:
+            living_processes.send(stopped, signal.SIGSTOP)
+            time.sleep(1.5)
+        finally:
+            living_processes.send(stopped, signal.SIGCONT)
+
+    with ThreadPoolExecutor(1) as pool:
+        stall = pool.submit(stand_still)
+        with server.start([repository], log=tmp_path / "triton.log") as running:
+            assert running.probe() == ("negated", "positive", "summed", "difference")
+        stall.result()
+
+
 def test_a_killed_stub_is_noticed_by_the_probe_only_and_healed(repository, tmp_path):
     started = server.start([repository], log=tmp_path / "triton.log", model_control="explicit", load=["difference"])
     with started as running:

@@ -40,10 +40,10 @@ def test_last_words_are_the_closing_error_or_the_last_informative_lines():
     assert server_log.last_words("") == ""
 
 
-def test_taken_address():
+def test_reasons_that_pass():
     line = "E1122 main.cc:245] \"failed to start GRPC service: Socket '127.0.0.1:81' already in use \""
-    assert server_log.taken_address(line) == "127.0.0.1:81"
-    assert server_log.taken_address(REFUSED) is None
+    assert server_log.passing_reason(line) == "127.0.0.1:81 was taken before Triton could listen there"
+    assert server_log.passing_reason(REFUSED) is None
 
 
 def test_reading_a_log_that_is_not_there_gives_nothing(tmp_path):

@@ -61,7 +61,7 @@ def run(commands: click.Command, argv: Sequence[str]) -> int:
         sys.stdout.flush()
     except (ReaderGone, BrokenPipeError):
         return _reader_gone()
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where a bug ends
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - the one place where a bug ends
         fields = _ending(error, argv)
         _tell(fields)
         try:
@@ -128,6 +128,9 @@ def _ending(error: BaseException, argv: Sequence[str]) -> dict[str, Any]:
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         hint = "make room, or write elsewhere"
         return _fields(StoreError.__name__, f"cannot write: {error.strerror}", EXIT_STEP_FAILED, {"hint": hint})
+    if isinstance(error, SystemExit):
+        hint = "look for sys.exit in the code that the command line or the recipe names"
+        return _fields("SystemExit", f"code that was run ends the program ({error})", EXIT_STEP_FAILED, {"hint": hint})
     if isinstance(error, FileNotFoundError) and not _stands_somewhere():
         return _fields(
             UsageError.__name__, "the current folder is gone", EXIT_USAGE, {"hint": "cd to one that is there"}

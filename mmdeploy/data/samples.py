@@ -22,7 +22,7 @@ from mmdeploy.core.sizes import lengths_problem
 from mmdeploy.core.strings import BYTES, as_strings, packed
 from mmdeploy.data.arrays import Array, array_of
 from mmdeploy.data.contents import DIGEST_BYTES
-from mmdeploy.model.mistakes import cause_of, refuse_arguments, remedy
+from mmdeploy.model.mistakes import cause_of, is_of_user, refuse_arguments, remedy
 from mmdeploy.model.sources import describe, importing_from, on_path, resolve_callable
 from mmdeploy.model.watching import reading
 
@@ -164,7 +164,9 @@ def _samples(reference: str, root: Path, limit: int | None, epoch: int | None = 
             del sample
     except (DataError, GeneratorExit):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if not is_of_user(error):
+            raise
         cause = cause_of(error)
         told = f"{reference} failed after {taken} sample{'s' * (taken != 1)}: {describe(cause, root)}"
         raise DataError(told, hint=remedy(cause, root)) from error

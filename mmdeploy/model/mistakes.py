@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import importlib.util
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -26,6 +27,8 @@ def remedy(error: BaseException, root: Path) -> str | None:
     """
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _of_missing_module(error.name, root)
+    if isinstance(error, SystemExit):
+        return 'it ends the program: what is for running a file as a script belongs under `if __name__ == "__main__":`'
     if isinstance(error, StopIteration):
         return (
             "a generator ends by `return`; next() raises StopIteration where nothing is left: give it a default, "
@@ -34,7 +37,12 @@ def remedy(error: BaseException, root: Path) -> str | None:
     return None
 
 
-def cause_of(error: Exception) -> BaseException:
+def is_of_user(error: BaseException) -> bool:
+    """Say whether code raises an exception of itself: also SystemExit, but not where a signal asks to end."""
+    return isinstance(error, Exception) or (isinstance(error, SystemExit) and error.code != signal.SIGTERM)
+
+
+def cause_of(error: BaseException) -> BaseException:
     """Return what went wrong first: a StopIteration inside of a generator, which Python turns into a RuntimeError."""
     return error.__cause__ if isinstance(error.__cause__, StopIteration) else error
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmdeploy.core.digests import State, file_state
 from mmdeploy.core.errors import StepError, did_you_mean, kind_of
-from mmdeploy.model.mistakes import remedy
+from mmdeploy.model.mistakes import is_of_user, remedy
 from mmdeploy.model.user_code import imported_from_source, is_user_file, load_file
 
 #: What a reference looks like.
@@ -77,7 +77,9 @@ def import_place(place: str, root: Path, *, error: type[StepError]) -> ModuleTyp
             return _import_file(place, root, error) if place.endswith(".py") else _import_module(place)
         except StepError:
             raise
-        except Exception as cause:
+        except (Exception, SystemExit) as cause:
+            if not is_of_user(cause):
+                raise
             absent = cause.name if isinstance(cause, ModuleNotFoundError) else None
             if absent and not place.endswith(".py") and (place + ".").startswith(f"{absent}."):
                 raise error(f"{place}: there is no module {absent!r}") from cause

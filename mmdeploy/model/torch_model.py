@@ -14,7 +14,7 @@ from mmdeploy.core.errors import ModelError, did_you_mean, kind_of
 from mmdeploy.model import held_model
 from mmdeploy.model.adapter_files import Adapters
 from mmdeploy.model.failing import failure
-from mmdeploy.model.mistakes import refuse_arguments, remedy
+from mmdeploy.model.mistakes import is_of_user, refuse_arguments, remedy
 from mmdeploy.model.sharing import shared_names
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.state_dicts import listing, read_state_dict
@@ -124,7 +124,9 @@ def _built(factory: str, root: Path) -> nn.Module:
         with importing_from(root):
             try:
                 model = build()
-            except Exception as cause:
+            except (Exception, SystemExit) as cause:
+                if not is_of_user(cause):
+                    raise
                 told = f"the factory {factory} failed: {describe(cause, root)}"
                 raise ModelError(told, hint=remedy(cause, root)) from cause
         if not isinstance(model, nn.Module):

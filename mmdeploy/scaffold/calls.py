@@ -181,13 +181,16 @@ def _returned(returned: object, kept: Record) -> tuple[dict[str, Key], str]:
         return {ONLY: kept.key(returned)}, "tensor"
     if isinstance(returned, Mapping):
         named = {str(key): one for key, one in returned.items() if isinstance(one, torch.Tensor)}
-        return {key: kept.key(one) for key, one in named.items()}, "mapping"
+        others = [kind_of(one) for one in returned.values() if one is not None]
+        form = "mapping" if named else f"{kind_of(returned)} with {others[0] if others else 'nothing'} in it"
+        return {key: kept.key(one) for key, one in named.items()}, form
     if isinstance(returned, tuple | list):
         names = getattr(returned, "_fields", tuple(f"{ONLY}_{index}" for index in range(len(returned))))
         tensors = {name: one for name, one in zip(names, returned, strict=True) if isinstance(one, torch.Tensor)}
         whole = len(tensors) == len(returned)
         others = [kind_of(one) for one in returned if not isinstance(one, torch.Tensor)]
-        form = "tuple" if whole else f"a {type(returned).__name__} with {others[0]} in it"
+        held = others[0] if others else "nothing"
+        form = "tuple" if whole and returned else f"a {type(returned).__name__} with {held} in it"
         return {name: kept.key(one) for name, one in tensors.items()}, form
     return {}, kind_of(returned)
 

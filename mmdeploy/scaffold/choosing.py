@@ -126,7 +126,10 @@ def _parted(looked: Looked, told: Told, proposal: Proposal, root: Path) -> Choic
         f"{'is' if len(made) == 1 else 'are'} written out in {parting.FILENAME}, and the samples tried are answered as "
         "by the model."
     )
-    parted = propose(again, new, [*names, *made])
+    try:
+        parted = propose(again, new, [*names, *made])
+    except ModelError as cause:  # a module that stays is called inside of a new one, too
+        raise parting.CannotPart(cause.message) from cause
     if parted.wiring.gaps:
         raise parting.CannotPart(f"something is left: {parted.wiring.gaps[0]}")
     return Choice(parted, code, (note,))

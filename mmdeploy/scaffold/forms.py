@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdeploy.building.diagnosis import Finding, State
+from mmdeploy.core.errors import ModelError
 from mmdeploy.model.sources import importing_from
 from mmdeploy.scaffold import watch
 from mmdeploy.scaffold.failed import failed
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mmdeploy.core.artifact import Array
 
 #: Of answers that count as the same: float32 sums in another order.
+_PAIR = 2
 _RTOL, _ATOL = 1e-3, 1e-4
 
 
@@ -108,6 +110,11 @@ _FORMS = {
         "limited",
         "TensorRT's parser knows no DFT",
         "a product with the transform's matrix, as mmdeploy.zoo.LogMel does",
+    ),
+    "no tensor": _Form(
+        "missing",
+        "is no answer that a server gives",
+        "return a tensor, or a tuple or a dict of tensors, with a row a sample",
     ),
     "no batch axis": _Form(
         "missing",
@@ -197,12 +204,13 @@ class _Asked:
     def _ask(self, feed: Mapping[str, Tensor], *, keeping: bool = False) -> Watched:
         try:
             return watch.watched(self._answer(feed), self._model if keeping else None)
+        except ModelError:
+            raise
         except Exception as cause:
             batch = {name: tensor.numpy() for name, tensor in feed.items()}
             error = failed(self._model, cause, batch, lambda one: self._answer(one)(), self._root)
-            error.hint = error.hint or (
-                "it must take batches of any number of samples, given by --data without a batch dimension"
-            )
+            if error.hint is None and len(next(iter(feed.values()))) != _PAIR:
+                error.hint = "it must take batches of any number of samples, given by --data without a batch dimension"
             raise error from cause
 
     def forms(self, first: Watched, again: Watched) -> Iterator[tuple[str, str, str]]:
@@ -226,6 +234,8 @@ class _Asked:
         yield from self._of_answers(first, more, alone, steady=same and not chance)
 
     def _of_answers(self, two: Watched, four: Watched, one: Watched, *, steady: bool) -> Iterator[tuple[str, str, str]]:
+        if not two.outputs:
+            yield "no tensor", "", "forward returns no tensor"
         for name, tensor in two.outputs.items():
             rows = [list(asked.outputs[name].shape[:1]) for asked in (one, two, four)]
             if rows != [[1], [2], [4]]:

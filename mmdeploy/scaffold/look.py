@@ -12,6 +12,7 @@ from mmdeploy.core.errors import ModelError, did_you_mean
 from mmdeploy.model.sources import importing_from
 from mmdeploy.scaffold.calls import Record, record
 from mmdeploy.scaffold.failed import failed, shapes_text
+from mmdeploy.scaffold.lookable import refuse_answer
 from mmdeploy.scaffold.seen import Seen, batches
 
 if TYPE_CHECKING:
@@ -97,13 +98,14 @@ def called_with(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
         )
     parameters = inspect.signature(model.forward).parameters.values()
     named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    by_place = [one.name for one in parameters if one.kind in (one.VAR_POSITIONAL, one.POSITIONAL_ONLY)]
     takes = [one.name for one in named]
     needed = [one.name for one in named if one.default is one.empty]
     if {*names} <= {*takes} and {*needed} <= {*names}:
         return {}
-    if any(one.kind is one.VAR_POSITIONAL for one in parameters) and not needed:
+    if by_place and not needed:
         raise ModelError(
-            f"{kind}.forward takes its inputs without names (*{_variadic(parameters)}): which is which cannot be told",
+            f"{kind}.forward takes its inputs without names ({_signature(parameters)}): which is which cannot be told",
             hint="name them, forward(self, image, text); or give a function that calls it, --call model.py:answer, with"
             f"\n  def answer(model, {', '.join(names)}): return model({', '.join(names)})",
         )
@@ -162,8 +164,8 @@ def _last_child(model: nn.Module) -> str:
     return next(reversed([name for name, _ in model.named_children() if name.isidentifier()]), "fusion")
 
 
-def _variadic(parameters: Iterable[inspect.Parameter]) -> str:
-    return next(one.name for one in parameters if one.kind is one.VAR_POSITIONAL)
+def _signature(parameters: Iterable[inspect.Parameter]) -> str:
+    return str(inspect.Signature(list(parameters))).removeprefix("(").removesuffix(")")
 
 
 def answered(
@@ -179,6 +181,7 @@ def answered(
 
 
 def _check_rows(kept: Record, batch: Mapping[str, Array]) -> None:
+    refuse_answer({name: kept.tensors[key] for name, key in kept.whole.outputs.items()})
     for name, key in kept.whole.outputs.items():
         shape = list(kept.tensors[key].shape)
         if shape[:1] != [2]:

@@ -20,6 +20,7 @@ from mmdeploy.scaffold import files, parting, splitting
 from mmdeploy.scaffold.choosing import Choice, choose
 from mmdeploy.scaffold.forms import forms_of
 from mmdeploy.scaffold.look import Looked, look
+from mmdeploy.scaffold.lookable import refuse_model
 from mmdeploy.scaffold.naming import identifier
 from mmdeploy.scaffold.proposal import Told
 from mmdeploy.scaffold.recipe_text import recipe_text
@@ -173,6 +174,7 @@ def _loaded(sources: Sources) -> tuple[nn.Module, Seen, Callable[..., object] | 
         factory, root=root, weights=Path(weights) if weights else None, prefix=sources.prefix,
         adapters=sources.adapters, allow_pickle=sources.allow_pickle,
     )  # fmt: skip
+    refuse_model(model, factory)
     seen = look_at(unchecked(data, root=root), data)
     if sources.evaluation is not None:
         evaluation = sources.inside(sources.evaluation)

@@ -11,6 +11,7 @@ from unittest import mock
 
 from mmdeploy.model.user_code import is_user_file
 from mmdeploy.scaffold.lines import decides_later, line_above, line_at, line_of_call
+from mmdeploy.scaffold.lookable import refuse_answer
 from mmdeploy.scaffold.seeds import drawn_elsewhere, seeded
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def watched(answer: Callable[[], object], model: nn.Module | None = None) -> Wat
     chance = lambda line: seen.events.update([("chance", line)])  # noqa: E731
     with torch.no_grad(), seeded(), drawn_elsewhere(chance), _setting(seen), _operators(seen, model), _functions(seen):
         returned = answer()
-    seen.outputs = {name: tensor.detach().clone() for name, tensor in _named(returned)}
+    named = dict(_named(returned))
+    refuse_answer(named)
+    seen.outputs = {name: tensor.detach().clone() for name, tensor in named.items()}
     seen.events = _joined(seen.events)
     if model is not None and not seen.kept and (label := changed_state(before, state_of(model))) is not None:
         seen.kept[_mention(model, label), label] = None

@@ -52,6 +52,12 @@ def ending(error):
             "error: out of memory\nhint: use fewer calibration or evaluation samples, or a machine with more memory\n",
         ),
         (KeyboardInterrupt(), 130, "\nerror: interrupted\n"),
+        (
+            SystemExit(0),
+            3,
+            "error: code that was run ends the program (0)\n"
+            "hint: look for sys.exit in the code that the command line or the recipe names\n",
+        ),
         (click.FileError("x.yaml", "no such file"), 2, "error: Could not open file 'x.yaml': no such file\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",

@@ -180,6 +180,10 @@ BAD = {
         "def calibration():\n    yield good(0)\n    yield next(iter([]))",
         "failed after 1 sample: StopIteration at data.py:16 (calibration) a generator ends by `return`",
     ),
+    "the end of the program": (
+        "def calibration():\n    yield good(0)\n    raise SystemExit",
+        "failed after 1 sample: SystemExit at data.py:16 (calibration) it ends the program",
+    ),
     "arguments": (
         "def calibration(split, *, size, shuffle=True): yield good(0)",
         "data.py:calibration needs 'split', 'size', and it is called without arguments give defaults",

@@ -105,6 +105,8 @@ def test_bad_factory(root, factory, message):
         ("import sklern", "did you mean 'sklearn'? otherwise install what provides 'sklern' into "),
         ("from towers import Tower", "or have towers.py in "),
         ("import twer", "did you mean 'tower'? otherwise install"),
+        ("import sys\nsys.exit(2)", "belongs under `if __name__"),
+        ("def build(): raise SystemExit(2)", "belongs under `if __name__"),
         ("import torch.nnn", "'torch' is there without it"),
         ("def build(config): ...", "or name a function that calls it: def mine(): return build("),
     ],

@@ -102,7 +102,7 @@ def test_a_mistake_is_told_with_its_place(sample, edited, problems, written, pla
             "import no_such_library\n",
             "importing gates.py failed: ModuleNotFoundError at gates.py:1 (<module>): No module",
         ),
-        ("raise SystemExit(3)\n", "importing gates.py ends the program (SystemExit)"),
+        ("raise SystemExit(3)\n", "importing gates.py failed: SystemExit at gates.py:1 (<module>): 3"),
     ],
 )
 def test_a_plugin_that_cannot_be_imported_is_a_problem_of_the_recipe(sample, edited, problems, code, message):

@@ -118,7 +118,7 @@ def test_what_is_no_score_is_an_error_with_its_place(tmp_path, body, message):
     ("source", "said", "message", "hint"),
     [
         ("import nowhere\n", {}, "importing metrics.py failed: ModuleNotFoundError at metrics.py:2", None),
-        ("raise SystemExit(3)\n", {}, "metrics.py:score cannot be imported: SystemExit at metrics.py:2", None),
+        ("raise SystemExit(3)\n", {}, "importing metrics.py failed: SystemExit at metrics.py:2", "__main__"),
         ("def scores(): ...\n", {}, "metrics.py has no 'score'", "did you mean 'scores'"),
         ("score = 3\n", {}, "is an int, not a callable", None),
         ("def score(o, l): ...\n", {}, "does not say whether a larger score is better", "larger_is_better: true"),

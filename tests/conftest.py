@@ -80,7 +80,7 @@ def mmdeploy_process(tmp_path: Path) -> Command:
             env=os.environ | {"PYTHONPATH": str(REPOSITORY), **PLAIN} | (environment or {}),
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=560,
             check=False,
             **options,  # type: ignore[call-overload]
         )

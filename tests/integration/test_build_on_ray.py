@@ -24,7 +24,7 @@ from tests.integration.s3_server import s3_server
 ENGINE = "fusion/engine"
 URL = "s3://team/cluster"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

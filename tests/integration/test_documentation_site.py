@@ -25,7 +25,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "-q", "-d", folder / "doctrees", "-c", "docs", ".", folder / "html"],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False,
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=560, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     return folder / "html"

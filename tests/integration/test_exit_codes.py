@@ -99,7 +99,7 @@ main()
 def test_70_after_a_bug(tiny_recipe: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", BUGGY, "build", tiny_recipe, "--workdir", tmp_path / "work"],
-        capture_output=True, text=True, cwd=tmp_path, env=_environment(tmp_path), timeout=200,
+        capture_output=True, text=True, cwd=tmp_path, env=_environment(tmp_path), timeout=500,
     )  # fmt: skip
     assert done.returncode == errors.EXIT_BUG, done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -509,7 +509,7 @@ def test_the_openapi_document_tells_the_truth(
         env=os.environ | {"PYTHONPATH": str(tmp_path), "NO_COLOR": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
         check=False,
     )
     assert found.returncode == 0, found.stdout + found.stderr

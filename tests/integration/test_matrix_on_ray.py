@@ -18,7 +18,7 @@ from tests.integration.s3_server import s3_server
 
 URL = "s3://team/classes"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

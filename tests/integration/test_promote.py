@@ -282,7 +282,7 @@ def test_a_kill_leaves_one_release_whole_and_the_next_promotion_cleans_up(
         shutil.copyfile(release_of(root, 1) / GOLDEN, bad / GOLDEN)
     arguments = [server.http_url, str(folder), str(release_of(root, 2)), stage]
     environment = os.environ | {"MMDEPLOY_CONTROL_KEY": server.control_headers["mmdeploy-control-key"]}
-    ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, check=False, timeout=100)
+    ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, check=False, timeout=300)
     assert ended.returncode == -signal.SIGKILL
     assert served(server) == KILLS[stage]
     with pytest.raises(PromotionError, match="does not answer as it did"):
@@ -302,7 +302,7 @@ def test_a_kill_of_the_first_promotion_leaves_nothing_of_what_the_server_was_sta
         (folder,) = running.repositories
         arguments = [running.http_url, str(folder), str(release_of(root, 2)), f"loaded {swap.NAME}"]
         environment = os.environ | {ENVIRONMENT: running.control_headers[HEADER]}
-        ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, check=False, timeout=100)
+        ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, check=False, timeout=300)
         assert (ended.returncode, served(running)) == (-signal.SIGKILL, 2)
         promoted(running, folder, release_of(root, 2))
         loaded = loaded_models(running.http_url)
@@ -578,7 +578,7 @@ def test_promote_as_a_user_types_it(
     code, _, told = typed(root, "--control-key-file", key, "--workdir", tmp_path)
     assert code == 2 and "it is not known from which folder" in told
     command = [*PROGRAM, "promote", server.http_url, root / swap.NAME, "--release", release_of(root, 2).name, *given]
-    there = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    there = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert there.returncode == 0, there.stderr
     assert "4 golden requests answered as in the build" in there.stdout
     assert served(server) == 2

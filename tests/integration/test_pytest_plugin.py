@@ -42,7 +42,7 @@ def test_tests_of_a_users_own_ask_a_server(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text(THEIRS)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "temp")],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120, env=dict(os.environ),
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300, env=dict(os.environ),
     )  # fmt: skip
     assert "2 failed, 2 passed" in done.stdout, done.stdout + done.stderr
     assert "UsageError: " in done.stdout and "gone is not there" in done.stdout

@@ -337,7 +337,7 @@ def test_python_by_absolute_path_needs_no_active_environment(repository, tmp_pat
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(mmdeploy.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-c", program, repository, tmp_path / "triton.log"],
-        capture_output=True, text=True, env=environment, cwd="/", timeout=120, check=False,
+        capture_output=True, text=True, env=environment, cwd="/", timeout=300, check=False,
     )  # fmt: skip
     assert done.stdout.split() == ["negated", "positive", "summed", "difference"], done.stderr
 

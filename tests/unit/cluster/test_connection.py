@@ -65,7 +65,7 @@ def test_without_ray_the_extra_is_named(tiny_recipe: Path, tmp_path: Path) -> No
     )
     ended = subprocess.run(
         [sys.executable, "-c", script, "build", str(tiny_recipe), "--on", "ray", "--workdir", str(tmp_path / "work")],
-        capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=120, check=False,
+        capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=300, check=False,
     )  # fmt: skip
     assert ended.returncode == 4
     assert "Ray is not installed in this environment" in ended.stderr

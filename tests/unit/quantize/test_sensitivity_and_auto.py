@@ -133,7 +133,7 @@ def test_an_analysis_that_the_kernel_kills_goes_on_where_it_was(tmp_path):
     def analysis(name, die_after):
         arguments = [sys.executable, str(script), str(tmp_path / name), str(tmp_path / "scratch"), str(die_after)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        return subprocess.run(arguments, capture_output=True, text=True, timeout=250, check=False, env=environment)
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=500, check=False, env=environment)
 
     assert analysis("killed", 4).returncode == -signal.SIGKILL
     resumed = analysis("resumed", 99)

@@ -24,7 +24,7 @@ def run(folder: Path, last_step: int) -> int:
     source = str(Path(__file__).parents[3])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{source}{os.pathsep}{PROGRAM.parent}"}
     command = [sys.executable, str(PROGRAM), str(folder), str(last_step)]
-    return subprocess.run(command, env=environment, check=False, capture_output=True, timeout=120).returncode
+    return subprocess.run(command, env=environment, check=False, capture_output=True, timeout=300).returncode
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import importlib.util
 import inspect
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from mmdeploy.core.errors import StepError, nearest
+from mmdeploy.core.errors import StepError, did_you_mean, nearest
 
 #: How like the name of an installed module another has to be, to be taken for a typing error.
 _LIKE = 0.8
@@ -68,6 +68,25 @@ def refuse_arguments(
                 f"{reference} needs {', '.join(map(repr, needed))}, and it is called without arguments",
                 hint=f"give defaults, or name a function that calls it: def mine(): return {name}(…)",
             )
+
+
+def names_hint(call: Callable[..., object], given: Collection[str]) -> str:
+    """Say which parameters a callable has, where what it is given by name are others.
+
+    Args:
+        call: Such as a module's ``forward``.
+        given: Names that it is called with.
+    """
+    with contextlib.suppress(TypeError, ValueError):  # it has no signature that Python can tell
+        parameters = inspect.signature(call).parameters.values()
+        named = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        extra = [name for name in given if name not in named]
+        if extra and not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return f"forward has no parameter {extra[0]!r}: {did_you_mean(extra[0], named)}"
+        missing = [one.name for one in parameters if one.name in named and one.default is one.empty]
+        if missing := [name for name in missing if name not in given]:
+            return f"forward needs {', '.join(map(repr, missing))} as well: wire it under the component's inputs"
+    return "inputs are passed as keyword arguments: their names are those of forward's parameters"
 
 
 def _of_missing_module(name: str, root: Path) -> str:

@@ -14,7 +14,7 @@ from mmdeploy.core.errors import ModelError, did_you_mean, kind_of
 from mmdeploy.model import held_model
 from mmdeploy.model.adapter_files import Adapters
 from mmdeploy.model.failing import failure
-from mmdeploy.model.mistakes import is_of_user, refuse_arguments, remedy
+from mmdeploy.model.mistakes import is_of_user, names_hint, refuse_arguments, remedy
 from mmdeploy.model.sharing import shared_names
 from mmdeploy.model.sources import describe, importing_from, resolve_callable
 from mmdeploy.model.state_dicts import listing, read_state_dict
@@ -253,9 +253,7 @@ def call_module(
         raise ModelError(
             f"component {name}: {FAILED} "
             f"{', '.join(f'{key} {list(value.shape)}' for key, value in given.items())}{where}: {describe(cause)}",
-            hint="look at what the component's inputs are wired to"
-            if found
-            else "inputs are passed as keyword arguments: their names are those of forward's parameters",
+            hint="look at what the component's inputs are wired to" if found else names_hint(module.forward, given),
         ) from cause
     return name_outputs(returned, outputs, name=name)
 

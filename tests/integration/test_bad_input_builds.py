@@ -65,7 +65,7 @@ def test_a_factory_that_raises(refused: Callable[..., str], tiny_recipe: Path) -
 def test_a_factory_that_returns_no_module(refused: Callable[..., str], tiny_recipe: Path) -> None:
     replaced(tiny_recipe.with_name("model.py"), "    return TwoTowers()", "    return {'left': Tower()}")
     told = refused(only="left/export")
-    assert "the factory model.py:build returned builtins.dict, expected a torch.nn.Module" in told
+    assert "the factory model.py:build returned a dict, expected a torch.nn.Module" in told
     assert "hint: return the module itself" in told
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmdeploy.core.errors import ModelError
-from mmdeploy.model.torch_model import TorchChain, WiredModule, load_model, submodule
+from mmdeploy.model.torch_model import TorchChain, WiredModule, call_module, load_model, submodule
 
 MODEL = """
 import torch
@@ -97,6 +97,24 @@ def test_bad_factory(root, factory, message):
     with pytest.raises(ModelError) as refused:
         load(root, factory)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"valeus": 1}, "forward has no parameter 'valeus': did you mean 'values'? accepted: mask, values"),
+        ({"values": 1}, "forward needs 'mask' as well"),
+        ({"values": 1, "mask": 1}, "inputs are passed as keyword arguments"),
+    ],
+)
+def test_names_that_forward_has_not_are_told_with_those_that_it_has(given, hint):
+    class Module(nn.Module):
+        def forward(self, values, mask):
+            raise TypeError("no")
+
+    with pytest.raises(ModelError) as refused:
+        call_module(Module(), {name: torch.ones(2) for name in given}, ["out"], name="left")
+    assert hint in str(refused.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_what_later_passes_make_of_a_student_is_loaded_as_one(original, context,
     [
         ("students.py:short", r"gives 'left' as float32 \[2, 15\] for 2 samples, the original as float32 \[2, 16\]"),
         ("students.py:two", "students.py:two has another interface than the original: .*more"),
-        ("students.py:none", "the factory students.py:none returned builtins.str, expected a torch.nn.Module"),
+        ("students.py:none", "the factory students.py:none returned a str, expected a torch.nn.Module"),
         ("students.py:nobody", "nobody"),
     ],
 )

@@ -245,7 +245,11 @@ def _ended(proposal: Proposal, recipe: Path, output: Output) -> int | None:
         try:
             load_recipe(recipe)
         except RecipeError as error:
-            raise UsageError(f"{recipe} is written, but not right yet: {error.message}") from error
+            raise UsageError(
+                f"{recipe} is written, but not right yet: {error.message}",
+                hint=f"correct it, then mmdeploy validate {quoted}; what the model does not read is no input, and no "
+                "sample has it",
+            ) from error
     output.tell("")
     output.tell("next:")
     for line in (

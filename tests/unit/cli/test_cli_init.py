@@ -122,6 +122,14 @@ def test_places_that_it_could_not_see_end_with_exit_code_2(inside: Path, capsys:
     assert run(commands, ["validate", "recipe.yaml"]) == 0
 
 
+def test_a_recipe_that_is_not_right_yet_says_what_comes_next(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = "self.classify(torch.cat([self.left(a), self.right(b)], 1))"
+    (inside / "model.py").write_text(MODEL.replace(whole, "self.left(a)"))
+    assert run(commands, [*COMMAND]) == 2
+    told = capsys.readouterr().err
+    assert "no component reads the input 'b'" in told and "hint: correct it, then mmdeploy validate recipe.yaml" in told
+
+
 def test_on_a_terminal_it_asks_and_a_wrong_answer_is_asked_for_again(inside: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:

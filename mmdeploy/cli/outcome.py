@@ -8,6 +8,7 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,7 +121,8 @@ def _ending(error: BaseException, argv: Sequence[str]) -> dict[str, Any]:
         return _fields(UsageError.__name__, error.format_message(), EXIT_USAGE, {"hint": hint})
     if isinstance(error, click.ClickException):
         return _fields(UsageError.__name__, error.format_message(), EXIT_USAGE)
-    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+    asked_to_end = isinstance(error, SystemExit) and error.code == signal.SIGTERM  # what Ray's handler makes of it
+    if asked_to_end or isinstance(error, (click.Abort, KeyboardInterrupt)):
         return _fields("Interrupted", "interrupted", EXIT_INTERRUPTED)
     if isinstance(error, MemoryError):
         hint = "use fewer calibration or evaluation samples, or a machine with more memory"

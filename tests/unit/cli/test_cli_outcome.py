@@ -52,6 +52,7 @@ def ending(error):
             "error: out of memory\nhint: use fewer calibration or evaluation samples, or a machine with more memory\n",
         ),
         (KeyboardInterrupt(), 130, "\nerror: interrupted\n"),
+        (SystemExit(15), 130, "error: interrupted\n"),  # SIGTERM, as Ray's handler raises it
         (
             SystemExit(0),
             3,

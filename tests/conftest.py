@@ -1,14 +1,16 @@
 """Fixtures that several kinds of tests share."""
 
 import contextlib
+import gc
 import io
+import itertools
 import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import hypothesis
@@ -38,6 +40,28 @@ PLAIN = {"NO_COLOR": "1", "COLUMNS": "120"}
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name files by their size: encoders write the time into some, and two test processes must agree on the names."""
     return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
+#: Folders of tests of passes that ask for full collections, and after how many of these tests all garbage goes.
+_COLLECTING, _EVERY = {"quantize", "contract"}, 50
+_ran = itertools.count(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Have collections that a pass asks for visit what the test makes, as in a step of a build, whose process is new.
+
+    A full one visits all else, too: the libraries, and what thousands of tests have left.
+    """
+    if not _COLLECTING & {*item.path.parts}:
+        return (yield)
+    gc.freeze()
+    try:
+        return (yield)
+    finally:
+        gc.unfreeze()
+        if next(_ran) % _EVERY == 0:
+            gc.collect()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -249,7 +249,7 @@ class Store:
             _sync(folder)
             if replace and entry.is_dir():
                 entry.rename(self.root / "staging" / f"{os.getpid()}-replaced-{secrets.token_hex(4)}")
-            _move(folder, entry)
+            self._placed(folder, entry)
         shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)
         return Artifact.from_json((entry / _ARTIFACT).read_text(encoding="utf-8"), entry)
 
@@ -261,7 +261,7 @@ class Store:
             shutil.copytree(self.entry(old), folder, dirs_exist_ok=True)
             self._seal(folder, new, identity)
             _sync(folder)
-            _move(folder, self.entry(new))
+            self._placed(folder, self.entry(new))
 
     def read_json(self, name: str) -> Any:
         """Return what `write_json` wrote under a name such as ``reads/x``; None when there is nothing of use."""
@@ -302,6 +302,11 @@ class Store:
         content = self.read_json(f"parts/{digest}")
         return content if isinstance(content, dict) else {}
 
+    def _placed(self, folder: Path, entry: Path) -> None:
+        """Move a sealed folder to its place; what was read of its files is known there."""
+        _move(folder, entry)
+        self.facts.moved(folder, entry)
+
     def _seal(self, folder: Path, key: str, identity: Mapping[str, str]) -> None:
         (folder / _IDENTITY).write_text(json.dumps(dict(identity), indent=1), encoding="utf-8")
         seal = {"key": key, "files": self._digests(folder)}
@@ -323,7 +328,7 @@ class Store:
                 return None
             _sync(folder)
             entry = self.entry(key)
-            _move(folder, entry)
+            self._placed(folder, entry)
         self.notes.renew(key)
         return Artifact.from_json((entry / _ARTIFACT).read_text(encoding="utf-8"), entry)
 

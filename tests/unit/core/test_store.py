@@ -34,6 +34,27 @@ def test_an_added_artifact_comes_back_equal(tmp_path: Path) -> None:
     assert found.inputs == (TensorSpec("x", "FP32", (3, -1)),)
 
 
+@pytest.mark.parametrize("how", ["added", "readdressed"])
+def test_what_was_read_to_seal_an_entry_is_not_read_again_to_take_it(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "_LARGE_BYTES", 1)  # as of a graph: it waits until its times can be believed
+    store = Store(tmp_path)
+    put(store)
+    if how == "readdressed":
+        store.readdress(KEY, "b" * 64, {"option opset": "20"})
+    store.facts.save()
+    read: list[Path] = []
+    monkeypatch.setattr(digests, "file_sha256", lambda path: (read.append(path), file_sha256(path))[1])
+    later = Store(tmp_path)
+    assert later.get(KEY if how == "added" else "b" * 64) is not None
+    assert not read
+    path = later.entry(KEY) / "model.onnx"
+    path.write_bytes(b"grapH")
+    assert later.get(KEY) is None, "one that was changed is read"
+    assert path in read
+
+
 def test_an_unknown_key_is_not_there(tmp_path: Path) -> None:
     assert Store(tmp_path).get(KEY) is None
     assert not Store(tmp_path).has(KEY)

@@ -53,7 +53,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
     A full one visits all else, too: the libraries, and what thousands of tests have left.
     """
-    if not _COLLECTING & {*item.path.parts}:
+    if not _COLLECTING & {*item.path.relative_to(REPOSITORY).parts}:
         return (yield)
     gc.freeze()
     try:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from mmdeploy.core.artifact import Array
 from mmdeploy.core.errors import DataError, kind_of
-
-Array = npt.NDArray[Any]
 
 
 def array_of(value: object, where: str, expected: str = "") -> Array:

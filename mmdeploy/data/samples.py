@@ -16,11 +16,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from mmdeploy.core.artifact import TensorSpec
+from mmdeploy.core.artifact import Array, TensorSpec
 from mmdeploy.core.errors import DataError, did_you_mean, kind_of
 from mmdeploy.core.sizes import lengths_problem
 from mmdeploy.core.strings import BYTES, as_strings, packed
-from mmdeploy.data.arrays import Array, array_of
+from mmdeploy.data.arrays import array_of
 from mmdeploy.data.contents import DIGEST_BYTES
 from mmdeploy.model.mistakes import cause_of, is_of_user, refuse_arguments, remedy
 from mmdeploy.model.sources import describe, importing_from, on_path, resolve_callable

@@ -24,6 +24,9 @@ from mmdeploy.recipe.size_rules import size_findings
 from mmdeploy.recipe.wiring_order import order_with, sources_of
 from mmdeploy.recipe.yaml_tree import Keys
 
+#: What marks a place that init could not see, and begins the tensor's name there, which nothing writes.
+MARK, PLACEHOLDER = "TODO(init)", "TODO_"
+
 
 @dataclass(frozen=True)
 class _End:
@@ -148,9 +151,8 @@ def _ends(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:
     for name, tensor in tensors.items():
         if not tensor.writers:
             for reader in tensor.readers:
-                left = (
-                    ": init could not see what it is, look at the mark # TODO(init)" if name.startswith("TODO_") else ""
-                )
+                unseen = name.startswith(PLACEHOLDER)
+                left = f": init could not see what it is, look at the mark # {MARK}" if unseen else ""
                 message = f"nothing writes the tensor {name!r}{left}; {did_you_mean(name, written)}"
                 yield Finding(reader.path, message, involves=presence, needs_all=True)
         for writer in tensor.writers[1:]:

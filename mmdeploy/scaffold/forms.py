@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from mmdeploy.core.artifact import Array
 
-#: Of answers that count as the same: float32 sums in another order.
+#: Samples that are asked at first, together.
 _PAIR = 2
+#: Of answers that count as the same: float32 sums in another order.
 _RTOL, _ATOL = 1e-3, 1e-4
 
 

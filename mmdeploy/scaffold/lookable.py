@@ -28,7 +28,7 @@ def refuse_model(model: nn.Module, factory: str) -> None:
     if attribute := _WRAPPERS.get(kind):
         raise ModelError(
             f"the factory {factory} returned {kind_of(model)}, which wraps the model",
-            hint=f"return the module itself, .{attribute}: it is compiled when it is built",
+            hint=f"return the module itself, .{attribute}: that is what engines are made of",
         )
     for path, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):

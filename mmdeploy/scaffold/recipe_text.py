@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmdeploy.core.version import __version__
+from mmdeploy.recipe.wiring import MARK, PLACEHOLDER
 from mmdeploy.scaffold.drop_limit import drop_limit
 from mmdeploy.scaffold.proposal import MOST_CALIBRATION, Proposal, Tensor
 from mmdeploy.scaffold.wiring import Gap, Part
 from mmdeploy.scaffold.yaml_lines import WIDTH, block, flow
 
 _COLUMN = 45
-#: What marks a place that init could not see; nothing writes a tensor of such a name, so no build runs over it.
-MARK = "TODO(init)"
-PLACEHOLDER = "TODO_"
 #: Layers that INT8 makes faster.
 _QUANTIZED = ("Linear", "Conv1d", "Conv2d", "Conv3d", "MultiheadAttention", "Conv1D")
 

@@ -1,32 +1,27 @@
-"""Which files are opened in some folders, by whatever code: the kernel tells, by inotify(7).
+"""Which files this process opens in some folders, by whatever code: the kernel tells.
 
 Python's audit events show what Python opens. Native code (safetensors, mmap in C++, image and audio libraries) opens
-without a word, so the kernel is asked about the folders in which the recipe's code has business. It does not say which
-process opened a file: another one's opens are told, too.
+without a word, so the kernel is asked about the folders in which the recipe's code has business. Where it says who
+opened (`mmdeploy.model.fanotify`), opens of other processes count only if one of them may work for this one; where it
+does not (`mmdeploy.model.inotify`), every open counts.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-_IN_OPEN, _IN_ISDIR, _IN_OVERFLOW, _IN_EXCL_UNLINK = 0x20, 0x40000000, 0x4000, 0x04000000
-_EVENT = struct.Struct("iIII")
-_BUFFER = 2**16
+from mmdeploy.model.fanotify import Fanotify
+from mmdeploy.model.inotify import Inotify
+from mmdeploy.model.other_processes import may_read
+
 #: Folders that are looked at below one folder; more than that is no folder of a recipe.
 _MOST_FOLDERS = 4096
 
 
 class NativeOpens:
-    """Tells the files that were opened in the folders that it was asked to look at.
-
-    Attributes:
-        problem: Why it does not see everything; empty while it does.
-    """
+    """Tells the files that were opened in the folders that it was asked to look at."""
 
     def __init__(self, passed_over: Callable[[str], bool]) -> None:
         """Start; what cannot be watched is told by `problem` and raises nothing.
@@ -34,20 +29,24 @@ class NativeOpens:
         Args:
             passed_over: Says of a folder that nothing in it counts.
         """
-        self.problem = ""
         self._passed_over = passed_over
-        self._places: dict[int, str] = {}
         self._asked: set[str] = set()
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._descriptor < 0:
-            self.problem = f"the kernel does not tell which files are opened: {os.strerror(ctypes.get_errno())}"
+        self._closed = False
+        self._too_many = ""
+        self._by_whom = Fanotify()
+        self._by_anyone: Inotify | None = None
+
+    @property
+    def problem(self) -> str:
+        """Why it does not see everything; empty while it does."""
+        return self._too_many or self._by_whom.problem or (self._by_anyone.problem if self._by_anyone else "")
 
     def close(self) -> None:
         """Stop."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._closed = True
+        self._by_whom.close()
+        if self._by_anyone is not None:
+            self._by_anyone.close()
 
     def look_below(self, folder: Path) -> None:
         """Look at a folder and all below it, through links."""
@@ -58,14 +57,14 @@ class NativeOpens:
             if real in seen or self._passed_over(place):
                 continue
             if len(seen) == _MOST_FOLDERS:
-                self.problem = f"there are more than {_MOST_FOLDERS} folders in {folder}"
+                self._too_many = f"there are more than {_MOST_FOLDERS} folders in {folder}"
                 return
             seen.add(real)
             waiting.extend(self.look_at(place))
 
     def look_at(self, folder: str) -> list[str]:
         """Look at the files of one folder, and at what links in it lead to; return the folders in it."""
-        if folder in self._asked or self._descriptor < 0 or self._passed_over(folder):
+        if self._closed or folder in self._asked or self._passed_over(folder):
             return []
         self._asked.add(folder)
         below = []
@@ -75,35 +74,22 @@ class NativeOpens:
                     if entry.is_dir():
                         below.append(entry.path)
                     elif entry.is_symlink():
-                        self._add(entry.path)
+                        self._add(entry.path, folder=False)
         except OSError:
             return []
-        self._add(folder)
+        self._add(folder, folder=True)
         return below
 
     def opened(self) -> set[str]:
-        """Return the files that were opened since it was asked last."""
-        return set(self._opened())
+        """Return the files that were opened since it was asked last, by this process or by one that may work for it."""
+        told = list(self._by_whom.opened())
+        anyone = may_read()  # after its opens were told: whoever opened has been there by now
+        found = {path for path, own in told if own or anyone}
+        return found if self._by_anyone is None else found | set(self._by_anyone.opened())
 
-    def _add(self, path: str) -> None:
-        number = self._libc.inotify_add_watch(self._descriptor, os.fsencode(path), _IN_OPEN | _IN_EXCL_UNLINK)
-        if number >= 0:
-            self._places[number] = path
-        elif ctypes.get_errno() == errno.ENOSPC:
-            self.problem = "the limit of fs.inotify.max_user_watches is reached"
-
-    def _opened(self) -> Iterator[str]:
-        while self._descriptor >= 0:
-            try:
-                events = os.read(self._descriptor, _BUFFER)
-            except BlockingIOError:
-                return
-            offset = 0
-            while offset < len(events):
-                number, mask, _, length = _EVENT.unpack_from(events, offset)
-                name = events[offset + _EVENT.size : offset + _EVENT.size + length].rstrip(b"\0")
-                offset += _EVENT.size + length
-                if mask & _IN_OVERFLOW:
-                    self.problem = "more files were opened at once than the kernel keeps note of"
-                elif not mask & _IN_ISDIR and (place := self._places.get(number)):
-                    yield os.path.join(place, os.fsdecode(name)) if name else place  # noqa: PTH118 - must not be seen
+    def _add(self, path: str, *, folder: bool) -> None:
+        if self._by_whom.add(path, folder=folder):
+            return
+        if self._by_anyone is None:
+            self._by_anyone = Inotify()
+        self._by_anyone.add(path)

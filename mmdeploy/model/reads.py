@@ -36,7 +36,7 @@ class Reading:
     Attributes:
         files: Digest by name (`mmdeploy.model.places.name_of`); names of folders that were listed end with a slash.
         places: Where those files lay that are outside of the recipe's folder.
-        uncertain: Those of the files that the kernel saw opened, by this process or by another at the same time.
+        uncertain: Those of the files that only the kernel saw opened; where it may not say by whom, by another process.
         libraries: What tells their installation, of packages that were loaded, by top-level name.
         shared: Of a model: pairs of names in its state dict, or of modules; what has the first works with the second.
         unseen: What else it reads and cannot be followed, for people.

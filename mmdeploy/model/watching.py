@@ -4,8 +4,9 @@ Inside a step's process each of the recipe's callables runs in a `reading` windo
 and imported meanwhile is written to a log, under the name of the callable:
 
 - Python's opens and listings by an audit hook; tests for existence by standing in front of ``os.stat``;
-- opens by native code by asking the kernel (`mmdeploy.model.native_opens`) about the recipe's folder and about every
-  folder that a path of the recipe's code leads to: `pathlib` and ``os.path.join`` tell those before they are used;
+- opens by native code, and by processes that may work for this one, by asking the kernel (`mmdeploy.model.native_opens`)
+  about the recipe's folder and about every folder that a path of the recipe's code leads to: `pathlib` and
+  ``os.path.join`` tell those before they are used;
 - imports by what is new in ``sys.modules`` at the end of a window; between windows, when mmdeploy imports what it needs
   itself, by Python's announcement of an import that the user's code asks for.
 
@@ -17,12 +18,10 @@ machines, other programs' files outside of those folders, clocks and random numb
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import linecache
 import multiprocessing
 import os
-import pathlib
 import stat
 import sys
 import threading
@@ -31,8 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from mmdeploy.core.digests import State
+from mmdeploy.model import fronts, other_processes
+from mmdeploy.model.fronts import standing_in_front
 from mmdeploy.model.native_opens import NativeOpens
 from mmdeploy.model.new_packages import NewPackages
+from mmdeploy.model.passing_over import is_passed_over, ourselves
 from mmdeploy.model.places import counts, is_installed, within
 from mmdeploy.model.user_code import is_user_file
 
@@ -67,7 +69,7 @@ def watched(root: Path, log: Path, *, ignored: tuple[Path, ...] = (), hints: tup
     before, _watch = _watch, watch
     _install_hook()
     try:
-        with _standing_in_front():
+        with standing_in_front(lambda: _watch if _watch is not None and _watch.reader is not None else None):
             yield
     finally:
         _watch = before
@@ -92,17 +94,6 @@ def reading(reader: str, *, lasts: bool = False) -> Iterator[None]:
         yield
     finally:
         watch.close_window()
-
-
-@contextlib.contextmanager
-def passing_over() -> Iterator[None]:
-    """Note nothing of what this thread reads while the context is open: it is known by other means."""
-    before = getattr(_telling, "now", False)
-    _telling.now = True
-    try:
-        yield
-    finally:
-        _telling.now = before
 
 
 def note(how: str, what: object) -> None:
@@ -140,7 +131,7 @@ class Watch:
     def open_window(self, reader: str, *, lasts: bool) -> None:
         """Begin to note for a callable."""
         if self._native is None:
-            with _ourselves():
+            with ourselves():
                 self._begin()
         self._drain(self._lingering)
         self._note_packages(self._lingering or self._last, by_user=True)
@@ -297,7 +288,7 @@ def _state(name: str) -> State | None:
 
 def _of_python(file: str) -> bool:
     """Say whether code is the standard library's, or stands between it and the recipe's."""
-    return file == __file__ or (file.startswith(("<frozen", _LIBRARY)) and "-packages/" not in file)
+    return file in (__file__, fronts.__file__) or (file.startswith(("<frozen", _LIBRARY)) and "-packages/" not in file)
 
 
 def _helpers() -> int:
@@ -310,20 +301,6 @@ def _is_folder(name: str) -> bool:
         return stat.S_ISDIR(_stat(name).st_mode)
     except (OSError, ValueError):
         return False
-
-
-_telling = threading.local()
-
-
-@contextlib.contextmanager
-def _ourselves() -> Iterator[None]:
-    """Note nothing of what is done here, and let no error out: it would end what the user's code does."""
-    _telling.now = True
-    try:
-        with contextlib.suppress(Exception):
-            yield
-    finally:
-        _telling.now = False
 
 
 _Seen = Callable[[Watch, tuple[Any, ...]], None]
@@ -339,14 +316,15 @@ _EVENTS: dict[str, _Seen] = {
     "os.system": lambda watch, args: watch.unseen("what a shell command reads"),
     "socket.getaddrinfo": lambda watch, args: watch.unseen(f"what the host {args[0]} sends"),
     "urllib.Request": lambda watch, args: watch.unseen(f"what {args[0]} sends"),
+    **dict.fromkeys(other_processes.EVENTS, lambda *_: other_processes.note_one()),
 }
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
     seen = _EVENTS.get(event)
-    if seen is None or _watch is None or getattr(_telling, "now", False):
+    if seen is None or _watch is None or is_passed_over():
         return
-    with _ourselves():
+    with ourselves():
         seen(_watch, args)
 
 
@@ -356,42 +334,3 @@ def _install_hook() -> None:
     if not _hooked:
         _hooked = True
         sys.addaudithook(_hook)
-
-
-@contextlib.contextmanager
-def _standing_in_front() -> Iterator[None]:
-    """Tell the watch of paths before the functions that make and test them go on."""
-    fronts: list[tuple[Any, str, Callable[[Watch, Any, Any], None]]] = [
-        (os, "stat", lambda watch, given, _: watch.probed(given)),
-        (os, "lstat", lambda watch, given, _: watch.probed(given)),
-        (os.path, "join", lambda watch, _, made: watch.touch(os.path.abspath(os.fsdecode(made)))),  # noqa: PTH100
-        (pathlib.PurePath, "__str__", lambda watch, _, made: watch.touch(os.path.abspath(made))),  # noqa: PTH100
-        (pathlib.PurePath, "__fspath__", lambda watch, _, made: watch.touch(os.path.abspath(made))),  # noqa: PTH100
-    ]
-    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in fronts]
-    for owner, name, tell in fronts:
-        setattr(owner, name, _front(getattr(owner, name), tell))
-    try:
-        yield
-    finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)
-
-
-def _front(original: Any, tell: Callable[[Watch, Any, Any], None]) -> Any:
-    @functools.wraps(original)
-    def front(*args: Any, **kwargs: Any) -> Any:
-        watch, made = _watch, None
-        if watch is None or watch.reader is None or kwargs.get("dir_fd") is not None or getattr(_telling, "now", False):
-            return original(*args, **kwargs)
-        try:
-            made = original(*args, **kwargs)
-            return made
-        finally:
-            with _ourselves():
-                tell(watch, args[0] if args else None, made)
-
-    for collection in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks):
-        if original in collection:
-            collection.add(front)
-    return front

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from mmdeploy.core.artifact import Array, TensorSpec
 from mmdeploy.core.errors import DataError, EnvironmentUnfitError
 from mmdeploy.core.samples import column_of
+from mmdeploy.model.passing_over import passing_over
 from mmdeploy.model.sources import describe
-from mmdeploy.model.watching import passing_over
 from mmdeploy.preprocess import Own, Pipeline, RefusedError, WiredMethod
 from mmdeploy.recipe.media import MediaStep, OwnStep, in_order
 from mmdeploy.recipe.modalities import Branch, Detection, branches, detection

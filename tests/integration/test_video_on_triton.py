@@ -34,7 +34,7 @@ KINDS = ("gif", "mp4", "webm")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("video")
     shutil.copytree(RECIPE, folder / "recipe", ignore=shutil.ignore_patterns("__pycache__"))
-    whole_recipe.built(folder / "recipe" / "recipe.yaml", folder, jobs=1)
+    whole_recipe.built(folder / "recipe" / "recipe.yaml", folder)
     return folder
 
 

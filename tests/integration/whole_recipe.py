@@ -19,14 +19,10 @@ from mmdeploy.triton.response_cache import settings_of
 from mmdeploy.triton.server import Server
 
 
-def built(recipe: Path, folder: Path, overrides: Sequence[str] = (), *, jobs: int | None = None) -> Outcome:
-    """Build a recipe in a folder and publish it there; what went wrong is raised.
-
-    With one job no step reads a file while the code of another runs, which might be taken for who reads it.
-    """
+def built(recipe: Path, folder: Path, overrides: Sequence[str] = ()) -> Outcome:
+    """Build a recipe in a folder and publish it there; what went wrong is raised."""
     loaded = mmdeploy.load_recipe(recipe, overrides)
-    settings = Settings(workdir=folder / "work", destination=folder / "published", jobs=jobs)
-    outcome = run_build(loaded, settings, Silent())
+    outcome = run_build(loaded, Settings(workdir=folder / "work", destination=folder / "published"), Silent())
     if outcome.error is not None:
         raise outcome.error
     assert outcome.report.published is not None, outcome.report.gates

@@ -206,7 +206,7 @@ def test_each_window_has_its_own_reads(project: Project) -> None:
     )
     assert list(found["one"].files) == ["arch.json", "w.pt"]
     assert list(found["two"].files) == ["w.safetensors"]
-    assert found["two"].uncertain == ("w.safetensors",), "the kernel does not say who opened it"
+    assert found["two"].uncertain == ("w.safetensors",), "only the kernel saw it"
 
 
 def test_threads_and_forked_processes_are_seen(project: Project) -> None:

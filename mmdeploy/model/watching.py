@@ -4,8 +4,8 @@ Inside a step's process each of the recipe's callables runs in a `reading` windo
 and imported meanwhile is written to a log, under the name of the callable:
 
 - Python's opens and listings by an audit hook; tests for existence by standing in front of ``os.stat``;
-- opens by native code, and by processes that may work for this one, by asking the kernel (`mmdeploy.model.native_opens`)
-  about the recipe's folder and about every folder that a path of the recipe's code leads to: `pathlib` and
+- opens by native code, and by processes that may work for this one, by asking the kernel about the recipe's folder and
+  about every folder that a path of the recipe's code leads to (`mmdeploy.model.native_opens`): `pathlib` and
   ``os.path.join`` tell those before they are used;
 - imports by what is new in ``sys.modules`` at the end of a window; between windows, when mmdeploy imports what it needs
   itself, by Python's announcement of an import that the user's code asks for.

@@ -27,6 +27,8 @@ class Candidate:
         compressed: Whether the component was pruned or quantized on the way.
         simplicity: Rank: of two that are equally fast, the one that is not compressed ships, and of two that both are
             or both are not, the one of lower rank. Engines in the order of their dict, the variants of each in its own.
+        original: Whether it is the FP32 export in ONNX Runtime with all of its optimizations, as the ensemble around a
+            component is run in process: it is scored there.
     """
 
     label: str
@@ -35,6 +37,7 @@ class Candidate:
     graph: GraphKind
     compressed: bool
     simplicity: int
+    original: bool = False
 
 
 def label(variant: Variant, made: str | None = None) -> str:

@@ -149,9 +149,15 @@ class _Contest:
         return (self.original.metric - score.metric) * (1 if fused.larger_is_better else -1)
 
     def _score(self, label: str) -> None:
-        """Score an engine in its own process, as it is served: a graph does not show what BF16 does to it."""
+        """Score an engine in its own process, as it is served: a graph does not show what BF16 does to it.
+
+        The FP32 original is what everything is scored against: it is not run once more.
+        """
         fused = self.context.fused
         assert fused is not None
+        if next(one for one in self.candidates if one.label == label).original:
+            self.scores[label] = fused.unchanged()
+            return
         self.context.progress(0, fused.samples, f"validation samples through {label}")
         try:
             self.scores[label] = fused.score(self.race.processes[label])

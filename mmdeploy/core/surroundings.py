@@ -74,6 +74,9 @@ class FusedOutput(Protocol):
     def original(self, part: slice | None = None) -> FusedScore:
         """Score the FP32 export of every component, on all samples or a slice of them."""
 
+    def unchanged(self) -> FusedScore:
+        """Score the component's own FP32 export, behind what ships upstream, on all samples."""
+
     def score(self, graph: Path | Runner, part: slice | None = None) -> FusedScore:
         """Score an ONNX graph, or an engine, in the component's place, on all samples or a slice of them.
 

@@ -37,8 +37,9 @@ from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import MethodOptions, StepContext
 from mmdeploy.core.errors import ExportError
 from mmdeploy.core.facts import as_metadata
-from mmdeploy.core.sessions import open_session, specs
+from mmdeploy.core.sessions import AS_WRITTEN, SessionRunner, open_session, specs
 from mmdeploy.core.sizes import Size
+from mmdeploy.engines import own_answers
 from mmdeploy.export import demands, lengths, naming, needed_positions, parity, simplify, single_precision, trace
 from mmdeploy.model import costs
 from mmdeploy.model.torch_component import ComponentFacts, component_facts, load_component
@@ -185,7 +186,8 @@ def _written(
 
     def written(graph: Any) -> _Written:
         _save(graph, context.workdir / FILENAME)
-        session = open_session(context.workdir / FILENAME, {"intra_op_thread_count": str(context.threads)})
+        path, threads = context.workdir / FILENAME, {"intra_op_thread_count": str(context.threads)}
+        session = open_session(path, threads, graph_level=AS_WRITTEN)  # engines are held against that
         pair = parity.Pair(context.component, module, session, of.outputs)
         at_batches = _compare(pair, of.inputs, options, context)
         at_lengths, sizes = lengths.compare(
@@ -197,6 +199,8 @@ def _written(
             atol=options.atol,
             rtol=options.rtol,
         )
+        runner, asked = SessionRunner(session), own_answers.asked_of(context).feeds
+        own_answers.keep(path, asked, [runner.infer(feed) for feed in asked])
         return _Written(graph, session, at_batches | at_lengths, sizes)
 
     narrow = _without_doubles(exported.proto)

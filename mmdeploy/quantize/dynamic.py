@@ -32,6 +32,7 @@ from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.target import Target
+from mmdeploy.engines.own_answers import asked_of
 from mmdeploy.quantize import coverage, embeddings, fidelity, graphs, held_out, selection
 from mmdeploy.quantize.coverage import COVERAGE
 from mmdeploy.quantize.scheme import NodeChoice, Scheme
@@ -93,7 +94,7 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
         _quantized(model, chosen, per_channel=options.per_channel), options, context, held.judge
     )
     graphs.save(quantized, path)
-    likeness = fidelity.compare(held, path, quantized)
+    likeness = fidelity.compare(held, path, asked_of(context).feeds, quantized)
     fidelity.check_floor(likeness, context.component)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "dynamic")
     metadata: dict[str, Any] = {

@@ -11,12 +11,11 @@ from mmdeploy.core.agreement import Expected, Noise, first_apart, power, sqnr_db
 from mmdeploy.core.contracts import Array
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.sessions import AS_WRITTEN
-from mmdeploy.quantize.held_out import HeldOut, answers, count, joined
+from mmdeploy.engines import own_answers
+from mmdeploy.quantize.held_out import HeldOut, answers, joined
 
 #: Below it a graph has little to do with the one that it was made from: cosine 0.95.
 FLOOR_DB = 10.0
-#: Samples that the graph is asked as it is written, together and the first alone: without optimizations it is slow.
-_WRITTEN_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -57,27 +56,26 @@ def noise_db(held: HeldOut, quantized: Path, model: Any) -> dict[str, float | No
     return _noise_db(joined(held.wanted), joined(held.asked(quantized, model)))
 
 
-def compare(held: HeldOut, quantized: Path, model: Any = None) -> Likeness:
-    """Run both graphs, and the quantized one as it is written, too: on a few samples, and on the first alone.
+def compare(held: HeldOut, quantized: Path, feeds: Sequence[Mapping[str, Array]], model: Any = None) -> Likeness:
+    """Run both graphs, and the quantized one as it is written, too, on what its engines will be asked.
+
+    What it answers as it is written is kept beside it: see `mmdeploy.engines.own_answers`.
 
     Args:
         held: The float graph, and the batches.
         quantized: The other graph's file.
+        feeds: What engines are asked: few samples, since without optimizations a graph is slow.
         model: The same, read: where it has been asked already, it is not run again on the batches.
 
     Raises:
         QuantizeError: When the graph does not load or run, is not finite, or is changed by the optimizer.
     """
-    batches, parameters = held.batches, held.parameters
-    few = [{name: array[:size] for name, array in batches[0].items()} for size in (_WRITTEN_SAMPLES, 1)]
-    answered = held.asked(quantized, model)
-    reference, given = joined(held.wanted), joined(answered)
+    reference, given = joined(held.wanted), joined(held.asked(quantized, model))
     noise = _noise_db(reference, given)
     expected = Expected(quantized=True, noise_db=noise, power={name: power(reference[name]) for name in noise})
-    whole = count(batches[:1])
-    apart = iter(answers(quantized, [feed for feed in few if count([feed]) < whole], parameters))
-    optimized = [answered[0] if count([feed]) == whole else next(apart) for feed in few]
-    written = answers(quantized, few, parameters, level=AS_WRITTEN)
+    optimized = answers(quantized, feeds, held.parameters)
+    written = answers(quantized, feeds, held.parameters, level=AS_WRITTEN)
+    own_answers.keep(quantized, feeds, written)
     return Likeness(
         sqnr_db=noise,
         cosine={name: cosine(reference[name], given[name]) for name in given},

@@ -10,6 +10,7 @@ from mmdeploy.core.artifact import Artifact, file_sha256
 from mmdeploy.core.contracts import Array, Encoding, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata, read
+from mmdeploy.engines.own_answers import asked_of
 from mmdeploy.quantize import (
     coverage,
     embeddings,
@@ -98,7 +99,8 @@ def write(graph: Artifact, trained: Artifact, options: Options, context: StepCon
     }
     if batches:  # no floor: training judged by the task's metric what rounded weights answer, not by float ones
         worst = giving_back.worst_nodes(model, quantized, chosen.nodes, batches[0], threads=context.threads)
-        metadata |= as_metadata(fidelity.compare(held, path, quantized)) | as_metadata(worst)
+        likeness = fidelity.compare(held, path, asked_of(context).feeds, quantized)
+        metadata |= as_metadata(likeness) | as_metadata(worst)
     return replace(after, metadata=metadata)
 
 

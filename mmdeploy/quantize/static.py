@@ -52,6 +52,7 @@ from mmdeploy.core.contracts import Array, StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.engines.built_from import Warned
+from mmdeploy.engines.own_answers import asked_of
 from mmdeploy.quantize import (
     coverage,
     embeddings,
@@ -189,7 +190,7 @@ def _quantized(artifact: Artifact, found: Calibrated, options: Options, context:
     quantized, tables = embeddings.settle(written.quantized, options, context, held.judge, least_db=options.least_db)
     if tables.int8_tables:
         graphs.save(quantized, path)
-    likeness = fidelity.compare(held, path, quantized)
+    likeness = fidelity.compare(held, path, asked_of(context).feeds, quantized)
     fidelity.check_floor(likeness, context.component, options.least_db)
     replace(found.kept, wanted=held.wanted, rounded=writing.rounded).save(context.workdir)
     after = Artifact(PRODUCES, path, file_sha256(path), artifact.inputs, artifact.outputs, "static")
@@ -297,7 +298,7 @@ class _Writing:
         """Write the graph with some of its nodes in float."""
         worst, least = fidelity.worst_of(everything.noise_db), self.options.least_db
         assert worst is not None
-        fidelity.compare(self.held, path, everything.quantized)  # is it the optimizer?
+        fidelity.compare(self.held, path, asked_of(self.context).feeds, everything.quantized)  # is it the optimizer?
         alone = giving_back.own_noise_db(
             self.found.model,
             everything.quantized,

@@ -151,6 +151,19 @@ class FusedEnsemble:
         chosen = part or slice(None)
         return self._scored(_part(self._original_answers(), chosen), chosen)
 
+    def unchanged(self) -> FusedScore:
+        """Score the component's own FP32 export, behind what ships upstream, on all samples.
+
+        Raises:
+            DataError: If the labels are not what the metric takes.
+            EngineError: If a graph does not load.
+            InferenceError: If one does not run.
+        """
+        if self._begins_alike:
+            return self.original()
+        tensors = Samples(self._fixed())
+        return self._scored(self._answers_with(self._exported(self._component), tensors, _BATCH), slice(None))
+
     def score(self, graph: Path | Runner, part: slice | None = None) -> FusedScore:
         """Score a graph in the component's place, on all samples or a slice of them.
 
@@ -200,14 +213,18 @@ class FusedEnsemble:
 
     def _original_answers(self) -> dict[str, Array]:
         if self._originals is None:
-            exported = self._graphs.exported
-            if all(self._graphs.shipped[name] == exported[name] for name in self._before):  # it is computed anyway
+            if self._begins_alike:  # it is computed anyway
                 rest, tensors = (*self._callers, *self._after), Samples(self._fixed())
             else:
                 rest, tensors = topological_order(self._recipe.components), self._feeds
             runners = {name: self._exported(name) for name in rest}
             self._originals = self._through(runners, tensors, keep=self._outputs)
         return self._originals
+
+    @property
+    def _begins_alike(self) -> bool:
+        """Whether all that feeds the component ships as the FP32 export."""
+        return all(self._graphs.shipped[name] == self._graphs.exported[name] for name in self._before)
 
     def _fixed(self) -> dict[str, Array]:
         """Return what the component and its followers read and no candidate changes, over all samples."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmdeploy import engines
 from mmdeploy.choice import choose
 from mmdeploy.choice.candidates import Candidate
 from mmdeploy.choice.options import AutoEngine, MustPay
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.core.contracts import Progress
+from mmdeploy.core.contracts import MethodOptions, Progress
+from mmdeploy.engines import onnxruntime
 from mmdeploy.plugins.registry import beside
 from mmdeploy.worker.context import step_context
 from mmdeploy.worker.refusal import reason
@@ -26,14 +29,7 @@ def select(task: Task, workdir: Path, progress: Progress) -> Artifact:
     built = {one["label"]: task.artifacts[one["step"]] for one in options["candidates"]}
     refused = {label: why for label, one in built.items() if (why := reason(one)) is not None}
     found = [
-        Candidate(
-            label=one["label"],
-            artifact=built[one["label"]],
-            engine=engines.METHODS.read(one["engine"], task.recipe.root),
-            graph=one["graph"],
-            compressed=one["compressed"],
-            simplicity=rank,
-        )
+        _candidate(one, built[one["label"]], engines.METHODS.read(one["engine"], task.recipe.root), rank)
         for rank, one in enumerate(options["candidates"])
         if one["label"] not in refused
     ]
@@ -41,3 +37,16 @@ def select(task: Task, workdir: Path, progress: Progress) -> Artifact:
     needs = {key for key in ("calibration", "validation") if getattr(recipe.data, key) is not None}
     context = step_context(task, workdir, progress, needs=frozenset(needs))
     return choose.run(found, rules, context, left_out={**options["left_out"], **refused})
+
+
+def _candidate(planned: Mapping[str, Any], built: Artifact, engine: MethodOptions, rank: int) -> Candidate:
+    as_judged = isinstance(engine, onnxruntime.Options) and engine.provider == "cpu" and engine.graph_level == "all"
+    return Candidate(
+        label=planned["label"],
+        artifact=built,
+        engine=engine,
+        graph=planned["graph"],
+        compressed=planned["compressed"],
+        simplicity=rank,
+        original=as_judged and planned["graph"] == "float" and not planned["compressed"],
+    )

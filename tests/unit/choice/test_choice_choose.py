@@ -1,5 +1,6 @@
 """The select step on engines that are really built, loaded, asked and scored; how fast each is, the test says."""
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -33,6 +34,10 @@ class Fused:
 
     def original(self, part=None):
         return FusedScore(0.9, np.array([1.0] * 9 + [0.0]), 100.0, 1.0, 10)
+
+    def unchanged(self):
+        self.asked.append("the original, in process")
+        return self.original()
 
     def score(self, graph, part=None):
         assert graph.infer(examples(2))["y"].shape == (2, 192)  # really answers, from its own process
@@ -101,6 +106,14 @@ def test_over_budget_is_out_and_the_next_fastest_is_scored(three, tmp_path: Path
     assert found["smaller"]["out_because"] == "loses 0.05, more than max_drop 0.01"
     assert found["small"]["drop"] == pytest.approx(0.005)
     assert "top1 0.895, 0.005 below the FP32 original" in chosen.metadata["decisions"][0]
+
+
+def test_the_fp32_original_is_scored_with_the_ensemble_around(three, tmp_path: Path):
+    original = dataclasses.replace(three[0], original=True)
+    fused = Fused({"small": 0.0, "smaller": 0.0})
+    chosen = chosen_of([original, *three[1:]], AutoEngine(min_rounds=8, max_drop=0.01), context(tmp_path, fused=fused))
+    assert fused.asked == ["smaller", "the original, in process"]
+    assert measurements(chosen)["fp32"]["drop"] == 0.0
 
 
 def test_a_budget_spent_upstream_ships_fp32_and_says_so(three, tmp_path: Path):

@@ -119,8 +119,14 @@ def context_of(work: Path, feed, *, encoding: Encoding = Encoding.UINT8_ASYMMETR
     calibration = feed if callable(feed) or feed is None else batches_of(feed, batch)
     return StepContext(
         component="part", workdir=work, target=Target.CPU, encoding=encoding, max_batch_size=8, seed=0, threads=1,
-        examples=lambda _: {}, calibration=calibration, calibration_batches=4,
+        examples=lambda size: first_of(calibration, size), calibration=calibration, calibration_batches=4,
     )  # fmt: skip
+
+
+def first_of(calibration, size: int) -> dict[str, Array]:
+    """Return the first samples of calibration data, fewer where its first batch has fewer; nothing without any."""
+    first = next(calibration(), {}) if calibration else {}
+    return {name: array[:size] for name, array in first.items()}
 
 
 def quantized(

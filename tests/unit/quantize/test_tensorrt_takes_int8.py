@@ -53,7 +53,7 @@ def quantized(tmp_path: Path, encoding: Encoding, **options) -> bytes:
     batches = [{"x": random.standard_normal((8, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
     context = StepContext(
         component="part", workdir=work, target=Target.TENSORRT_RTX, encoding=encoding, max_batch_size=8, seed=0,
-        threads=1, examples=lambda _: {}, calibration_batches=4,
+        threads=1, examples=lambda size: {"x": batches[0]["x"][:size]}, calibration_batches=4,
         calibration=lambda: iter(batches),
     )  # fmt: skip
     artifact = Artifact("onnx", path, file_sha256(path), (), (), "test")

@@ -103,6 +103,17 @@ def test_what_lies_upstream_is_what_ships_and_beside_it_is_the_original(ensemble
     assert judged(ensemble, "right", shipped=shipped).score(ensemble.graphs["right"]).sqnr_db == np.inf
 
 
+@pytest.mark.parametrize("shipped", [{}, {"left": np.zeros_like}, {"right": lambda array: np.round(array * 2) / 2}])
+@pytest.mark.parametrize("component", ["left", "fusion"])
+def test_the_unchanged_component_scores_as_its_export_behind_what_ships(ensemble, tmp_path, component, shipped):
+    upstream = {name: changed(ensemble.graphs[name], tmp_path / f"{name}.onnx", how) for name, how in shipped.items()}
+    judge = judged(ensemble, component, shipped=upstream)
+    unchanged, scored = judge.unchanged(), judge.score(ensemble.graphs[component])
+    assert unchanged.per_sample.tolist() == scored.per_sample.tolist()
+    assert (unchanged.metric, unchanged.sqnr_db) == (scored.metric, pytest.approx(scored.sqnr_db))
+    assert (unchanged.sqnr_db == np.inf) == (component == "left" or not shipped)
+
+
 def test_samples_that_are_not_finite_are_wrong_ones(ensemble, tmp_path):
     graph = changed(ensemble.graphs["left"], tmp_path / "left.onnx", lambda array: np.full_like(array, np.nan))
     score = judged(ensemble, "left").score(graph)

@@ -36,43 +36,23 @@ plus 2048 counters a tensor (8192 for ``mse``) and at most 256 MiB of activation
 
 from __future__ import annotations
 
-import glob
-import itertools
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from dataclasses import replace
+from typing import Any
 
 from mmdeploy.core import facts
 from mmdeploy.core.artifact import Artifact, file_sha256
-from mmdeploy.core.contracts import Array, StepContext
+from mmdeploy.core.contracts import StepContext
 from mmdeploy.core.errors import QuantizeError
 from mmdeploy.core.facts import as_metadata
 from mmdeploy.engines.built_from import Warned
 from mmdeploy.engines.own_answers import asked_of
-from mmdeploy.quantize import (
-    coverage,
-    embeddings,
-    encode,
-    equalize,
-    fidelity,
-    giving_back,
-    gptq,
-    graphs,
-    held_out,
-    ranges,
-    selection,
-    settle,
-)
+from mmdeploy.quantize import coverage, equalize, fidelity, graphs, held_out, ranges, selection, settle
 from mmdeploy.quantize.coverage import COVERAGE
 from mmdeploy.quantize.found import Found
-from mmdeploy.quantize.set_aside import SetAside, hand_back, set_aside
+from mmdeploy.quantize.set_aside import set_aside
+from mmdeploy.quantize.static_options import Options as Options
+from mmdeploy.quantize.writing import COMPARED_BATCHES, Calibrated, Writing
 from mmdeploy.scoring.findings import PlainSection
-
-logger = logging.getLogger(__name__)
 
 CONSUMES = "onnx"
 PRODUCES = "onnx"
@@ -80,64 +60,13 @@ REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
 MEASURES = False
 FILENAME = "model.onnx"
 
-#: Batches that the quantized graph is compared with the float graph on.
-_COMPARED_BATCHES = 4
-#: Batches that weights are rounded on, unless they are rounded to the nearest.
-_ROUNDED_BATCHES = 8
-
 
 Settings = settle.Settings
-
-
-class Options(Settings):
-    """Options of static quantization.
-
-    Attributes:
-        method: ``static``.
-        min_sqnr_db: What the component's outputs keep, as SQNR in dB (30 is a cosine of 0.9995, 27 one of 0.999). Where
-            INT8 leaves less, layers go back to float, those first that have the most noise of their own for their size;
-            null: none but those that leave less than 10 dB.
-        rounding: How weights become codes: ``nearest``, or ``gptq``, which makes up for the error of each in those that
-            follow, on calibration data; it costs a pass over them and nothing in service. ``auto``: ``gptq`` where the
-            nearest leave less than ``min_sqnr_db``, before any layer goes back to float.
-    """
-
-    method: Literal["static"] = "static"
-    rounding: Literal["auto", "nearest", "gptq"] = "auto"
-    min_sqnr_db: Annotated[float, Field(ge=fidelity.FLOOR_DB, le=60)] | None = None
-
-    @property
-    def least_db(self) -> float:
-        """The SQNR that is asked for, or the one that any graph must have."""
-        return fidelity.FLOOR_DB if self.min_sqnr_db is None else self.min_sqnr_db
 
 
 def data_needs(options: Options) -> frozenset[str]:
     """Return the recipe's data sets that are read."""
     return frozenset({"calibration"})
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """A float graph with all that its quantization needs.
-
-    Attributes:
-        model: The float graph, equalized where that was asked for, set aside.
-        chosen: What is quantized in it.
-        ranges: Smallest and largest value by tensor.
-        samples: Number of samples that the ranges were found on.
-        equalized: What was equalized in the graph: see `mmdeploy.quantize.equalize.apply`.
-        how: How ranges were found, and what else was tried.
-        kept: What is kept for other encodings.
-    """
-
-    model: SetAside
-    chosen: selection.Selection
-    ranges: Mapping[str, tuple[float, float]]
-    samples: int
-    equalized: Sequence[equalize.Equalized]
-    how: settle.Choice
-    kept: Found
 
 
 def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
@@ -165,7 +94,8 @@ def run(artifact: Artifact, options: Options, context: StepContext) -> Artifact:
 def write(artifact: Artifact, made: Artifact, options: Options, context: StepContext) -> Artifact:
     """Write in another encoding what was found for the first: no way is tried, and no range is found.
 
-    Weights are rounded by GPTQ only where the first encoding kept enough without, and this one does not.
+    Weights are rounded by GPTQ only where the first encoding kept enough without, and this one does not; embedding
+    tables are as they were there, unless that leaves too little here; the worst nodes are those that were found there.
 
     Args:
         artifact: The float graph.
@@ -180,16 +110,13 @@ def _quantized(artifact: Artifact, found: Calibrated, options: Options, context:
     path = context.workdir / FILENAME
     may_round = options.rounding == "gptq" or (options.rounding == "auto" and options.min_sqnr_db is not None)
     feeds = ranges.first_samples(context, options.samples, options.batch_size)
-    batches, fitted = held_out.compared(feeds, _COMPARED_BATCHES, options.samples, share_out=may_round)
+    batches, fitted = held_out.compared(feeds, COMPARED_BATCHES, options.samples, share_out=may_round)
     known = () if fitted else found.kept.wanted
     held = held_out.HeldOut(artifact.path, batches, threads=context.threads, wanted=known)
-    writing = _Writing(held, found, options, context, fitted)
+    writing = Writing(held, found, options, context, fitted)
     written = writing.write(path)
-    chosen = written.chosen
-    worst = giving_back.worst_nodes(found.model, written.quantized, chosen.nodes, batches[0], threads=context.threads)
-    quantized, tables = embeddings.settle(written.quantized, options, context, held.judge, least_db=options.least_db)
-    if tables.int8_tables:
-        graphs.save(quantized, path)
+    chosen, worst = written.chosen, writing.worst_nodes(written)
+    quantized, tables = writing.with_tables(path, written)
     likeness = fidelity.compare(held, path, asked_of(context).feeds, quantized)
     fidelity.check_floor(likeness, context.component, options.least_db)
     replace(found.kept, wanted=held.wanted, rounded=writing.rounded).save(context.workdir)
@@ -212,131 +139,6 @@ def _quantized(artifact: Artifact, found: Calibrated, options: Options, context:
         **as_metadata(Warned(written.warnings)),
     }
     return replace(after, metadata=metadata)
-
-
-@dataclass(frozen=True)
-class _Written:
-    """A quantized graph that is good enough.
-
-    Attributes:
-        quantized: It.
-        chosen: What is quantized in it.
-        noise_db: How like its answers are to those of the float graph, by output.
-        given_back: Why nodes that were to be quantized stay in float, by name.
-        warnings: The same for people.
-    """
-
-    quantized: Any
-    chosen: selection.Selection
-    noise_db: Mapping[str, float | None]
-    given_back: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
-class _Writing:
-    """Writes a calibrated graph, with as many nodes in INT8 as leave enough of its answers.
-
-    Attributes:
-        rounded: Weights that are written instead of the nearest codes.
-    """
-
-    def __init__(
-        self,
-        held: held_out.HeldOut,
-        found: Calibrated,
-        options: Options,
-        context: StepContext,
-        fitted: Sequence[dict[str, Array]],
-    ) -> None:
-        self.held, self.found, self.options, self.context = held, found, options, context
-        self._fitted, self.rounded = fitted, found.kept.rounded
-
-    def write(self, path: Path) -> _Written:
-        """Write the graph."""
-        asked = self.options.min_sqnr_db is not None
-        if self.options.rounding == "gptq" and not self.rounded.codes:
-            self.rounded = self._rounded()
-        written = self._attempt(path, ())
-        if asked and self.options.rounding == "auto" and not self.rounded.codes and not self._enough(written):
-            self.rounded = self._rounded()
-            written = self._better(path, written)
-        return written if self._enough(written) else self._given_back(path, written)
-
-    def _enough(self, written: _Written) -> bool:
-        worst = fidelity.worst_of(written.noise_db)
-        return worst is None or worst[1] >= self.options.least_db
-
-    def _rounded(self) -> gptq.Rounded:
-        """Round the weights on samples that graphs are not compared on."""
-        found, options, context = self.found, self.options, self.context
-        every = ranges.first_samples(context, options.samples, options.batch_size)
-
-        def beyond() -> Iterator[dict[str, Array]]:
-            yield from itertools.islice(every(), _COMPARED_BATCHES, _COMPARED_BATCHES + _ROUNDED_BATCHES)
-
-        return gptq.rounded(
-            found.model,
-            found.chosen,
-            (lambda: iter(self._fitted)) if self._fitted else beyond,
-            per_channel=options.per_channel,
-            threads=context.threads,
-            progress=context.progress,
-        )
-
-    def _better(self, path: Path, nearest: _Written) -> _Written:
-        """Write the graph with rounded weights, and keep the nearest codes where those are as good."""
-        written = self._attempt(path, ())
-        before, after = fidelity.worst_of(nearest.noise_db), fidelity.worst_of(written.noise_db)
-        if before is not None and after is not None and after[1] <= before[1]:
-            self.rounded = gptq.Rounded()
-            graphs.save(nearest.quantized, path)
-            return nearest
-        logger.info("%s: weights are rounded by GPTQ for %g dB", self.context.component, self.options.least_db)
-        return written
-
-    def _given_back(self, path: Path, everything: _Written) -> _Written:
-        """Write the graph with some of its nodes in float."""
-        worst, least = fidelity.worst_of(everything.noise_db), self.options.least_db
-        assert worst is not None
-        fidelity.compare(self.held, path, asked_of(self.context).feeds, everything.quantized)  # is it the optimizer?
-        alone = giving_back.own_noise_db(
-            self.found.model,
-            everything.quantized,
-            everything.chosen.nodes,
-            self.held.batches[0],
-            threads=self.context.threads,
-        )
-        ranked = (
-            list(alone) if self.options.min_sqnr_db is None else giving_back.for_their_size(alone, self.found.model)
-        )
-        for nodes in giving_back.portions(ranked, len(everything.chosen.nodes)):
-            written = self._attempt(path, nodes)
-            if self._enough(written):
-                why = {node: f"{alone[node]:.1f} dB alone, and {worst[0]} came to {worst[1]:.1f} dB" for node in nodes}
-                told = f"left in float, since INT8 takes too much there: {', '.join(nodes)}"
-                if self.options.min_sqnr_db is not None:
-                    logger.info("%s: left in float for %g dB: %s", self.context.component, least, ", ".join(nodes))
-                    return replace(written, given_back=why)
-                logger.warning("%s: %s", self.context.component, told)
-                return replace(written, given_back=why, warnings=(told,))
-        raise fidelity.too_little_left(worst, self.context.component, list(alone.items())[:3], least=least)
-
-    def _attempt(self, path: Path, without: Sequence[str]) -> _Written:
-        """Write the graph without some nodes, and compare it."""
-        found, scheme = self.found, self.options
-        if without:
-            out = (*scheme.exclude, *map(glob.escape, without))
-            scheme = scheme.model_copy(update={"exclude": out})
-        chosen = selection.choose(found.model, scheme) if without else found.chosen
-        limits = {name: found.ranges[name] for name in chosen.tensors}
-        quantized = encode.write(
-            found.model, chosen, limits, encoding=self.context.encoding, scheme=scheme, weights=self.rounded
-        )
-        hand_back()
-        graphs.save(quantized, path)
-        noise = fidelity.noise_db(self.held, path, quantized)
-        hand_back()
-        return _Written(quantized, chosen, noise)
 
 
 def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> Calibrated:
@@ -364,7 +166,7 @@ def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> C
         settle.calibration(how.calibrator, options, context),
         total=total,
         progress=context.progress,
-        answers=0 if equalized else _COMPARED_BATCHES,
+        answers=0 if equalized else COMPARED_BATCHES,
     )
     limits = ranges.find(model, chosen.tensors, feeds, finding)
     kept = Found(maxima, limits.histograms, limits.answers)
@@ -385,7 +187,7 @@ def _recalled(artifact: Artifact, made: Artifact, options: Options, context: Ste
     symmetric = settle.calibration(how.calibrator, options, context).symmetric
     limits = before.ranges | {name: one.limits(symmetric=symmetric) for name, one in kept.histograms.items()}
     samples = facts.read(ranges.CalibratedOn, made).samples
-    return Calibrated(model, chosen, limits, samples, equalized, how, kept)
+    return Calibrated(model, chosen, limits, samples, equalized, how, kept, made)
 
 
 def _searched(options: Settings, how: settle.Choice) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from float_graphs import built, context_of, quantized
 from onnx import numpy_helper
 
 from mmdeploy.core.artifact import file_sha256
+from mmdeploy.core.contracts import Encoding
 from mmdeploy.core.facts import find
 from mmdeploy.core.target import Target
 from mmdeploy.quantize import dynamic, embeddings, graphs, static
@@ -116,3 +117,39 @@ def test_openvino_answers_the_same(artifact, tmp_path):
     wanted = ort.InferenceSession(made.path).run(None, {"ids": given})[0]
     compiled = openvino.Core().compile_model(str(made.path), "CPU")
     np.testing.assert_allclose(compiled({"ids": given})[0], wanted, atol=0.03 * np.abs(wanted).max())
+
+
+def written(artifact, first, folder, options):
+    return static.write(artifact, first, options, context_of(folder, {"ids": ids()}, encoding=Encoding.INT8_SYMMETRIC))
+
+
+@pytest.mark.parametrize("tables", ["auto", "int8", "float"])
+def test_tables_are_settled_once_for_all_encodings(artifact, tmp_path, monkeypatch, tables):
+    options = static.Options(calibrator="minmax", equalize=None, embeddings=tables)
+    first = static.run(artifact, options, context_of(tmp_path / "first", {"ids": ids()}))
+    anew = static.run(
+        artifact, options, context_of(tmp_path / "anew", {"ids": ids()}, encoding=Encoding.INT8_SYMMETRIC)
+    )
+    monkeypatch.setattr(embeddings, "settle", None if said(first).int8_tables else embeddings.settle)
+    again = written(artifact, first, tmp_path / "again", options)
+    assert said(again) == said(first)
+    assert again.sha256 == anew.sha256
+    assert again.metadata["sqnr_db"] == anew.metadata["sqnr_db"]
+
+
+def test_tables_that_leave_too_little_in_another_encoding_are_settled_there(artifact, tmp_path):
+    options = static.Options(calibrator="minmax", equalize=None, rounding="nearest")
+    first = static.run(artifact, options, context_of(tmp_path / "first", {"ids": ids()}))
+    with_tables = written(artifact, first, tmp_path / "with", options).metadata["sqnr_db"]["y"]
+    without = written(artifact, first, tmp_path / "without", options.model_copy(update={"embeddings": "float"}))
+    assert said(without).int8_tables == ("table",)  # what was settled is not asked again
+    floats = quantized(
+        artifact, tmp_path / "floats", {"ids": ids()}, encoding=Encoding.INT8_SYMMETRIC, calibrator="minmax",
+        embeddings="float",
+    )  # fmt: skip
+    left = floats.metadata["sqnr_db"]["y"]
+    assert with_tables < left
+    asked = options.model_copy(update={"min_sqnr_db": (with_tables + left) / 2})
+    settled = written(artifact, first, tmp_path / "settled", asked)
+    assert not said(settled).int8_tables
+    assert settled.sha256 == floats.sha256

@@ -130,6 +130,11 @@ OUTPUTS = StepKind(
     "outputs", preload=_WITH_MODEL, runs="mmdeploy.worker.original_outputs:record_original",
     code="mmdeploy.model.torch_model", requires=("torch", "numpy"),
 )  # fmt: skip
+#: What the FP32 exports write on the validation data.
+ANSWERS = StepKind(
+    "answers", runs="mmdeploy.worker.original_answers:record_answers", code="mmdeploy.worker.graph_chain",
+    requires=("onnxruntime", "numpy"),
+)  # fmt: skip
 ENGINE = StepKind("engine", engines.METHODS)
 #: The same engine from the FP32 original, to measure against.
 REFERENCE = StepKind("reference", engines.METHODS)
@@ -156,6 +161,7 @@ KINDS: Mapping[str, StepKind] = {
         QUANTIZE,
         SENSITIVITY,
         OUTPUTS,
+        ANSWERS,
         ENGINE,
         REFERENCE,
         SELECT,

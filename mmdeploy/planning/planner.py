@@ -4,7 +4,8 @@
 
 The chain of a component is prune → recover → train (quantization-aware) → export → quantize → engine, each only
 if the recipe asks for it. ``reference`` builds the same engine from the FP32 original to measure against, and
-``original/outputs`` records what the PyTorch model answers on the evaluation data.
+``original/outputs`` records what the PyTorch model answers on the evaluation data; ``original/answers`` what the FP32
+graphs do on the validation data, for all that is judged by it.
 
 Where it has to be measured what ships (``engine: auto``, or a compressed component that is not to be kept whatever
 it costs), the engines are ``<component>/candidate.<label>`` and ``<component>/engine`` is the choice between them. What
@@ -38,12 +39,12 @@ from mmdeploy.planning.chains import (
     variants,
 )
 from mmdeploy.planning.identities import Identities
-from mmdeploy.planning.kinds import ENGINE, EXPORT, OUTPUTS, QUANTIZE, REFERENCE, SAMPLES, SELECT, SENSITIVITY, TRAIN
+from mmdeploy.planning.kinds import ENGINE, EXPORT, QUANTIZE, REFERENCE, SAMPLES, SELECT, SENSITIVITY, TRAIN
 from mmdeploy.planning.planned_layout import add_single
+from mmdeploy.planning.planned_originals import PlannedOriginals
 from mmdeploy.planning.planned_sets import Extent, PlannedSets
 from mmdeploy.planning.planned_stand_ins import PlannedStandIns
 from mmdeploy.planning.steps import (
-    ORIGINAL,
     PROCESSOR,
     Contents,
     Fingerprints,
@@ -117,6 +118,7 @@ class _Planner:
         self.identities = Identities(recipe, fingerprints)
         self.sets = PlannedSets(recipe, self.identities, self.steps, contents, wanted)
         self.stand_ins = PlannedStandIns(recipe, self.identities, self.sets, self.steps)
+        self.originals = PlannedOriginals(recipe, self.identities, self.sets, self.stand_ins, self.steps)
 
     def copied(self, name: str) -> bool:
         """Give a component that is one with an earlier one the steps of that one, as far as there are any."""
@@ -198,19 +200,8 @@ class _Planner:
     def add_original(self) -> None:
         """Add the record of what the PyTorch model answers, for gates, and the stand-ins that are served."""
         self.stand_ins.add()
-        if not self.recipe.gates:
-            return
-        needs = (*self.sets.add({"evaluation"}), *self.stand_ins.add())
-        identity = {
-            **self.identities.model(*self.recipe.components),
-            "wiring": self.identities.wiring(*self.recipe.components),
-            **self.identities.subsets(),
-            **self.identities.cascade(),
-            **self.sets.inputs(needs, {"evaluation"}),
-            **self.identities.media("postprocess"),
-            **self.identities.made_by(OUTPUTS),
-        }
-        self._add(Step(ORIGINAL, "original", OUTPUTS.name, "torch", {}, needs, identity))
+        if self.recipe.gates:
+            self.originals.add_outputs()
 
     def _add_torch(self, name: str, section: TorchSection, before: tuple[str, ...]) -> None:
         kind, module = section.kind, section.module
@@ -311,7 +302,9 @@ class _Planner:
 
     def _add_select(self, name: str, found: list[PlannedCandidate]) -> None:
         rules = budgeted(self.recipe.automatic_engine(name) or MustPay(), self.recipe, name)
-        uses = self._around(name) if self.recipe.data.validation else {"shipped": self._upstream_shipped(name)}
+        around = self.recipe.data.validation is not None
+        scored = rules.max_drop is not None
+        uses = self._around(name, scored=scored) if around else {"shipped": self._upstream_shipped(name)}
         reads = {"calibration", "validation"}
         needs = (
             *(one.step for one in found), *used_by(uses), *self.sets.read(reads), *self.stand_ins.read(name, reads),
@@ -374,11 +367,12 @@ class _Planner:
             seen.add(self.steps[step_id].key)
             yield PlannedCandidate(called, step_id, variant.graph, options_json(variant.options), compressed=compressed)
 
-    def _around(self, name: str) -> dict[str, dict[str, str]]:
-        """Return the graphs that judging a component at the fused output takes, by role and component."""
+    def _around(self, name: str, *, scored: bool = True) -> dict[str, dict[str, str]]:
+        """Return what judging a component at the fused output takes, by role and component."""
         return {
             "shipped": self._upstream_shipped(name),
-            "original": {other: original_graph(self.recipe, other) for other in self.recipe.components},
+            "original": self.originals.graphs(),
+            **(self.originals.answers() if scored else {}),
         }
 
     def _upstream_shipped(self, name: str) -> dict[str, str]:

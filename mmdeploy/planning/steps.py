@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 #: What is to be made of a recipe.
 Goal = Literal["build", "sensitivity", "debug"]
 ORIGINAL = "original/outputs"
+ORIGINAL_ANSWERS = "original/answers"
 #: What takes the place of the embeddings of inputs that are missing.
 STAND_INS = "original/stand_ins"
 #: Calibration samples that the mean of embeddings is taken over.

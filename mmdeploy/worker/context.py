@@ -33,6 +33,7 @@ from mmdeploy.worker.feeds import calibration, sample_set
 from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Validation
 from mmdeploy.worker.missing_training import MissingInTraining
 from mmdeploy.worker.modalities import Modalities
+from mmdeploy.worker.original_answers import recorded_answers
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.training_setup import HeldOut, RecipeTrainingSetup
 
@@ -122,7 +123,13 @@ def _fused(task: Task) -> FusedOutput | None:
     )
     samples = Validation(validation.feeds(), validation.labels, source=validation.reference)
     return FusedEnsemble(
-        recipe, task.step.component, graphs, samples, threads=task.threads, modalities=Modalities.of(task)
+        recipe,
+        task.step.component,
+        graphs,
+        samples,
+        threads=task.threads,
+        modalities=Modalities.of(task),
+        known=recorded_answers(task),
     )
 
 

@@ -5,15 +5,11 @@ component is run through the graphs that ship, what follows it, and what joins i
 Everything that does not depend on the candidate is computed once and kept, so that a score costs the candidate and what
 follows it. A component that is given stand-ins where inputs are missing is scored on samples of which every second
 lacks what a subset of the modalities leaves out, as in its calibration.
-
-Tensors are kept in memory while they are small, and in unnamed memory-mapped files otherwise.
 """
 
 from __future__ import annotations
 
-import functools
-import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +17,7 @@ from typing import TYPE_CHECKING
 from mmdeploy.core.contracts import Array, FusedScore, Runner
 from mmdeploy.core.errors import DataError, EngineError, InferenceError
 from mmdeploy.core.labels import Labels
-from mmdeploy.core.samples import Gathered, Samples, picked
-from mmdeploy.core.sessions import SessionRunner, open_session
+from mmdeploy.core.samples import Samples, picked
 from mmdeploy.planning.chains import fed_outputs, yardstick
 from mmdeploy.recipe.modalities import sees_stand_ins
 from mmdeploy.recipe.sharing import above, below, callers
@@ -30,6 +25,7 @@ from mmdeploy.recipe.wiring import topological_order, upstream
 from mmdeploy.scoring import closeness, ragged
 from mmdeploy.scoring.scored import Scored
 from mmdeploy.scoring.task_metric import TaskMetric, open_metric
+from mmdeploy.worker.graph_chain import BATCH, GraphChain
 from mmdeploy.worker.modalities import PRESENT, Modalities
 
 if TYPE_CHECKING:
@@ -38,11 +34,6 @@ if TYPE_CHECKING:
 
     from mmdeploy.recipe.schema import Recipe
     from mmdeploy.scoring.metrics import FloatArray
-
-#: Samples that pass through a component at once.
-_BATCH = 32
-#: Tensors larger than this are kept in files.
-_IN_MEMORY_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -85,6 +76,7 @@ class FusedEnsemble:
         *,
         threads: int = 1,
         modalities: Modalities | None = None,
+        known: Mapping[str, Array] | None = None,
     ) -> None:
         """Take the ensemble apart; nothing is run before the first score.
 
@@ -95,6 +87,7 @@ class FusedEnsemble:
             samples: The validation split.
             threads: Of each session.
             modalities: What stands in for inputs that samples lack; needed where they may.
+            known: What the FP32 exports write on these samples, as far as that has been recorded.
 
         Raises:
             DataError: If the validation split has no labels, or the output scored does not depend on the component.
@@ -109,7 +102,8 @@ class FusedEnsemble:
         stand_ins_seen = any(sees_stand_ins(recipe, name) for name in callers(recipe.components, component))
         self._feeds = self._modalities.marked(Samples.of(samples.feeds), in_turns=stand_ins_seen)
         self._labels = samples.labels
-        self._parameters = {"intra_op_thread_count": str(threads)}
+        self._chain = GraphChain(recipe, self._modalities, threads=threads)
+        self._known = {} if stand_ins_seen else known or {}
         self._metric = open_metric(yardstick(recipe, component).metric, recipe.root)
         self._outputs = self._metric.outputs
         if not fed_outputs(recipe, component) & {*self._outputs}:
@@ -162,7 +156,7 @@ class FusedEnsemble:
         if self._begins_alike:
             return self.original()
         tensors = Samples(self._fixed())
-        return self._scored(self._answers_with(self._exported(self._component), tensors, _BATCH), slice(None))
+        return self._scored(self._answers_with(self._exported(self._component), tensors, BATCH), slice(None))
 
     def score(self, graph: Path | Runner, part: slice | None = None) -> FusedScore:
         """Score a graph in the component's place, on all samples or a slice of them.
@@ -182,9 +176,9 @@ class FusedEnsemble:
         tensors = Samples(self._fixed()).select(chosen)
         if not isinstance(graph, Path):
             return self._scored(self._answers_with(graph, tensors, self._largest_batch), chosen)
-        candidate = self._opened(graph)
+        candidate = self._chain.opened(graph)
         try:
-            return self._scored(self._answers_with(candidate, tensors, _BATCH), chosen)
+            return self._scored(self._answers_with(candidate, tensors, BATCH), chosen)
         except InferenceError as error:
             raise EngineError(error.message, hint=error.hint) from error
         finally:
@@ -192,12 +186,12 @@ class FusedEnsemble:
 
     def _answers_with(self, candidate: Runner, tensors: Samples, batch_size: int) -> dict[str, Array]:
         runners = dict.fromkeys(self._callers, candidate) | {name: self._exported(name) for name in self._after}
-        return self._through(runners, tensors, keep=self._outputs, batch_size=batch_size)
+        return self._chain.through(runners, tensors, keep=self._outputs, batch_size=batch_size)
 
     @property
     def _largest_batch(self) -> int:
         """What an engine may be asked at once."""
-        return min(_BATCH, max(1, self._recipe.components[self._component].serving.max_batch_size))
+        return min(BATCH, max(1, self._recipe.components[self._component].serving.max_batch_size))
 
     def _scored(self, answers: Mapping[str, Array], part: slice) -> FusedScore:
         import numpy as np
@@ -212,13 +206,15 @@ class FusedEnsemble:
         return FusedScore(metric, per_sample, sqnr_db, cosine, len(labels))
 
     def _original_answers(self) -> dict[str, Array]:
+        if self._originals is None and {*self._outputs} <= {*self._known}:
+            self._originals = {name: self._known[name] for name in self._outputs}
         if self._originals is None:
             if self._begins_alike:  # it is computed anyway
                 rest, tensors = (*self._callers, *self._after), Samples(self._fixed())
             else:
                 rest, tensors = topological_order(self._recipe.components), self._feeds
             runners = {name: self._exported(name) for name in rest}
-            self._originals = self._through(runners, tensors, keep=self._outputs)
+            self._originals = self._chain.through(runners, tensors, keep=self._outputs)
         return self._originals
 
     @property
@@ -229,66 +225,35 @@ class FusedEnsemble:
     def _fixed(self) -> dict[str, Array]:
         """Return what the component and its followers read and no candidate changes, over all samples."""
         if self._around is None:
-            runners = {
-                name: self._opened(self._graphs.shipped[name]) if name in self._before else self._exported(name)
-                for name in topological_order(self._recipe.components)
-                if name not in {*self._callers, *below(self._recipe.components, self._component)}
-            }
             readers = (*self._callers, *self._after)
             read = {wire.tensor for name in readers for wire in self._recipe.components[name].inputs.values()}
             written = {wire.tensor for name in readers for wire in self._recipe.components[name].outputs.values()}
-            self._around = self._through(
-                runners, self._feeds, keep=sorted({*read, *self._outputs, *self._marks} - written)
-            )
+            keep = sorted({*read, *self._outputs, *self._marks} - written)
+            there = {**self._feeds, **(self._known if self._begins_alike else {})}
+            if {*keep} <= {*there}:
+                self._around = {name: there[name] for name in keep}
+            else:
+                self._around = self._chain.through(self._beside(), self._feeds, keep=keep)
         return self._around
 
-    def _through(
-        self,
-        runners: Mapping[str, Runner],
-        tensors: Samples,
-        *,
-        keep: Sequence[str],
-        batch_size: int = _BATCH,
-    ) -> dict[str, Array]:
-        """Run samples through components in order, a batch at a time; return the columns to keep."""
-        known = {name: tensors[name] for name in keep if name in tensors}
-        made = {name: Gathered(tensors.count, _room) for name in keep if name not in known}
-        for rows in tensors.batches(batch_size) if made else ():
-            batch = tensors.take(rows)
-            batch = self._modalities.through(functools.partial(self._run, runners), batch)
-            for name, gathered in made.items():
-                gathered.put(rows, batch[name])
-        return known | {name: gathered.column() for name, gathered in made.items()}
-
-    def _run(
-        self, runners: Mapping[str, Runner], batch: dict[str, Array], without: Collection[str]
-    ) -> dict[str, Array]:
-        for component, runner in runners.items():
-            if component not in without:
-                batch |= self._answers(component, runner, batch)
-        return batch
+    def _beside(self) -> dict[str, Runner]:
+        """Open what does not depend on the component, in order: what ships upstream, and the exports elsewhere."""
+        return {
+            name: self._chain.opened(self._graphs.shipped[name]) if name in self._before else self._exported(name)
+            for name in topological_order(self._recipe.components)
+            if name not in {*self._callers, *below(self._recipe.components, self._component)}
+        }
 
     @property
     def _marks(self) -> tuple[str, ...]:
         """The column that says which inputs samples have, where they may lack any."""
         return (PRESENT,) if PRESENT in self._feeds else ()
 
-    def _answers(self, component: str, runner: Runner, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        wires = self._recipe.components[component]
-        try:
-            answers = runner.infer({name: tensors[wire.tensor] for name, wire in wires.inputs.items()})
-        except InferenceError as error:
-            raise InferenceError(f"{component}, run on validation samples: {error.message}", hint=error.hint) from error
-        return {wire.tensor: answers[name] for name, wire in wires.outputs.items()}
-
     def _exported(self, component: str) -> Runner:
         path = self._graphs.exported[component]
         if path not in self._runners:
-            self._runners[path] = self._opened(path)
+            self._runners[path] = self._chain.opened(path)
         return self._runners[path]
-
-    def _opened(self, path: Path) -> Runner:
-        return SessionRunner(open_session(path, self._parameters))
 
 
 def _followers(recipe: Recipe, component: str, outputs: Sequence[str]) -> tuple[str, ...]:
@@ -318,14 +283,3 @@ def _metric_with(broken: npt.NDArray[np.bool_], found: Scored, metric: TaskMetri
         return metric.worst, None
     per_sample = np.where(broken, metric.worst, found.per_unit)
     return float(per_sample.mean()), per_sample
-
-
-def _room(samples: int, like: Array) -> Array:
-    """Return an array for all samples of a tensor of which a batch is given; a large one lies in an unnamed file."""
-    import numpy as np
-
-    shape = (samples, *like.shape[1:])
-    if like.nbytes // max(1, len(like)) * samples <= _IN_MEMORY_BYTES:
-        return np.empty(shape, like.dtype)
-    with tempfile.TemporaryFile(prefix="mmdeploy-fused-") as file:  # the mapping keeps it after it is closed
-        return np.memmap(file, like.dtype, "w+", shape=shape)

@@ -265,14 +265,33 @@ def test_components_that_are_judged_in_the_same_surroundings_share_no_result(sec
 def test_sensitivity_is_measured_in_the_original_ensemble_and_each_component_has_its_own() -> None:
     recipe = load_recipe(TINY, [*VALIDATED, "components.left.quantize={method: auto}"])
     plan = make_plan(recipe, fixed_fingerprints(), "sensitivity")
-    assert {step.kind for step in plan.steps} == {"samples", "export", "sensitivity"}
-    assert len({step.key for step in plan.steps}) == len(plan.steps) == 6 + 3
-    sets = {"data/calibration", "data/validation"}
-    assert set(plan.step("fusion/sensitivity").needs) == {"fusion/export", "left/export", "right/export"} | sets
+    assert {step.kind for step in plan.steps} == {"samples", "export", "answers", "sensitivity"}
+    assert len({step.key for step in plan.steps}) == len(plan.steps) == 6 + 1 + 3
+    others = {"data/calibration", "data/validation", "original/answers"}
+    assert set(plan.step("fusion/sensitivity").needs) == {"fusion/export", "left/export", "right/export"} | others
     assert [step.id for step in plan.upto("right/sensitivity").steps] == [
         "data/calibration", "data/evaluation", "data/validation",
-        "left/export", "right/export", "fusion/export", "right/sensitivity",
+        "left/export", "right/export", "fusion/export", "original/answers", "right/sensitivity",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "recorded"),
+    [
+        (["components.left.quantize={method: auto}"], True),
+        (["components.left.engine={method: auto, max_drop: 0.01}"], True),
+        (["components.left.quantize={method: static}"], False),
+    ],
+)
+def test_the_fp32_graphs_answer_the_validation_split_once_where_something_is_scored(overrides, recorded) -> None:
+    plan = plan_of(*VALIDATED, *overrides)
+    assert any(step.id == "original/answers" for step in plan.steps) == recorded
+    if recorded:
+        exports = {f"{name}/export" for name in ("left", "right", "fusion")}
+        assert set(plan.step("original/answers").needs) == exports | {"data/validation"}
+        assert not plan.step("original/answers").exclusive
+        assert "original/answers" in changed(plan, plan_of(*VALIDATED, *overrides, "components.fusion.export.opset=19"))
+        assert "original/answers" not in changed(plan, plan_of(*VALIDATED, *overrides, "gates.1.metric=f1_macro"))
 
 
 def test_what_a_search_is_judged_by_is_part_of_its_key() -> None:

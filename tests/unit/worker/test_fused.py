@@ -11,10 +11,13 @@ from fused_samples import RECIPE, exported, noisy_labels, original_answers, samp
 from onnx import numpy_helper
 
 from mmdeploy.core.errors import DataError, EngineError
+from mmdeploy.core.samples import Samples
 from mmdeploy.core.sessions import SessionRunner, open_session
 from mmdeploy.recipe.loader import load_recipe
-from mmdeploy.worker import fused_output
+from mmdeploy.worker import graph_chain
 from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Validation
+from mmdeploy.worker.graph_chain import GraphChain
+from mmdeploy.worker.modalities import Modalities
 
 WRONG = 7
 
@@ -31,10 +34,10 @@ def ensemble(tmp_path_factory):
     )
 
 
-def judged(ensemble, component, *, shipped=None, labels=None):
+def judged(ensemble, component, *, shipped=None, labels=None, known=None):
     graphs = Graphs(shipped=ensemble.graphs | (shipped or {}), exported=ensemble.graphs)
     labels = ensemble.labels if labels is None else labels
-    return FusedEnsemble(ensemble.recipe, component, graphs, Validation(ensemble.feeds, labels))
+    return FusedEnsemble(ensemble.recipe, component, graphs, Validation(ensemble.feeds, labels), known=known)
 
 
 def changed(graph: Path, target: Path, change) -> Path:
@@ -114,6 +117,30 @@ def test_the_unchanged_component_scores_as_its_export_behind_what_ships(ensemble
     assert (unchanged.sqnr_db == np.inf) == (component == "left" or not shipped)
 
 
+@pytest.mark.parametrize("shipped", [{}, {"left": np.zeros_like}])
+@pytest.mark.parametrize("component", ["left", "right", "fusion"])
+def test_what_the_exports_write_is_not_computed_again(ensemble, tmp_path, monkeypatch, component, shipped):
+    upstream = {name: changed(ensemble.graphs[name], tmp_path / f"{name}.onnx", how) for name, how in shipped.items()}
+    worse = changed(ensemble.graphs[component], tmp_path / "worse.onnx", lambda array: np.round(array * 2) / 2)
+    chain = GraphChain(ensemble.recipe, Modalities(ensemble.recipe, {}), threads=1)
+    runners = {name: chain.opened(path) for name, path in ensemble.graphs.items()}
+    written = [wire.tensor for part in ensemble.recipe.components.values() for wire in part.outputs.values()]
+    known = chain.through(runners, Samples.of(ensemble.feeds), keep=written)
+    plain = judged(ensemble, component, shipped=upstream)
+    opened, opens = [], GraphChain.opened
+    monkeypatch.setattr(GraphChain, "opened", lambda self, path: opened.append(path) or opens(self, path))
+    judge = judged(ensemble, component, shipped=upstream, known=known)
+    found = [judge.original(), judge.score(worse)]
+    for one, other in zip(found, [plain.original(), plain.score(worse)], strict=True):
+        assert one.per_sample.tolist() == other.per_sample.tolist()
+        assert (one.metric, one.sqnr_db) == (other.metric, other.sqnr_db)
+    opened = opened[: opened.index(worse)]  # what the plain one opens comes behind
+    if component != "fusion" or not shipped:
+        assert opened == []
+    else:
+        assert opened == [upstream["left"], ensemble.graphs["right"]]  # what ships differs, so the exports do not do
+
+
 def test_samples_that_are_not_finite_are_wrong_ones(ensemble, tmp_path):
     graph = changed(ensemble.graphs["left"], tmp_path / "left.onnx", lambda array: np.full_like(array, np.nan))
     score = judged(ensemble, "left").score(graph)
@@ -121,7 +148,7 @@ def test_samples_that_are_not_finite_are_wrong_ones(ensemble, tmp_path):
 
 
 def test_large_tensors_are_kept_in_files(ensemble, monkeypatch):
-    monkeypatch.setattr(fused_output, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(graph_chain, "IN_MEMORY_BYTES", 0)
     judge = judged(ensemble, "fusion")
     assert judge.score(ensemble.graphs["fusion"]).metric == 1 - WRONG / 96
     assert all(isinstance(array, np.memmap) for array in judge._fixed().values())

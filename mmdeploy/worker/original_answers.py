@@ -1,0 +1,72 @@
+"""The ``original/answers`` step: what the FP32 exports write on the validation split.
+
+Whatever is judged at the fused output is held against it, and fed with it where nothing that ships differs: it is
+computed once for all components, beside other steps. Tensors that are large, or not alike from sample to sample, are
+left out; who needs one of them computes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmdeploy.core.artifact import Array, Artifact, file_sha256
+from mmdeploy.core.contracts import Progress
+from mmdeploy.core.samples import Samples, is_ragged, is_text
+from mmdeploy.data.columns import load_column, save_column
+from mmdeploy.engines.built_from import graph_path
+from mmdeploy.planning.steps import DATA_SETS
+from mmdeploy.recipe.wiring import topological_order
+from mmdeploy.worker.feeds import sample_set
+from mmdeploy.worker.graph_chain import IN_MEMORY_BYTES, GraphChain
+from mmdeploy.worker.modalities import Modalities
+from mmdeploy.worker.task import Task
+
+
+def record_answers(task: Task, workdir: Path, progress: Progress) -> Artifact:
+    """Write down what the FP32 exports write: one ``.npy`` a tensor, and an index."""
+    recipe, samples = task.recipe, sample_set(task, "validation")
+    assert samples is not None
+    progress(0, samples.count, "validation samples through the FP32 graphs")
+    chain = GraphChain(recipe, Modalities.of(task), threads=task.threads)
+    exported = task.step.uses["original"]
+    runners = {
+        name: chain.opened(graph_path(task.artifacts[exported[name]])) for name in topological_order(recipe.components)
+    }
+    feeds = Samples.of(samples.feeds())
+    written = [wire.tensor for part in recipe.components.values() for wire in part.outputs.values()]
+    first = chain.through(runners, feeds.select(slice(0, 1)), keep=written) if samples.count else {}
+    small = [name for name, column in first.items() if _is_small(column, samples.count)]
+    columns = chain.through(runners, feeds, keep=small)
+    index = {
+        name: save_column(workdir, f"tensor-{number}", column)
+        for number, (name, column) in enumerate(columns.items())
+        if not is_ragged(column)
+    }
+    progress(samples.count, samples.count, "validation samples through the FP32 graphs")
+    path = workdir / "index.json"
+    path.write_text(json.dumps(index, indent=1), encoding="utf-8")
+    return Artifact(
+        format="reference",
+        path=path,
+        sha256=file_sha256(path),
+        inputs=task.artifacts[DATA_SETS["validation"]].inputs,
+        outputs=(),
+        produced_by="onnxruntime",
+        metadata={"samples": samples.count},
+    )
+
+
+def recorded_answers(task: Task) -> Mapping[str, Array]:
+    """Return what was written down, columns by ensemble tensor; nothing for a step that is not to use it."""
+    step_id = next(iter(task.step.uses.get("answers", {}).values()), None)
+    if step_id is None:
+        return {}
+    path = task.artifacts[step_id].path
+    index = json.loads(path.read_text(encoding="utf-8"))
+    return {name: load_column(path.parent, entry) for name, entry in index.items()}
+
+
+def _is_small(first: Array, samples: int) -> bool:
+    return not is_text(first) and not is_ragged(first) and first.nbytes * samples <= IN_MEMORY_BYTES

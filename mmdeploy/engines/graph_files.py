@@ -11,6 +11,8 @@ from mmdeploy.core.errors import EngineError
 
 #: Protobuf refuses messages of 2 GiB; what comes near keeps its weights in the data file.
 INLINE_LIMIT_BYTES = 1_800_000_000
+#: What steps keep beside a graph that is no part of it.
+_NOTES = (".json", ".npz")
 
 
 def load_graph(path: Path, *, weights: bool = True) -> Any:
@@ -62,8 +64,7 @@ def copy_graph(source: Path, destination: Path) -> None:
     import onnx
     from onnx.external_data_helper import uses_external_data
 
-    skeleton = load_graph(source, weights=False)
-    if not any(uses_external_data(tensor) for tensor in _tensors(skeleton)):
+    if _stands_alone(source) or not any(map(uses_external_data, _tensors(load_graph(source, weights=False)))):
         shutil.copyfile(source, destination)
         return
     onnx.save(
@@ -73,6 +74,11 @@ def copy_graph(source: Path, destination: Path) -> None:
         all_tensors_to_one_file=True,
         location=f"{destination.name}.data",  # without shapes and axes: ONNX Runtime wants those in the graph
     )
+
+
+def _stands_alone(graph: Path) -> bool:
+    """Say whether no file beside a graph, or below, could hold weights of it: it need not be read to know."""
+    return not any(path.is_file() and path != graph and path.suffix not in _NOTES for path in graph.parent.rglob("*"))
 
 
 def _tensors(model: Any) -> list[Any]:

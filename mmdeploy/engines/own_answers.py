@@ -24,7 +24,7 @@ _SAMPLES_AT_A_LENGTH = 2
 _ENDS = (0, -1)
 #: Answers beyond it are not kept.
 _MOST_BYTES = 16 * 2**20
-_QUESTION = "question"
+_QUESTION, _QUANTIZED = "question", "quantized"
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,19 @@ class Asked:
 
     feeds: Sequence[Mapping[str, Array]]
     lengths: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is known of a graph.
+
+    Attributes:
+        answers: What it answers as it is written, a batch each.
+        quantized: Whether it computes anything in INT8.
+    """
+
+    answers: Sequence[Mapping[str, Array]]
+    quantized: bool
 
 
 def asked_of(context: StepContext, largest: int | None = None) -> Asked:
@@ -71,17 +84,28 @@ def answers_of(graph: Path, feeds: Sequence[Mapping[str, Array]], *, threads: in
         session.close()
 
 
-def keep(graph: Path, feeds: Sequence[Mapping[str, Array]], answers: Sequence[Mapping[str, Array]]) -> None:
-    """Write beside a graph, which is not changed any more, what it answers as it is written; unless that is a lot."""
+def keep(
+    graph: Path, feeds: Sequence[Mapping[str, Array]], answers: Sequence[Mapping[str, Array]], *, quantized: bool
+) -> None:
+    """Write beside a graph, which is not changed any more, what it answers as it is written; unless that is a lot.
+
+    Args:
+        graph: Its file.
+        feeds: What it was asked.
+        answers: What it answered.
+        quantized: Whether it computes anything in INT8.
+    """
     import numpy as np
 
     if sum(array.nbytes for answer in answers for array in answer.values()) > _MOST_BYTES:
         return
     arrays = {f"{place}/{name}": array for place, answer in enumerate(answers) for name, array in answer.items()}
-    np.savez(graph.with_name(FILENAME), **{_QUESTION: np.array(_digest(feeds))}, **arrays)
+    np.savez(
+        graph.with_name(FILENAME), **{_QUESTION: np.array(_digest(feeds)), _QUANTIZED: np.array(quantized)}, **arrays
+    )
 
 
-def kept(graph: Path, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]] | None:
+def kept(graph: Path, feeds: Sequence[Mapping[str, Array]]) -> Kept | None:
     """Return what `keep` wrote beside a graph, if it was asked the same, of the same ONNX Runtime; None otherwise."""
     import numpy as np
 
@@ -96,7 +120,7 @@ def kept(graph: Path, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Ar
             place, _, name = key.partition("/")
             if name:
                 answers[int(place)][name] = file[key]
-    return answers
+        return Kept(answers, bool(file[_QUANTIZED]))
 
 
 def _digest(feeds: Sequence[Mapping[str, Array]]) -> str:

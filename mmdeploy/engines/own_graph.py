@@ -78,18 +78,12 @@ class Question:
         sizes = " and ".join(dict.fromkeys(str(_size(feed)) for feed in self.feeds))
         return f"its graph as written, in ONNX Runtime, at batch {sizes}{self.lengths}"
 
-    def expected(self, graph: Path, same_as: Path | None = None) -> Expectation:
-        """Return what a graph as it is written answers.
+    def expected(self, graph: Path) -> Expectation:
+        """Ask a graph as it is written."""
+        return self.expectation(own_answers.answers_of(graph, self.feeds, threads=self.threads))
 
-        Args:
-            graph: The graph.
-            same_as: The one that it is a copy of, where it is: what is kept beside that need not be asked.
-        """
-        answers = own_answers.kept(same_as, self.feeds) if same_as is not None else None
-        if answers is None:
-            answers = own_answers.answers_of(graph, self.feeds, threads=self.threads)
-        else:
-            logger.info("what the graph answers as it is written is known from the step that wrote it")
+    def expectation(self, answers: Sequence[Mapping[str, Array]]) -> Expectation:
+        """Return what an engine should answer, from what its graph does."""
         powers = {name: power(array) for name, array in answers[0].items() if array.dtype.kind == "f"}
         return Expectation(self, answers, Expected(self.exact_db, self.quantized, self.noise_db, powers))
 
@@ -120,20 +114,33 @@ class Expectation:
 
 
 def question(
-    artifact: Artifact, graph: Any, context: StepContext, *, exact_db: float = EXACT_DB, largest: int | None = None
-) -> Question:
-    """Return what is asked of an engine that is built from an artifact.
+    artifact: Artifact,
+    graph: Path,
+    context: StepContext,
+    *,
+    exact_db: float = EXACT_DB,
+    largest: int | None = None,
+    is_same: bool,
+) -> tuple[Question, Expectation]:
+    """Return what is asked of an engine that is built from an artifact, and what it should answer.
 
     Args:
         artifact: The graph, with what quantization says of it.
-        graph: Its ``onnx.ModelProto``; weights need not be there.
+        graph: The engine's own, which it should answer as.
         context: Of the step.
         exact_db: SQNR that is wanted of a graph in floating point.
         largest: Largest batch that the engine takes; that of the context where it is not given.
+        is_same: Whether that is a copy of the artifact's: what is kept beside that one need not be asked.
     """
     asked, noise = own_answers.asked_of(context, largest), facts.find(Noise, artifact.metadata)
+    known = own_answers.kept(artifact.path, asked.feeds) if is_same else None
+    quantized = is_quantized(load_graph(graph, weights=False)) if known is None else known.quantized
     noise_db = noise.sqnr_db if noise else {}
-    return Question(asked.feeds, context.threads, is_quantized(graph), noise_db, exact_db, asked.lengths)
+    found = Question(asked.feeds, context.threads, quantized, noise_db, exact_db, asked.lengths)
+    if known is None:
+        return found, found.expected(graph)
+    logger.info("what the graph answers as it is written is known from the step that wrote it")
+    return found, found.expectation(known.answers)
 
 
 def settle(
@@ -162,8 +169,8 @@ def settle(
     runner = build(graph)
     if not context.settles:
         return runner, OwnGraph("not compared: it was to be taken as it is")
-    asked = question(artifact, load_graph(graph, weights=False), context, exact_db=exact_db)
-    apart = asked.expected(graph, artifact.path).apart(runner)
+    asked, wanted = question(artifact, graph, context, exact_db=exact_db, is_same=True)
+    apart = wanted.apart(runner)
     if apart is None:
         return runner, OwnGraph(asked.said)
     refusal = EngineError(
@@ -210,9 +217,9 @@ def judge(
     if not context.settles:
         return built
     graph = graph_path(built)
-    asked = question(source, load_graph(graph, weights=False), context, exact_db=exact_db, largest=largest)
-    same_as = source.path if file_sha256(graph) == source.sha256 else None  # some engines change theirs
-    wanted, runner = asked.expected(graph, same_as), load()
+    is_same = file_sha256(graph) == source.sha256  # some engines change theirs
+    asked, wanted = question(source, graph, context, exact_db=exact_db, largest=largest, is_same=is_same)
+    runner = load()
     try:
         apart = wanted.apart(runner)
     finally:

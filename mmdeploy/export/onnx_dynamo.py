@@ -40,6 +40,7 @@ from mmdeploy.core.facts import as_metadata
 from mmdeploy.core.sessions import AS_WRITTEN, SessionRunner, open_session, specs
 from mmdeploy.core.sizes import Size
 from mmdeploy.engines import own_answers
+from mmdeploy.engines.int8_forms import is_quantized
 from mmdeploy.export import demands, lengths, naming, needed_positions, parity, simplify, single_precision, trace
 from mmdeploy.model import costs
 from mmdeploy.model.torch_component import ComponentFacts, component_facts, load_component
@@ -200,7 +201,7 @@ def _written(
             rtol=options.rtol,
         )
         runner, asked = SessionRunner(session), own_answers.asked_of(context).feeds
-        own_answers.keep(path, asked, [runner.infer(feed) for feed in asked])
+        own_answers.keep(path, asked, [runner.infer(feed) for feed in asked], quantized=is_quantized(graph))
         return _Written(graph, session, at_batches | at_lengths, sizes)
 
     narrow = _without_doubles(exported.proto)

@@ -75,7 +75,7 @@ def compare(held: HeldOut, quantized: Path, feeds: Sequence[Mapping[str, Array]]
     expected = Expected(quantized=True, noise_db=noise, power={name: power(reference[name]) for name in noise})
     optimized = answers(quantized, feeds, held.parameters)
     written = answers(quantized, feeds, held.parameters, level=AS_WRITTEN)
-    own_answers.keep(quantized, feeds, written)
+    own_answers.keep(quantized, feeds, written, quantized=True)
     return Likeness(
         sqnr_db=noise,
         cosine={name: cosine(reference[name], given[name]) for name in given},

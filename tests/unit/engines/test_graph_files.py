@@ -40,6 +40,28 @@ def test_a_copy_loads_from_a_folder_of_its_own(outside: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(answer(copy), expected)
 
 
+@pytest.mark.parametrize("location", ["weights.bin", "parts/w"])
+def test_a_copy_has_weights_that_lie_in_a_file_of_another_name(outside: Path, tmp_path: Path, location: str) -> None:
+    model, source = graph_files.load_graph(outside), tmp_path / "named" / "model.onnx"
+    (source.parent / location).parent.mkdir(parents=True)
+    onnx.save(model, source, save_as_external_data=True, location=location)
+    copy = tmp_path / "copy" / "model.onnx"
+    copy.parent.mkdir()
+    graph_files.copy_graph(source, copy)
+    np.testing.assert_array_equal(answer(copy), answer(outside))
+
+
+def test_a_graph_beside_notes_alone_is_not_read_to_be_copied(outside: Path, tmp_path: Path, monkeypatch) -> None:
+    model, source = graph_files.load_graph(outside), tmp_path / "whole" / "model.onnx"
+    source.parent.mkdir()
+    onnx.save(model, source)
+    for note in ("artifact.json", "own-answers.npz"):
+        (source.parent / note).write_text("{}")
+    monkeypatch.setattr(graph_files, "load_graph", None)
+    graph_files.copy_graph(source, tmp_path / "copied.onnx")
+    assert (tmp_path / "copied.onnx").read_bytes() == source.read_bytes()
+
+
 def test_a_graph_near_protobufs_limit_is_saved_with_its_weights_outside(
     outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,19 +21,22 @@ def source(make_onnx):
     return make_onnx(GRAPH)
 
 
-def kept_beside(source, context, change=lambda name, array: array):
+def kept_beside(source, context, change=lambda name, array: array, *, quantized=False):
     """Keep what the graph answers to what its engines are asked, changed or not."""
     feeds = own_answers.asked_of(context).feeds
     answers = own_answers.answers_of(source.path, feeds, threads=1)
-    own_answers.keep(source.path, feeds, [{n: change(n, array) for n, array in one.items()} for one in answers])
+    own_answers.keep(
+        source.path, feeds, [{n: change(n, array) for n, array in one.items()} for one in answers], quantized=quantized
+    )
     return feeds, answers
 
 
 def test_what_is_kept_is_what_the_graph_answers_as_it_is_written(source, make_context):
     feeds, answers = kept_beside(source, make_context(source))
+    assert own_answers.kept(source.path, feeds).quantized is False
     assert [len(feed["x"]) for feed in feeds] == [4, 1]
     written = SessionRunner(open_session(source.path, {}, graph_level=AS_WRITTEN))
-    for feed, kept, found in zip(feeds, own_answers.kept(source.path, feeds), answers, strict=True):
+    for feed, kept, found in zip(feeds, own_answers.kept(source.path, feeds).answers, answers, strict=True):
         for name, wanted in written.infer(feed).items():
             assert kept[name].dtype == wanted.dtype
             np.testing.assert_array_equal(kept[name], wanted)
@@ -93,3 +96,12 @@ def test_a_graph_that_is_not_the_one_they_are_beside_is_asked(source, make_conte
     built = replace(built, sha256=file_sha256(built.path))
     judged = own_graph.judge(built, source, context, lambda: ort_engine.load(built, ort_engine.Options()))
     assert "its graph as written" in str(judged.metadata["compared"])
+
+
+def test_of_a_graph_that_is_known_it_is_known_whether_it_is_in_int8(source, make_context, monkeypatch):
+    context = make_context(source)
+    for quantized in (True, False):
+        kept_beside(source, context, quantized=quantized)
+        monkeypatch.setattr(own_graph, "load_graph", None)
+        asked, _ = own_graph.question(source, source.path, context, is_same=True)
+        assert asked.quantized == quantized

@@ -27,6 +27,7 @@ from mmdeploy.plugins.registry import Registry
 from mmdeploy.recipe.declared import Section
 from mmdeploy.recipe.schema import Component, Recipe
 from mmdeploy.recipe.wiring import upstream
+from mmdeploy.recipe.yaml_tree import text_of
 from mmdeploy.scoring.findings import PlainSection
 
 if TYPE_CHECKING:
@@ -170,7 +171,6 @@ def _in_order(schema: type[Section], fields: Mapping[str, Any]) -> dict[str, Any
 
 
 def _text(recipe: Recipe, components: Mapping[str, PlainComponent], path: Path, comments: Iterable[str]) -> str:
-    import yaml
 
     fields = recipe.model_dump(mode="json", exclude_unset=True, exclude={"components"})
     fields["folder"] = os.path.relpath(recipe.root.resolve(), path.parent.resolve())
@@ -179,9 +179,7 @@ def _text(recipe: Recipe, components: Mapping[str, PlainComponent], path: Path, 
     for key, value in _method_first(_in_order(Recipe, fields)).items():
         # None: what holds no further mapping or list is written on one line
         flow = False if key in _IN_BLOCKS or not isinstance(value, (dict, list)) else None
-        lines.append(
-            yaml.safe_dump({key: value}, default_flow_style=flow, sort_keys=False, allow_unicode=True, width=_WIDTH)
-        )
+        lines.append(text_of({key: value}, default_flow_style=flow, allow_unicode=True, width=_WIDTH))
     return "".join(lines)
 
 

@@ -231,12 +231,13 @@ def _other_components(found: Found, choice: Choice, proposed: str) -> Choice:
 def _ended(proposal: Proposal, recipe: Path, output: Output) -> int | None:
     """Say what could not be seen and what comes next; the exit code is that of `mmdeploy validate`."""
     from mmdeploy.recipe.loader import load_recipe
+    from mmdeploy.recipe.wiring import MARK
 
     gaps = proposal.wiring.gaps
     quoted = shlex.quote(str(recipe))
     if gaps:
         output.tell("")
-        output.tell(f"{counted(len(gaps), 'place')} marked TODO(init) in {quoted}, which init could not see:")
+        output.tell(f"{counted(len(gaps), 'place')} marked {MARK} in {quoted}, which init leaves to you:")
         for gap in gaps:
             output.tell(wrapped(printable(f"- {gap}"), "  "))
             for line in gap.lines:

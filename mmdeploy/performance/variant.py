@@ -15,6 +15,7 @@ import yaml
 
 from mmdeploy.core.errors import UsageError
 from mmdeploy.recipe.loader import load_recipe
+from mmdeploy.recipe.yaml_tree import text_of
 from mmdeploy.triton.staging import translated
 
 
@@ -59,7 +60,7 @@ def write(recipe: Path, out: Path, components: Mapping[str, Any], remarks: Seque
         RecipeError: If the variant is no recipe; nothing is written then.
     """
     head = "".join(f"# {line}\n" for line in remarks)
-    body = yaml.safe_dump({"base": recipe.name, "components": components}, sort_keys=False, default_flow_style=None)
+    body = text_of({"base": recipe.name, "components": components}, default_flow_style=None)
     unfinished = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     with translated(f"{out} cannot be written"):
         try:

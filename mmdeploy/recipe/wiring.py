@@ -24,7 +24,7 @@ from mmdeploy.recipe.size_rules import size_findings
 from mmdeploy.recipe.wiring_order import order_with, sources_of
 from mmdeploy.recipe.yaml_tree import Keys
 
-#: What marks a place that init could not see, and begins the tensor's name there, which nothing writes.
+#: What marks a place that init could not see or choose, and begins the tensor's name there, which nothing writes.
 MARK, PLACEHOLDER = "TODO(init)", "TODO_"
 
 

@@ -111,6 +111,26 @@ for _kind, _pattern, _first in (
     _Core.add_implicit_resolver(_TAG + _kind, re.compile(_pattern), _first)
 
 
+class _Writer(yaml.SafeDumper):
+    """Quotes strings that YAML 1.1 takes for other types, as PyYAML does, and those that the core schema does."""
+
+
+for _begin, _resolvers in _Core.yaml_implicit_resolvers.items():
+    for _tag, _regular in _resolvers:
+        _Writer.add_implicit_resolver(_tag, _regular, [_begin])
+
+
+def text_of(value: Any, **style: Any) -> str:
+    """Write a value as YAML that is read here as the same value.
+
+    Args:
+        value: Mappings, sequences and scalars.
+        style: As `yaml.dump` takes it.
+    """
+    text: str = yaml.dump(value, Dumper=_Writer, sort_keys=False, **style)
+    return text
+
+
 def tree_from_file(path: Path) -> tuple[bytes, Node, list[Problem]]:
     """Read a YAML file.
 

@@ -115,7 +115,7 @@ def _component(proposal: Proposal, part: Part) -> Iterator[str]:
         if gap.component == part.name:
             yield from _marked(gap, "  ")
     weights = sum(parameter.numel() for parameter in part.module.parameters())
-    yield _told(f"  {part.name}:", f"{type(part.module).__name__}, {_counted(weights)} parameters")
+    yield _told(f"  {flow(part.name)}:", f"{type(part.module).__name__}, {_counted(weights)} parameters")
     yield f"    module: {flow(part.path)}"
     wired = {argument: tensor or f"{PLACEHOLDER}{argument}" for argument, tensor in part.inputs.items()}
     yield f"    inputs: {flow(wired or {f'{PLACEHOLDER}input': f'{PLACEHOLDER}tensor'})}"
@@ -179,6 +179,8 @@ def _marked(gap: Gap, indent: str) -> Iterator[str]:
 
 
 def _advice(gap: Gap) -> str:
+    if gap.advice:
+        return gap.advice
     if gap.argument == "return":
         return "Let its forward return a tensor, a tuple of tensors, or a dict of them."
     if not gap.component:

@@ -15,7 +15,7 @@ from mmdeploy.core.artifact import DTYPE_BY_NUMPY
 from mmdeploy.core.errors import DataError, did_you_mean, kind_of
 from mmdeploy.core.strings import as_strings
 from mmdeploy.data.arrays import array_of
-from mmdeploy.scaffold.naming import unused
+from mmdeploy.scaffold.naming import of_size, unused
 
 if TYPE_CHECKING:
     from mmdeploy.core.artifact import Array
@@ -131,10 +131,10 @@ class Seen:
 
     def _size_name(self, axes: list[tuple[str, int]]) -> str:
         name, axis = axes[0]
-        one = self.inputs[name]
+        one, word = self.inputs[name], of_size(name)
         if one.dtype.startswith("INT") and len(one.shape) == 1:
             return "tokens"
-        return f"{name}_length" if len(one.shape) == 1 else f"{name}_size_{axis}"
+        return f"{word}_length" if len(one.shape) == 1 else f"{word}_size_{axis}"
 
 
 def look_at(samples: Iterable[tuple[Mapping[str, Any], Any]], reference: str, into: Seen | None = None) -> Seen:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mmdeploy.core.errors import ModelError, did_you_mean
+from mmdeploy.recipe.schema import MODULE_PATTERN
 from mmdeploy.scaffold.calls import ONLY, Call, Key, Record
 from mmdeploy.scaffold.naming import component_names, key_names, unused
 
@@ -28,12 +29,14 @@ class Gap:
         argument: The component's input, or the model's output.
         what: What is there instead, a sentence.
         lines: The lines of the user's code that make it.
+        advice: What to do, where that is something special.
     """
 
     component: str
     argument: str
     what: str
     lines: tuple[str, ...] = ()
+    advice: str = ""
 
     def __str__(self) -> str:
         if not self.component:
@@ -196,6 +199,7 @@ class _Wires:
         for call, name in zip(self.calls, component_names(self.calls, self.sources), strict=True):
             inputs = {argument: self._source(key, name, argument) for argument, key in call.inputs.items()}
             self._unsaid(call, name, inputs)
+            self._unnameable(call, name)
             written, keys = dict[str, str](), dict[str, Key]()
             for output, key in self._kept_outputs(call, answers).items():
                 self._rows(name, output, key)
@@ -213,7 +217,7 @@ class _Wires:
     def _tensor_name(self, output: str, key: Key, component: str, answers: Mapping[Key, str]) -> str:
         taken = {*self.tensors.values()}
         if key in answers:
-            return unused(answers[key], taken)
+            return unused(answers[key] or ONLY, taken)
         rank = self.kept.tensors[key].dim()
         what = output if output != ONLY else "embedding" if rank == 2 else "features"
         return unused(f"{component.removesuffix('_encoder')}_{what}", taken)
@@ -266,6 +270,22 @@ class _Wires:
         if not _is_served(call):
             told = f"is {call.returned or 'nothing'}, not a tensor, a tuple or a dict of tensors"
             self.gaps.append(Gap(name, "return", told))
+
+    def _unnameable(self, call: Call, name: str) -> None:
+        """Find names of the model's own that no recipe takes, and that a recipe cannot choose."""
+        if not re.fullmatch(MODULE_PATTERN, call.path):
+            self.gaps.append(
+                Gap(
+                    name,
+                    "module",
+                    f"is {call.path!r}, and a recipe takes paths of ASCII's letters, digits and '_' alone",
+                    advice="Rename it in the model, and in the names of its weights; then run init again.",
+                )
+            )
+        if "" in call.outputs and call.returned == "mapping":
+            self.gaps.append(
+                Gap(name, "return", "has '' as a key, which is no name", advice="Give it a name; then run init again.")
+            )
 
     def _rows(self, name: str, output: str, key: Key) -> None:
         """Find an answer that has no row for each sample, such as the last state of an RNN [layers, batch, width]."""

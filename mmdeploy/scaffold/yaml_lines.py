@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmdeploy.recipe.yaml_tree import text_of
+
 #: Characters of a line.
 WIDTH = 100
 
 
 def flow(value: Any) -> str:
     """Return a value as YAML in one line."""
-    import yaml
-
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6).strip()
+    text = text_of(value, default_flow_style=True, allow_unicode=True, width=10**6).strip()
     return text.removesuffix("\n...")
 
 

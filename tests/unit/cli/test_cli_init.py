@@ -35,6 +35,32 @@ def build():
 def fails():
     raise FileNotFoundError("no checkpoint")
 """
+WITH_OTHER_LETTERS = """
+import torch
+from torch import nn
+
+
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classify = nn.Linear(13, 3)
+
+    def forward(self, size, b):
+        return self.classify(torch.cat([size, b], 1))
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.größe, self.head = nn.Sequential(nn.Linear(4, 8)), Head()
+
+    def forward(self, a, b):
+        return self.head(self.größe(a), b)
+
+
+def build():
+    return Two()
+"""
 DATA = """
 import numpy as np
 
@@ -120,6 +146,18 @@ def test_places_that_it_could_not_see_end_with_exit_code_2(inside: Path, capsys:
     assert run(commands, ["validate", "recipe.yaml"]) == 2
     assert run(commands, [*COMMAND, "--whole", "--force"]) == 0
     assert run(commands, ["validate", "recipe.yaml"]) == 0
+
+
+def test_a_name_of_the_models_own_that_no_recipe_takes_is_marked(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (inside / "model.py").write_text(WITH_OTHER_LETTERS, encoding="utf-8")
+    assert run(commands, [*COMMAND, "--yes"]) == 2
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 place marked TODO(init) in recipe.yaml, which init leaves to you: - grosse.module is 'größe'" in shown
+    assert "\n  grosse: " in (inside / "recipe.yaml").read_text(encoding="utf-8")
+    assert run(commands, ["validate", "recipe.yaml"]) == 2
+    assert "components.grosse.module" in capsys.readouterr().err
 
 
 def test_a_recipe_that_is_not_right_yet_says_what_comes_next(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:

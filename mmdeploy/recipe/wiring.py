@@ -50,6 +50,7 @@ def check(recipe: Recipe) -> list[Finding]:
     return [
         *_empty_sections(recipe),
         *_names(recipe),
+        *_one_name_at_both_ends(recipe),
         *_ends(recipe, tensors),
         *_cycles(recipe.components),
         *_unused(recipe, tensors),
@@ -142,6 +143,19 @@ def _names(recipe: Recipe) -> Iterator[Finding]:
         if other != name:
             message = f"differs from the component {other!r} only in case: one folder on some file systems"
             yield Finding(("components", name), message)
+
+
+def _one_name_at_both_ends(recipe: Recipe) -> Iterator[Finding]:
+    """Find outputs with the name of an input of their component: a graph has one tensor of a name."""
+    for name, component in recipe.components.items():
+        for key in component.outputs:
+            if key in component.inputs:
+                message = (
+                    f"{key!r} is an input of the component as well, and its graph has one tensor of a name: name the "
+                    "output otherwise, in forward too where that returns a dict"
+                )
+                path = ("components", name)
+                yield Finding((*path, "outputs", key), message, involves=((*path, "inputs", key),))
 
 
 def _ends(recipe: Recipe, tensors: Mapping[str, _Tensor]) -> Iterator[Finding]:

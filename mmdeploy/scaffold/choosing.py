@@ -84,6 +84,9 @@ def _chosen(looked: Looked, told: Told, components: Sequence[str], *, root: Path
     crowded = not components and any(map(is_plain, proposal.wiring.parts)) and looked.call is None
     if not proposal.wiring.gaps and not layered and not crowded:
         return Choice(proposal)
+    advice = () if looked.call is not None else ("--whole makes a recipe with the whole model as one component.",)
+    if proposal.wiring.only_names and not layered and not crowded:
+        return Choice(proposal, notes=advice)
     named = [part.path for part in proposal.wiring.parts]
     if layered and looked.call is None:
         why = f"its forward calls {len(named)} modules that are single layers: {', '.join(named[:3])} …"
@@ -94,7 +97,6 @@ def _chosen(looked: Looked, told: Told, components: Sequence[str], *, root: Path
         logger.info("no new modules: %s", cause)
         if not proposal.wiring.gaps:
             return Choice(proposal)
-        advice = () if looked.call is not None else ("--whole makes a recipe with the whole model as one component.",)
         return Choice(proposal, notes=advice)
 
 

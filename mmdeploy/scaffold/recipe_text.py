@@ -24,7 +24,7 @@ def recipe_text(proposal: Proposal, notes: Sequence[str] = ()) -> str:
         *_head(proposal, notes), *_model(proposal), *_sizes(proposal), *_inputs(proposal), *_components(proposal),
         *_outputs(proposal), *_gates(proposal),
     ]  # fmt: skip
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return "\n".join(line.rstrip(" ") for line in lines) + "\n"
 
 
 def _told(line: str, comment: str) -> str:

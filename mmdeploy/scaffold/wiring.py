@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ class Gap:
         argument: The component's input, or the model's output.
         what: What is there instead, a sentence.
         lines: The lines of the user's code that make it.
-        advice: What to do, where that is something special.
+        advice: What to do about a name of the model's own; empty where it is a wire that is missing.
     """
 
     component: str
@@ -80,6 +80,11 @@ class Wiring:
     outputs: tuple[str, ...]
     gaps: tuple[Gap, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    @property
+    def only_names(self) -> bool:
+        """Whether all is wired, and the gaps are names of the model's own that no recipe takes."""
+        return bool(self.gaps) and all(gap.advice for gap in self.gaps)
 
     @property
     def read(self) -> set[str]:
@@ -199,9 +204,10 @@ class _Wires:
         for call, name in zip(self.calls, component_names(self.calls, self.sources), strict=True):
             inputs = {argument: self._source(key, name, argument) for argument, key in call.inputs.items()}
             self._unsaid(call, name, inputs)
-            self._unnameable(call, name)
             written, keys = dict[str, str](), dict[str, Key]()
-            for output, key in self._kept_outputs(call, answers).items():
+            outputs = self._kept_outputs(call, answers)
+            self._unnameable(call, name, outputs)
+            for output, key in outputs.items():
                 self._rows(name, output, key)
                 tensor = self._tensor_name(output, key, name, answers)
                 written[output], keys[tensor], self.tensors[key] = tensor, key, tensor
@@ -227,7 +233,9 @@ class _Wires:
         names = key_names(call)
         used = {key for other in self.calls for key in other.inputs.values()} | {*answers}
         needed = {key: seen for key, seen in call.outputs.items() if call.returned != "mapping" or seen in used}
-        return {key if call.returned == "mapping" else names.get(key, key): seen for key, seen in needed.items()}
+        if call.returned == "mapping":
+            return needed
+        return {unused(names.get(key, key), call.inputs): seen for key, seen in needed.items()}
 
     def _source(self, key: Key, component: str, argument: str) -> str | None:
         if key in self.tensors:
@@ -271,7 +279,7 @@ class _Wires:
             told = f"is {call.returned or 'nothing'}, not a tensor, a tuple or a dict of tensors"
             self.gaps.append(Gap(name, "return", told))
 
-    def _unnameable(self, call: Call, name: str) -> None:
+    def _unnameable(self, call: Call, name: str, outputs: Collection[str]) -> None:
         """Find names of the model's own that no recipe takes, and that a recipe cannot choose."""
         if not re.fullmatch(MODULE_PATTERN, call.path):
             self.gaps.append(
@@ -282,10 +290,14 @@ class _Wires:
                     advice="Rename it in the model, and in the names of its weights; then run init again.",
                 )
             )
-        if "" in call.outputs and call.returned == "mapping":
-            self.gaps.append(
-                Gap(name, "return", "has '' as a key, which is no name", advice="Give it a name; then run init again.")
-            )
+        told = [f"has {key!r} as a key, which is no name" for key in outputs if not key]
+        told += [
+            f"has {key!r} as a key, and its forward takes an argument of that name"
+            for key in outputs
+            if key in call.inputs
+        ]
+        advice = "Call the key otherwise in its forward, and where it is read; then run init again."
+        self.gaps += [Gap(name, "return", what, advice=advice) for what in told]
 
     def _rows(self, name: str, output: str, key: Key) -> None:
         """Find an answer that has no row for each sample, such as the last state of an RNN [layers, batch, width]."""

@@ -13,7 +13,7 @@ WIDTH = 100
 
 def flow(value: Any) -> str:
     """Return a value as YAML in one line."""
-    text = text_of(value, default_flow_style=True, allow_unicode=True, width=10**6).strip()
+    text = text_of(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("\n")
     return text.removesuffix("\n...")
 
 

@@ -49,10 +49,19 @@ class Head(nn.Module):
         return self.classify(torch.cat([size, b], 1))
 
 
+class Size(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 8)
+
+    def forward(self, value):
+        return self.layer(value).relu()
+
+
 class Two(nn.Module):
     def __init__(self):
         super().__init__()
-        self.größe, self.head = nn.Sequential(nn.Linear(4, 8)), Head()
+        self.größe, self.head = Size(), Head()
 
     def forward(self, a, b):
         return self.head(self.größe(a), b)

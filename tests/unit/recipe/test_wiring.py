@@ -41,6 +41,15 @@ from mmdeploy.recipe.wiring import check, topological_order, upstream
             id="an output writes an input",
         ),
         pytest.param(
+            [("{embedding: audio_embedding}", "{waveform: audio_embedding}")],
+            {
+                "recipe.yaml:23 components.audio_encoder.outputs.waveform": "'waveform' is an input of the component "
+                "as well, and its graph has one tensor of a name: name the output otherwise, in forward too where that "
+                "returns a dict"
+            },
+            id="one name at both ends of a component",
+        ),
+        pytest.param(
             [("{pixels: image}", "{pixels: image, context: logits}")],
             {
                 "recipe.yaml:14 components.image_encoder": "the components feed each other in a cycle: "

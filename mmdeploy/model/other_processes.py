@@ -21,6 +21,7 @@ _IGNORED, _LEAVES_NO_TRACE = 1, 0x2
 #: Audit events (PEP 578) after which another process may work for this one.
 EVENTS = ("os.fork", "os.forkpty", "os.posix_spawn", "socket.connect")
 
+_libc = ctypes.CDLL(None)
 _may_read = False
 
 
@@ -56,7 +57,7 @@ def _had_children() -> bool:
 
 def _ends_without_trace() -> bool:
     action = ctypes.create_string_buffer(4 * _ACTION.size)
-    if ctypes.CDLL(None).sigaction(signal.SIGCHLD, None, action):
+    if _libc.sigaction(signal.SIGCHLD, None, action):
         return True
     handler, flags = _ACTION.unpack_from(action)
     return handler == _IGNORED or bool(flags & _LEAVES_NO_TRACE)

@@ -1,59 +1,38 @@
 """Where the processor time of a build goes: libraries, the recipe's own code, or mmdeploy. `build.py` uses it.
 
-A ``sitecustomize`` on PYTHONPATH puts a profiling timer into every Python process of the build, forked ones
-included. Every 20 ms of processor time (all threads) it looks at the main thread's stack and charges what was spent
-since the last look: to the libraries when one of them is anywhere on the stack, their imports included; else to the
-recipe when its code is; else to other libraries (matplotlib, pydantic, rich) or to mmdeploy itself.
-A timer's signal waits until native code returns, so a long native call is charged whole to whoever made it.
+`processor_timer.py` is put as ``sitecustomize`` on PYTHONPATH, and so into every Python process of the build, forked
+ones included. Every 10 ms of processor time (all threads) it looks at the main thread's stack and charges what was
+spent since the last look to the innermost frame that is not Python's own library:
+
+- ``library``: what does the work, `LIBRARIES`, with what they import or call in turn, and whoever calls them: a script
+  written by hand makes those calls too. Importing `transformers` and building the model is among it, but what the
+  build does twice (a library's import in two processes, a graph written again) is not taken out.
+- ``recipe``: the recipe's own Python.
+- ``other libraries``: what only mmdeploy brings in, such as pydantic, rich, Matplotlib.
+- ``mmdeploy``: everything else: its own Python, also where a library calls it back (hooks, subclasses); Python's
+  standard library as it uses it (hashes, files, JSON, `ast`); starting Python.
+
+*Outside library calls* is all but the first. A timer's signal waits until native code returns, so a long native call
+is charged whole to whoever made it. Where mmdeploy calls native code of a library itself there is no frame of that
+library: a call of more than two periods, right behind which the signal is seen, goes to the library when its callee
+can be told (a plain dotted name that is no Python function and whose module is one of `LIBRARIES`), such as
+``proto.SerializeToString()``. Shorter ones stay mmdeploy's, though some of that time is the libraries'.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "safetensors", "tensorrt_rtx", "tritonclient")
-_SITECUSTOMIZE = """
-import atexit, os, signal, time
-
-LIBRARIES = tuple(f"/site-packages/{name}/" for name in os.environ["LIBRARY_SHARE_NAMES"].split(","))
-RECIPE = os.environ["LIBRARY_SHARE_RECIPE"]
-LEDGER = os.open(os.environ["LIBRARY_SHARE_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-last = 0.0
-
-def look(signum, frame):
-    global last
-    now, owner, place = time.process_time(), "mmdeploy", ""
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if any(name in file for name in LIBRARIES):
-            owner = "library"
-            break
-        if file.startswith(RECIPE):
-            owner = "recipe"
-        elif "/site-packages/" in file and owner == "mmdeploy":
-            owner = "other libraries"
-        if not place and "/mmdeploy/" in file:
-            place = f"{file.partition('/mmdeploy/')[2]}:{frame.f_code.co_name}"
-        frame = frame.f_back
-    os.write(LEDGER, f"{owner}\\t{now - last}\\t{place}\\n".encode())
-    last = now
-
-def begin():
-    global last
-    last = time.process_time()
-    signal.signal(signal.SIGPROF, look)
-    signal.siginterrupt(signal.SIGPROF, False)
-    signal.setitimer(signal.ITIMER_PROF, 0.02, 0.02)
-
-os.register_at_fork(after_in_child=begin)
-atexit.register(signal.setitimer, signal.ITIMER_PROF, 0)  # Python's handlers go before the process does
-begin()
-last = 0.0
-"""
+LIBRARIES = (
+    "torch", "torchvision", "transformers", "tokenizers", "safetensors", "onnx", "onnxruntime", "onnxscript", "onnx_ir",
+    "openvino", "tensorrt_rtx", "tritonclient", "numpy", "google",  # protobuf
+)  # fmt: skip
+_OURS = Path(__file__).parents[1] / "mmdeploy"
 
 
 def measure(run: Callable[[Mapping[str, str]], object], recipe_folder: Path) -> tuple[Counter[str], Counter[str]]:
@@ -69,13 +48,14 @@ def measure(run: Callable[[Mapping[str, str]], object], recipe_folder: Path) -> 
     """
     with tempfile.TemporaryDirectory(prefix="library-share-") as folder:
         ledger = Path(folder) / "ledger"
-        (Path(folder) / "sitecustomize.py").write_text(_SITECUSTOMIZE)
+        shutil.copyfile(Path(__file__).with_name("processor_timer.py"), Path(folder) / "sitecustomize.py")
         inherited = os.environ.get("PYTHONPATH")
         run(
             {
                 "PYTHONPATH": os.pathsep.join([folder, *([inherited] if inherited else [])]),
                 "LIBRARY_SHARE_NAMES": ",".join(LIBRARIES),
-                "LIBRARY_SHARE_RECIPE": str(recipe_folder),
+                "LIBRARY_SHARE_OURS": f"{_OURS}/",
+                "LIBRARY_SHARE_RECIPE": f"{recipe_folder}/",
                 "LIBRARY_SHARE_LEDGER": str(ledger),
             }
         )

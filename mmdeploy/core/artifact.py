@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mmdeploy.core.file_state import State, is_settled, state_of
 from mmdeploy.core.sizes import Sizes, sizes_from
 
 if TYPE_CHECKING:
@@ -122,7 +125,25 @@ def _spec_from(entry: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"]), sizes_from(entry.get("sizes", ())))
 
 
+#: Digests that this process took of large files, by device and state: a step's graph is asked for when it is made, when
+#: it is handed over and when it is sealed.
+_digests: dict[tuple[int, State], str] = {}
+_LARGE_BYTES = 2**20
+_MOST_DIGESTS = 256
+
+
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hex."""
+    """Return the SHA-256 of a file's bytes in hex; a large file that stays as it is is read once."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        status, now = os.fstat(stream.fileno()), time.time_ns()
+        which = (status.st_dev, state_of(status))
+        known = _digests.get(which)
+        if known is not None:
+            return known
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        unchanged = state_of(os.fstat(stream.fileno())) == which[1]
+    if status.st_size >= _LARGE_BYTES and unchanged and is_settled(which[1], now):
+        if len(_digests) >= _MOST_DIGESTS:
+            _digests.clear()
+        _digests[which] = found
+    return found

@@ -19,24 +19,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mmdeploy.core.artifact import file_sha256
-
-State = tuple[int, int, int, int]
+from mmdeploy.core.file_state import SECOND_NS, TICK_NS, file_state, is_settled
 
 #: Bump when a fact of the same name comes to mean something else.
 _VERSION = 1
-_TICK_NS = 50_000_000
-_SECOND_NS = 1_000_000_000
 #: To read a file of this size takes about as long as the tick.
 _LARGE_BYTES = 32 * 2**20
 #: Facts kept at most; those taken last stay.
 _MOST = 200_000
 _THREADS = 4
-
-
-def file_state(path: Path | str) -> State:
-    """Return what tells a file from what it was: size, inode, modification and change time."""
-    status = os.stat(path)  # noqa: PTH116 - a string is enough
-    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 class FileFacts:
@@ -79,12 +70,12 @@ class FileFacts:
         if known is not None:
             return known
         before = file_state(path)
-        if before[0] >= _LARGE_BYTES and not _settled(before, time.time_ns()):
-            time.sleep(_TICK_NS / _SECOND_NS)
+        if before[0] >= _LARGE_BYTES and not is_settled(before, time.time_ns()):
+            time.sleep(TICK_NS / SECOND_NS)
             before = file_state(path)
         now = time.time_ns()
         fact = take(path)
-        if _settled(before, now) and file_state(path) == before:
+        if is_settled(before, now) and file_state(path) == before:
             with self._lock:
                 self._new[_name(path, what)] = [*before, fact]
         return fact
@@ -129,13 +120,6 @@ class FileFacts:
 
 def _name(path: Path, what: str) -> str:
     return f"{what} {os.path.abspath(path)}"  # noqa: PTH100 - ten times faster than Path.absolute
-
-
-def _settled(state: State, now: int) -> bool:
-    """Say whether a later edit is bound to show in a file's times; some file systems count in seconds."""
-    *_, modified, changed = state
-    coarse = modified % _SECOND_NS == 0 and changed % _SECOND_NS == 0
-    return max(modified, changed) + (2 * _SECOND_NS if coarse else _TICK_NS) < now
 
 
 def _read(place: Path) -> dict[str, list[object]]:

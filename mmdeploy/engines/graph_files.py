@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdeploy.core.errors import EngineError
+from mmdeploy.core.graph_writing import write_graph
 
 #: Protobuf refuses messages of 2 GiB; what comes near keeps its weights in the data file.
 INLINE_LIMIT_BYTES = 1_800_000_000
@@ -35,7 +36,7 @@ def save_graph(model: Any, path: Path) -> None:
     import onnx
 
     if weights_bytes(model) < INLINE_LIMIT_BYTES:
-        onnx.save(model, str(path))
+        write_graph(model, path)
         return
     onnx.save(
         model,

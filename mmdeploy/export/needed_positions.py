@@ -11,6 +11,7 @@ such a row is read of a product with weights is changed; others keep every byte.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,7 +56,8 @@ def _inferred(proto: Any) -> dict[str, Any]:
     for part in ("node", "input", "output", "value_info"):
         getattr(light.graph, part).extend(getattr(proto.graph, part))
     for weight in proto.graph.initializer:
-        if weight.ByteSize() <= _LIGHT_BYTES:
+        # protobuf writes a tensor out to say how large it is; an element takes half a byte at least
+        if math.prod(weight.dims) <= 2 * _LIGHT_BYTES and weight.ByteSize() <= _LIGHT_BYTES:
             light.graph.initializer.append(weight)
         else:
             known = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
@@ -109,9 +111,13 @@ class _Graph:
 
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
-    def readers(self, name: str) -> list[Any]:
-        """Return the nodes that read a tensor."""
-        return [node for node in self.proto.node if name in node.input]
+    def readers(self) -> dict[str, list[Any]]:
+        """Return the nodes that read each tensor."""
+        found: dict[str, list[Any]] = {}
+        for node in self.proto.node:
+            for name in dict.fromkeys(node.input):
+                found.setdefault(name, []).append(node)
+        return found
 
     def constant(self, values: Sequence[int]) -> str:
         """Add whole numbers [n]."""
@@ -274,19 +280,24 @@ class _Narrowing:
 
     def _settle(self) -> None:
         """Keep the nodes that nobody reads otherwise, and whose other inputs can be picked from."""
+        readers = self.graph.readers()
         while self.plan:
-            gone = [name for name, (node, inputs) in self.plan.items() if not self._stays(name, node, inputs)]
+            gone = [
+                name
+                for name, (node, inputs) in self.plan.items()
+                if not self._stays(name, node, inputs, readers.get(name, ()))
+            ]
             if not gone:
                 return
             for name in gone:
                 del self.plan[name]
 
-    def _stays(self, name: str, node: Any, inputs: _Inputs) -> bool:
+    def _stays(self, name: str, node: Any, inputs: _Inputs, readers: Sequence[Any]) -> bool:
         rank = len(self.graph.shape(name) or ())
         edges = [(node.input[index], axis) for index, axis in inputs.items() if node.input[index] not in self.plan]
         inner = [(node.input[index], axis) for index, axis in inputs.items() if node.input[index] in self.plan]
         return (
-            all(self._reads_rows(reader, name) for reader in self.graph.readers(name))
+            all(self._reads_rows(reader, name) for reader in readers)
             and all(self.axes[one] == axis for one, axis in inner)
             and all(self._can_pick(one, axis, rank) for one, axis in edges)
         )

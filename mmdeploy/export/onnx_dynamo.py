@@ -37,9 +37,11 @@ from mmdeploy.core.artifact import Artifact, TensorSpec, file_sha256
 from mmdeploy.core.contracts import MethodOptions, StepContext
 from mmdeploy.core.errors import ExportError
 from mmdeploy.core.facts import as_metadata
+from mmdeploy.core.graph_writing import write_graph
 from mmdeploy.core.sessions import AS_WRITTEN, SessionRunner, open_session, specs
 from mmdeploy.core.sizes import Size
 from mmdeploy.engines import own_answers
+from mmdeploy.engines.graph_files import weights_bytes
 from mmdeploy.engines.int8_forms import is_quantized
 from mmdeploy.export import demands, lengths, naming, needed_positions, parity, simplify, single_precision, trace
 from mmdeploy.model import costs
@@ -162,9 +164,11 @@ def _export(module: nn.Module, artifact: Artifact, options: Options, context: St
 def _save(proto: Any, path: Path) -> None:
     import onnx
 
-    external = proto.ByteSize() > _EXTERNAL_DATA_BYTES
     try:
-        onnx.save_model(proto, path, save_as_external_data=external, location=f"{path.name}.data" if external else None)
+        if weights_bytes(proto) > _EXTERNAL_DATA_BYTES:
+            onnx.save_model(proto, path, save_as_external_data=True, location=f"{path.name}.data")
+        else:
+            write_graph(proto, path)
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as cause:
         raise ExportError(f"torch.onnx wrote a graph that is not valid ONNX: {cause}") from cause

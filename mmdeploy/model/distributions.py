@@ -22,6 +22,7 @@ DISTRIBUTIONS = {"modelopt": "nvidia-modelopt", "torch_pruning": "torch-pruning"
 #: The extras whose packages every build loads, so that its steps' keys hold their versions in any case.
 _LOADED_BY_EACH_BUILD = ("build", "cpu", "gpu")
 _VERSION = re.compile(r"^Version:\s*(\S+)", re.MULTILINE)
+_NAME = re.compile(r"^Name:[ \t]*(\S+)", re.MULTILINE)
 #: What is told of content beside the version: enough to tell two apart.
 _SHOWN = 12
 
@@ -66,8 +67,18 @@ def requirement_of(name: str) -> str:
 
 def _version(distribution: Distribution) -> str:
     """Return the version that its metadata says, without parsing them whole, which takes milliseconds."""
-    told = _VERSION.search((distribution.read_text("METADATA") or "").partition("\n\n")[0])
+    told = _VERSION.search(_header(distribution))
     return told[1] if told else distribution.version
+
+
+def _name(distribution: Distribution) -> str:
+    """Return the name that its metadata says, in normal form."""
+    told = _NAME.search(_header(distribution))
+    return _normal(told[1] if told else distribution.name)
+
+
+def _header(distribution: Distribution) -> str:
+    return (distribution.read_text("METADATA") or "").partition("\n\n")[0]
 
 
 def distribution_of(name: str) -> str:
@@ -78,7 +89,7 @@ def distribution_of(name: str) -> str:
 def gives(top: str, facts: FileFacts) -> str:
     """Return the name of the distribution that a top-level import comes from, in normal form; empty if none."""
     distribution = _distribution(top, facts)
-    return _normal(distribution.name) if distribution is not None else ""
+    return _name(distribution) if distribution is not None else ""
 
 
 def required_by(name: str, facts: FileFacts) -> frozenset[str]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import hashlib
 import importlib.machinery
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -167,6 +169,7 @@ class _Following:
     elsewhere: set[str] = field(default_factory=set)
     _waiting: list[tuple[Path, Path]] = field(default_factory=list)
     _places: dict[str, Path | None] = field(default_factory=dict)
+    _folders: dict[str, Path | None] = field(default_factory=dict)
 
     def add(self, path: Path, folder: Path) -> None:
         if path not in self.names:
@@ -207,6 +210,11 @@ class _Following:
 
     def _folder_of(self, name: str) -> Path | None:
         """Return the folder that a module's top package lies in if it is edited in place; note it if installed."""
+        if name not in self._folders:
+            self._folders[name] = self._looked_for(name)
+        return self._folders[name]
+
+    def _looked_for(self, name: str) -> Path | None:
         top = name.partition(".")[0]
         for folder in self.folders:
             if module_files(name, folder) or _module_or_package(top, folder):
@@ -262,7 +270,8 @@ def _spec(top: str) -> importlib.machinery.ModuleSpec | None:
 
 def _module(folder: Path, name: str) -> Path | None:
     suffixes = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
-    return next((path for suffix in suffixes if (path := folder / f"{name}{suffix}").is_file()), None)
+    names = (f"{name}{suffix}" for suffix in suffixes)
+    return next((folder / one for one in names if os.path.isfile(f"{folder}/{one}")), None)  # noqa: PTH113 - asked often
 
 
 def _absolute(level: int, module: str, path: Path, folder: Path) -> str:
@@ -279,13 +288,19 @@ def _absolute(level: int, module: str, path: Path, folder: Path) -> str:
 def _meaning(path: Path) -> str:
     content = path.read_bytes()
     with contextlib.suppress(*_NOT_PYTHON):  # it does not run either, and each byte counts
-        content = ast.dump(ast.parse(content)).encode("utf-8", "surrogatepass")
+        content = ast.dump(_parsed(content)).encode("utf-8", "surrogatepass")
     return hashlib.sha256(content).hexdigest()
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(content: bytes) -> ast.Module:
+    """Parse a file: its digest and what it mentions are asked for one after the other."""
+    return ast.parse(content)
 
 
 def _mentioned(path: Path) -> str:
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path)) if path.suffix == ".py" else ast.Module([], [])
+        tree = _parsed(path.read_bytes()) if path.suffix == ".py" else ast.Module([], [])
     except _NOT_PYTHON:
         tree = ast.Module([], [])
     modules: list[tuple[int, str, str]] = []

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mmdeploy.core.digests import State, file_state
 from mmdeploy.core.errors import StepError, did_you_mean, kind_of
+from mmdeploy.core.file_state import State, file_state
 from mmdeploy.model.mistakes import is_of_user, remedy
 from mmdeploy.model.user_code import imported_from_source, is_user_file, load_file
 

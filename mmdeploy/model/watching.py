@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mmdeploy.core.digests import State
+from mmdeploy.core.file_state import State
 from mmdeploy.model import fronts, other_processes
 from mmdeploy.model.fronts import standing_in_front
 from mmdeploy.model.native_opens import NativeOpens

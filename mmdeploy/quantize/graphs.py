@@ -8,6 +8,7 @@ from typing import Any
 
 from mmdeploy.core import graph_passes
 from mmdeploy.core.errors import QuantizeError
+from mmdeploy.core.graph_writing import write_graph
 from mmdeploy.engines.graph_files import weights_bytes
 from mmdeploy.quantize import gemms
 
@@ -52,8 +53,10 @@ def save(model: Any, path: Path) -> None:
     import onnx
 
     graph_passes.sort_nodes(model)
-    external = weights_bytes(model) > _EXTERNAL_DATA_BYTES
-    onnx.save_model(model, path, save_as_external_data=external, location=f"{path.name}.data" if external else None)
+    if weights_bytes(model) > _EXTERNAL_DATA_BYTES:
+        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    else:
+        write_graph(model, path)
 
 
 def element_types(model: Any) -> dict[str, int]:

@@ -16,6 +16,7 @@ from typing import Any
 from mmdeploy.core.contracts import Array, StepContext
 from mmdeploy.quantize import encode, equalize, held_out, ranges, selection
 from mmdeploy.quantize.scheme import CalibrationOptions, Calibrator, Scheme
+from mmdeploy.quantize.set_aside import set_aside, whole
 
 #: What equalization tries, the simplest first.
 _STRENGTHS: tuple[float | None, ...] = (None, 0.5)
@@ -76,7 +77,7 @@ def settle(path: Path, model: Any, options: Settings, context: StepContext) -> C
 
     Args:
         path: The float graph.
-        model: The same, read.
+        model: The same, read, set aside or whole.
         options: Of the pass.
         context: Of the step, with calibration data.
     """
@@ -132,7 +133,7 @@ class _Bench:
     def _model_with(self, strength: float | None) -> Any:
         if strength not in self._equalized:
             found = maxima(self._model, strength, self._options, self._feeds, threads=self._context.threads)
-            self._equalized[strength] = equalized(self._model, strength, self._options, found)[0]
+            self._equalized[strength] = set_aside(equalized(self._model, strength, self._options, found)[0])
         return self._equalized[strength]
 
     def _feeds(self) -> Iterator[dict[str, Array]]:
@@ -145,13 +146,10 @@ Batches = Sequence[dict[str, Array]]
 def equalized(
     model: Any, strength: float | None, options: Settings, maxima: Mapping[str, Array]
 ) -> tuple[Any, list[equalize.Equalized]]:
-    """Return a copy of a float graph that is equalized, and what was done; the graph itself where nothing is asked."""
+    """Return a whole copy of a float graph that is equalized, and what was done; the graph where nothing is asked."""
     if strength is None:
         return model, []
-    import onnx
-
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
+    copied = whole(model)
     groups = equalize.find(copied, selection.choose(copied, options).nodes)
     return copied, equalize.apply(copied, groups, maxima, strength)
 

@@ -153,13 +153,13 @@ def calibrated(artifact: Artifact, options: Settings, context: StepContext) -> C
             f"{context.component}: static quantization needs calibration data",
             hint="name a callable under `data.calibration` in the recipe",
         )
-    model = graphs.load(artifact.path)
+    model = set_aside(graphs.load(artifact.path))  # from here on nobody holds its weights
     how = settle.settle(artifact.path, model, options, context)
     feeds = ranges.first_samples(context, options.samples, options.batch_size)
     maxima = settle.maxima(model, how.equalize, options, feeds, threads=context.threads)
-    whole, equalized = settle.equalized(model, how.equalize, options, maxima)
-    model = set_aside(whole)  # from here on nobody holds its weights
-    del whole
+    settled, equalized = settle.equalized(model, how.equalize, options, maxima)
+    model = set_aside(settled)
+    del settled
     chosen = selection.choose(model, options)
     total = min(options.samples, context.calibration_batches * options.batch_size) or None
     finding = replace(

@@ -1,10 +1,12 @@
 """Facts about files: taken once, believed only as long as the file cannot have changed."""
 
+import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given, settings
@@ -83,7 +85,7 @@ def test_a_large_file_that_has_just_been_written_is_waited_for_and_read_once(
 
 
 def test_a_file_that_has_just_been_written_is_not_believed_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmdeploy.core.digests._TICK_NS", 10**12)  # however long it takes to get there
+    monkeypatch.setattr("mmdeploy.core.file_state.TICK_NS", 10**12)  # however long it takes to get there
     path = tmp_path / "weights.bin"
     path.write_text("one")
     taken, take = counting()
@@ -91,6 +93,42 @@ def test_a_file_that_has_just_been_written_is_not_believed_yet(tmp_path: Path, m
     facts.of(path, "content", take)
     facts.of(path, "content", take)
     assert len(taken) == 2
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note each time that a file, all of them being large, is read for its digest."""
+    read: list[int] = []
+    digest = hashlib.file_digest
+
+    def noted(stream: BinaryIO, name: str) -> object:
+        read.append(1)
+        return digest(stream, name)
+
+    monkeypatch.setattr("mmdeploy.core.artifact._LARGE_BYTES", 3)
+    monkeypatch.setattr(hashlib, "file_digest", noted)
+    return read
+
+
+def test_a_process_reads_a_large_file_once_as_long_as_it_stays_as_it_is(tmp_path: Path, reads: list[int]) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_text("one")
+    before = aged(path).stat()
+    assert {file_sha256(path) for _ in range(3)} == {hashlib.sha256(b"one").hexdigest()}
+    assert len(reads) == 1
+    path.write_text("two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file_sha256(path) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_a_process_reads_a_large_file_again_that_has_just_been_written(
+    tmp_path: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmdeploy.core.file_state.TICK_NS", 10**12)
+    path = tmp_path / "weights.bin"
+    path.write_text("one")
+    assert file_sha256(path) == file_sha256(path)
+    assert len(reads) == 2
 
 
 def test_new_times_alone_change_no_digest(tmp_path: Path) -> None:

@@ -99,6 +99,8 @@ def _called(code: CodeType, at: int) -> tuple[str, ...]:
     if first is None or end is None:
         return ()
     lines = [line.encode() for line in linecache.getlines(code.co_filename)[first - 1 : end]]
+    if not lines:
+        return ()
     lines[-1] = lines[-1][:stop]
     lines[0] = lines[0][start:]
     try:

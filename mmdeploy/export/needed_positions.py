@@ -282,11 +282,7 @@ class _Narrowing:
         """Keep the nodes that nobody reads otherwise, and whose other inputs can be picked from."""
         readers = self.graph.readers()
         while self.plan:
-            gone = [
-                name
-                for name, (node, inputs) in self.plan.items()
-                if not self._stays(name, node, inputs, readers.get(name, ()))
-            ]
+            gone = [name for name, entry in self.plan.items() if not self._stays(name, *entry, readers.get(name, ()))]
             if not gone:
                 return
             for name in gone:

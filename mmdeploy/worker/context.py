@@ -30,10 +30,9 @@ from mmdeploy.recipe import sharing
 from mmdeploy.recipe.cascade_stages import scored_in
 from mmdeploy.worker.examples import Examples
 from mmdeploy.worker.feeds import calibration, sample_set
-from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Validation
+from mmdeploy.worker.fused_output import FusedEnsemble, Graphs, Validation, recorded
 from mmdeploy.worker.missing_training import MissingInTraining
 from mmdeploy.worker.modalities import Modalities
-from mmdeploy.worker.original_answers import recorded_answers
 from mmdeploy.worker.task import Task
 from mmdeploy.worker.training_setup import HeldOut, RecipeTrainingSetup
 
@@ -122,6 +121,7 @@ def _fused(task: Task) -> FusedOutput | None:
         exported={name: graph_path(task.artifacts[step_id]) for name, step_id in uses["original"].items()},
     )
     samples = Validation(validation.feeds(), validation.labels, source=validation.reference)
+    answers = [task.artifacts[step_id].path for step_id in uses.get("answers", {}).values()]
     return FusedEnsemble(
         recipe,
         task.step.component,
@@ -129,7 +129,7 @@ def _fused(task: Task) -> FusedOutput | None:
         samples,
         threads=task.threads,
         modalities=Modalities.of(task),
-        known=recorded_answers(task),
+        known=recorded(answers[0]) if answers else None,
     )
 
 

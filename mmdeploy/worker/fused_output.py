@@ -9,6 +9,7 @@ lacks what a subset of the modalities leaves out, as in its calibration.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from mmdeploy.core.contracts import Array, FusedScore, Runner
 from mmdeploy.core.errors import DataError, EngineError, InferenceError
 from mmdeploy.core.labels import Labels
 from mmdeploy.core.samples import Samples, picked
+from mmdeploy.data.columns import load_column
 from mmdeploy.planning.chains import fed_outputs, yardstick
 from mmdeploy.recipe.modalities import sees_stand_ins
 from mmdeploy.recipe.sharing import above, below, callers
@@ -254,6 +256,12 @@ class FusedEnsemble:
         if path not in self._runners:
             self._runners[path] = self._chain.opened(path)
         return self._runners[path]
+
+
+def recorded(index: Path) -> dict[str, Array]:
+    """Return what `mmdeploy.worker.original_answers` wrote down, columns by ensemble tensor."""
+    entries = json.loads(index.read_text(encoding="utf-8"))
+    return {name: load_column(index.parent, entry) for name, entry in entries.items()}
 
 
 def _followers(recipe: Recipe, component: str, outputs: Sequence[str]) -> tuple[str, ...]:

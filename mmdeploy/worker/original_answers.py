@@ -8,13 +8,12 @@ left out; who needs one of them computes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from mmdeploy.core.artifact import Array, Artifact, file_sha256
 from mmdeploy.core.contracts import Progress
 from mmdeploy.core.samples import Samples, is_ragged, is_text
-from mmdeploy.data.columns import load_column, save_column
+from mmdeploy.data.columns import save_column
 from mmdeploy.engines.built_from import graph_path
 from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.wiring import topological_order
@@ -56,16 +55,6 @@ def record_answers(task: Task, workdir: Path, progress: Progress) -> Artifact:
         produced_by="onnxruntime",
         metadata={"samples": samples.count},
     )
-
-
-def recorded_answers(task: Task) -> Mapping[str, Array]:
-    """Return what was written down, columns by ensemble tensor; nothing for a step that is not to use it."""
-    step_id = next(iter(task.step.uses.get("answers", {}).values()), None)
-    if step_id is None:
-        return {}
-    path = task.artifacts[step_id].path
-    index = json.loads(path.read_text(encoding="utf-8"))
-    return {name: load_column(path.parent, entry) for name, entry in index.items()}
 
 
 def _is_small(first: Array, samples: int) -> bool:

@@ -21,10 +21,12 @@ PACKAGE = Path(mmdeploy.__file__).parent
 SPLITS = ("data.training=data.py:training", "data.validation=data.py:validation")
 #: What addresses a step's result and what watches it: neither has a say in what the result is.
 ADDRESSING = {
-    "mmdeploy/core/store.py", "mmdeploy/core/shared_notes.py", "mmdeploy/core/digests.py", "mmdeploy/model/tensors.py",
-    "mmdeploy/model/distributions.py", "mmdeploy/model/imports.py", "mmdeploy/model/log_of_reads.py",
-    "mmdeploy/model/native_opens.py", "mmdeploy/model/places.py", "mmdeploy/model/reads.py",
-    "mmdeploy/worker/watched_inputs.py",
+    "mmdeploy/core/digests.py", "mmdeploy/core/file_state.py", "mmdeploy/core/shared_notes.py",
+    "mmdeploy/core/store.py", "mmdeploy/model/distributions.py", "mmdeploy/model/fanotify.py",
+    "mmdeploy/model/fronts.py", "mmdeploy/model/imports.py", "mmdeploy/model/inotify.py",
+    "mmdeploy/model/log_of_reads.py", "mmdeploy/model/native_opens.py", "mmdeploy/model/other_processes.py",
+    "mmdeploy/model/passing_over.py", "mmdeploy/model/places.py", "mmdeploy/model/reads.py",
+    "mmdeploy/model/tensors.py", "mmdeploy/worker/watched_inputs.py",
 }  # fmt: skip
 #: Which steps there are, of which options and inputs, stands in an identity by its value; what a method's name stands
 #: for is found by the registry, and the method's own code is in the key; a gate names the metric, whose code is, too.

@@ -97,12 +97,12 @@ def keep(
     """
     import numpy as np
 
+    path = graph.with_name(FILENAME)
+    path.unlink(missing_ok=True)  # what an earlier form of the graph answered
     if sum(array.nbytes for answer in answers for array in answer.values()) > _MOST_BYTES:
         return
     arrays = {f"{place}/{name}": array for place, answer in enumerate(answers) for name, array in answer.items()}
-    np.savez(
-        graph.with_name(FILENAME), **{_QUESTION: np.array(_digest(feeds)), _QUANTIZED: np.array(quantized)}, **arrays
-    )
+    np.savez(path, **{_QUESTION: np.array(_digest(feeds)), _QUANTIZED: np.array(quantized)}, **arrays)
 
 
 def kept(graph: Path, feeds: Sequence[Mapping[str, Array]]) -> Kept | None:

@@ -65,7 +65,9 @@ def test_answers_of_another_onnx_runtime_are_not_used(source, make_context, monk
     assert own_answers.kept(source.path, feeds) is None
 
 
-def test_many_bytes_are_not_kept(source, make_context, monkeypatch):
+def test_many_bytes_are_not_kept_and_what_was_kept_before_goes(source, make_context, monkeypatch):
+    kept_beside(source, make_context(source))
+    assert source.path.with_name(own_answers.FILENAME).exists()
     monkeypatch.setattr(own_answers, "_MOST_BYTES", 100)
     feeds, _ = kept_beside(source, make_context(source))
     assert not source.path.with_name(own_answers.FILENAME).exists()

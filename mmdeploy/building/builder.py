@@ -166,6 +166,7 @@ class _Run:
                     self.state.started[step.id] = time.monotonic()
                     self.observer.step_started(step.id)
                     crew.start(self._task(step, threads=crew.threads(step, beside)))
+                crew.prepare([one.step for one in waiting], running, self._task)
                 finished = crew.wait()
                 del self.state.started[finished.step_id]
                 learned = self.live.learn(finished.step_id)
@@ -371,8 +372,8 @@ class _Run:
         artifact = self.state.artifacts.get(DATA_SETS[name])
         return None if artifact is None else SampleSet.open(artifact.path.parent, str(getattr(self.recipe.data, name)))
 
-    def _task(self, step: Step, threads: int) -> Task:
-        needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs}
+    def _task(self, step: Step, threads: int = 1) -> Task:
+        needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs if step_id in self.state.artifacts}
         return Task(
             step,
             self.recipe,

@@ -114,6 +114,15 @@ class ModelKeeper:
         asks_upstream = step.component in components and bool(above(components, step.component))
         return asks_upstream and self._channel is not None
 
+    def prepare(self, task: Task) -> None:
+        """Begin to load the model where a step, which is still to be started, is to be forked from here.
+
+        Raises:
+            OSError: If a process for it cannot be had.
+        """
+        if self._channel is None and self.wanted(task):
+            self._open(task)
+
     def start(self, task: Task, sender: Connection, log: Path) -> ForkedStep:
         """Fork a step, from a process with the model as it was when the step was planned.
 

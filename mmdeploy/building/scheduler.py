@@ -93,6 +93,11 @@ class Workers:
         """Take note of which steps are left to be started."""
         self._keeper.foresee(steps)
 
+    def prepare(self, task: Task) -> None:
+        """Load what a step that is left, and others, will work with, if it is worth it."""
+        with interrupts_held(), contextlib.suppress(OSError):
+            self._keeper.prepare(task)
+
     def start(self, task: Task) -> None:
         """Start a step."""
         log = log_of(self._logs, task.step.id)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
+from mmdeploy.building.model_keeper import works_with_model
 from mmdeploy.core.artifact import Artifact
-from mmdeploy.planning.kinds import STARTING_ORDER
+from mmdeploy.planning.kinds import EXPORT, QUANTIZE, STARTING_ORDER
 from mmdeploy.planning.steps import Decision
 
 
@@ -20,14 +21,26 @@ def admitted(ready: list[Decision], running: Mapping[str, Decision], jobs: int) 
 
 
 def startable(
-    waiting: list[Decision], artifacts: Mapping[str, Artifact], running: Container[str], first: Container[str] = ()
+    waiting: list[Decision],
+    artifacts: Mapping[str, Artifact],
+    running: Mapping[str, Decision],
+    first: Container[str] = (),
 ) -> list[Decision]:
     """Return the steps whose inputs are there, one of each key and none that runs: twins share a result.
 
-    Those of ``first``, by id, lead: what they tell may end the build.
+    Those of ``first``, by id, lead: what they tell may end the build. The others come as `STARTING_ORDER` has them,
+    so that the model can be let go. While another step works with it it is held anyway, and an export that no
+    quantization waits for, such as that of a fusion head, comes after the quantizations.
     """
     ready: dict[str, Decision] = {}
     for one in waiting:
         if one.step.key not in running and all(need in artifacts for need in one.step.needs):
             ready.setdefault(one.step.key, one)
-    return sorted(ready.values(), key=lambda one: (one.step.id not in first, STARTING_ORDER[one.step.kind]))
+    held = any(works_with_model(one.step) for one in running.values())
+    quantized = {need for one in waiting if one.step.sort is QUANTIZE for need in one.step.needs}
+
+    def place(one: Decision) -> tuple[bool, int]:
+        later = held and one.step.sort is EXPORT and one.step.id not in quantized
+        return one.step.id not in first, STARTING_ORDER[QUANTIZE.name if later else one.step.kind] * 2 + later
+
+    return sorted(ready.values(), key=place)

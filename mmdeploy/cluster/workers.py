@@ -125,6 +125,9 @@ class RayWorkers:
     def foresee(self, steps: Iterable[Step]) -> None:
         """Take note of nothing: here each step loads the model."""
 
+    def prepare(self, task: Task) -> None:
+        """Load nothing ahead."""
+
     def start(self, task: Task) -> None:
         """Send a step, and what it needs, to the cluster.
 

@@ -129,6 +129,20 @@ def test_two_steps_call_the_factory_once_and_each_has_a_model_that_nobody_called
     assert len(calls.read_text().splitlines()) == 2
 
 
+def test_the_model_can_be_loaded_before_its_steps_may_start(tasks: Tasks, workers: Workers, calls: Path) -> None:
+    both = tasks()
+    workers.foresee(one.step for one in both[:1])
+    workers.prepare(both[0])  # not for one step, which may as well load it
+    workers.foresee(one.step for one in both)
+    for _ in range(2):
+        workers.prepare(replace(both[0], artifacts={}))
+    deadline = time.monotonic() + 60
+    while not calls.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(set(ran(workers, both))) == 1
+    assert calls.read_text().splitlines() == ["called"]
+
+
 def test_what_the_factory_read_is_known_as_if_each_step_had_loaded_it(
     tasks: Tasks, workers: Workers, tmp_path: Path
 ) -> None:

@@ -51,8 +51,8 @@ def test_the_graph_that_tells_is_exported_before_anything_is_trained(tmp_path):
     steps = [Step(f"memory/{name}", "memory", kind, kind, {}, (), {"made": name})
              for name, kind in (("recover", "recover"), ("original", "export"))]  # fmt: skip
     waiting = [Decision(step, False, "never built") for step in steps]
-    assert [one.step.id for one in startable(waiting, {}, ())] == ["memory/recover", "memory/original"]
-    assert [one.step.id for one in startable(waiting, {}, (), {"memory/original"})] == [
+    assert [one.step.id for one in startable(waiting, {}, {})] == ["memory/recover", "memory/original"]
+    assert [one.step.id for one in startable(waiting, {}, {}, {"memory/original"})] == [
         "memory/original",
         "memory/recover",
     ]

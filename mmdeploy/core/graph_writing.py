@@ -7,6 +7,7 @@ protobuf, "message structure"), and large weights go from the graph to the file 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ from typing import Any, BinaryIO
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 #: Weights of this size and more are not written into memory.
 _LARGE_BYTES = 2**16
+#: Bytes of an element, by the names that ``onnx.TensorProto.DataType`` has; of others protobuf writes the weight.
+_ELEMENT_BYTES = {
+    "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FLOAT16": 2, "BFLOAT16": 2,
+    "INT32": 4, "UINT32": 4, "FLOAT": 4, "INT64": 8, "UINT64": 8, "DOUBLE": 8,
+}  # fmt: skip
 
 
 def write_graph(model: Any, path: Path) -> None:
@@ -29,8 +35,12 @@ def write_graph(model: Any, path: Path) -> None:
         first, last = _around(model, _GRAPH)
         size = len(before) + sum(len(one.frame) + one.size for one in weights) + len(after)
         file.write(first + _frame(_GRAPH, size) + before)
-        _write_weights(weights, file)
-        file.write(after + last)
+        if _write_weights(weights, file):
+            file.write(after + last)
+        else:
+            file.seek(0)
+            file.truncate()
+            file.write(model.SerializeToString())
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,8 @@ class _Weight:
 
 
 def _weight(tensor: Any) -> _Weight:
-    size = len(tensor.raw_data)
-    if size < _LARGE_BYTES or _has_unknown(tensor):
+    size = _values_bytes(tensor)
+    if size is None or size < _LARGE_BYTES or _has_unknown(tensor):
         written = tensor.SerializeToString()
         return _Weight(written, size=len(written))
     before, after = _around(tensor, _RAW_DATA)
@@ -58,24 +68,36 @@ def _weight(tensor: Any) -> _Weight:
     return _Weight(before, after, tensor, len(before) + size + len(after))
 
 
-def _write_weights(weights: Iterable[_Weight], file: BinaryIO) -> None:
+def _values_bytes(tensor: Any) -> int | None:
+    """Return the bytes in ``raw_data`` by the shape: looking at them copies them; None where it does not say."""
+    name = next((name for name in _ELEMENT_BYTES if getattr(tensor, name) == tensor.data_type), None)
+    return None if name is None or not tensor.HasField("raw_data") else math.prod(tensor.dims) * _ELEMENT_BYTES[name]
+
+
+def _write_weights(weights: Iterable[_Weight], file: BinaryIO) -> bool:
+    """Write weights; stop and return False at one whose values are not as many as its shape says."""
     for one in weights:
         file.write(one.frame + one.before)
         if one.values is not None:
-            file.write(one.values.raw_data)
+            values = one.values.raw_data
+            if len(values) != _values_bytes(one.values):
+                return False
+            file.write(values)
         file.write(one.after)
+    return True
 
 
 def _around(message: Any, number: int) -> tuple[bytes, bytes]:
     """Return the fields of a message below a number, and those above, as they are written."""
     parts = type(message)(), type(message)()
-    for field, value in message.ListFields():
+    for field in message.DESCRIPTOR.fields:  # `ListFields` would copy the values of a weight
         if field.number == number:
             continue
-        part = parts[field.number > number]
+        part, value = parts[field.number > number], getattr(message, field.name)
         if isinstance(value, int | float | str | bytes):
-            setattr(part, field.name, value)
-        else:
+            if message.HasField(field.name):
+                setattr(part, field.name, value)
+        elif not hasattr(value, "DESCRIPTOR") or message.HasField(field.name):
             getattr(part, field.name).MergeFrom(value)
     return parts[0].SerializeToString(), parts[1].SerializeToString()
 

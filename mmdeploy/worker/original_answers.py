@@ -7,16 +7,15 @@ left out; who needs one of them computes it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from mmdeploy.core.artifact import Array, Artifact, file_sha256
+from mmdeploy.core.artifact import Array, Artifact
 from mmdeploy.core.contracts import Progress
 from mmdeploy.core.samples import Samples, is_ragged, is_text
 from mmdeploy.data.columns import save_column
 from mmdeploy.engines.built_from import graph_path
-from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.wiring import topological_order
+from mmdeploy.worker.answer_index import indexed
 from mmdeploy.worker.feeds import sample_set
 from mmdeploy.worker.graph_chain import IN_MEMORY_BYTES, GraphChain
 from mmdeploy.worker.modalities import Modalities
@@ -44,17 +43,7 @@ def record_answers(task: Task, workdir: Path, progress: Progress) -> Artifact:
         if not is_ragged(column)
     }
     progress(samples.count, samples.count, "validation samples through the FP32 graphs")
-    path = workdir / "index.json"
-    path.write_text(json.dumps(index, indent=1), encoding="utf-8")
-    return Artifact(
-        format="reference",
-        path=path,
-        sha256=file_sha256(path),
-        inputs=task.artifacts[DATA_SETS["validation"]].inputs,
-        outputs=(),
-        produced_by="onnxruntime",
-        metadata={"samples": samples.count},
-    )
+    return indexed(index, workdir, task, "validation", count=samples.count, by="onnxruntime")
 
 
 def _is_small(first: Array, samples: int) -> bool:

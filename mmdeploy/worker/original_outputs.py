@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mmdeploy.core.artifact import Array, Artifact, file_sha256
+from mmdeploy.core.artifact import Array, Artifact
 from mmdeploy.core.contracts import Progress
 from mmdeploy.core.errors import DataError, ModelError
 from mmdeploy.core.labels import Labels
@@ -18,9 +18,9 @@ from mmdeploy.core.samples import Gathered, Samples, column_of
 from mmdeploy.data.columns import Entry, save_column
 from mmdeploy.gates import accuracy
 from mmdeploy.model import torch_model
-from mmdeploy.planning.steps import DATA_SETS
 from mmdeploy.recipe.wiring import topological_order
 from mmdeploy.scoring import lengths
+from mmdeploy.worker.answer_index import indexed
 from mmdeploy.worker.early_answers import answered_early
 from mmdeploy.worker.feeds import sample_set, torch_chain
 from mmdeploy.worker.media import postprocessed, preparation
@@ -76,17 +76,7 @@ def record_original(task: Task, workdir: Path, progress: Progress) -> Artifact:
             bounds = {"feeds": _save(workdir, "bound", sent), "original": _save(workdir, "bound-tensor", at_bounds)}
             bounds |= {EARLY_AT_BOUNDS: _save(workdir, "bound-early", early)} if early else {}
             (workdir / BOUNDS).write_text(json.dumps(bounds, indent=1), encoding="utf-8")
-    path = workdir / "index.json"
-    path.write_text(json.dumps(index, indent=1), encoding="utf-8")
-    return Artifact(
-        format="reference",
-        path=path,
-        sha256=file_sha256(path),
-        inputs=task.artifacts[DATA_SETS["evaluation"]].inputs,
-        outputs=(),
-        produced_by="torch",
-        metadata={"samples": samples.count},
-    )
+    return indexed(index, workdir, task, "evaluation", count=samples.count, by="torch")
 
 
 def _made_at_bounds(task: Task, feeds: Samples, whole: npt.NDArray[np.intp]) -> tuple[Samples, Samples] | None:

@@ -23,6 +23,10 @@ def tensor(name: str, elements: int, kind: str = "float32") -> onnx.TensorProto:
     return numpy_helper.from_array((np.arange(elements) % 100).astype(kind), name)
 
 
+def of_type(kind: int, bytes_each: float) -> onnx.TensorProto:
+    return helper.make_tensor("a", kind, [2 * LARGE], bytes(int(2 * LARGE * bytes_each)), raw=True)
+
+
 def everything() -> onnx.ModelProto:
     """Fields on both sides of the weights, at each level."""
     made = model(tensor("a", LARGE), tensor("small", 3), tensor("codes", LARGE, "int8"), producer_name="test")
@@ -42,6 +46,13 @@ def everything() -> onnx.ModelProto:
 
 def with_typed_values() -> onnx.ModelProto:
     return model(helper.make_tensor("a", TensorProto.FLOAT, [LARGE], np.zeros(LARGE)), tensor("b", LARGE))
+
+
+def of_another_shape() -> onnx.ModelProto:
+    """More values than the shape says, behind a weight that is as it should be."""
+    made = model(tensor("a", LARGE), tensor("b", LARGE), tensor("c", LARGE))
+    made.graph.initializer[1].dims[0] = LARGE - 1
+    return made
 
 
 def with_control_flow() -> onnx.ModelProto:
@@ -65,6 +76,11 @@ def of_a_later_onnx(where: str) -> onnx.ModelProto:
         pytest.param(everything(), id="every level"),
         pytest.param(with_typed_values(), id="typed values"),
         pytest.param(with_control_flow(), id="control flow"),
+        pytest.param(of_another_shape(), id="other values than the shape says"),
+        *(
+            pytest.param(model(of_type(kind, size)), id=f"type {kind}")
+            for kind, size in ((TensorProto.DOUBLE, 8), (TensorProto.INT4, 0.5), (TensorProto.FLOAT8E4M3FN, 1))
+        ),
         *(pytest.param(of_a_later_onnx(where), id=f"unknown field: {where}") for where in ("model", "graph", "tensor")),
         pytest.param(model(tensor("empty", 0)), id="an empty weight"),
         pytest.param(model(), id="no weights"),

@@ -26,7 +26,7 @@ NEEDS = {
     "nncf": ("nncf", "pip install nncf"),
     "torchao": ("torchao", "pip install torchao==0.18.0"),
     "olive": ("olive", "pip install olive-ai 'numpy<2' 'pandas<3'"),
-    "optimum": ("optimum.onnxruntime", "optimum-onnx 0.1 wants transformers below 4.58, mmdeploy is built with 5"),
+    "optimum": ("optimum.onnxruntime", "in an environment of its own (--prepare --only Optimum), with transformers 4"),
 }
 PEERS = (
     Variant("torch.compile (peer)", "torch", "compile"),

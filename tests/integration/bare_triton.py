@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from free_ports import free_port
 
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
 TRITON = PACKAGES / "pytriton" / "tritonserver"
@@ -67,9 +68,7 @@ def bare_triton(
         python_backends: Source of model.py by the name of a Python-based backend.
     """
     backends = _assemble_backends(folder / "backends", python_backends or {})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         str(TRITON / "bin" / "tritonserver"),
         *(f"--model-repository={repository}" for repository in repositories),

@@ -1,12 +1,12 @@
 """A Ray cluster of two nodes on loopback, the second of which can be killed."""
 
 import contextlib
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 
 QUICK = {"initial_delay_ms": 500, "period_ms": 500, "failure_threshold": 6}
 _AGENTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
@@ -71,10 +71,3 @@ def two_nodes(folder: Path, environment: dict[str, str]) -> Iterator[TwoNodes]:
             yield TwoNodes(cluster, folder, environment)
         finally:
             cluster.shutdown()
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""``mmdeploy tune`` on real servers: settings that cost a fifth of a second are found, and what is written builds."""
+"""``mmdeploy tune`` on real servers: settings that cost half a second are found, and what is written builds."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def test_a_wait_that_breaks_the_limit_is_found_and_the_variant_reuses_the_engine
     mmdeploy_command: Command, tiny_recipe: Path, tmp_path: Path, shared_workdir: Path
 ) -> None:
     text = tiny_recipe.read_text().replace("    keep: always\n", "    keep: always\n    serving: {dynamic_batching: "
-                                           "{max_queue_delay_us: 200000}}\n")  # fmt: skip
+                                           "{max_queue_delay_us: 600000}}\n")  # fmt: skip
     tiny_recipe.write_text(text)
     done = mmdeploy_command("tune", tiny_recipe, "--p95-ms", 100)
     assert done.returncode == 2
@@ -29,12 +29,12 @@ def test_a_wait_that_breaks_the_limit_is_found_and_the_variant_reuses_the_engine
     settings = Settings(workdir=shared_workdir, destination=tmp_path / "model_repository")
     mmdeploy.build(mmdeploy.load_recipe(tiny_recipe, ["gates=[]"]), settings)
     done = mmdeploy_command(
-        "tune", tiny_recipe, "--p95-ms", 170, "--clients", 2, "--minutes", 0.001, "--window", 0.3, "--json"
+        "tune", tiny_recipe, "--p95-ms", 500, "--clients", 2, "--minutes", 0.001, "--window", 0.3, "--json"
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["verdict"] == "better"
-    assert found["present"]["verdict"] == "missed" and found["present"]["p95_ms"] > 190
+    assert found["present"]["verdict"] == "missed" and found["present"]["p95_ms"] > 570
     assert found["tuned"]["verdict"] == "met"
     assert found["trials"][0]["change"] == "all: not grouped" and found["trials"][0]["kept"]
     assert found["left"] > 10, "the time was up"

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import living_processes
 import numpy as np
 import tiny_triton_repository as tiny
+from free_ports import free_port
 from prometheus_binaries import binary
 from tritonclient.grpc import model_config_pb2
 
@@ -203,9 +203,7 @@ def prometheus(folder: Path, measured: Measured, options: MonitoringOptions) -> 
     folder.mkdir(parents=True)
     (folder / "rules.yml").write_text(rule_file(measured, groups_of(measured, options)))
     (folder / "prometheus.yml").write_text(prometheus_config(options, "rules.yml"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         binary("prometheus"), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",

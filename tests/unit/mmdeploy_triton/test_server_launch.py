@@ -13,6 +13,7 @@ from pathlib import Path
 import living_processes
 import psutil
 import pytest
+from free_ports import free_port
 
 from mmdeploy.core.errors import EnvironmentUnfitError, ServerError, UsageError
 from mmdeploy.triton import launch, server, supervisor
@@ -108,10 +109,6 @@ def test_the_exit_code_is_passed_on(remains, command, code):
     folder, prefix, _ = remains
     done = subprocess.run(supervised(os.getpid(), folder, prefix, "sh", "-c", command), timeout=60, check=False)
     assert done.returncode == code
-
-
-def free_port():
-    return launch.Ports.choose("127.0.0.1", 0, 0, 0).grpc
 
 
 def test_nobody_there_is_a_server_error():

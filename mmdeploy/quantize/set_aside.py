@@ -52,17 +52,14 @@ class SetAside:
     def whole(self) -> Any:
         """Return the graph with its weights, for somebody who changes it."""
         import onnx
+        from onnx.external_data_helper import load_external_data_for_model
 
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        with (self._folder / _WEIGHTS).open("rb") as file:
-            for weight in model.graph.initializer:
-                if weight.external_data:
-                    place = {entry.key: entry.value for entry in weight.external_data}
-                    weight.ClearField("external_data")
-                    weight.ClearField("data_location")
-                    file.seek(int(place["offset"]))
-                    weight.raw_data = file.read(int(place["length"]))
+        load_external_data_for_model(model, str(self._folder))
+        for weight, bare in zip(model.graph.initializer, self.model.graph.initializer, strict=True):
+            if bare.external_data:
+                weight.ClearField("data_location")  # as it was
         return model
 
     def session(self, threads: int, outputs: Sequence[Any] = (), *, level: str | None = None) -> Any:

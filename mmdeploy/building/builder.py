@@ -39,7 +39,7 @@ from mmdeploy.building.served_ensemble import candidate_ensemble, reference_ense
 from mmdeploy.building.served_stream import require_states, telling_exports
 from mmdeploy.building.settings import Settings
 from mmdeploy.building.staged import Staged, staged
-from mmdeploy.building.turns import startable
+from mmdeploy.building.turns import next_with_model, startable
 from mmdeploy.building.uploads import Uploads
 from mmdeploy.building.wired import noise_notes, wired
 from mmdeploy.core.artifact import Artifact
@@ -166,7 +166,8 @@ class _Run:
                     self.state.started[step.id] = time.monotonic()
                     self.observer.step_started(step.id)
                     crew.start(self._task(step, threads=crew.threads(step, beside)))
-                crew.prepare([one.step for one in waiting], running, self._task)
+                if ahead := next_with_model(waiting, self.state.artifacts, running):
+                    crew.prepare(self._task(ahead), running)
                 finished = crew.wait()
                 del self.state.started[finished.step_id]
                 learned = self.live.learn(finished.step_id)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mmdeploy.building.model_keeper import works_with_model
 from mmdeploy.building.scheduler import Workers
 from mmdeploy.building.settings import Settings
 from mmdeploy.building.turns import admitted
@@ -74,20 +73,16 @@ class Crew:
         """Take note of which steps are left to be started."""
         self._workers.foresee(steps)
 
-    def prepare(
-        self, waiting: Iterable[Step], running: Mapping[str, Decision], task_of: Callable[[Step], Task]
-    ) -> None:
-        """Have a core that no step can use yet load the model for those that wait for others, such as for samples.
+    def prepare(self, task: Task, running: Mapping[str, Decision]) -> None:
+        """Have a core that no step can use yet load the model for a step that waits for others, such as for samples.
 
         Args:
-            waiting: Steps that are left to be started.
+            task: The step, without what is still to be made.
             running: Those that run.
-            task_of: Gives the task of one of them, without what is still to be made.
         """
         alone = any(one.step.exclusive for one in running.values())
-        ahead = next((step for step in waiting if works_with_model(step)), None)
-        if self._at_once is None and not alone and len(running) < self._jobs and ahead is not None:
-            self._workers.prepare(task_of(ahead))
+        if self._at_once is None and not alone and len(running) < self._jobs:
+            self._workers.prepare(task)
 
     def start(self, task: Task) -> None:
         """Start a step."""

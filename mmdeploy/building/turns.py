@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping
 from mmdeploy.building.model_keeper import works_with_model
 from mmdeploy.core.artifact import Artifact
 from mmdeploy.planning.kinds import EXPORT, QUANTIZE, STARTING_ORDER
-from mmdeploy.planning.steps import Decision
+from mmdeploy.planning.steps import Decision, Step
 
 
 def admitted(ready: list[Decision], running: Mapping[str, Decision], jobs: int) -> list[Decision]:
@@ -44,3 +44,15 @@ def startable(
         return one.step.id not in first, STARTING_ORDER[QUANTIZE.name if later else one.step.kind] * 2 + later
 
     return sorted(ready.values(), key=place)
+
+
+def next_with_model(
+    waiting: list[Decision], artifacts: Mapping[str, Artifact], running: Mapping[str, Decision]
+) -> Step | None:
+    """Return a step that works with the model and waits for nothing but what runs; None where there is none.
+
+    It will start before any step that measures time does, which loading the model would disturb.
+    """
+    there = {*artifacts, *(one.step.id for one in running.values())}
+    ahead = (one.step for one in waiting if works_with_model(one.step) and there.issuperset(one.step.needs))
+    return next(ahead, None)

@@ -3,9 +3,8 @@
 import pytest
 
 from mmdeploy.building.crew import Crew
-from mmdeploy.building.turns import startable
+from mmdeploy.building.turns import next_with_model, startable
 from mmdeploy.planning.steps import Decision, Step
-from mmdeploy.worker.task import Task
 
 
 def decided(step_id: str, *, needs: tuple[str, ...] = (), exclusive: bool = False) -> Decision:
@@ -35,20 +34,33 @@ def test_a_small_export_waits_while_the_model_is_held_anyway(running, waiting, o
     assert [one.step.id for one in startable(waiting, MADE, under_way)] == order
 
 
+@pytest.mark.parametrize(
+    ("running", "waiting", "ahead"),
+    [
+        (["data/samples"], [TEXT, decided("image/export", needs=("data/samples",))], "image/export"),
+        (["data/samples"], [decided("head/export", needs=("text/export", "image/engine")), TEXT], None),
+        (["data/samples"], [TEXT], None),
+    ],
+)
+def test_the_model_is_loaded_for_a_step_that_waits_for_nothing_but_what_runs(running, waiting, ahead):
+    found = next_with_model(waiting, MADE, {one: decided(one) for one in running})
+    assert (found and found.id) == ahead
+
+
 class Loading:
     """Notes for which steps the model is to be loaded."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def prepare(self, task: Task) -> None:
+    def prepare(self, task: str) -> None:
         self.asked.append(task)
 
 
 @pytest.mark.parametrize(
     ("jobs", "at_once", "running", "asked"),
     [
-        (2, None, decided("data/samples"), ["image/export"]),
+        (2, None, decided("data/samples"), ["task"]),
         (1, None, decided("data/samples"), []),
         (2, 4, decided("data/samples"), []),  # on a cluster each step loads it where it runs
         (2, None, decided("text/engine", exclusive=True), []),  # what is timed has the machine to itself
@@ -56,5 +68,5 @@ class Loading:
 )
 def test_a_core_that_no_step_can_use_loads_the_model(jobs, at_once, running, asked):
     workers = Loading()
-    Crew(workers, jobs, at_once).prepare([TEXT.step, IMAGE.step], {"key": running}, lambda step: step.id)
+    Crew(workers, jobs, at_once).prepare("task", {"key": running})
     assert workers.asked == asked

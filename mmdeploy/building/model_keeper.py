@@ -23,6 +23,8 @@ from mmdeploy.worker.task import Task
 
 #: Steps for whose sake the model is loaded once: one alone may as well load it itself.
 _WORTHWHILE = 2
+#: What processes that were killed may take to end.
+_ENDING_S = 5.0
 
 
 def works_with_model(step: Step) -> bool:
@@ -149,10 +151,14 @@ class ModelKeeper:
         return ForkedStep(told)
 
     def stop(self) -> None:
-        """End it, and with it every step that it forked."""
+        """End it, and with it every step that it forked; what they had open is closed then."""
         for process in self._processes:
             process.kill()
+        for process in self._processes:
+            process.join(_ENDING_S)
         self._processes.clear()
+        if self._channel is not None:  # all that it forked have the other end, and die with it
+            wait([self._channel], _ENDING_S)
         self._close()
 
     def _is_as_planned(self, task: Task) -> bool:

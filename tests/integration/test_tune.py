@@ -29,7 +29,7 @@ def test_a_wait_that_breaks_the_limit_is_found_and_the_variant_reuses_the_engine
     settings = Settings(workdir=shared_workdir, destination=tmp_path / "model_repository")
     mmdeploy.build(mmdeploy.load_recipe(tiny_recipe, ["gates=[]"]), settings)
     done = mmdeploy_command(
-        "tune", tiny_recipe, "--p95-ms", 500, "--clients", 2, "--minutes", 0.001, "--window", 0.3, "--json"
+        "tune", tiny_recipe, "--p95-ms", 500, "--clients", 2, "--minutes", 0.001, "--window", 0.9, "--json"
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

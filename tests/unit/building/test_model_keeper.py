@@ -1,5 +1,6 @@
 """The model is loaded once and steps are forked from that process: what they make and know is as if each had loaded."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -233,6 +234,21 @@ def test_a_step_that_dies_is_one_failed_step(tasks: Tasks, workers: Workers) -> 
     with pytest.raises(StepError, match="the process of step original/outputs died: signal SIGSEGV"):
         ran(workers, both)
     assert len(workers) == 0
+
+
+def test_nothing_is_left_of_a_model_that_is_still_loaded_when_the_build_ends(
+    tasks: Tasks, workers: Workers, calls: Path
+) -> None:
+    both = tasks(does="open(calls.name, 'a').write(str(os.getpid()) + '\\n'); time.sleep(300)")
+    workers.foresee(one.step for one in both)
+    workers.prepare(both[0])
+    deadline = time.monotonic() + 60
+    while len(calls.read_text().splitlines() if calls.exists() else ()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    loading = psutil.Process(int(calls.read_text().splitlines()[1]))
+    workers.stop()
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        assert not loading.num_fds(), "a disk that it writes its log to could not be taken away"
 
 
 def test_nothing_is_left_of_steps_that_are_ended(tasks: Tasks, workers: Workers, calls: Path) -> None:

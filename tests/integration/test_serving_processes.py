@@ -93,13 +93,26 @@ def test_a_start_in_which_the_machine_stands_still_is_tried_again(repository, tm
         finally:
             living_processes.send(stopped, signal.SIGCONT)
 
-    with ThreadPoolExecutor(1) as pool:
-        stall = pool.submit(stand_still)
-        log = tmp_path / "triton.log"
-        with server.start([repository], log=log, model_control="explicit", load=["difference"]) as running:
-            stall.result()
-            running.heal()  # it may have stood still just behind a load, which was not tried again then
-            assert running.probe() == ("negated", "positive", "summed", "difference")
+    def answered(log):
+        with ThreadPoolExecutor(1) as pool:
+            stall = pool.submit(stand_still)
+            started = server.start(
+                [repository], log=log, model_control="explicit", load=["difference"], ready_timeout_s=60
+            )
+            with started as running:
+                stall.result()
+                running.heal()  # it may have stood still just behind a load, which was not tried again then
+                return running.probe()
+
+    for attempt in range(3):
+        try:
+            answers = answered(tmp_path / f"triton-{attempt}.log")
+        except ServerError as error:  # now and then Triton waits for a stub for good, and nobody can tell that
+            if attempt == 2 or "was not ready in time" not in error.message:
+                raise
+        else:
+            assert answers == ("negated", "positive", "summed", "difference")
+            return
 
 
 def test_a_killed_stub_is_noticed_by_the_probe_only_and_healed(repository, tmp_path):

@@ -145,7 +145,7 @@ def build(arguments: argparse.Namespace) -> dict[str, Any]:
     runs = middle["runs"]
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         two, shared = (Path(folder) / name for name in ("two", "shared"))
-        runs["two jobs, watched"] = mmdeploy(two, "--jobs", "2", sample=True)  # looking at memory stops processes
+        runs["two jobs, watched"] = mmdeploy(two, "--jobs", "2", sample=True)  # looking at memory takes time of it
         store = ("--store", f"file://{shared}")
         mmdeploy(two, *store)  # uploads what the local store has
         runs["nothing changed, by file://"] = mmdeploy(two, *store)

@@ -167,7 +167,7 @@ class _Run:
                     self.observer.step_started(step.id)
                     crew.start(self._task(step, threads=crew.threads(step, beside)))
                 if ahead := next_with_model(waiting, self.state.artifacts, running):
-                    crew.prepare(self._task(ahead), running)
+                    crew.prepare(self._task(replace(ahead, needs=()), threads=1), running)
                 finished = crew.wait()
                 del self.state.started[finished.step_id]
                 learned = self.live.learn(finished.step_id)
@@ -373,8 +373,8 @@ class _Run:
         artifact = self.state.artifacts.get(DATA_SETS[name])
         return None if artifact is None else SampleSet.open(artifact.path.parent, str(getattr(self.recipe.data, name)))
 
-    def _task(self, step: Step, threads: int = 1) -> Task:
-        needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs if step_id in self.state.artifacts}
+    def _task(self, step: Step, threads: int) -> Task:
+        needed = {step_id: self.state.artifacts[step_id] for step_id in step.needs}
         return Task(
             step,
             self.recipe,

@@ -107,7 +107,7 @@ def test_a_start_in_which_the_machine_stands_still_is_tried_again(repository, tm
     for attempt in range(3):
         try:
             answers = answered(tmp_path / f"triton-{attempt}.log")
-        except ServerError as error:  # now and then Triton waits for a stub for good, and nobody can tell that
+        except ServerError as error:  # now and then Triton waits for a stub for good, and the start says so
             if attempt == 2 or "was not ready in time" not in error.message:
                 raise
         else:
